@@ -1,0 +1,51 @@
+"""Sample order: which samples each step sees, the same for all trials of a seed, so that comparisons are paired."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Order = Literal["sequential", "shuffled"]
+_BLOCK_ENTRIES = 1 << 22  # 16 MiB of indices at a time, however long the run
+
+
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Batches in one epoch; the last short batch is kept."""
+    return -(-samples // batch_size)
+
+
+def blocks(order: Order, samples: int, seed: int, epochs: range) -> Iterator[tuple[range, NDArray[np.int32]]]:
+    """Sample indices by blocks of epochs.
+
+    Yields (epochs of the block, indices of shape (rows, samples)); epoch e reads row ``(e - block.start) % rows``,
+    so the one row of a sequential order serves every epoch.
+
+    ``shuffled`` draws what ``DataLoader(shuffle=True, generator=torch.Generator().manual_seed(seed))`` of torch
+    draws for its epochs, so that a plain torch script sees the same batches.
+    """
+    if order == "sequential":
+        yield epochs, np.arange(samples, dtype=np.int32)[np.newaxis]
+        return
+    permutations = _permutations(samples, seed)
+    for _ in range(epochs.start):
+        next(permutations)
+    rows = max(1, _BLOCK_ENTRIES // max(samples, 1))
+    for first in range(epochs.start, epochs.stop, rows):
+        block = range(first, min(first + rows, epochs.stop))
+        yield block, np.stack([next(permutations) for _ in block])
+
+
+def _permutations(samples: int, seed: int) -> Iterator[NDArray[np.int32]]:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        # Three draws an epoch, as DataLoader's: its workers' base seed, the permutation, and the
+        # permutation from which RandomSampler takes its (empty) remainder.
+        torch.empty((), dtype=torch.int64).random_(generator=generator)
+        permutation = torch.randperm(samples, generator=generator)
+        torch.randperm(samples, generator=generator)
+        yield permutation.numpy().astype(np.int32)

@@ -1,0 +1,215 @@
+"""train(): the one door of the engine; checks what it is given, picks the kernel, returns Trajectories."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sgdcore.batches import Order, blocks, steps_per_epoch
+from sgdcore.errors import InvalidTraining, KernelUnavailable
+from sgdcore.hyperparams import Hyperparams
+from sgdcore.kernels.base import Kernel, Problem, Segment
+from sgdcore.recording import MAX_PATH_PARAMETERS, Recording
+from sgdcore.tasks.models import torch_initialisation
+from sgdcore.tasks.task import Task
+from sgdcore.trajectories import NEVER, Curves, State, Trajectories
+
+Dtype = Literal["float32", "float64"]
+KERNELS = ("numba", "reference")
+
+
+def train(
+    task: Task,
+    hyperparams: Hyperparams,
+    *,
+    epochs: int,
+    batch_size: int = 1,
+    order: Order = "sequential",
+    dtype: Dtype = "float32",
+    seeds: ArrayLike = 0,
+    start: ArrayLike | Trajectories | None = None,
+    record: Recording | None = None,
+    kernel: str = "auto",
+    threads: int | None = None,
+) -> Trajectories:
+    """Train T trials exactly as torch.optim.SGD would, each with its own hyperparameters.
+
+    Args:
+        task: what to learn.
+        hyperparams: T rows.
+        epochs: passes over the training set, >= 0; one pass is ceil(n / batch_size) steps.
+        batch_size: samples a step; the last batch of an epoch may be shorter.
+        order: ``sequential``, or ``shuffled``: a permutation per epoch from the trial's seed, that of a torch
+            DataLoader whose generator has this seed.
+        dtype: ``float32`` or ``float64``, of data, parameters and arithmetic.
+        seeds: one for all trials or (T,): of the shuffling and of torch's initialisation.
+        start: None: torch.nn.Linear's own initialisation by seed. (P,) or (T, P): start values, rounded to dtype.
+            Trajectories: go on where these stopped; two runs in a row equal one longer run bit for bit.
+        record: which steps to keep; 64 on a log scale by default.
+        kernel: ``auto``, ``numba``, or ``reference`` (torch.optim.SGD itself, trial by trial).
+        threads: CPU threads of the numba kernel; all cores by default. No result depends on it.
+
+    Returns:
+        Trajectories: a trial whose parameters overflow stops there; that is a result, not an error.
+
+    Raises:
+        InvalidTraining: arguments out of range or of the wrong shape.
+        KernelUnavailable: a kernel that is not known.
+
+    Example:
+        >>> task = Task(line())
+        >>> result = train(task, Hyperparams(lr=[0.03, 0.05], momentum=0.9), epochs=20, start=[0.0, 0.0])
+        >>> result.loss[:, -1]
+    """
+    _check(epochs, batch_size, order, dtype)
+    seeds = _seeds(seeds, len(hyperparams))
+    problem = Problem(
+        features=np.ascontiguousarray(task.features, dtype=dtype),
+        targets=task.dataset.targets.astype(dtype),
+        bias=task.model.bias,
+        training=task.quadratic(dtype),
+        validation=task.validation_quadratic(dtype),
+    )
+    per_epoch = steps_per_epoch(task.samples, batch_size)
+    state = _start(task, problem, hyperparams, start, seeds, dtype)
+    epochs_done, partial = divmod(state.step, per_epoch)
+    if partial:
+        raise InvalidTraining(f"cannot go on after {state.step} steps: not whole epochs of {per_epoch} steps")
+    ahead = range(epochs_done, epochs_done + epochs)
+    steps = (record or Recording()).steps(state.step, ahead.stop * per_epoch)
+    curves = _curves(problem, hyperparams, state, steps)
+    name, advance = _kernel(kernel)
+    run = _Run(problem, order, batch_size, ahead, advance, threads or len(os.sched_getaffinity(0)))
+    groups = [0] if order == "sequential" else np.unique(seeds)
+    for seed in groups:
+        if len(groups) == 1:
+            run(hyperparams, state, curves, int(seed))
+            continue
+        trials = np.flatnonzero(seeds == seed)
+        part, part_curves = state.take(trials), curves.like(len(trials))
+        run(hyperparams[trials], part, part_curves, int(seed))
+        state.put(trials, part)
+        curves.put(trials, part_curves)
+    object.__setattr__(state, "step", ahead.stop * per_epoch)
+    state.momentum_buffers[hyperparams.momentum == 0] = 0  # torch keeps none there
+    return Trajectories(
+        parameter_names=task.parameter_names,
+        weight_decay=hyperparams.weight_decay,
+        curves=curves,
+        state=state,
+        minimum=problem.training.objective_minimum(hyperparams.weight_decay),
+        kernel=name,
+    )
+
+
+class _Run:
+    """Drives a kernel over the epochs, block by block of sample orders."""
+
+    def __init__(
+        self, problem: Problem, order: Order, batch_size: int, epochs: range, kernel: Kernel, threads: int
+    ) -> None:
+        self.problem, self.order, self.batch_size = problem, order, batch_size
+        self.epochs, self.kernel, self.threads = epochs, kernel, threads
+
+    def __call__(self, hyperparams: Hyperparams, state: State, curves: Curves, seed: int) -> None:
+        n = len(self.problem.targets)
+        per_epoch = steps_per_epoch(n, self.batch_size)
+        for block, samples in blocks(self.order, n, seed, self.epochs):
+            stop = block.stop * per_epoch
+            low = np.searchsorted(curves.steps, state.step + (block.start > self.epochs.start))
+            recorded = slice(int(low), int(np.searchsorted(curves.steps, stop, side="right")))
+            segment = Segment(stop, samples, block.start, self.batch_size, recorded)
+            self.kernel(self.problem, hyperparams, state, segment, curves, self.threads)
+            object.__setattr__(state, "step", stop)
+
+
+def _check(epochs: int, batch_size: int, order: str, dtype: str) -> None:
+    if epochs < 0:
+        raise InvalidTraining(f"epochs must be >= 0, not {epochs}")
+    if batch_size < 1:
+        raise InvalidTraining(f"batch_size must be >= 1, not {batch_size}")
+    if order not in ("sequential", "shuffled"):
+        raise InvalidTraining(f"order must be sequential or shuffled, not {order!r}")
+    if dtype not in ("float32", "float64"):
+        raise InvalidTraining(f"dtype must be float32 or float64, not {dtype!r}")
+
+
+def _seeds(seeds: ArrayLike, trials: int) -> NDArray[np.int64]:
+    values = np.asarray(seeds, dtype=np.int64)
+    if values.shape not in ((), (trials,)):
+        raise InvalidTraining(f"seeds must be one number or ({trials},), not {values.shape}")
+    if (values < 0).any():
+        raise InvalidTraining(f"seeds must be >= 0, not {values.min()}")
+    return np.broadcast_to(values, (trials,))
+
+
+def _start(
+    task: Task,
+    problem: Problem,
+    hyperparams: Hyperparams,
+    start: ArrayLike | Trajectories | None,
+    seeds: NDArray[np.int64],
+    dtype: str,
+) -> State:
+    shape = (len(hyperparams), len(task.parameter_names))
+    if isinstance(start, Trajectories):
+        if start.params.shape != shape or start.params.dtype != dtype:
+            raise InvalidTraining(
+                f"cannot go on from {start.params.dtype} parameters of shape {start.params.shape}: "
+                f"this run is {dtype} {shape}"
+            )
+        return start.state.take(np.arange(shape[0]))
+    if start is None:
+        width = problem.features.shape[1]
+        drawn = {seed: torch_initialisation(width, problem.bias, int(seed), dtype) for seed in np.unique(seeds)}
+        values = np.stack([drawn[seed] for seed in seeds]) if len(seeds) else np.empty(shape)
+    else:
+        values = np.asarray(start, dtype=np.float64)
+        if values.shape not in (shape, shape[1:]):
+            raise InvalidTraining(f"start must have the shape {shape[1:]} or {shape}, not {values.shape}")
+    params = np.array(np.broadcast_to(values, shape), dtype=dtype, order="C")
+    if not np.isfinite(params).all():
+        raise InvalidTraining(f"start values must be finite in {dtype}")
+    exact = params.astype(np.float64)
+    target = problem.training.nearest_minimisers(hyperparams.weight_decay, exact)
+    return State(
+        step=0,
+        params=params,
+        momentum_buffers=np.zeros_like(params),
+        first_nonfinite_step=np.full(shape[0], NEVER, dtype=np.int64),
+        start=params.copy(),
+        target=target,
+        direction=np.sign(target - exact).astype(dtype),
+        peak=params.copy(),
+        peak_step=np.zeros(shape, dtype=np.int64),
+    )
+
+
+def _curves(problem: Problem, hyperparams: Hyperparams, state: State, steps: NDArray[np.int64]) -> Curves:
+    trials, parameters = state.params.shape
+    shape = (trials, len(steps))
+    return Curves(
+        steps=steps,
+        loss=np.empty(shape),
+        squared_norm=np.empty(shape) if hyperparams.weight_decay.any() else None,
+        validation_loss=np.empty(shape) if problem.validation else None,
+        path=np.empty((*shape, parameters), state.params.dtype) if parameters <= MAX_PATH_PARAMETERS else None,
+    )
+
+
+def _kernel(name: str) -> tuple[str, Kernel]:
+    if name in ("auto", "numba"):
+        from sgdcore.kernels import linear_numba
+
+        return "numba", linear_numba.advance
+    if name == "reference":
+        from sgdcore.kernels import reference
+
+        return "reference", reference.advance
+    raise KernelUnavailable(f"kernel must be auto, {' or '.join(KERNELS)}, not {name!r}")
+
+
+__all__ = ["KERNELS", "Dtype", "train"]

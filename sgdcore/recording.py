@@ -1,0 +1,46 @@
+"""Recording: which steps of a run are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdcore.errors import InvalidTraining
+
+Spacing = Literal["log", "linear", "all"]
+MAX_PATH_PARAMETERS = 16
+
+
+@dataclass(frozen=True)
+class Recording:
+    """How densely a run is recorded: step 0, the last step and up to ``points`` steps between.
+
+    Args:
+        points: how many steps to keep between the first and the last; ignored by spacing ``all``.
+        spacing: ``log`` (dense at the start), ``linear``, or ``all`` (every step).
+    """
+
+    points: int = 64
+    spacing: Spacing = "log"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be recorded."""
+        if self.points < 0:
+            raise InvalidTraining(f"recording points must be >= 0, not {self.points}")
+        if self.spacing not in ("log", "linear", "all"):
+            raise InvalidTraining(f"recording spacing must be log, linear or all, not {self.spacing!r}")
+
+    def steps(self, first: int, last: int) -> NDArray[np.int64]:
+        """The recorded steps of a run from step ``first`` to step ``last``: sorted, unique, both ends included."""
+        length = last - first
+        if self.spacing == "all":
+            return np.arange(first, last + 1, dtype=np.int64)
+        if self.spacing == "linear":
+            between = np.linspace(0, length, self.points + 2)
+        else:
+            between = np.geomspace(1, max(length, 1), self.points + 1)
+        inner = np.clip(np.rint(between).astype(np.int64), 0, length)
+        return np.unique(np.concatenate([[0], inner, [length]])) + first

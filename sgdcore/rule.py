@@ -1,0 +1,112 @@
+"""THE update rule of torch.optim.SGD: one scalar function that every kernel compiles, and sgd() over tensors.
+
+With g the gradient of the batch loss at p, step t = 0, 1, ...:
+
+    g   <- -g                                     if maximize
+    g   <- g + weight_decay p                     if weight_decay != 0
+    buf <- g                                      if t = 0
+    buf <- momentum buf + (1 - dampening) g       if t > 0
+    d   <- g + momentum buf                       if nesterov, else buf; g itself if momentum = 0
+    p   <- p - lr d
+
+Source: torch/optim/sgd.py (``_single_tensor_sgd``). It differs from the textbook in three ways:
+
+- the first buffer is the gradient itself, not scaled by (1 - dampening);
+- the buffer is a decaying sum, not the exponential average momentum buf + (1 - momentum) g;
+- lr multiplies the buffer when the step is taken, not the gradient when it enters the buffer (Sutskever et al.,
+  On the importance of initialization and momentum in deep learning, 2013).
+
+Rounding: torch's ``add(alpha=)`` is one fused multiply-add on CPUs with AVX2 or newer and on CUDA, its ``mul_`` is
+a plain product. A kernel that wants torch's bits calls :func:`update` with a true ``fma``, lets nothing else be
+contracted, and computes ``1 - dampening`` and ``-lr`` in double before it casts them. Flags select, they never
+multiply by zero, because 0 * inf is nan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def fma(a: float, b: float, c: float) -> float:
+    """a * b + c; stands for the kernel's fused multiply-add, see :func:`bind`."""
+    return a * b + c
+
+
+def select(condition: bool, yes: float, no: float) -> float:
+    """``yes`` where the condition holds, else ``no``; stands for the kernel's select, see :func:`bind`."""
+    return yes if condition else no
+
+
+def update(
+    param: float,
+    gradient: float,
+    momentum_buffer: float,
+    is_first: bool,
+    negative_lr: float,
+    momentum: float,
+    weight_decay: float,
+    one_minus_dampening: float,
+    has_momentum: bool,
+    has_weight_decay: bool,
+    nesterov: bool,
+) -> tuple[float, float]:
+    """One parameter's step: (param, momentum_buffer) after it. No literals, so that any dtype stays itself."""
+    gradient = select(has_weight_decay, fma(weight_decay, param, gradient), gradient)
+    decayed = fma(one_minus_dampening, gradient, momentum * momentum_buffer)
+    momentum_buffer = select(is_first, gradient, decayed)
+    direction = select(nesterov, fma(momentum, momentum_buffer, gradient), momentum_buffer)
+    direction = select(has_momentum, direction, gradient)
+    return fma(negative_lr, direction, param), momentum_buffer
+
+
+def bind(fma: Callable[..., Any], select: Callable[..., Any]) -> FunctionType:
+    """The same code as :func:`update`, calling a kernel's own ``fma`` and ``select``."""
+    return FunctionType(update.__code__, {"fma": fma, "select": select}, update.__name__)
+
+
+def sgd(
+    params: list[Tensor],
+    d_p_list: list[Tensor],
+    momentum_buffer_list: list[Tensor | None],
+    *,
+    weight_decay: float | Tensor,
+    momentum: float,
+    lr: float | Tensor,
+    dampening: float,
+    nesterov: bool,
+    maximize: bool = False,
+) -> None:
+    """Functional SGD over lists of tensors, in place: the rule at the head of this file.
+
+    Args:
+        params: parameters, changed in place.
+        d_p_list: their gradients, same shapes; never changed.
+        momentum_buffer_list: their buffers; ``None`` before a first step with momentum, filled in place.
+        weight_decay, momentum, lr, dampening, nesterov, maximize: as in torch.optim.SGD.
+
+    Call it under ``torch.no_grad()`` where params require gradients.
+    """
+    lr = _plain(lr)
+    weight_decay = _plain(weight_decay)
+    for i, (param, gradient) in enumerate(zip(params, d_p_list, strict=True)):
+        d_p = -gradient if maximize else gradient
+        if weight_decay != 0:
+            d_p = d_p.add(param, alpha=weight_decay)
+        if momentum != 0:
+            buffer = momentum_buffer_list[i]
+            if buffer is None:
+                buffer = d_p.detach().clone()
+                momentum_buffer_list[i] = buffer
+            else:
+                buffer.mul_(momentum).add_(d_p, alpha=1 - dampening)
+            d_p = d_p.add(buffer, alpha=momentum) if nesterov else buffer
+        param.add_(d_p, alpha=-lr)
+
+
+def _plain(value: float | Tensor) -> float:
+    return value if isinstance(value, int | float) else float(value.item())

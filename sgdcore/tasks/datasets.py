@@ -1,0 +1,167 @@
+"""Data sets: arrays of inputs and targets, some made from a formula, with standardisation and a validation split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sgdcore.errors import InvalidTask
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A regression data set.
+
+    Args:
+        inputs: (n, d) float64, finite.
+        targets: (n,) float64, finite.
+        feature_names: d names; x0, x1, ... if left out (x for a single feature).
+        validation: a held-out data set with the same features, or None.
+
+    Raises:
+        InvalidTask: empty, of the wrong shape, or with values that are not finite.
+    """
+
+    inputs: FloatArray
+    targets: FloatArray
+    feature_names: tuple[str, ...] = ()
+    validation: Dataset | None = None
+
+    def __post_init__(self) -> None:
+        """Bring inputs to (n, d) and refuse what cannot be trained on."""
+        inputs = np.asarray(self.inputs, dtype=np.float64)
+        inputs = inputs[:, np.newaxis] if inputs.ndim == 1 else inputs
+        targets = np.asarray(self.targets, dtype=np.float64)
+        if inputs.ndim != 2 or targets.ndim != 1 or len(inputs) != len(targets):
+            raise InvalidTask(f"inputs must be (n, d) and targets (n,), not {inputs.shape} and {targets.shape}")
+        if inputs.size == 0:
+            raise InvalidTask(f"a data set needs samples and features, not the shape {inputs.shape}")
+        if not (np.isfinite(inputs).all() and np.isfinite(targets).all()):
+            raise InvalidTask("inputs and targets must be finite")
+        width = inputs.shape[1]
+        names = self.feature_names or tuple("x" if width == 1 else f"x{i}" for i in range(width))
+        if len(names) != width:
+            raise InvalidTask(f"{len(names)} feature names for {width} features")
+        object.__setattr__(self, "inputs", inputs)
+        object.__setattr__(self, "targets", targets)
+        object.__setattr__(self, "feature_names", names)
+
+    def __len__(self) -> int:
+        """Number of samples n."""
+        return len(self.targets)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the values and shapes, the validation set included."""
+        digest = hashlib.sha256()
+        for part in (self, self.validation):
+            if part is not None:
+                digest.update(repr(part.inputs.shape).encode())
+                digest.update(np.ascontiguousarray(part.inputs).tobytes())
+                digest.update(np.ascontiguousarray(part.targets).tobytes())
+        return digest.hexdigest()
+
+    def split(self, fraction: float, seed: int = 0) -> Dataset:
+        """Hold out round(fraction n) random samples as the validation set; both parts keep the given order.
+
+        Raises:
+            InvalidTask: when either part would be empty.
+        """
+        held_out = round(fraction * len(self))
+        if not 0 < held_out < len(self):
+            raise InvalidTask(f"a validation fraction of {fraction} leaves one part of {len(self)} samples empty")
+        mask = np.zeros(len(self), dtype=bool)
+        mask[np.random.default_rng(seed).permutation(len(self))[:held_out]] = True
+        validation = replace(self, inputs=self.inputs[mask], targets=self.targets[mask], validation=None)
+        return replace(self, inputs=self.inputs[~mask], targets=self.targets[~mask], validation=validation)
+
+    def standardized(self, *, targets: bool = False) -> Dataset:
+        """Features (and targets if asked) shifted and scaled to mean 0 and standard deviation 1 on the training part.
+
+        A constant column is only shifted. The validation part is transformed by the training part's figures.
+        """
+        shift, scale = _moments(self.inputs)
+        y_shift, y_scale = _moments(self.targets) if targets else (np.float64(0), np.float64(1))
+
+        def transform(part: Dataset, validation: Dataset | None) -> Dataset:
+            return replace(
+                part,
+                inputs=(part.inputs - shift) / scale,
+                targets=(part.targets - y_shift) / y_scale,
+                validation=validation,
+            )
+
+        return transform(self, transform(self.validation, None) if self.validation is not None else None)
+
+
+def line(
+    slope: float = 0.8,
+    intercept: float = 1.2,
+    x: ArrayLike = (1, 2, 3, 4, 5),
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Dataset:
+    """y = slope x + intercept (+ Gaussian noise of the given standard deviation) at the given x."""
+    points = np.asarray(x, dtype=np.float64)
+    return Dataset(points, slope * points + intercept + _noise(len(points), noise, seed))
+
+
+def linear(n: int = 100, d: int = 1, condition: float = 1.0, noise: float = 0.0, seed: int = 0) -> Dataset:
+    """n samples of d features whose covariance has the given condition number, with a random linear target.
+
+    The features are X = U diag(s) with orthonormal U, scaled by sqrt(n), s falling geometrically from 1 to
+    condition^-1/2: the Hessian of the squared loss then has exactly this condition number (without a bias).
+    """
+    if n < d:
+        raise InvalidTask(f"linear data needs n >= d, not n = {n} and d = {d}")
+    if condition < 1:
+        raise InvalidTask(f"a condition number is at least 1, not {condition}")
+    rng = np.random.default_rng(seed)
+    orthonormal, _ = np.linalg.qr(rng.standard_normal((n, d)))
+    scales = np.geomspace(1.0, condition**-0.5, d)
+    inputs = orthonormal * scales * np.sqrt(n)
+    weights = rng.standard_normal(d)
+    return Dataset(inputs, inputs @ weights + noise * rng.standard_normal(n))
+
+
+def polynomial(
+    coefficients: Sequence[float] = (0.0, 0.0, 1.0),
+    n: int = 50,
+    low: float = -1.0,
+    high: float = 1.0,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Dataset:
+    """y = c0 + c1 x + c2 x^2 + ... at n equally spaced x in [low, high]."""
+    x = np.linspace(low, high, n)
+    return Dataset(x, np.polynomial.polynomial.polyval(x, np.asarray(coefficients)) + _noise(n, noise, seed))
+
+
+def sine(
+    n: int = 50,
+    low: float = -np.pi,
+    high: float = np.pi,
+    frequency: float = 1.0,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Dataset:
+    """y = sin(frequency x) at n equally spaced x in [low, high]."""
+    x = np.linspace(low, high, n)
+    return Dataset(x, np.sin(frequency * x) + _noise(n, noise, seed))
+
+
+def _noise(n: int, scale: float, seed: int) -> FloatArray:
+    if scale == 0:
+        return np.zeros(n)
+    return scale * np.random.default_rng(seed).standard_normal(n)
+
+
+def _moments(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    scale = np.asarray(values.std(axis=0))
+    return np.asarray(values.mean(axis=0)), np.where(scale > 0, scale, 1.0)

@@ -1,0 +1,152 @@
+"""Trajectories: what training gives back: curves, final parameters, where trials stopped, and how to go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FloatArray = NDArray[np.float64]
+NEVER = -1  # first_nonfinite_step of a trial that stayed finite
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where T trials stand after ``step`` steps; all that is needed to go on. Arrays are in the run's dtype.
+
+    ``direction`` is the sign of (target - start), 0 where the start is on target: ``peak`` is the farthest value
+    so far in that direction, and ``peak_step`` the step that reached it first.
+    """
+
+    step: int
+    params: NDArray[Any]  # (T, P); of a trial that stopped: its values at first_nonfinite_step
+    momentum_buffers: NDArray[Any]  # (T, P)
+    first_nonfinite_step: NDArray[np.int64]  # (T,)
+    start: NDArray[Any]  # (T, P)
+    target: FloatArray  # (T, P)
+    direction: NDArray[Any]  # (T, P)
+    peak: NDArray[Any]  # (T, P)
+    peak_step: NDArray[np.int64]  # (T, P)
+
+    def take(self, trials: NDArray[np.intp]) -> State:
+        """A copy of some trials' state."""
+        return State(
+            self.step,
+            *(np.array(a[trials]) for a in self._arrays()),
+        )
+
+    def put(self, trials: NDArray[np.intp], part: State) -> None:
+        """Write back what :meth:`take` took."""
+        for mine, theirs in zip(self._arrays(), part._arrays(), strict=True):
+            mine[trials] = theirs
+
+    def _arrays(self) -> tuple[NDArray[Any], ...]:
+        return (
+            self.params,
+            self.momentum_buffers,
+            self.first_nonfinite_step,
+            self.start,
+            self.target,
+            self.direction,
+            self.peak,
+            self.peak_step,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Values at the K recorded steps; NaN from the step at which a trial stopped."""
+
+    steps: NDArray[np.int64]  # (K,)
+    loss: FloatArray  # (T, K): over the full training set, in float64
+    squared_norm: FloatArray | None  # (T, K): |p|^2, for the penalty; None where no trial has weight decay
+    validation_loss: FloatArray | None  # (T, K)
+    path: NDArray[Any] | None  # (T, K, P) in the run's dtype; None where the model has more than 16 parameters
+
+    def like(self, trials: int) -> Curves:
+        """Uninitialised curves of the same kind for another number of trials."""
+
+        def other(array: NDArray[Any]) -> NDArray[Any]:
+            return np.empty((trials, *array.shape[1:]), array.dtype)
+
+        return Curves(self.steps, *(None if a is None else other(a) for a in self._arrays()))  # type: ignore[arg-type]
+
+    def put(self, trials: NDArray[np.intp], part: Curves) -> None:
+        """Write some trials' curves."""
+        for mine, theirs in zip(self._arrays(), part._arrays(), strict=True):
+            if mine is not None and theirs is not None:
+                mine[trials] = theirs
+
+    def blank(self, recorded: slice) -> None:
+        """Write NaN over some points of all trials."""
+        for array in self._arrays():
+            if array is not None:
+                array[:, recorded] = np.nan
+
+    def _arrays(self) -> tuple[NDArray[Any] | None, ...]:
+        return self.loss, self.squared_norm, self.validation_loss, self.path
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """The result of :func:`sgdcore.train` for T trials with P parameters and K recorded steps."""
+
+    parameter_names: tuple[str, ...]
+    weight_decay: FloatArray  # (T,)
+    curves: Curves
+    state: State
+    minimum: FloatArray  # (T,): least value of the objective J = loss + weight_decay/2 |p|^2
+    kernel: str
+
+    def __len__(self) -> int:
+        """Number of trials T."""
+        return len(self.state.params)
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        """(K,) recorded steps."""
+        return self.curves.steps
+
+    @property
+    def loss(self) -> FloatArray:
+        """(T, K) training losses."""
+        return self.curves.loss
+
+    @property
+    def params(self) -> NDArray[Any]:
+        """(T, P) final parameters; of a trial that stopped, the values of the step that was not finite."""
+        return self.state.params
+
+    @property
+    def first_nonfinite_step(self) -> NDArray[np.int64]:
+        """(T,) first step after which a parameter was not finite, -1 where there was none."""
+        return self.state.first_nonfinite_step
+
+    @property
+    def objective(self) -> FloatArray:
+        """(T, K) J = loss + weight_decay/2 |p|^2, what each trial descends."""
+        if self.curves.squared_norm is None:
+            return self.loss
+        return self.loss + self.weight_decay[:, np.newaxis] / 2 * self.curves.squared_norm
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a trial and recorded step: trial, step, loss and the parameters where they were recorded."""
+        import pandas as pd  # type: ignore[import-untyped, unused-ignore]
+
+        trials, points = self.loss.shape
+        columns: dict[str, NDArray[Any]] = {
+            "trial": np.repeat(np.arange(trials), points),
+            "step": np.tile(self.steps, trials),
+            "loss": self.loss.ravel(),
+        }
+        if self.curves.validation_loss is not None:
+            columns["validation_loss"] = self.curves.validation_loss.ravel()
+        if self.curves.path is not None:
+            for j, name in enumerate(self.parameter_names):
+                columns[name] = self.curves.path[:, :, j].ravel()
+        return pd.DataFrame(columns)
