@@ -26,7 +26,7 @@ def blocks(order: Order, samples: int, seed: int, epochs: range) -> Iterator[tup
     ``shuffled`` draws what ``DataLoader(shuffle=True, generator=torch.Generator().manual_seed(seed))`` of torch
     draws for its epochs, so that a plain torch script sees the same batches.
     """
-    if order == "sequential":
+    if order == "sequential" or not epochs:
         yield epochs, np.arange(samples, dtype=np.int32)[np.newaxis]
         return
     permutations = _permutations(samples, seed)

@@ -57,6 +57,7 @@ def train(
 
     Raises:
         InvalidTraining: arguments out of range or of the wrong shape.
+        InvalidTask: data that are not finite in dtype.
         KernelUnavailable: a kernel that is not known.
 
     Example:
@@ -66,11 +67,13 @@ def train(
     """
     _check(epochs, batch_size, order, dtype)
     seeds = _seeds(seeds, len(hyperparams))
+    _check_range(hyperparams, dtype)
+    training = task.quadratic(dtype)  # first: it refuses data that are not finite in dtype
     problem = Problem(
         features=np.ascontiguousarray(task.features, dtype=dtype),
         targets=task.dataset.targets.astype(dtype),
         bias=task.model.bias,
-        training=task.quadratic(dtype),
+        training=training,
         validation=task.validation_quadratic(dtype),
     )
     per_epoch = steps_per_epoch(task.samples, batch_size)
@@ -137,6 +140,13 @@ def _check(epochs: int, batch_size: int, order: str, dtype: str) -> None:
         raise InvalidTraining(f"dtype must be float32 or float64, not {dtype!r}")
 
 
+def _check_range(hyperparams: Hyperparams, dtype: str) -> None:
+    for name in ("lr", "momentum", "weight_decay", "dampening"):
+        largest = np.abs(getattr(hyperparams, name)).max(initial=0.0)
+        if largest > np.finfo(dtype).max:  # torch: "value cannot be converted to type float without overflow"
+            raise InvalidTraining(f"{name} must be finite in {dtype}, not {largest}")
+
+
 def _seeds(seeds: ArrayLike, trials: int) -> NDArray[np.int64]:
     values = np.asarray(seeds, dtype=np.int64)
     if values.shape not in ((), (trials,)):
@@ -170,7 +180,8 @@ def _start(
         values = np.asarray(start, dtype=np.float64)
         if values.shape not in (shape, shape[1:]):
             raise InvalidTraining(f"start must have the shape {shape[1:]} or {shape}, not {values.shape}")
-    params = np.array(np.broadcast_to(values, shape), dtype=dtype, order="C")
+    with np.errstate(over="ignore"):
+        params = np.array(np.broadcast_to(values, shape), dtype=dtype, order="C")
     if not np.isfinite(params).all():
         raise InvalidTraining(f"start values must be finite in {dtype}")
     exact = params.astype(np.float64)

@@ -41,6 +41,6 @@ class Recording:
         if self.spacing == "linear":
             between = np.linspace(0, length, self.points + 2)
         else:
-            between = np.geomspace(1, max(length, 1), self.points + 1)
+            between = np.geomspace(1, max(length, 1), self.points + 1)[: self.points]
         inner = np.clip(np.rint(between).astype(np.int64), 0, length)
         return np.unique(np.concatenate([[0], inner, [length]])) + first

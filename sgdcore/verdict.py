@@ -62,7 +62,7 @@ def judge(trajectories: Trajectories, thresholds: Thresholds | None = None) -> J
         last = np.maximum(objective.shape[1] - 1 - np.argmax(finite[:, ::-1], axis=1), 0)
         first_objective, last_objective = objective[:, 0], objective[trials, last]
         tolerance = limits.rtol * (first_objective - trajectories.minimum) + limits.atol
-        within = objective - trajectories.minimum[:, np.newaxis] <= tolerance[:, np.newaxis]
+        within = finite & (objective - trajectories.minimum[:, np.newaxis] <= tolerance[:, np.newaxis])
     stopped = (trajectories.first_nonfinite_step != NEVER) | ~finite.all(axis=1)
     losses = np.where(np.isfinite(trajectories.loss), trajectories.loss, np.inf)
     best = np.argmin(losses, axis=1)
@@ -71,7 +71,7 @@ def judge(trajectories: Trajectories, thresholds: Thresholds | None = None) -> J
         verdict=_verdicts(objective, last_objective, stopped, within[trials, last], limits),
         final_loss=_finite_or_nan(trajectories.loss[trials, last]),
         best_loss=_finite_or_nan(losses[trials, best]),
-        best_step=trajectories.steps[best],
+        best_step=np.where(np.isfinite(losses[trials, best]), trajectories.steps[best], NEVER),
         first_nonfinite_step=trajectories.first_nonfinite_step,
         steps_to_tolerance=np.where(within.any(axis=1), trajectories.steps[np.argmax(within, axis=1)], NEVER),
         overshoot_percent=percent,
@@ -90,12 +90,13 @@ def _verdicts(
 ) -> NDArray[np.str_]:
     first = objective[:, 0]
     quarter = objective[:, (objective.shape[1] - 1) * 3 // 4]
-    conditions = [
-        stopped | (last_objective > limits.diverged_factor * first),
-        last_objective > first + limits.atol,
-        converged,
-        quarter - last_objective < limits.stalled_below * quarter,
-    ]
+    with np.errstate(over="ignore", invalid="ignore"):
+        conditions = [
+            stopped | (last_objective > limits.diverged_factor * first),
+            last_objective > first + limits.atol,
+            converged,
+            quarter - last_objective < limits.stalled_below * quarter,
+        ]
     return np.select(conditions, ["diverged", "diverging", "converged", "stalled"], "converging")
 
 

@@ -53,7 +53,7 @@ def advance(
     lanes = lanes_of(features + problem.bias, dtype.itemsize)
     trials = len(hyperparams)
     arguments = (
-        (problem.features, problem.targets, (2.0 / np.arange(1, segment.batch_size + 1)).astype(dtype)),
+        (problem.features, problem.targets, (2.0 / np.arange(1, min(segment.batch_size, len(problem.targets)) + 1)).astype(dtype)),
         (segment.samples, segment.first_epoch, segment.batch_size, state.step, segment.stop),
         (curves.steps[segment.recorded], segment.recorded.start),
         _columns(hyperparams, dtype),
@@ -346,7 +346,10 @@ def _store(tile, peaks, peak_steps, lane, trial, state, parameters, lanes):  # t
 def _stop_lanes(  # type: ignore[no-untyped-def]
     tile, before, steps_before, running, base, step, state, parameters, lanes
 ):
-    """Write back and idle the lanes that this step made non-finite; returns how many."""
+    """Write back and idle the lanes that this step made non-finite; returns how many.
+
+    An idle lane sits at p = 0, where the gradient itself can overflow: it is set back to zero and not counted.
+    """
     literally(parameters)
     literally(lanes)
     zero = tile.dtype.type(0)
@@ -358,10 +361,11 @@ def _stop_lanes(  # type: ignore[no-untyped-def]
             bad |= value - value != zero
         if not bad:
             continue
-        count += 1
-        running[lane] = False
-        state[5][base + lane] = step + 1
-        _store(tile, before, steps_before, lane, base + lane, state, parameters, lanes)
+        if running[lane]:
+            count += 1
+            running[lane] = False
+            state[5][base + lane] = step + 1
+            _store(tile, before, steps_before, lane, base + lane, state, parameters, lanes)
         for row in range(5 * parameters + COLUMNS):
             tile[row * lanes + lane] = zero
     return count

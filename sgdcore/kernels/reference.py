@@ -19,8 +19,9 @@ def advance(
 ) -> None:
     """Step every trial with torch.optim.SGD; ``threads`` is not used."""
     curves.blank(segment.recorded)
-    for trial in range(len(hyperparams)):
-        _Trial(problem, hyperparams, state, curves, trial).run(segment)
+    with np.errstate(over="ignore", invalid="ignore"):  # of trials that diverge
+        for trial in range(len(hyperparams)):
+            _Trial(problem, hyperparams, state, curves, trial).run(segment)
 
 
 class TorchTrial:

@@ -51,7 +51,8 @@ class PolynomialModel:
         """(n, 1) inputs -> (n, degree) powers."""
         if inputs.shape[1] != 1:
             raise InvalidTask(f"a polynomial model takes one feature, the data set has {inputs.shape[1]}")
-        return np.power(inputs, np.arange(1, self.degree + 1))
+        with np.errstate(over="ignore"):  # Quadratic refuses features that are not finite
+            return np.power(inputs, np.arange(1, self.degree + 1))
 
 
 def parameter_names(features: int, bias: bool) -> tuple[str, ...]:

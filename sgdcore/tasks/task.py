@@ -85,13 +85,20 @@ class Quadratic:
 
     @classmethod
     def of(cls, features: FloatArray, targets: FloatArray, bias: bool, dtype: str) -> Quadratic:
-        """The loss of these samples, rounded to dtype, evaluated in float64."""
+        """The loss of these samples, rounded to dtype, evaluated in float64.
+
+        Raises:
+            InvalidTask: samples that are not finite in dtype.
+        """
         n = len(targets)
-        design = features.astype(dtype).astype(np.float64)
+        with np.errstate(over="ignore"):
+            design = features.astype(dtype).astype(np.float64)
+            z = targets.astype(dtype).astype(np.float64) / np.sqrt(n)
+        if not (np.isfinite(design).all() and np.isfinite(z).all()):
+            raise InvalidTask(f"features and targets must be finite in {dtype}")
         if bias:
             design = np.column_stack([design, np.ones(n)])
         design = design / np.sqrt(n)
-        z = targets.astype(dtype).astype(np.float64) / np.sqrt(n)
         u, s, vt = np.linalg.svd(design, full_matrices=False)
         left = u.T @ z
         kept = s > np.finfo(np.float64).eps * max(design.shape) * (s[0] if len(s) else 0.0)

@@ -1,0 +1,63 @@
+"""Every error that a user can cause or has to act on, each with the command line's exit code.
+
+    SweepsError                     1
+    ├── InputError                  2   the user's input cannot be used; nothing was written
+    │   ├── ConfigError                 the sweep file: one line a problem
+    │   ├── DataError                   the data set's file
+    │   ├── StoreError                  the store: not writable, unknown or ambiguous sweep id, damaged file
+    │   ├── TrackingError               the tracking URI cannot be reached or refuses
+    │   └── ExecutorError               the Ray address cannot be joined
+    ├── TrialsFailed                3   some trials could not be run
+    └── CheckFailed                 4   a check failed
+
+Diverging trials are results, not errors; a worker's exception is part of the shard's result (see sweeps.worker).
+"""
+
+
+class SweepsError(Exception):
+    """The root: its message is one line a problem and goes to the terminal as it is."""
+
+    exit_code = 1
+
+
+class InputError(SweepsError):
+    """The user's input cannot be used."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """The sweep file is wrong: one line a problem, each with the key's path, what was given and what is allowed."""
+
+    def __init__(self, where: str, problems: list[str]) -> None:
+        """Problems of the file or command named by ``where``."""
+        super().__init__("\n".join(f"{where}: {problem}" for problem in problems))
+        self.problems = problems
+
+
+class DataError(InputError):
+    """The data set's file cannot be read or holds what cannot be trained on."""
+
+
+class StoreError(InputError):
+    """The store cannot be used, or does not hold what was asked for."""
+
+
+class TrackingError(InputError):
+    """The tracking URI cannot be reached or refuses."""
+
+
+class ExecutorError(InputError):
+    """The cluster cannot be joined."""
+
+
+class TrialsFailed(SweepsError):
+    """Some trials could not be run; the rest is in the store."""
+
+    exit_code = 3
+
+
+class CheckFailed(SweepsError):
+    """A check failed: what came out is not what was expected."""
+
+    exit_code = 4

@@ -1,0 +1,127 @@
+"""The Ray executor: shards as Ray tasks, on a cluster or on a local Ray that listens on loopback only."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import secrets
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any
+
+from sweeps.errors import ExecutorError
+from sweeps.execute.base import Outcome
+from sweeps.plan import Shard
+from sweeps.worker import ShardFailure, Work, run_shard
+
+IN_FLIGHT_PER_CORE = 2  # enough to keep a core busy while a result travels
+MAX_RETRIES = 3  # of a shard whose worker process died
+
+
+class RayExecutor:
+    """Runs shards as Ray tasks of one core each.
+
+    Args:
+        address: a running cluster (``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``), or None for a Ray of its own.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        """Nothing is started yet."""
+        self.address = address
+        self._ray: Any = None
+
+    @property
+    def description(self) -> str:
+        """Where the tasks run."""
+        where = f"Ray at {self.address}" if self.address else "local Ray"
+        if self._ray is None:
+            return where
+        nodes = sum(node["Alive"] for node in self._ray.nodes())
+        cores = int(self._ray.cluster_resources().get("CPU", 0))
+        return f"{where}: {nodes} node{'s' * (nodes != 1)}, {cores} core{'s' * (cores != 1)}"
+
+    def start(self) -> None:
+        """Join the cluster, or start a local Ray: loopback only, with a token, without dashboard or usage reports.
+
+        Raises:
+            ExecutorError: the cluster cannot be joined.
+        """
+        if self._ray is not None:
+            return
+        _quiet_environment()
+        if self.address is None:
+            _loopback_environment()
+        import ray
+
+        options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
+        if self.address is None:
+            options |= {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        else:
+            options |= {"address": self.address}
+        try:
+            with _stderr_to_null():
+                ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ExecutorError(f"Ray at {self.address or 'this machine'} cannot be joined: {first}") from error
+        self._ray = ray
+
+    def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
+        """Results in the order in which tasks finish; at most IN_FLIGHT_PER_CORE tasks a core are submitted."""
+        ray = self._ray
+        shared = ray.put(dataclasses.replace(work, threads=1))
+        task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(run_shard)
+        limit = max(2, IN_FLIGHT_PER_CORE * int(ray.cluster_resources().get("CPU", 1)))
+        waiting: Iterator[Shard] = iter(shards)
+        flying: dict[Any, Shard] = {}
+        try:
+            while True:
+                while len(flying) < limit and (shard := next(waiting, None)) is not None:
+                    flying[task.remote(shared, shard)] = shard
+                if not flying:
+                    return
+                ready, _ = ray.wait(list(flying), num_returns=1)
+                yield self._result(ready[0], flying.pop(ready[0]))
+        finally:
+            for reference in flying:
+                ray.cancel(reference, force=False)
+
+    def _result(self, reference: Any, shard: Shard) -> Outcome:
+        try:
+            outcome: Outcome = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            return ShardFailure(shard, f"{type(error).__name__}: {error}")
+        return outcome
+
+    def stop(self) -> None:
+        """Leave the cluster; a local Ray ends."""
+        if self._ray is not None:
+            self._ray.shutdown()
+            self._ray = None
+
+
+def _quiet_environment() -> None:
+    """Ray reads its switches from the environment; what the user has set stays."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its change announces itself at every start
+
+
+def _loopback_environment() -> None:
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+@contextlib.contextmanager
+def _stderr_to_null() -> Iterator[None]:
+    """Ray's start-up prints past Python's streams; a failure still comes as an exception."""
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)

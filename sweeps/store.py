@@ -1,0 +1,243 @@
+"""Store: one class owns every path; files are written aside and renamed, so they are there or they are not.
+
+sweep-store/
+  mlflow.db, artifacts/            the embedded MLflow, what ``sweeps ui`` serves
+  sweeps/<sweep id>/
+    config.yaml, plan.json         the resolved config; counts, digests, versions
+    tracking.json                  where the trials are logged, and whether all of them are
+    shards/00000.parquet ...       one file a shard
+    failures/00000.txt ...         the traceback of a shard that could not be run
+    report/                        report.html, report.md, trials.csv, ...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sweeps.errors import StoreError
+from sweeps.plan import Shard
+from sweeps.worker import ShardFailure, ShardResult
+
+_SHARD = re.compile(r"(\d{5,})\.parquet")
+_SWEEP_ID = re.compile(r"[0-9a-f]{1,32}")
+
+
+class Store:
+    """A folder of sweeps."""
+
+    def __init__(self, root: Path) -> None:
+        """The store at ``root``, which need not exist yet."""
+        self.root = root.expanduser().absolute()
+
+    @property
+    def tracking_uri(self) -> str:
+        """The embedded MLflow database."""
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """Where the embedded MLflow keeps artifacts."""
+        return self.root / "artifacts"
+
+    def check_writable(self) -> None:
+        """Make the store's folder and write to it.
+
+        Raises:
+            StoreError: that cannot be done.
+        """
+        probe = self.root / f".probe-{os.getpid()}"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise StoreError(f"{self.root}: the store cannot be written: {error.strerror}") from error
+
+    def create(self, sweep_id: str, config_yaml: str, manifest: dict[str, Any]) -> SweepFiles:
+        """A new sweep's folder, with its config and plan; it appears whole or not at all."""
+        files = SweepFiles(self.root / "sweeps" / sweep_id)
+        aside = files.folder.with_name(f".{sweep_id}.new")
+        try:
+            (aside / "shards").mkdir(parents=True)
+            _write(aside / "config.yaml", config_yaml)
+            _write(aside / "plan.json", json.dumps(manifest, indent=2) + "\n")
+            aside.rename(files.folder)
+        except OSError as error:
+            raise StoreError(f"{files.folder}: cannot be written: {error.strerror}") from error
+        return files
+
+    def sweeps(self) -> list[SweepFiles]:
+        """All sweeps, the newest first."""
+        folder = self.root / "sweeps"
+        if not folder.is_dir():
+            return []
+        found = [SweepFiles(path) for path in folder.iterdir() if (path / "plan.json").is_file()]
+        return sorted(found, key=lambda files: str(files.manifest()["created"]), reverse=True)
+
+    def find(self, prefix: str) -> SweepFiles:
+        """The sweep whose id starts with ``prefix``.
+
+        Raises:
+            StoreError: there is none, or more than one.
+        """
+        ids = [files.sweep_id for files in self.sweeps()]
+        if not _SWEEP_ID.fullmatch(prefix):
+            raise StoreError(f"{prefix!r}: not a sweep id; ids are hexadecimal, see 'sweeps list'")
+        matches = [sweep_id for sweep_id in ids if sweep_id.startswith(prefix)]
+        if len(matches) == 1:
+            return SweepFiles(self.root / "sweeps" / matches[0])
+        if matches:
+            raise StoreError(f"{prefix!r}: more than one sweep: {', '.join(sorted(matches)[:10])}")
+        known = f"; its newest sweeps: {', '.join(ids[:5])}" if ids else ", which holds no sweeps"
+        raise StoreError(f"{prefix!r}: no such sweep in the store {self.root}{known}")
+
+
+class SweepFiles:
+    """One sweep's files."""
+
+    def __init__(self, folder: Path) -> None:
+        """The sweep in ``folder``."""
+        self.folder = folder
+
+    @property
+    def sweep_id(self) -> str:
+        """The sweep's id, its folder's name."""
+        return self.folder.name
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved config."""
+        return self.folder / "config.yaml"
+
+    @property
+    def plan_path(self) -> Path:
+        """The manifest: counts, digests, versions."""
+        return self.folder / "plan.json"
+
+    @property
+    def shards_folder(self) -> Path:
+        """The shard files' folder."""
+        return self.folder / "shards"
+
+    @property
+    def report_folder(self) -> Path:
+        """The report's folder."""
+        return self.folder / "report"
+
+    def manifest(self) -> dict[str, Any]:
+        """What plan.json holds.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        return self._read_json(self.plan_path)
+
+    def write_shard(self, result: ShardResult) -> None:
+        """Store a shard's table; its earlier failure is forgotten."""
+        path = self._shard_path(result.shard.index)
+        aside = path.with_suffix(f".{os.getpid()}.new")
+        pq.write_table(result.table, aside, compression="zstd")
+        _rename(aside, path)
+        self._failure_path(result.shard.index).unlink(missing_ok=True)
+
+    def write_failure(self, failure: ShardFailure) -> None:
+        """Keep a failed shard's traceback."""
+        path = self._failure_path(failure.shard.index)
+        path.parent.mkdir(exist_ok=True)
+        _write(path, failure.traceback)
+
+    def failures(self) -> list[Path]:
+        """The tracebacks of shards that could not be run."""
+        return sorted((self.folder / "failures").glob("*.txt"))
+
+    def done(self) -> set[int]:
+        """Indices of the shards that are stored."""
+        return {int(m[1]) for path in self.shards_folder.iterdir() if (m := _SHARD.fullmatch(path.name))}
+
+    def missing(self, shards: list[Shard]) -> list[Shard]:
+        """The shards that are still to be run."""
+        done = self.done()
+        return [shard for shard in shards if shard.index not in done]
+
+    def read_shard(self, index: int, columns: list[str] | None = None) -> pa.Table:
+        """One shard's table, with its metadata.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        path = self._shard_path(index)
+        try:
+            return pq.read_table(path, columns=columns)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise StoreError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The stored shards' tables, in order of trials."""
+        for index in sorted(self.done()):
+            yield self.read_shard(index, columns)
+
+    def metadata(self) -> dict[str, Any]:
+        """What the shards say of themselves: recorded steps, parameter names, kernel, device."""
+        schema = pq.read_schema(self._shard_path(min(self.done())))
+        raw = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+        return {
+            "steps": json.loads(raw["steps"]),
+            "parameters": json.loads(raw["parameters"]),
+            "kernel": raw["kernel"],
+            "device": raw["device"],
+        }
+
+    def tracking(self) -> dict[str, Any]:
+        """Where and how far the sweep is logged; empty before it is."""
+        path = self.folder / "tracking.json"
+        return self._read_json(path) if path.exists() else {}
+
+    def write_tracking(self, record: dict[str, Any]) -> None:
+        """Keep where and how far the sweep is logged."""
+        _write(self.folder / "tracking.json", json.dumps(record, indent=2) + "\n")
+
+    def state(self) -> str:
+        """planned, partial (some shards), computed (all of them), logged (to MLflow), reported."""
+        done, total = len(self.done()), int(self.manifest()["shards"])
+        if done == 0:
+            return "planned"
+        if done < total:
+            return "partial"
+        if not self.tracking().get("complete"):
+            return "computed"
+        return "reported" if (self.report_folder / "report.html").exists() else "logged"
+
+    def _shard_path(self, index: int) -> Path:
+        return self.shards_folder / f"{index:05}.parquet"
+
+    def _failure_path(self, index: int) -> Path:
+        return self.folder / "failures" / f"{index:05}.txt"
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path}: cannot be read: {error}") from error
+        if not isinstance(document, dict):
+            raise StoreError(f"{path}: damaged: not a JSON object")
+        return document
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    aside.write_text(text, encoding="utf-8")
+    _rename(aside, path)
+
+
+def _rename(aside: Path, path: Path) -> None:
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    aside.rename(path)

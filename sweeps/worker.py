@@ -1,0 +1,147 @@
+"""run_shard(): trains one shard's trials and lays the result out as an Arrow table; sees neither Ray nor MLflow."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sgdcore import Judgement, Recording, Task, Thresholds, Trajectories, judge, train
+from sgdcore.tasks.models import torch_initialisation
+from sgdcore.trajectories import NEVER
+from sweeps.config import HYPERPARAMETERS, SweepConfig
+from sweeps.plan import Plan, Shard, Trials
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What all shards of a sweep share; sent to every worker once."""
+
+    config: SweepConfig
+    task: Task
+    plan: Plan
+    threads: int | None = None  # of the engine; None is all cores
+
+
+@dataclass(frozen=True, eq=False)
+class ShardResult:
+    """A shard's trials as a table (the shard file's columns), and how long they took."""
+
+    shard: Shard
+    table: pa.Table
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ShardFailure:
+    """A shard that raised, and its traceback."""
+
+    shard: Shard
+    traceback: str
+
+
+def run_shard(work: Work, shard: Shard) -> ShardResult | ShardFailure:
+    """Train the shard's trials. An exception is part of the result: the other shards go on."""
+    began = time.perf_counter()
+    try:
+        trials = work.plan.trials(shard.start, shard.stop)
+        trajectories = train_trials(work, trials)
+        verdicts = judge(trajectories, Thresholds(**work.config.verdict.model_dump()))
+        table = _table(work, trials, trajectories, verdicts)
+    except Exception:  # noqa: BLE001 - reported with the shard
+        return ShardFailure(shard, traceback.format_exc())
+    return ShardResult(shard, table, time.perf_counter() - began)
+
+
+def train_trials(work: Work, trials: Trials, **changes: Any) -> Trajectories:
+    """Train some trials of the plan; ``changes`` override arguments of sgdcore.train."""
+    training, record = work.config.training, work.config.record
+    arguments: dict[str, Any] = {
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
+        "order": training.order,
+        "dtype": training.dtype,
+        "seeds": trials.seed,
+        "start": start_values(work, trials),
+        "record": Recording(record.points, record.spacing),
+        "threads": work.threads,
+    }
+    return train(work.task, trials.hyperparams, **(arguments | changes))
+
+
+def start_values(work: Work, trials: Trials) -> NDArray[np.float64]:
+    """(T, P): the given start values, and where none is given those of the model's own initialisation."""
+    start = trials.start.copy()
+    unset = np.isnan(start)
+    if not unset.any():
+        return start
+    drawn = np.zeros_like(start)
+    if work.config.task.model.init == "torch":
+        features = work.task.features.shape[1]
+        for seed in np.unique(trials.seed):
+            drawn[trials.seed == seed] = torch_initialisation(
+                features, work.task.model.bias, int(seed), work.config.training.dtype
+            )
+    return np.where(unset, drawn, start)
+
+
+def _table(work: Work, trials: Trials, trajectories: Trajectories, verdicts: Judgement) -> pa.Table:
+    names = trajectories.parameter_names
+    columns: dict[str, pa.Array] = {
+        "trial": pa.array(trials.number),
+        "trial_id": pa.array(work.plan.ids(trials)),
+        **{name: pa.array(getattr(trials.hyperparams, name)) for name in HYPERPARAMETERS},
+        "seed": pa.array(trials.seed),
+        **{f"init.{name}": pa.array(trajectories.state.start[:, j]) for j, name in enumerate(names)},
+        "verdict": pa.array(verdicts.verdict),
+        "initial_loss": _floats(trajectories.loss[:, 0]),
+        "final_loss": _floats(verdicts.final_loss),
+        "best_loss": _floats(verdicts.best_loss),
+        "best_step": pa.array(verdicts.best_step),
+        "first_nonfinite_step": _steps(verdicts.first_nonfinite_step),
+        "steps_to_tolerance": _steps(verdicts.steps_to_tolerance),
+        "overshoot_percent": _floats(verdicts.overshoot_percent),
+        "overshoot_parameter": pa.array(
+            [names[j] if j >= 0 else None for j in verdicts.overshoot_parameter], pa.string()
+        ),
+        "peak_value": _floats(verdicts.peak_value),
+        "peak_step": _steps(verdicts.peak_step),
+        "final": _lists(trajectories.params),
+        "loss": _lists(trajectories.loss),
+    }
+    curves = trajectories.curves
+    if curves.validation_loss is not None:
+        columns["validation_loss"] = _lists(curves.validation_loss)
+    if curves.path is not None:
+        columns |= {f"param.{name}": _lists(curves.path[:, :, j]) for j, name in enumerate(names)}
+    metadata = {
+        "steps": json.dumps(trajectories.steps.tolist()),
+        "parameters": json.dumps(names),
+        "kernel": trajectories.kernel,
+        "device": "cpu",
+    }
+    return pa.table(columns).replace_schema_metadata(metadata)
+
+
+def _floats(values: NDArray[Any]) -> pa.Array:
+    """Values with null where they are not finite."""
+    return pa.array(values, mask=~np.isfinite(values))
+
+
+def _steps(values: NDArray[Any]) -> pa.Array:
+    """Steps with null where there is none."""
+    return pa.array(values, mask=values == NEVER)
+
+
+def _lists(values: NDArray[Any]) -> pa.Array:
+    """(T, K) values as T lists of K, null where they are not finite."""
+    trials, points = values.shape
+    flat = np.ascontiguousarray(values).reshape(-1)
+    offsets = np.arange(0, (trials + 1) * points, points or 1, dtype=np.int32)[: trials + 1]
+    return pa.ListArray.from_arrays(pa.array(offsets), _floats(flat))
