@@ -68,14 +68,7 @@ def train(
     _check(epochs, batch_size, order, dtype)
     seeds = _seeds(seeds, len(hyperparams))
     _check_range(hyperparams, dtype)
-    training = task.quadratic(dtype)  # first: it refuses data that are not finite in dtype
-    problem = Problem(
-        features=np.ascontiguousarray(task.features, dtype=dtype),
-        targets=task.dataset.targets.astype(dtype),
-        bias=task.model.bias,
-        training=training,
-        validation=task.validation_quadratic(dtype),
-    )
+    problem = make_problem(task, dtype)
     per_epoch = steps_per_epoch(task.samples, batch_size)
     state = _start(task, problem, hyperparams, start, seeds, dtype)
     epochs_done, partial = divmod(state.step, per_epoch)
@@ -84,7 +77,7 @@ def train(
     ahead = range(epochs_done, epochs_done + epochs)
     steps = (record or Recording()).steps(state.step, ahead.stop * per_epoch)
     curves = _curves(problem, hyperparams, state, steps)
-    name, advance = _kernel(kernel)
+    name, advance = pick_kernel(kernel)
     run = _Run(problem, order, batch_size, ahead, advance, threads or len(os.sched_getaffinity(0)))
     groups = [0] if order == "sequential" else np.unique(seeds)
     for seed in groups:
@@ -106,6 +99,35 @@ def train(
         minimum=problem.training.objective_minimum(hyperparams.weight_decay),
         kernel=name,
     )
+
+
+def make_problem(task: Task, dtype: Dtype) -> Problem:
+    """The task as a kernel wants it."""
+    training = task.quadratic(dtype)  # first: it refuses data that are not finite in dtype
+    return Problem(
+        features=np.ascontiguousarray(task.features, dtype=dtype),
+        targets=task.dataset.targets.astype(dtype),
+        bias=task.model.bias,
+        training=training,
+        validation=task.validation_quadratic(dtype),
+    )
+
+
+def pick_kernel(name: str) -> tuple[str, Kernel]:
+    """A kernel's name and function.
+
+    Raises:
+        KernelUnavailable: there is no such kernel.
+    """
+    if name in ("auto", "numba"):
+        from sgdcore.kernels import linear_numba
+
+        return "numba", linear_numba.advance
+    if name == "reference":
+        from sgdcore.kernels import reference
+
+        return "reference", reference.advance
+    raise KernelUnavailable(f"kernel must be auto, {' or '.join(KERNELS)}, not {name!r}")
 
 
 class _Run:
@@ -209,18 +231,3 @@ def _curves(problem: Problem, hyperparams: Hyperparams, state: State, steps: NDA
         validation_loss=np.empty(shape) if problem.validation else None,
         path=np.empty((*shape, parameters), state.params.dtype) if parameters <= MAX_PATH_PARAMETERS else None,
     )
-
-
-def _kernel(name: str) -> tuple[str, Kernel]:
-    if name in ("auto", "numba"):
-        from sgdcore.kernels import linear_numba
-
-        return "numba", linear_numba.advance
-    if name == "reference":
-        from sgdcore.kernels import reference
-
-        return "reference", reference.advance
-    raise KernelUnavailable(f"kernel must be auto, {' or '.join(KERNELS)}, not {name!r}")
-
-
-__all__ = ["KERNELS", "Dtype", "train"]

@@ -132,7 +132,10 @@ class Trajectories:
         """(T, K) J = loss + weight_decay/2 |p|^2, what each trial descends."""
         if self.curves.squared_norm is None:
             return self.loss
-        return self.loss + self.weight_decay[:, np.newaxis] / 2 * self.curves.squared_norm
+        decay = self.weight_decay[:, np.newaxis]
+        with np.errstate(over="ignore", invalid="ignore"):  # of trials that diverge: also 0 * inf, which is not taken
+            penalty = decay / 2 * self.curves.squared_norm
+        return self.loss + np.where(decay != 0, penalty, 0.0)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a trial and recorded step: trial, step, loss and the parameters where they were recorded."""

@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,11 +15,12 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    ModelWrapValidatorHandler,
     Tag,
     ValidationError,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from sweeps import yaml
 from sweeps.errors import ConfigError
@@ -27,29 +28,30 @@ from sweeps.errors import ConfigError
 HYPERPARAMETERS = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
 _INIT = re.compile(r"init\.(weight(\.\d+)?|bias)")
 _MAX_AXIS = 10_000_000
+_CUSTOM, _UNKNOWN = "needed", "unknown_key"  # pydantic error types of this module's own
 
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PydanticCustomError("number", "a number is needed")
+        raise PydanticCustomError(_CUSTOM, "a number is needed")
     return value
 
 
 def _finite(value: float) -> float:
     if not math.isfinite(value):
-        raise PydanticCustomError("finite", "a finite number is needed")
+        raise PydanticCustomError(_CUSTOM, "a finite number is needed")
     return value
 
 
 def _integer(value: Any) -> Any:
     if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
-        raise PydanticCustomError("integer", "a whole number is needed")
+        raise PydanticCustomError(_CUSTOM, "a whole number is needed")
     return int(value)
 
 
 def _sample(value: Any) -> Any:
     if not isinstance(value, bool | int | float):
-        raise PydanticCustomError("sample", "a number, or true or false, is needed")
+        raise PydanticCustomError(_CUSTOM, "a number, or true or false, is needed")
     return value
 
 
@@ -67,17 +69,35 @@ class Model(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=True)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _known_keys(cls, given: Any) -> Any:
+    def _known_keys(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Tell of unknown keys together with what is wrong with the known ones."""
+        if isinstance(given, cls):
+            return handler(given)
         if not isinstance(given, dict):
-            raise PydanticCustomError("mapping", "a mapping is needed")
+            raise PydanticCustomError(_CUSTOM, "a mapping is needed")
         unknown = [key for key in given if key not in cls.model_fields]
-        if unknown:
-            raise PydanticCustomError(
-                "unknown_keys", "unknown keys", {"unknown": unknown, "allowed": list(cls.model_fields)}
-            )
-        return given
+        if not unknown:
+            return handler(given)
+        allowed = {"allowed": list(cls.model_fields)}
+        details = [
+            InitErrorDetails(type=PydanticCustomError(_UNKNOWN, "unknown key", allowed), loc=(key,), input=given[key])
+            for key in unknown
+        ]
+        try:
+            handler({key: value for key, value in given.items() if key in cls.model_fields})
+        except ValidationError as error:
+            details += [_again(problem) for problem in error.errors()]
+        raise ValidationError.from_exception_data(cls.__name__, details)
+
+
+def _again(problem: ErrorDetails) -> InitErrorDetails:
+    kind: Any = problem["type"]
+    context = problem.get("ctx", {})
+    if kind in (_CUSTOM, _UNKNOWN):
+        kind = PydanticCustomError(kind, problem["msg"], context)  # type: ignore[arg-type, unused-ignore]
+    return InitErrorDetails(type=kind, loc=problem["loc"], input=problem["input"], ctx=context)
 
 
 class _Data(Model):
@@ -200,13 +220,13 @@ class Axis(Model):
         if given in ({"value"}, {"values"}):
             return self
         if not ({"min", "max", "count"} <= given <= {"min", "max", "count", "scale"}):
-            raise PydanticCustomError("axis", "value, values, or min with max and count (and scale) is needed")
+            raise PydanticCustomError(_CUSTOM, "value, values, or min with max and count (and scale) is needed")
         assert self.min is not None
         assert self.max is not None
         if self.min > self.max:
-            raise PydanticCustomError("axis", "min must not be above max")
+            raise PydanticCustomError(_CUSTOM, "min must not be above max")
         if self.scale == "log" and self.min <= 0:
-            raise PydanticCustomError("axis", "a log scale needs min > 0")
+            raise PydanticCustomError(_CUSTOM, "a log scale needs min > 0")
         return self
 
     def points(self) -> tuple[bool | float, ...]:
@@ -263,7 +283,7 @@ class VerdictConfig(Model):
 def _policy(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"all|none|top:[1-9]\d{0,8}", value):
         return value
-    raise PydanticCustomError("policy", "all, none or top:N (the N best) is needed")
+    raise PydanticCustomError(_CUSTOM, "all, none or top:N (the N best) is needed")
 
 
 class TrackingConfig(Model):
@@ -415,24 +435,32 @@ def _value_problem(name: str, value: bool | float) -> str | None:
 
 
 def _problems(error: ValidationError) -> list[str]:
-    return [line for problem in error.errors() for line in _lines(problem)]
+    """One line an error; a list that is too short because its entries are wrong is told by its entries."""
+    errors = error.errors()
+    places = [problem["loc"] for problem in errors]
+    return [
+        _line(problem)
+        for problem in errors
+        if problem["type"] != "too_short"
+        or not any(len(p) > len(q := problem["loc"]) and p[: len(q)] == q for p in places)
+    ]
 
 
-def _lines(problem: Any) -> list[str]:
+def _line(problem: ErrorDetails) -> str:
     path, context = _path(problem["loc"]), problem.get("ctx", {})
-    if problem["type"] == "unknown_keys":
-        prefix = f"{path}." if path else ""
-        return [f"{prefix}{key}: unknown key{_hint(key, context['allowed'])}" for key in context["unknown"]]
+    if problem["type"] == _UNKNOWN:
+        return f"{path}: unknown key{_hint(problem['loc'][-1], context['allowed'])}"
     if problem["type"] == "missing":
-        return [f"{path}: missing"]
+        return f"{path}: missing"
     if problem["type"] == "union_tag_not_found":
-        return [f"{path}.kind: missing"]
+        return f"{path}.kind: missing"
     given = f"given {_show(problem['input'])}"
     if problem["type"] == "union_tag_invalid":
         allowed = context["expected_tags"].replace("'", "")
-        return [f"{path}.kind: given {_show(context['tag'])}; allowed: {allowed}"]
+        return f"{path}.kind: given {_show(context['tag'])}; allowed: {allowed}"
     if problem["type"] == "literal_error":
-        return [f"{path}: {given}; allowed: {context['expected'].replace(' or ', ', ')}".replace("'", "")]
+        allowed = context["expected"].replace("'", "").replace(" or ", ", ")
+        return f"{path}: {given}; allowed: {allowed}"
     messages = {
         "greater_than": f"must be > {context.get('gt')}",
         "greater_than_equal": f"must be >= {context.get('ge')}",
@@ -448,7 +476,8 @@ def _lines(problem: Any) -> list[str]:
         "string_too_short": "text that is not empty is needed",
         "string_too_long": f"at most {context.get('max_length')} characters are allowed",
     }
-    return [f"{path}: {given}; {messages.get(problem['type'], problem['msg'])}"]
+    prefix = f"{path}: {given}; " if path else ""
+    return prefix + messages.get(problem["type"], problem["msg"])
 
 
 def _path(location: tuple[int | str, ...]) -> str:

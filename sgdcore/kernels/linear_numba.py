@@ -53,7 +53,11 @@ def advance(
     lanes = lanes_of(features + problem.bias, dtype.itemsize)
     trials = len(hyperparams)
     arguments = (
-        (problem.features, problem.targets, (2.0 / np.arange(1, min(segment.batch_size, len(problem.targets)) + 1)).astype(dtype)),
+        (
+            problem.features,
+            problem.targets,
+            (2.0 / np.arange(1, min(segment.batch_size, len(problem.targets)) + 1)).astype(dtype),
+        ),
         (segment.samples, segment.first_epoch, segment.batch_size, state.step, segment.stop),
         (curves.steps[segment.recorded], segment.recorded.start),
         _columns(hyperparams, dtype),
@@ -114,7 +118,7 @@ def _columns(hyperparams: Hyperparams, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _form(quadratic: Quadratic) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    return quadratic.factor, quadratic.minimiser, quadratic.minimum
+    return quadratic.factor, quadratic.centre, quadratic.minimum
 
 
 def _or_empty(array: NDArray[Any] | None, ndim: int, dtype: Any = np.float64) -> NDArray[Any]:
@@ -239,19 +243,19 @@ def _nonfinite(tile, parameters, lanes):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, inline="never", error_model="numpy")
 def _losses(tile, form, loss, reached, parameters, lanes):  # type: ignore[no-untyped-def]
-    """minimum + |factor (p - minimiser)|^2 of every lane, in float64; the factor is upper triangular."""
+    """minimum + |factor p - centre|^2 of every lane, in float64; the factor is upper triangular."""
     literally(parameters)
     literally(lanes)
-    factor, minimiser, minimum = form
+    factor, centre, minimum = form
     for lane in range(lanes):
         loss[lane] = minimum
     for i in range(factor.shape[0]):
         for lane in range(lanes):
-            reached[lane] = 0.0
+            reached[lane] = -centre[i]
         for j in range(i, parameters):
-            weight, centre = factor[i, j], minimiser[j]
+            weight = factor[i, j]
             for lane in range(lanes):
-                reached[lane] += weight * (tile[j * lanes + lane] - centre)
+                reached[lane] += weight * tile[j * lanes + lane]
         for lane in range(lanes):
             loss[lane] += reached[lane] * reached[lane]
 

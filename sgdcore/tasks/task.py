@@ -69,18 +69,19 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Quadratic:
-    """L(p) = minimum + |factor (p - minimiser)|^2, exact for squared loss and a model linear in p.
+    """L(p) = minimum + |factor p - centre|^2, exact for squared loss and a model linear in p.
 
-    With A = [features, 1] / sqrt(n) and z = targets / sqrt(n): L(p) = |A p - z|^2. A = Q R (Householder), so
-    factor is R; minimiser is the least-squares solution of least norm, by the singular value decomposition, which
-    also holds where A has not full rank. Written about its minimum, the loss does not cancel near it.
+    With A = [features, 1] / sqrt(n) and z = targets / sqrt(n): L(p) = |A p - z|^2. A = U S V^T (singular values,
+    without those that are zero to rounding, so that r is A's rank), S V^T = Q R (Householder): factor is R, centre is
+    Q^T U^T z, and minimum what of z lies outside U. Split this way the loss does not cancel near its minimum, and
+    holds however far the minimiser lies (data of condition 1e12 have it at 1e12).
     """
 
-    factor: FloatArray  # (r, P), r = min(n, P)
-    minimiser: FloatArray  # (P,)
+    factor: FloatArray  # (r, P), upper triangular
+    centre: FloatArray  # (r,)
     minimum: float
     left: FloatArray  # U^T z, (r,)
-    singular_values: FloatArray  # (r,)
+    singular_values: FloatArray  # (r,), > 0
     right: FloatArray  # V^T, (r, P)
 
     @classmethod
@@ -100,23 +101,24 @@ class Quadratic:
             design = np.column_stack([design, np.ones(n)])
         design = design / np.sqrt(n)
         u, s, vt = np.linalg.svd(design, full_matrices=False)
+        rank = int(np.count_nonzero(s > np.finfo(np.float64).eps * max(design.shape) * s[0]))
+        u, s, vt = u[:, :rank], s[:rank], vt[:rank]
         left = u.T @ z
-        kept = s > np.finfo(np.float64).eps * max(design.shape) * (s[0] if len(s) else 0.0)
-        minimiser = vt.T @ np.where(kept, left / np.where(kept, s, 1.0), 0.0)
-        residual = design @ minimiser - z
+        q, r = np.linalg.qr(s[:, np.newaxis] * vt)
+        outside = z - u @ left
         return cls(
-            factor=np.ascontiguousarray(np.linalg.qr(design, mode="r")),
-            minimiser=minimiser,
-            minimum=float(residual @ residual),
+            factor=np.ascontiguousarray(r),
+            centre=q.T @ left,
+            minimum=float(outside @ outside),
             left=left,
-            singular_values=np.where(kept, s, 0.0),
+            singular_values=s,
             right=vt,
         )
 
     def value(self, params: FloatArray) -> FloatArray:
         """(..., P) parameters -> (...) losses."""
-        reached = (np.asarray(params, dtype=np.float64) - self.minimiser) @ self.factor.T
-        return np.asarray(self.minimum + np.square(reached).sum(axis=-1))
+        residual = np.asarray(params, dtype=np.float64) @ self.factor.T - self.centre
+        return np.asarray(self.minimum + np.square(residual).sum(axis=-1))
 
     def ridge_minimiser(self, weight_decay: FloatArray) -> FloatArray:
         """(W,) weight decays -> (W, P) minimisers of L(p) + weight_decay/2 |p|^2, of least norm.
@@ -124,8 +126,7 @@ class Quadratic:
         From the singular values: p = V diag(s / (s^2 + weight_decay/2)) U^T z.
         """
         s = self.singular_values
-        penalised = s**2 + np.asarray(weight_decay)[:, np.newaxis] / 2
-        gains = np.divide(s * self.left, penalised, out=np.zeros_like(penalised), where=penalised > 0)
+        gains = s * self.left / (s**2 + np.asarray(weight_decay)[:, np.newaxis] / 2)
         return np.asarray(gains @ self.right)
 
     def nearest_minimisers(self, weight_decay: FloatArray, start: FloatArray) -> FloatArray:
@@ -136,14 +137,13 @@ class Quadratic:
         """
         decays, which = np.unique(weight_decay, return_inverse=True)
         targets = self.ridge_minimiser(decays)[which]
-        row_space = self.right[self.singular_values > 0]
-        free = start - (start @ row_space.T) @ row_space
-        if len(row_space) == start.shape[1]:
+        if len(self.right) == start.shape[1]:
             return targets
+        free = start - (start @ self.right.T) @ self.right
         return np.where((weight_decay == 0)[:, np.newaxis], targets + free, targets)
 
     def objective_minimum(self, weight_decay: FloatArray) -> FloatArray:
         """(W,) weight decays -> (W,) least values of L(p) + weight_decay/2 |p|^2."""
-        weight_decay = np.asarray(weight_decay, dtype=np.float64)
-        best = self.ridge_minimiser(weight_decay)
-        return np.asarray(self.value(best) + weight_decay / 2 * np.square(best).sum(axis=-1))
+        penalty = np.asarray(weight_decay, dtype=np.float64)[:, np.newaxis] / 2
+        kept_back = penalty / (self.singular_values**2 + penalty)
+        return np.asarray(self.minimum + (self.left**2 * kept_back).sum(axis=1))

@@ -7,6 +7,8 @@ import dataclasses
 import logging
 import os
 import secrets
+import socket
+import sys
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
@@ -16,6 +18,7 @@ from sweeps.plan import Shard
 from sweeps.worker import ShardFailure, Work, run_shard
 
 IN_FLIGHT_PER_CORE = 2  # enough to keep a core busy while a result travels
+_PROBE_SECONDS = 5
 MAX_RETRIES = 3  # of a shard whose worker process died
 
 
@@ -52,6 +55,8 @@ class RayExecutor:
         _quiet_environment()
         if self.address is None:
             _loopback_environment()
+        else:
+            _probe(self.address)
         import ray
 
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
@@ -101,6 +106,19 @@ class RayExecutor:
             self._ray = None
 
 
+def _probe(address: str) -> None:
+    """Ask for a connection first: Ray itself would wait for minutes for a head that is not there."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto":
+        return
+    if not colon or not port.isdigit():
+        raise ExecutorError(f"Ray address {address!r}: auto, HOST:PORT or ray://HOST:PORT is needed")
+    try:
+        socket.create_connection((host, int(port)), timeout=_PROBE_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ExecutorError(f"Ray at {address} cannot be joined: {error}") from error
+
+
 def _quiet_environment() -> None:
     """Ray reads its switches from the environment; what the user has set stays."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -108,6 +126,11 @@ def _quiet_environment() -> None:
 
 
 def _loopback_environment() -> None:
+    if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        raise ExecutorError(
+            "a local Ray needs its settings before Ray is imported: set RAY_AUTH_MODE=token, "
+            "or join a running cluster by its address"
+        )
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"

@@ -1,0 +1,62 @@
+# make demo    set up, then train the published cases: the first thing to try
+# make test    set up, then run the whole test suite
+# make help    all targets
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench ui constraints clean
+
+help: ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+demo: $(VENV)/.runtime ## train the published cases and show them beside torch's figures
+	$(BIN)/sweeps run configs/seed.yaml
+
+ui: $(VENV)/.runtime ## browse the runs in the MLflow UI
+	$(BIN)/sweeps ui
+
+test: $(VENV)/.dev ## run the whole test suite, fast tests first
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## format check, lint, types, import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.bench ## measure against peers, side by side
+	$(BIN)/python -m benchmarks.engine
+
+constraints: ## renew constraints.txt from the newest versions that pyproject.toml allows
+	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
+	build/constraints/bin/pip install --quiet --upgrade '.[dev,bench]'
+	{ head -1 constraints.txt; build/constraints/bin/pip freeze | sed 's/+cpu//' | grep -v '^sgd-sweeps'; } > build/constraints.new
+	mv build/constraints.new constraints.txt
+
+clean: ## remove what make has built; sweeps in sweep-store stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Python 3.11 or newer is needed: make PYTHON=python3.12 ...' >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.runtime
+	$(INSTALL) --editable '.[bench]'
+	@touch $@

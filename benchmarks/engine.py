@@ -1,0 +1,175 @@
+"""Trial-steps a second of SGD with momentum on the 5-point line: sgdcore beside jax, batched torch and torch.optim.
+
+Task: y = 0.8 x + 1.2 at x = 1..5, y = w x + b from (0, 0), one sample a step in order, float32; learning rate,
+momentum and weight decay differ from trial to trial and none diverges, so that every contender makes every step.
+
+- sgdcore: ``sgdcore.train`` as a user calls it, recording the two ends only, and 64 points.
+- jax: ``jit`` of one ``lax.scan`` over steps, state arrays of shape (T,), the samples as its xs; as it stands, and
+  in the form that is fastest here: several unrollings, on one device, and with the trials shared among one host
+  device a core, whole or by ``lax.map`` over chunks that fit the cache. Arrays are on the device beforehand.
+- torch: in-place operations on tensors of shape (2, T), without autograd, on all cores.
+- torch.optim: ``torch.optim.SGD`` and nn.Linear, a trial at a time: a few trials, counted per trial-step.
+
+The peers record nothing and watch nothing; sgdcore also keeps each parameter's peak and the first non-finite step.
+
+Before any timing every contender's final w and b are held against sgdcore's (exit code 1 if they are not close).
+This first run also compiles and warms up. Then the contenders take turns, ``--repeats`` times, and the table shows
+medians: what else runs on the machine meets all of them alike. The limit is the rate of independent float32
+multiplications and additions on all cores, measured in the same turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numba import njit
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.contenders import (
+    CORES,
+    BenchmarkError,
+    Contender,
+    Floats,
+    Workload,
+    batched_torch,
+    jax_contenders,
+    sgdcore_contenders,
+    torch_optim,
+)
+
+TARGETS = {"jax, jit scan": 3.0, "torch, batched": 10.0}  # the project's: sgdcore is at least so much faster
+TOLERANCE = 1e-4  # of final w and b, about 1 in size: float32 sums in another order
+FLOP = 5 + 2 * 7  # w x + b - y, times 2, times x; each parameter: decay 2, buffer 1 + 2, step 2 (an FMA is two)
+CHAINS = 192  # twelve of the widest vectors: all in registers, and enough to hide the latency
+
+
+def main() -> int:
+    """Verify, measure, print; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--trials", type=int, default=100_000)
+    parser.add_argument("--steps", type=int, default=1_000, help="a multiple of 5")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--quick", action="store_true", help="2,000 trials, 100 steps, 2 repeats: does it run?")
+    options = parser.parse_args()
+    size = (2_000, 100, 2) if options.quick else (options.trials, options.steps, options.repeats)
+    if min(size) < 1 or size[1] % 5:
+        parser.error("trials, steps and repeats must be positive, steps a multiple of 5")
+    try:
+        compare(Workload.of(*size[:2]), size[2])
+    except BenchmarkError as error:
+        print(f"benchmarks.engine: {error}", file=sys.stderr)
+        return error.code
+    return 0
+
+
+def compare(work: Workload, repeats: int) -> None:
+    """Hold all contenders against each other and print the table."""
+    torch.set_num_threads(CORES)
+    load = os.getloadavg()[0]
+    ours = list(sgdcore_contenders(work))
+    forms = list(jax_contenders(work))  # the plain one first
+    peers = [batched_torch(work), torch_optim(work)]
+    deviations = verify(ours[0], [*ours, *forms, *peers])
+    fastest = max(forms, key=lambda form: max(rate(form) for _ in range(3)))
+    rows = list(dict.fromkeys([*ours, forms[0], fastest, *peers]))
+    rates: dict[str, list[float]] = {row.name: [] for row in rows}
+    peaks = []
+    for _ in range(repeats):
+        for row in rows:
+            rates[row.name].append(rate(row))
+        peaks.append(peak_rate())
+    _print(work, rows, rates, deviations, statistics.median(peaks), load)
+
+
+def verify(truth: Contender, contenders: list[Contender]) -> dict[str, float]:
+    """Each contender's largest deviation from ``truth``, all within TOLERANCE; every one has then run once."""
+    expected = truth.result(truth.run())
+    if not np.isfinite(expected).all():
+        raise BenchmarkError(f"{truth.name} diverged: these settings compare different amounts of work")
+    deviations = {}
+    for contender in contenders:
+        final = contender.result(contender.run())
+        deviations[contender.name] = float(np.abs(final - expected[:, : final.shape[1]]).max())
+        if not deviations[contender.name] <= TOLERANCE:
+            raise BenchmarkError(f"{contender.name} is {deviations[contender.name]:.3g} off {truth.name}'s final w, b")
+    return deviations
+
+
+def rate(contender: Contender) -> float:
+    """Trial-steps a second of one run."""
+    time.sleep(0.05)  # let the last contender's threads go to sleep
+    begin = time.perf_counter()
+    contender.run()
+    return contender.trial_steps / (time.perf_counter() - begin)
+
+
+def peak_rate(sweeps: int = 200_000) -> float:
+    """Float32 multiplications and additions a second on all cores, in chains that do not wait for each other."""
+    values = [np.ones(CHAINS, np.float32) for _ in range(CORES)]
+    _chains(values[0], 1)
+    with ThreadPoolExecutor(CORES) as pool:
+        begin = time.perf_counter()
+        list(pool.map(_chains, values, [sweeps] * CORES))
+        return CORES * sweeps * CHAINS * 16 / (time.perf_counter() - begin)
+
+
+@njit(nogil=True)
+def _chains(values: Floats, sweeps: int) -> None:
+    """16 operations a value and sweep; without fastmath nothing is fused, and eight pairs unroll inside the vector."""
+    factor, summand = np.float32(0.999), np.float32(0.001)
+    for _ in range(sweeps):
+        for i in range(CHAINS):
+            value = values[i]
+            for _ in range(8):
+                value = value * factor + summand
+            values[i] = value
+
+
+def _print(
+    work: Workload,
+    rows: list[Contender],
+    rates: dict[str, list[float]],
+    deviations: dict[str, float],
+    peak: float,
+    load: float,
+) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((entry.split(":", 1)[1].strip() for entry in info if entry.startswith("model name")), "unknown CPU")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "numba", "numpy"))
+    console.print(f"{cpu}, {CORES} cores; Python {platform.python_version()}, {versions}; load {load:.1f} before")
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    ours = [row.name for row in rows[:2]]
+    table = Table(title=f"SGD with momentum on a line: {work.trials:,} trials x {work.steps:,} steps, float32")
+    table.add_column(no_wrap=True)
+    for heading in ("trial-steps/s", "lowest .. highest", *(f"{name}\nfaster by" for name in ours), "max |Δ(w, b)|"):
+        table.add_column(heading, justify="right")
+    for name, median in medians.items():
+        ratios = (f"{medians[our] / median:,.2f} x" for our in ours)
+        spread = f"{min(rates[name]):.2g} .. {max(rates[name]):.2g}"
+        table.add_row(name, f"{median:.3g}", spread, *ratios, f"{deviations[name]:.1e}")
+    console.print(table)
+    for peer, target in TARGETS.items():
+        ratio = medians[ours[0]] / max(median for name, median in medians.items() if name.startswith(peer))
+        verdict = "reached" if ratio >= target else "MISSED"
+        console.print(f"target {target:g} x {peer} in its fastest form: {ratio:.2f} x, {verdict}")
+    share = FLOP * medians[ours[0]] / peak
+    console.print(
+        f"limit: {FLOP} flop a trial-step, the cores multiply and add at {peak:.3g} flop/s without FMA: "
+        f"{ours[0]} is at {share:.0%} of {peak / FLOP:.3g} trial-steps/s"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

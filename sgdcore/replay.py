@@ -1,0 +1,104 @@
+"""replay(): one trial step by step, the engine beside torch.optim.SGD, with every number that either of them has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sgdcore.batches import Order, blocks, steps_per_epoch
+from sgdcore.engine import Dtype, make_problem, pick_kernel, train
+from sgdcore.errors import InvalidHyperparams
+from sgdcore.hyperparams import Hyperparams
+from sgdcore.kernels.base import Segment
+from sgdcore.recording import Recording
+from sgdcore.tasks.task import Task
+
+if TYPE_CHECKING:
+    from sgdcore.kernels.reference import TorchTrial
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One step of both; arrays are (P,) in the run's dtype, parameters and buffers after the step."""
+
+    step: int  # 1 is the first
+    samples: NDArray[np.int32]
+    loss: float  # torch's, of the batch, before the step
+    gradients: NDArray[Any]  # torch's
+    params: NDArray[Any]
+    torch_params: NDArray[Any]
+    momentum_buffers: NDArray[Any]
+    torch_momentum_buffers: NDArray[Any]
+
+    @property
+    def deviation(self) -> float:
+        """Largest difference between the two, over parameters and buffers; equal infinities and nans differ by 0."""
+        ours = np.concatenate([self.params, self.momentum_buffers]).astype(np.float64)
+        theirs = np.concatenate([self.torch_params, self.torch_momentum_buffers]).astype(np.float64)
+        same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+        with np.errstate(invalid="ignore"):
+            return float(np.max(np.where(same, 0.0, np.abs(ours - theirs))))
+
+
+def replay(
+    task: Task,
+    hyperparams: Hyperparams,
+    *,
+    epochs: int,
+    batch_size: int = 1,
+    order: Order = "sequential",
+    dtype: Dtype = "float32",
+    seed: int = 0,
+    start: ArrayLike | None = None,
+) -> Iterator[Step]:
+    """Steps of one trial (arguments as in :func:`sgdcore.train`), up to the one that is not finite.
+
+    Raises:
+        InvalidHyperparams: not exactly one trial.
+    """
+    if len(hyperparams) != 1:
+        raise InvalidHyperparams(f"replay takes one trial, not {len(hyperparams)}")
+    from sgdcore.kernels.reference import TorchTrial
+
+    initial = train(task, hyperparams, epochs=0, dtype=dtype, seeds=seed, start=start, record=Recording(0))
+    other = TorchTrial(initial.params[0], None, task.model.bias, hyperparams)
+    return _steps(task, hyperparams, (epochs, batch_size, order, dtype, seed), initial, other)
+
+
+def _steps(
+    task: Task, hyperparams: Hyperparams, run: tuple[int, int, Order, Dtype, int], initial: Any, other: TorchTrial
+) -> Iterator[Step]:
+    import torch
+
+    epochs, batch_size, order, dtype, seed = run
+    problem = make_problem(task, dtype)
+    features, targets = torch.from_numpy(problem.features), torch.from_numpy(problem.targets)
+    _, advance = pick_kernel("auto")
+    per_epoch = steps_per_epoch(task.samples, batch_size)
+    state = initial.state
+    for block, indices in blocks(order, task.samples, seed, range(epochs)):
+        for step in range(block.start * per_epoch, block.stop * per_epoch):
+            row = indices[(step // per_epoch - block.start) % len(indices)]
+            samples = row[step % per_epoch * batch_size :][:batch_size]
+            batch = torch.from_numpy(samples.astype(np.int64))
+            loss = other.step(features[batch], targets[batch])
+            segment = Segment(step + 1, indices, block.start, batch_size, slice(0, 0))
+            advance(problem, hyperparams, state, segment, initial.curves, 1)
+            state = replace(state, step=step + 1)
+            buffers = state.momentum_buffers[0] if hyperparams.momentum[0] else np.zeros_like(state.params[0])
+            yield Step(
+                step=step + 1,
+                samples=samples,
+                loss=loss,
+                gradients=other.gradients(),
+                params=state.params[0].copy(),
+                torch_params=other.params(),
+                momentum_buffers=buffers.copy(),
+                torch_momentum_buffers=other.momentum_buffers(),
+            )
+            if state.first_nonfinite_step[0] >= 0:
+                return

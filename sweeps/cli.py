@@ -1,0 +1,375 @@
+"""The command line: parse, call, print. Heavy imports happen inside the command that needs them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from sweeps.errors import CheckFailed, InputError, SweepsError, TrialsFailed
+
+if TYPE_CHECKING:
+    from sweeps.report.expected import ExpectedOutcome
+    from sweeps.run import Outcome
+    from sweeps.store import Store, SweepFiles
+    from sweeps.worker import Work
+
+
+class _Commands(TyperGroup):
+    """A user's mistake is one line and exit code 2, never a traceback."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        from sweeps import terminal
+
+        try:
+            return super().invoke(ctx)
+        except SweepsError as error:
+            terminal.complain(str(error))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            terminal.err.print(_interrupted(interrupt))
+            raise typer.Exit(130) from interrupt
+
+
+app = typer.Typer(
+    name="sweeps",
+    cls=_Commands,
+    help="Hyperparameter sweeps of SGD: thousands of exact trials at a time, tracked in MLflow, judged and reported.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class ExecutorName(StrEnum):
+    """Where shards run."""
+
+    ray = "ray"
+    inline = "inline"
+
+
+class ReportFormat(StrEnum):
+    """What a report can be printed as."""
+
+    html = "html"
+    md = "md"
+    csv = "csv"
+    json = "json"
+
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The sweep file (YAML).")]
+SweepId = Annotated[str, typer.Argument(metavar="ID", help="A sweep's id, or the start of it.")]
+StoreOption = Annotated[
+    Path, typer.Option("--store", envvar="SWEEPS_STORE", metavar="DIR", help="The folder that holds all sweeps.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as training.epochs=5.")
+]
+ExecutorOption = Annotated[ExecutorName, typer.Option("--executor", help="Where the trials run.")]
+AddressOption = Annotated[str | None, typer.Option("--address", metavar="ADDR", help="Join a running Ray cluster.")]
+TrackingOption = Annotated[
+    str | None, typer.Option("--tracking-uri", metavar="URI", help="MLflow; by default a database in the store.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_DEFAULT_STORE = Path("sweep-store")
+
+
+@app.command()
+def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False) -> None:
+    """Show what a sweep would run; nothing is written."""
+    from sweeps.terminal import say, show_frame, show_json
+
+    work = _prepare(config, set_)
+    summary = work.plan.summary()
+    if as_json:
+        show_json(summary)
+        return
+    say(f"{work.config.name}: {len(work.plan):,} trials of {work.plan.steps:,} steps")
+    say(
+        f"task: {work.config.task.dataset.kind} data, {work.task.samples:,} samples; "
+        f"parameters {', '.join(work.plan.parameter_names[:8])}"
+    )
+    say(f"shards: {summary['shards']:,} of up to {work.plan.trials_per_shard:,} trials")
+    for what, tally in (("dropped", work.plan.dropped), ("merged", work.plan.merged)):
+        for reason, count in tally.items():
+            say(f"{what}: {count:,} ({reason})")
+    show_frame(_axes(work), False, "axes")
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    set_: SetOption = None,
+    executor: ExecutorOption = ExecutorName.ray,
+    address: AddressOption = None,
+    store: StoreOption = _DEFAULT_STORE,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Train all trials, track them in MLflow and report."""
+    from sweeps import run as road
+    from sweeps.store import Store
+    from sweeps.terminal import progress, say
+
+    work = _prepare(config, set_)
+    home = Store(store)
+    with _executor(executor, address) as where:
+        tracker = road.tracker_for(home, tracking_uri)
+        say(f"{work.config.name}: {len(work.plan):,} trials of {work.plan.steps:,} steps")
+        outcome = road.run(work, home, where, tracker, progress())
+        _conclude(outcome, home, where.description, tracker)
+
+
+@app.command()
+def resume(
+    sweep_id: SweepId,
+    executor: ExecutorOption = ExecutorName.ray,
+    address: AddressOption = None,
+    store: StoreOption = _DEFAULT_STORE,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Compute and log what an interrupted sweep still lacks."""
+    from sweeps import run as road
+    from sweeps.terminal import progress
+
+    home, files = _find(store, sweep_id)
+    with _executor(executor, address) as where:
+        tracker = road.tracker_for(home, tracking_uri)
+        outcome = road.resume(files, where, tracker, progress())
+        _conclude(outcome, home, where.description, tracker)
+
+
+@app.command(name="list")
+def list_(store: StoreOption = _DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """List the store's sweeps, the newest first."""
+    import pandas as pd
+
+    from sweeps.store import Store
+    from sweeps.terminal import say, show_frame
+
+    home = Store(store)
+    rows = [
+        {
+            "id": files.sweep_id,
+            "name": (manifest := files.manifest())["name"],
+            "state": files.state(),
+            "trials": manifest["trials"],
+            "shards": f"{len(files.done())}/{manifest['shards']}",
+            "created": manifest["created"],
+        }
+        for files in home.sweeps()
+    ]
+    if not rows and not as_json:
+        say(f"no sweeps in {home.root}")
+        return
+    show_frame(pd.DataFrame(rows), as_json)
+
+
+@app.command()
+def show(sweep_id: SweepId, store: StoreOption = _DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """Show a sweep: its state, its verdicts and its best trials."""
+    from sweeps.report import results, summary
+    from sweeps.terminal import say, show_json, show_table
+
+    _, files = _find(store, sweep_id)
+    loaded = results.load(files)
+    tables = {
+        "verdicts": summary.verdict_counts(loaded),
+        "best trials": summary.best_trials(loaded),
+        "diverged trials": summary.diverged_trials(loaded),
+        "overshoots": summary.overshoots(loaded),
+    }
+    if as_json:
+        records = {name: frame.to_dict(orient="records") for name, frame in tables.items()}
+        show_json(
+            {"manifest": loaded.manifest, "state": files.state(), "headline": summary.headline(loaded), **records}
+        )
+        return
+    say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {len(loaded.trials):,} trials")
+    say(summary.headline(loaded))
+    for name, frame in tables.items():
+        if len(frame):
+            say()
+            show_table(frame, name)
+
+
+@app.command()
+def report(
+    sweep_id: SweepId,
+    store: StoreOption = _DEFAULT_STORE,
+    format_: Annotated[ReportFormat | None, typer.Option("--format", help="Print it in this format.")] = None,
+) -> None:
+    """Write a sweep's report anew, or print it in one format."""
+    from sweeps import report as reports
+    from sweeps.run import reopen
+    from sweeps.terminal import say
+
+    _, files = _find(store, sweep_id)
+    loaded = reports.load(files)
+    expected = reports.check(reopen(files), loaded) if loaded.config.expected and files.done() else None
+    if format_ is not None:
+        sys.stdout.write(reports.render(loaded, format_.value, expected=expected))
+        return
+    say(f"report: {reports.write(loaded, expected=expected)}")
+
+
+@app.command()
+def replay(
+    sweep_id: SweepId,
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's number or id, or the start of its id.")],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="How many steps to show.")] = 20,
+    store: StoreOption = _DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Step through a trial beside torch.optim.SGD."""
+    from sweeps.replay import replay_trial
+    from sweeps.terminal import say, show_json, show_table
+
+    _, files = _find(store, sweep_id)
+    replayed = replay_trial(files, trial)
+    if as_json:
+        show_json({**replayed.facts, "steps": replayed.frame.to_dict(orient="records")})
+        return
+    say(replayed.title)
+    show_table(replayed.frame.head(steps))
+    if len(replayed.frame) > steps:
+        say(f"... {len(replayed.frame) - steps:,} more steps (--steps)")
+    say(replayed.conclusion)
+    if not replayed.exact:
+        raise CheckFailed("the engine and torch.optim.SGD differ")
+
+
+@app.command()
+def ui(
+    store: StoreOption = _DEFAULT_STORE,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 5000,
+) -> None:
+    """Serve the store's MLflow UI on this machine until Ctrl-C."""
+    from sweeps.store import Store
+    from sweeps.terminal import say
+    from sweeps.tracking.ui import serve
+
+    home = Store(store)
+    home.check_writable()
+    with serve(home, port) as address:
+        say(f"MLflow UI: {address} (Ctrl-C ends it)")
+        sys.stdout.flush()
+        signal.pause()
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of sweep files, for editors."""
+    from sweeps.config import SweepConfig
+    from sweeps.terminal import show_json
+
+    show_json(SweepConfig.model_json_schema())
+
+
+def main() -> None:
+    """Run a command; a polite kill is an interrupt, so that what was done is kept and named."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app()
+
+
+def _prepare(config: Path, overrides: list[str] | None) -> Work:
+    from sweeps.config import load
+    from sweeps.run import prepare
+
+    return prepare(load(config, overrides), str(config))
+
+
+def _find(store: Path, sweep_id: str) -> tuple[Store, SweepFiles]:
+    from sweeps.store import Store
+
+    home = Store(store)
+    return home, home.find(sweep_id)
+
+
+@contextmanager
+def _executor(kind: ExecutorName, address: str | None) -> Iterator[Any]:
+    from sweeps.run import executor_for
+
+    if kind is ExecutorName.inline and address is not None:
+        raise InputError("--address goes with --executor ray")
+    executor = executor_for(kind.value, address)
+    try:
+        yield executor
+    finally:
+        executor.stop()
+
+
+def _conclude(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
+    """Report, close the parent run, and say how it went; raises what the exit code stands for."""
+    from sweeps import report as reports
+    from sweeps.run import publish
+    from sweeps.terminal import say, show_table
+
+    files = outcome.files
+    loaded = reports.load(files)
+    expected = reports.check(outcome.work, loaded) if outcome.work.config.expected and files.done() else None
+    page = reports.write(loaded, expected=expected)
+    if outcome.tracking_error is None:
+        publish(outcome, tracker)
+    if expected:
+        show_table(reports.expected_table(expected))
+        for line in reports.sentences(expected):
+            say(line)
+        say()
+    say(reports.headline(loaded))
+    show_table(reports.verdict_counts(loaded))
+    say()
+    say(f"sweep:    {files.sweep_id} ({where})")
+    say(f"report:   {page}")
+    say(f"tracking: {outcome.tracking.get('uri', '')}  ('sweeps ui' shows it)")
+    _raise_for(outcome, expected)
+
+
+def _raise_for(outcome: Outcome, expected: list[ExpectedOutcome] | None) -> None:
+    sweep_id = outcome.files.sweep_id
+    if outcome.failed_trials:
+        first = outcome.files.failures()[0]
+        raise TrialsFailed(
+            f"{outcome.failed_trials:,} trials could not be run; see {first}; try again: sweeps resume {sweep_id}"
+        )
+    if outcome.tracking_error is not None:
+        reason = " ".join(str(outcome.tracking_error).split())[:300]
+        raise SweepsError(
+            f"all trials are computed, but not all are in MLflow: {reason}; log them: sweeps resume {sweep_id}"
+        )
+    missed = [e.case for e in expected or [] if not e.matches]
+    if missed:
+        raise CheckFailed(f"not as expected: {', '.join(missed)}")
+
+
+def _interrupted(interrupt: KeyboardInterrupt) -> str:
+    outcome = getattr(interrupt, "outcome", None)
+    if outcome is None:
+        return "interrupted"
+    files = outcome.files
+    done = len(files.done())
+    return (
+        f"interrupted: {done:,} of {files.manifest()['shards']:,} shards are in the store; "
+        f"go on with: sweeps resume {files.sweep_id}"
+    )
+
+
+def _axes(work: Work) -> Any:
+    import pandas as pd
+
+    rows = []
+    for name, _ in work.plan.blocks[0].axes:
+        values = sorted({v for block in work.plan.blocks for v in block[name]})
+        shown = ", ".join(f"{v:g}" for v in values[:6]) + (f", ... {values[-1]:g}" if len(values) > 6 else "")
+        rows.append(
+            {"axis": name, "values": len(values), "from": shown if shown != "nan" else "torch's initialisation"}
+        )
+    return pd.DataFrame(rows)

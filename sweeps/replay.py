@@ -1,0 +1,110 @@
+"""replay_trial(): a stored trial step by step beside torch.optim.SGD, and whether the store holds the same result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+
+from sgdcore.replay import Step, replay
+from sweeps.config import HYPERPARAMETERS
+from sweeps.errors import StoreError
+from sweeps.run import reopen
+from sweeps.store import SweepFiles
+from sweeps.worker import Work, start_values
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """A replayed trial."""
+
+    title: str
+    facts: dict[str, Any]
+    frame: pd.DataFrame  # one row a step
+    exact: bool
+    conclusion: str
+
+
+def replay_trial(files: SweepFiles, trial: str) -> Replay:
+    """Replay a trial, named by its number or by its id or the start of it.
+
+    Raises:
+        StoreError: there is no such trial, or the data set has changed.
+    """
+    work = reopen(files)
+    number = _number(files, work, trial)
+    trials = work.plan.trials(number, number + 1)
+    training = work.config.training
+    steps = list(
+        replay(
+            work.task,
+            trials.hyperparams,
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            order=training.order,
+            dtype=training.dtype,
+            seed=int(trials.seed[0]),
+            start=start_values(work, trials),
+        )
+    )
+    row = {**trials.hyperparams.arguments(0), "seed": int(trials.seed[0])}
+    deviation = max((step.deviation for step in steps), default=0.0)
+    stored = _stored(files, work, number)
+    same = stored is None or np.array_equal(
+        stored, np.where(np.isfinite(steps[-1].params), steps[-1].params, np.nan), True
+    )
+    exact = deviation == 0 and same
+    return Replay(
+        title=f"trial {number} ({work.plan.ids(trials)[0]}): {', '.join(f'{n} {row[n]:g}' for n in HYPERPARAMETERS)}",
+        facts={"trial": number, **row, "largest_deviation": deviation, "store_holds_the_same": same, "exact": exact},
+        frame=pd.DataFrame([_row(step, work.plan.parameter_names) for step in steps]),
+        exact=exact,
+        conclusion=_conclusion(len(steps), deviation, stored is not None, same),
+    )
+
+
+def _number(files: SweepFiles, work: Work, trial: str) -> int:
+    if trial.isdigit() and len(trial) < 10:
+        if int(trial) < len(work.plan):
+            return int(trial)
+        raise StoreError(f"trial {trial}: the sweep's trials are 0 to {len(work.plan) - 1}")
+    matches = []
+    for table in files.tables(["trial", "trial_id"]):
+        matches += table.filter(pc.starts_with(table["trial_id"], trial))["trial"].to_pylist()
+    if len(matches) == 1:
+        return int(matches[0])
+    which = "no trial" if not matches else f"{len(matches)} trials"
+    raise StoreError(f"trial {trial!r}: {which} of sweep {files.sweep_id} begin so")
+
+
+def _stored(files: SweepFiles, work: Work, number: int) -> np.ndarray | None:
+    index = number // work.plan.trials_per_shard
+    if index not in files.done():
+        return None
+    table = files.read_shard(index, ["trial", "final"])
+    final = table.filter(pc.equal(table["trial"], number))["final"][0].as_py()
+    return np.array([np.nan if v is None else v for v in final], dtype=work.config.training.dtype)
+
+
+def _row(step: Step, names: tuple[str, ...]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "step": step.step,
+        "samples": " ".join(map(str, step.samples[:4])) + (" ..." if len(step.samples) > 4 else ""),
+        "loss": step.loss,
+    }
+    for j, name in enumerate(names):
+        row[f"{name}.grad"] = float(step.gradients[j])
+        row[f"{name}.buffer"] = float(step.momentum_buffers[j])
+        row[name] = float(step.params[j])
+        row[f"torch {name}"] = float(step.torch_params[j])
+    row["deviation"] = step.deviation
+    return row
+
+
+def _conclusion(steps: int, deviation: float, is_stored: bool, same: bool) -> str:
+    equal = "bit for bit equal to torch.optim.SGD" if deviation == 0 else f"largest deviation {deviation:.3g}"
+    store = "" if not is_stored else "; the store holds the same" if same else "; the STORE HOLDS OTHER values"
+    return f"{steps:,} steps, {equal}{store}"

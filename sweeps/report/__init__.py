@@ -1,0 +1,39 @@
+"""The report: a sweep's stored results as pandas tables, figures, and files to read and to send."""
+
+from sweeps.report.expected import ExpectedOutcome, check, sentence, sentences
+from sweeps.report.results import Results, load
+from sweeps.report.summary import (
+    Table,
+    best_trials,
+    diverged_trials,
+    dropped_and_merged,
+    expected_table,
+    headline,
+    overshoots,
+    settings,
+    tables,
+    verdict_counts,
+)
+from sweeps.report.write import FORMATS, render, write
+
+__all__ = [
+    "FORMATS",
+    "ExpectedOutcome",
+    "Results",
+    "Table",
+    "best_trials",
+    "check",
+    "diverged_trials",
+    "dropped_and_merged",
+    "expected_table",
+    "headline",
+    "load",
+    "overshoots",
+    "render",
+    "sentence",
+    "sentences",
+    "settings",
+    "tables",
+    "verdict_counts",
+    "write",
+]

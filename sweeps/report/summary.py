@@ -1,0 +1,219 @@
+"""The report's tables: what became of the trials, the best of them, the diverged ones, overshoots, fixed settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from sgdcore.verdict import VERDICTS
+from sweeps.config import HYPERPARAMETERS
+from sweeps.report.expected import ExpectedOutcome
+from sweeps.report.results import Results
+from sweeps.report.text import cell, heading, number, percent
+
+_MAX_COLUMNS = 8  # of swept parameters in a table
+_MAX_FINAL = 4  # parameters whose final values are shown beside a trial
+_MAX_EXPECTED = 50
+_BAD = ["diverging", "diverged"]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table of the report."""
+
+    key: str
+    title: str
+    note: str
+    frame: pd.DataFrame
+
+
+def tables(results: Results, expected: Sequence[ExpectedOutcome] | None = None, n: int = 10) -> list[Table]:
+    """All tables that have something to say, in the report's order."""
+    expected = expected or ()
+    coming_back = "farthest past the target, in percent of the way from start to target"
+    found = [
+        Table("expected", "Held against what was expected", _expected_note(expected), expected_table(expected)),
+        Table("verdicts", "Verdicts", "", verdict_counts(results)),
+        Table("best", "Best trials", f"by {heading(results.config.metric.name)}", best_trials(results, n)),
+        Table(
+            "diverged",
+            "Diverged and diverging trials",
+            "the earliest first; growth is the last finite loss over the first",
+            diverged_trials(results, n),
+        ),
+        Table("overshoots", "Overshoots of trials that came back", coming_back, overshoots(results, n)),
+        Table(
+            "overshoots_diverging",
+            "Overshoots of trials that are diverging",
+            "finite at the end, and farther away than at the start",
+            overshoots(results, n, include_diverging=True).query("verdict == 'diverging'"),
+        ),
+        Table("dropped", "Combinations that were not run", "", dropped_and_merged(results)),
+        Table("settings", "Settings that all trials share", "", settings(results)),
+    ]
+    return [table for table in found if len(table.frame)]
+
+
+def headline(results: Results) -> str:
+    """The outcome in a sentence."""
+    done, planned = len(results.trials), results.planned
+    if not done:
+        return f"None of the {planned:,} trials is stored yet."
+    counts = results.trials["verdict"].value_counts()
+    so_far = f"{done:,} of {planned:,} trials are stored; " if done < planned else ""
+    arrived = counts["converged"]
+    share = f" ({percent(arrived, done)})" if arrived else ""
+    converged = f"{f'{arrived:,}' if arrived else 'none'} of {done:,} trials converged{share}"
+    bad = counts["diverged"] + counts["diverging"]
+    words = " or ".join(word for word in ("diverged", "are diverging") if counts[word.split()[-1]])
+    lost = (f", {bad:,} {words}" if bad > 1 else f", one {words.replace('are', 'is')}") if bad else ""
+    best = best_trials(results, 1)
+    if not len(best):
+        return _sentence(f"{so_far}{converged}{lost}")
+    metric = results.config.metric.name
+    row = best.iloc[0]
+    at = ", ".join(f"{heading(name)} {cell(row[name])}" for name in results.swept[:_MAX_COLUMNS])
+    what = "final loss" if metric == "final_loss" else "loss on the way"
+    return _sentence(f"{so_far}{converged}{lost}; the best {what} is {number(row[metric])}{f', at {at}' if at else ''}")
+
+
+def verdict_counts(results: Results) -> pd.DataFrame:
+    """Number and share of trials by verdict."""
+    counts = results.trials["verdict"].value_counts().reindex(list(VERDICTS), fill_value=0)
+    share = counts.to_numpy() / max(len(results.trials), 1)
+    return pd.DataFrame({"verdict": list(VERDICTS), "trials": counts.to_numpy(), "share": share})
+
+
+def best_trials(results: Results, n: int = 10) -> pd.DataFrame:
+    """The n best trials by the sweep's metric among those that have not diverged; the faster of equals first."""
+    metric = results.config.metric.name
+    candidates = results.trials[results.trials["verdict"] != "diverged"].dropna(subset=[metric])
+    best = candidates.sort_values([metric, "steps_to_tolerance", "trial"]).head(n)
+    final = [f"final.{name}" for name in results.parameters] if len(results.parameters) <= _MAX_FINAL else []
+    return best[
+        [
+            *_name(results),
+            "final_loss",
+            "best_loss",
+            "best_step",
+            "steps_to_tolerance",
+            *final,
+        ]
+    ].reset_index(drop=True)
+
+
+def diverged_trials(results: Results, n: int = 10) -> pd.DataFrame:
+    """Trials that left the finite numbers, the earliest first, then those that grew, the fastest first."""
+    bad = results.trials[results.trials["verdict"].isin(_BAD)]
+    ordered = bad.sort_values(
+        ["first_nonfinite_step", "growth", "trial"], ascending=[True, False, True], na_position="last"
+    )
+    return ordered[[*_name(results), "first_nonfinite_step", "growth"]].head(n).reset_index(drop=True)
+
+
+def overshoots(results: Results, n: int = 10, *, include_diverging: bool = False) -> pd.DataFrame:
+    """The trials whose parameter went farthest past its target: which one, from where, past what, to where and when.
+
+    Trials that diverged are left out, and those that are diverging too unless they are asked for.
+    """
+    left_out = ["diverged"] if include_diverging else _BAD
+    trials = results.trials
+    past = trials[~trials["verdict"].isin(left_out) & (trials["overshoot_percent"] > 0)]
+    past = past.sort_values(["overshoot_percent", "trial"], ascending=[False, True]).head(n)
+    start = [row[f"init.{row['overshoot_parameter']}"] for _, row in past.iterrows()]
+    table = past[[*_name(results), "overshoot_percent", "overshoot_parameter"]].assign(
+        start=np.array(start, dtype=np.float64)
+    )
+    share = past["overshoot_percent"] / 100
+    table["target"] = past["peak_value"] / (1 + share) + table["start"] * (share / (1 + share))
+    table["peak"] = past["peak_value"].astype("float64")
+    table["peak_step"] = past["peak_step"]
+    return table.reset_index(drop=True)
+
+
+def dropped_and_merged(results: Results) -> pd.DataFrame:
+    """Combinations that are no trials of their own, and why."""
+    rows = [
+        {"what": what, "reason": reason, "combinations": int(count)}
+        for what in ("dropped", "merged")
+        for reason, count in results.manifest.get(what, {}).items()
+    ]
+    return pd.DataFrame(rows, columns=["what", "reason", "combinations"])
+
+
+def settings(results: Results) -> pd.DataFrame:
+    """What all trials share: task, training, and the hyperparameters that are not swept."""
+    task, training = results.config.task, results.config.training
+    data = ", ".join(f"{k} {_plain(v)}" for k, v in task.dataset.model_dump(exclude_unset=True).items() if k != "kind")
+    rows = {
+        "data set": f"{task.dataset.kind}{f': {data}' if data else ''}",
+        "model": f"{task.model.kind}, {len(results.parameters)} parameters",
+        "loss": task.loss,
+        "epochs": f"{training.epochs:,}",
+        "batch size": f"{training.batch_size:,}",
+        "order": training.order,
+        "dtype": training.dtype,
+        "steps": f"{int(results.manifest['steps']):,}" if "steps" in results.manifest else None,
+        "kernel": results.metadata["kernel"],
+    }
+    if len(results.trials):
+        fixed = [*HYPERPARAMETERS, *(results.starts if len(results.starts) <= _MAX_FINAL else []), "seed"]
+        constant = [c for c in fixed if c not in results.axes and results.trials[c].nunique() == 1]
+        rows |= {heading(c): cell(results.trials[c].iloc[0], c) for c in constant}
+    return pd.DataFrame([(k, v) for k, v in rows.items() if v is not None], columns=["setting", "value"])
+
+
+def expected_table(expected: Sequence[ExpectedOutcome]) -> pd.DataFrame:
+    """The expected cases beside what came out; what does not match stands first where there are many."""
+    shown = list(expected)
+    if len(shown) > _MAX_EXPECTED:
+        shown = sorted(shown, key=lambda outcome: outcome.matches)[:_MAX_EXPECTED]
+    names = list(dict.fromkeys(name for outcome in shown for name in outcome.final))
+    rows = [
+        {
+            "case": o.case,
+            "trial": o.trial,
+            "lr": o.lr,
+            "momentum": o.momentum,
+            "weight_decay": o.weight_decay,
+            **({f"final.{name}": o.final.get(name) for name in names} if len(names) <= _MAX_FINAL else {}),
+            "expected": _expectation(o),
+            "matches": o.matches,
+            "verdict": o.verdict,
+            "overshoot_percent": o.overshoot_percent,
+        }
+        for o in shown
+    ]
+    frame = pd.DataFrame(rows)
+    return frame.astype({"trial": "Int64", "overshoot_percent": "float64"}) if rows else frame
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _name(results: Results) -> list[str]:
+    """The columns that say which trial it is and what became of it."""
+    return ["trial", *results.swept[:_MAX_COLUMNS], "verdict"]
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple):
+        shown = ", ".join(map(_plain, value[:8]))
+        return f"[{shown}, ... {len(value):,} values]" if len(value) > 8 else f"[{shown}]"
+    return cell(value)
+
+
+def _expectation(outcome: ExpectedOutcome) -> str:
+    if outcome.reference:
+        return "torch.optim.SGD"
+    return ", ".join(f"{name} {value:g}" for name, value in (outcome.published or {}).items())
+
+
+def _expected_note(expected: Sequence[ExpectedOutcome]) -> str:
+    matching = sum(outcome.matches for outcome in expected)
+    shown = f"; {_MAX_EXPECTED} are shown" if len(expected) > _MAX_EXPECTED else ""
+    return f"{matching:,} of {len(expected):,} match{shown}"

@@ -1,0 +1,96 @@
+"""How tables are written for people: headings, cells and Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+NOTHING = "–"
+_HEADINGS = {
+    "first_nonfinite_step": "first non-finite step",
+    "overshoot_percent": "overshoot %",
+    "overshoot_parameter": "parameter",
+    "steps_to_tolerance": "steps to tolerance",
+}
+_PLAIN = ("trial", "seed")  # numbers that are names: no thousands separators
+_EXACT = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
+
+
+def heading(name: Hashable) -> str:
+    """A column's name in words."""
+    text = str(name)
+    return _HEADINGS.get(text, text.replace("_", " "))
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number with this many significant digits; thousands are separated, exponents short: 31,204 or 1.2e-14."""
+    if float(value).is_integer() and abs(value) < 1e7:
+        return f"{int(value):,}"
+    text = f"{value:.{digits}g}"
+    return re.sub(r"e([+-])0*(\d)", lambda m: f"e{m[1].replace('+', '')}{m[2]}", text)
+
+
+def percent(part: float, whole: float) -> str:
+    """A share in percent that never rounds a part to nothing or to all."""
+    share = 100 * part / whole if whole else 0.0
+    if 0 < share < 1:
+        return "under 1 %"
+    if 99 < share < 100:
+        return "over 99 %"
+    return f"{share:.0f} %"
+
+
+def cell(value: Any, column: Hashable = "") -> str:
+    """One cell of a table, as text."""
+    if value is None or value is pd.NA or (isinstance(value, float | np.floating) and np.isnan(value)):
+        return NOTHING
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if not isinstance(value, int | float | np.integer | np.floating):
+        return str(value)
+    if column in _PLAIN:
+        return str(value)
+    if column == "share":
+        return f"{100 * value:.1f} %"
+    exact = column in _EXACT or str(column).startswith(("init.", "final."))
+    return number(float(value), 6 if exact else 4)
+
+
+def formatted(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same table with every cell as text and the headings in words."""
+    columns = {heading(name): [cell(value, name) for value in frame[name]] for name in frame}
+    return pd.DataFrame(columns, index=frame.index, dtype="str")
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A table in Markdown; columns of numbers stand at the right."""
+    shown = formatted(frame)
+    right = [is_numeric(frame[name]) for name in frame]
+    header = [escaped(str(name)) for name in shown]
+    rows = [[escaped(value) for value in row] for row in shown.itertuples(index=False)]
+    widths = [max(3, *(len(row[i]) for row in [header, *rows])) for i in range(len(header))]
+    rule = ["-" * (width - 1) + (":" if at_right else "-") for width, at_right in zip(widths, right, strict=True)]
+
+    def line(cells: list[str]) -> str:
+        padded = [
+            text.rjust(width) if at_right else text.ljust(width)
+            for text, width, at_right in zip(cells, widths, right, strict=True)
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    return "\n".join([line(header), line(rule), *map(line, rows)])
+
+
+def is_numeric(column: pd.Series[Any]) -> bool:
+    """Whether a column holds numbers."""
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|#!~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,221 @@
+"""run(): the road from a validated config to a finished sweep: plan, compute, store, track, report."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import pyarrow.compute as pc
+
+from sgdcore.verdict import VERDICTS
+from sweeps import __version__, data
+from sweeps.config import SweepConfig, load
+from sweeps.errors import StoreError
+from sweeps.execute.base import Executor
+from sweeps.plan import make_plan
+from sweeps.store import Store, SweepFiles
+from sweeps.tracking.base import BEST_TRIAL, TRIAL_COUNT, Sweep, Tracker, best_trials, wanted
+from sweeps.tracking.pipeline import Pipeline
+from sweeps.worker import ShardResult, Work
+
+
+class Progress(Protocol):
+    """Whoever shows how far a sweep is."""
+
+    def begin(self, to_compute: int, to_log: int) -> None:
+        """The sweep starts, with so many trials to compute and to log."""
+
+    def computed(self, trials: int) -> None:
+        """So many more trials are in the store."""
+
+    def logged(self, trials: int) -> None:
+        """So many more trials are in MLflow."""
+
+    def end(self) -> None:
+        """No more comes."""
+
+
+@dataclass
+class Outcome:
+    """How a sweep went."""
+
+    files: SweepFiles
+    work: Work
+    failed_trials: int = 0
+    tracking_error: Exception | None = None
+    tracking: dict[str, Any] = field(default_factory=dict)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped the sweep; what was done is kept."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        """Carries what there is."""
+        super().__init__()
+        self.outcome = outcome
+
+
+def prepare(config: SweepConfig, where: str = "config") -> Work:
+    """Load the data and plan the trials; nothing is written.
+
+    Raises:
+        ConfigError, DataError: the input cannot be used.
+    """
+    task = data.load_task(config.task)
+    return Work(config, task, make_plan(config, task, where))
+
+
+def run(work: Work, store: Store, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
+    """Run a new sweep.
+
+    Raises:
+        InputError: the store, the executor or the tracking URI cannot be used; nothing was computed.
+        Interrupted: by Ctrl-C.
+    """
+    store.check_writable()
+    tracker.check()
+    executor.start()
+    sweep_id = secrets.token_hex(4)
+    files = store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id))
+    return _finish(Outcome(files, work), executor, tracker, progress)
+
+
+def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
+    """Compute and log what a sweep still lacks.
+
+    Raises:
+        InputError: as run(), or the data has changed since.
+    """
+    work = reopen(files)
+    tracker.check()
+    executor.start()
+    return _finish(Outcome(files, work), executor, tracker, progress)
+
+
+def reopen(files: SweepFiles) -> Work:
+    """The work of a stored sweep.
+
+    Raises:
+        StoreError: its data set is not what it was.
+    """
+    work = prepare(load(files.config_path), str(files.config_path))
+    manifest = files.manifest()
+    if work.plan.context != manifest["context"]:
+        raise StoreError(f"sweep {files.sweep_id}: its data set has changed since the sweep was planned")
+    size = int(manifest["trials_per_shard"])
+    if work.plan.trials_per_shard == size:
+        return work
+    execution = work.config.execution.model_copy(update={"trials_per_shard": size})
+    config = work.config.model_copy(update={"execution": execution})
+    return Work(config, work.task, make_plan(config, work.task))
+
+
+def _finish(outcome: Outcome, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
+    files, work = outcome.files, outcome.work
+    sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
+    policy, total = work.config.tracking.trials, len(work.plan)
+    missing = files.missing(work.plan.shards())
+    progress.begin(sum(map(len, missing)), wanted(policy, total))
+    pipeline = Pipeline(tracker, sweep, progress.logged)
+    pipeline.start()
+    try:
+        for index in sorted(files.done()) if policy == "all" else ():
+            pipeline.put(index)
+        for result in executor.run(work, missing):
+            if not isinstance(result, ShardResult):
+                files.write_failure(result)
+                outcome.failed_trials += len(result.shard)
+                continue
+            files.write_shard(result)
+            progress.computed(len(result.shard))
+            if policy == "all":
+                pipeline.put(result.shard.index)
+        if policy.startswith("top:"):
+            best = best_trials(files, work.config.metric.name, wanted(policy, total))
+            for index, trials in best.items():
+                pipeline.put(index, trials)
+        pipeline.join()
+    except KeyboardInterrupt:
+        pipeline.interrupt()
+        raise Interrupted(outcome) from None
+    finally:
+        progress.end()
+    outcome.tracking_error = pipeline.error
+    outcome.tracking = {"uri": tracker.uri, **pipeline.run, "complete": False}
+    files.write_tracking(outcome.tracking)
+    return outcome
+
+
+def publish(outcome: Outcome, tracker: Tracker) -> None:
+    """Close the sweep's parent run: counts, the best trial, the shards and the report as artifacts."""
+    files, work = outcome.files, outcome.work
+    sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
+    metrics, tags = _totals(files, work.config.metric.name)
+    try:
+        tracker.finish(sweep, metrics, tags)
+    except Exception as error:  # noqa: BLE001 - as in the pipeline: the result is in the store, resume logs it
+        outcome.tracking_error = error
+        return
+    outcome.tracking["complete"] = outcome.failed_trials == 0
+    files.write_tracking(outcome.tracking)
+
+
+def _totals(files: SweepFiles, metric: str) -> tuple[dict[str, float], dict[str, str]]:
+    counts = dict.fromkeys(VERDICTS, 0)
+    trials, best, best_id = 0, float("inf"), ""
+    for table in files.tables(["trial_id", "verdict", metric]):
+        trials += len(table)
+        for entry in pc.value_counts(table["verdict"]).to_pylist():
+            counts[entry["values"]] += entry["counts"]
+        kept = table.filter(pc.not_equal(table["verdict"], "diverged")).sort_by(metric)
+        if len(kept) and kept[metric][0].is_valid and kept[metric][0].as_py() < best:
+            best, best_id = kept[metric][0].as_py(), kept["trial_id"][0].as_py()
+    metrics = {"trials": float(trials), **{f"trials/{verdict}": float(n) for verdict, n in counts.items()}}
+    tags = {TRIAL_COUNT: str(trials)}
+    if best_id:
+        metrics[f"best/{metric}"] = best
+        tags[BEST_TRIAL] = best_id
+    return metrics, tags
+
+
+def _manifest(work: Work, sweep_id: str) -> dict[str, Any]:
+    packages = ("numpy", "numba", "torch", "ray", "mlflow", "pyarrow")
+    return {
+        "sweep_id": sweep_id,
+        "name": work.config.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **work.plan.summary(),
+        "data": {
+            "digest": work.task.dataset.digest,
+            "samples": work.task.samples,
+            "features": list(work.task.dataset.feature_names),
+            "validation": len(work.task.dataset.validation) if work.task.dataset.validation else 0,
+        },
+        "versions": {
+            "sweeps": __version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+        },
+    }
+
+
+def tracker_for(store: Store, uri: str | None) -> Tracker:
+    """The tracker of a URI; the store's embedded MLflow by default."""
+    from sweeps.tracking.client import ClientTracker
+
+    return ClientTracker(uri) if uri else ClientTracker(store.tracking_uri, store.artifacts)
+
+
+def executor_for(kind: str, address: str | None) -> Executor:
+    """The executor of a name."""
+    if kind == "inline":
+        from sweeps.execute.inline import InlineExecutor
+
+        return InlineExecutor()
+    from sweeps.execute.ray import RayExecutor
+
+    return RayExecutor(address)

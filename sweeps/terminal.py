@@ -1,0 +1,188 @@
+"""What the command line shows: tables, progress (a bar on a terminal, plain lines elsewhere), the sweep's outcome."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+VERDICT_STYLES = {
+    "converged": "green",
+    "converging": "cyan",
+    "stalled": "yellow",
+    "diverging": "magenta",
+    "diverged": "red",
+}
+_LINE_SECONDS = 5.0
+
+
+def say(text: str = "") -> None:
+    """One line for the user."""
+    out.print(escape(text))
+
+
+def complain(text: str) -> None:
+    """An error's lines, on standard error."""
+    for line in text.splitlines() or [""]:
+        err.print(f"[red]error:[/red] {escape(line)}")
+
+
+def show_table(frame: pd.DataFrame, title: str | None = None) -> None:
+    """A DataFrame as a table; numbers to four significant digits."""
+    table = Table(title=escape(title) if title else None, title_justify="left", header_style="bold", box=None)
+    for column in frame.columns:
+        numeric = frame[column].dtype.kind in "if"
+        table.add_column(escape(str(column)), justify="right" if numeric else "left", no_wrap=True)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_cell(value) for value in row))
+    if out.is_terminal:
+        out.print(table)
+    else:  # as wide as it needs to be
+        Console(file=out.file, highlight=False, width=400).print(table)
+
+
+def show_json(document: Any) -> None:
+    """Strict JSON: null where a number is not finite."""
+    print(json.dumps(_plain(document), indent=2, allow_nan=False, default=str))  # noqa: T201
+
+
+def show_frame(frame: pd.DataFrame, as_json: bool, title: str | None = None) -> None:
+    """A DataFrame as JSON records or as a table."""
+    if as_json:
+        show_json(frame.to_dict(orient="records"))
+    else:
+        show_table(frame, title)
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool) or type(value).__name__ == "bool_":
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    text = escape(str(value))
+    return f"[{VERDICT_STYLES[text]}]{text}[/]" if text in VERDICT_STYLES else text
+
+
+def number(value: float) -> str:
+    """Four significant digits."""
+    return f"{value:.4g}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if hasattr(value, "item") and not hasattr(value, "shape"):
+        value = value.item()
+    elif hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def progress() -> BarProgress | LineProgress:
+    """A live bar on a terminal, else plain lines."""
+    return BarProgress() if out.is_terminal else LineProgress()
+
+
+class BarProgress:
+    """Two bars: trials computed and trials logged, with rates and the time left."""
+
+    def __init__(self) -> None:
+        """Not shown before begin()."""
+        self._bars = Bars(
+            TextColumn("{task.description:>9}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:>12}"),
+            TimeRemainingColumn(),
+            console=out,
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def begin(self, to_compute: int, to_log: int) -> None:
+        """Show the bars."""
+        for name, total in (("computed", to_compute), ("logged", to_log)):
+            self._tasks[name] = self._bars.add_task(name, total=total, rate="", visible=total > 0)
+        self._bars.start()
+
+    def computed(self, trials: int) -> None:
+        """So many more trials are in the store."""
+        self._advance("computed", trials)
+
+    def logged(self, trials: int) -> None:
+        """So many more trials are in MLflow."""
+        self._advance("logged", trials)
+
+    def _advance(self, name: str, trials: int) -> None:
+        task = self._tasks[name]
+        self._bars.advance(task, trials)
+        speed = self._bars.tasks[task].speed
+        self._bars.update(task, rate=f"{speed:,.0f}/s" if speed else "")
+
+    def end(self) -> None:
+        """Take the bars away."""
+        self._bars.stop()
+
+
+class LineProgress:
+    """A plain line every few seconds and one at the end."""
+
+    def __init__(self) -> None:
+        """Silent before begin()."""
+        self._totals = {"computed": 0, "logged": 0}
+        self._done = {"computed": 0, "logged": 0}
+        self._began = self._said = time.monotonic()
+
+    def begin(self, to_compute: int, to_log: int) -> None:
+        """Start the clock."""
+        self._totals = {"computed": to_compute, "logged": to_log}
+        self._began = self._said = time.monotonic()
+
+    def computed(self, trials: int) -> None:
+        """So many more trials are in the store."""
+        self._advance("computed", trials)
+
+    def logged(self, trials: int) -> None:
+        """So many more trials are in MLflow."""
+        self._advance("logged", trials)
+
+    def _advance(self, name: str, trials: int) -> None:
+        self._done[name] += trials
+        if time.monotonic() - self._said >= _LINE_SECONDS:
+            self._said = time.monotonic()
+            self._line()
+
+    def _line(self) -> None:
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        parts = []
+        for name, total in self._totals.items():
+            done = self._done[name]
+            if total:
+                left = f", {seconds / done * (total - done):,.0f} s left" if 0 < done < total else ""
+                parts.append(f"{name} {done:,} of {total:,} ({done / seconds:,.0f}/s{left})")
+        if parts:
+            say("; ".join(parts))
+
+    def end(self) -> None:
+        """The last line."""
+        self._line()

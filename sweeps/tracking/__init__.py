@@ -1,0 +1,1 @@
+"""Tracking: shard results to MLflow; the only room that imports mlflow."""

@@ -1,0 +1,82 @@
+"""Pipeline: logs shards in a thread of its own while others are computed; a tracking fault stops only the tracking."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sweeps.tracking.base import Sweep, Tracker
+
+_END = None
+_ROWS = 200  # turned into Python objects at a time
+
+
+class Pipeline:
+    """Logs a sweep's trials to a tracker.
+
+    Shards are named by their index and read from the store when their turn comes, so the waiting ones take no memory.
+
+    Args:
+        tracker: where to log.
+        sweep: what is logged.
+        logged: called with a number of trials after they are logged.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        sweep: Sweep,
+        logged: Callable[[int], None],
+    ) -> None:
+        """Nothing is logged before start()."""
+        self.error: Exception | None = None
+        self.run: dict[str, str] = {}
+        self._tracker, self._sweep, self._logged = tracker, sweep, logged
+        self._shards: queue.SimpleQueue[tuple[int, list[int] | None] | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+
+    def start(self) -> None:
+        """Begin: the parent run first."""
+        self._thread.start()
+
+    def put(self, shard: int, trials: list[int] | None = None) -> None:
+        """Log some trials of a shard that is in the store, or all of them."""
+        self._shards.put((shard, trials))
+
+    def join(self) -> None:
+        """Wait until all that was put is logged, or tracking has failed; see ``error``."""
+        self._shards.put(_END)
+        self._thread.join()
+
+    def interrupt(self) -> None:
+        """Stop after the trial that is being logged."""
+        self._stop.set()
+        self.join()
+
+    def _work(self) -> None:
+        try:
+            self.run = self._tracker.start(self._sweep)
+            steps: list[int] | None = None
+            while (entry := self._shards.get()) is not _END:
+                steps = steps or self._sweep.files.metadata()["steps"]
+                self._log(*entry, steps)
+            if self._stop.is_set():
+                self._tracker.interrupt()
+        except Exception as error:  # noqa: BLE001 - the sweep goes on; whoever joins reads it
+            self.error = error
+
+    def _log(self, shard: int, trials: list[int] | None, steps: list[int]) -> None:
+        table = self._sweep.files.read_shard(shard)
+        if trials is not None:
+            table = table.filter(pc.is_in(table["trial"], pa.array(trials, pa.int64())))
+        for batch in table.to_batches(max_chunksize=_ROWS):
+            for row in batch.to_pylist():
+                if self._stop.is_set():
+                    return
+                self._tracker.log_trial(row, steps)
+                self._logged(1)

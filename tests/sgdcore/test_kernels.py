@@ -1,0 +1,164 @@
+"""Kernels: every one of them does what torch.optim.SGD does."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import event, given, settings
+from torch.utils.data import DataLoader, TensorDataset
+
+from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Task, train
+from sgdcore.engine import KERNELS
+
+from .cases import TRAIN_INPUTS, TrainInput, assert_same_bits, assert_same_training, runs
+
+COMPILED = [name for name in KERNELS if name != "reference"]
+
+
+@pytest.mark.parametrize("kernel", COMPILED)
+@pytest.mark.parametrize("case", TRAIN_INPUTS, ids=lambda case: case.desc)
+def test_named_case_equals_reference_bit_for_bit(case: TrainInput, kernel: str):
+    assert_same_training(case.train(kernel=kernel), case.train(kernel="reference"))
+
+
+@pytest.mark.parametrize("kernel", COMPILED)
+@given(case=runs())
+@settings(max_examples=200)
+def test_random_run_equals_reference_bit_for_bit(kernel: str, case: TrainInput):
+    expected = case.train(kernel="reference")
+    event(f"overflows: {(expected.first_nonfinite_step >= 0).any()}")
+    assert_same_training(case.train(kernel=kernel), expected)
+
+
+@pytest.mark.parametrize(
+    ("desc", "stopped"), [("overflows float32", [0, 2]), ("overflows float64", [0]), ("overflows at once", [0])]
+)
+def test_diverging_cases_do_overflow(desc: str, stopped: list[int]):
+    case = next(case for case in TRAIN_INPUTS if case.desc == desc)
+    result = case.train(kernel="reference")
+    np.testing.assert_array_equal(np.flatnonzero(result.first_nonfinite_step >= 0), stopped)
+    assert not np.isfinite(result.params[stopped]).all(axis=1).any()
+
+
+def user_script(inputs, targets, arguments, *, epochs, batch_size, shuffle, seed, dtype):
+    """The loop that a user of torch writes; nothing of sgdcore in it."""
+    torch.manual_seed(seed)
+    model = torch.nn.Linear(inputs.shape[1], 1, dtype=dtype)
+    data = TensorDataset(torch.tensor(inputs, dtype=dtype), torch.tensor(targets, dtype=dtype)[:, None])
+    loader = DataLoader(data, batch_size, shuffle=shuffle, generator=torch.Generator().manual_seed(seed))
+    optimizer = torch.optim.SGD(model.parameters(), **arguments)
+    loss_function = torch.nn.MSELoss()
+    path = [torch.cat([model.weight[0], model.bias]).detach().numpy()]
+    for _ in range(epochs):
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss_function(model(x), y).backward()
+            optimizer.step()
+            path.append(torch.cat([model.weight[0], model.bias]).detach().numpy())
+    return np.stack(path)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(("features", "dtype"), [(1, "float32"), (1, "float64"), (3, "float32")])
+def test_equals_a_torch_script_bit_for_bit(kernel, batch_size, shuffle, features, dtype):
+    rng = np.random.default_rng(5)
+    inputs, targets = rng.standard_normal((7, features)), rng.standard_normal(7)
+    for seed, arguments in enumerate(
+        [
+            {"lr": 0.05},
+            {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1},
+            {"lr": 0.05, "momentum": 0.9, "dampening": 0.3},
+            {"lr": 0.05, "momentum": 0.9, "nesterov": True},
+        ]
+    ):
+        options = {"epochs": 6, "batch_size": batch_size}
+        expected = user_script(
+            inputs, targets, arguments, shuffle=shuffle, seed=seed, dtype=getattr(torch, dtype), **options
+        )
+        result = train(
+            Task(Dataset(inputs, targets)),
+            Hyperparams(**arguments),
+            order="shuffled" if shuffle else "sequential",
+            seeds=seed,
+            dtype=dtype,
+            kernel=kernel,
+            record=Recording(spacing="all"),
+            **options,
+        )
+        assert_same_bits(result.curves.path[0], expected)
+
+
+def distance(path: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.abs(path - exact).max())
+
+
+@pytest.mark.parametrize("kernel", COMPILED)
+@pytest.mark.parametrize(("features", "batch_size"), [(1, 3), (1, 4), (1, 16), (1, 37), (8, 3), (8, 8), (8, 37)])
+def test_larger_batches_are_as_near_to_float64_as_torch(kernel: str, features: int, batch_size: int):
+    rng = np.random.default_rng(features * 100 + batch_size)
+    data = np.float32(rng.standard_normal((37, features + 1))).astype(np.float64)
+    case = TrainInput(
+        "larger batches",
+        Task(Dataset(data[:, :-1], data[:, -1])),
+        {
+            "lr": np.float32([0.02, 0.01, 0.01, 0.01, 0.005, 50, 500]),
+            "momentum": np.float32([0, 0.9, 0.9, 0.5, 0.9, 0, 0.9]),
+            "weight_decay": np.float32([0, 0, 0.5, 0.5, 0, 0, 0.5]),
+            "dampening": np.float32([0, 0, 0, 0.5, 0, 0, 0]),
+            "nesterov": [False, False, False, False, True, False, True],
+        },
+        {
+            "epochs": 10,
+            "batch_size": batch_size,
+            "order": "shuffled",
+            "start": np.float32(rng.standard_normal(features + 1)),
+        },
+    )
+    ours, torchs = case.train(kernel=kernel), case.train(kernel="reference")
+    exact = case.train(kernel="reference", dtype="float64").curves.path
+    np.testing.assert_array_equal(ours.first_nonfinite_step, torchs.first_nonfinite_step)
+    np.testing.assert_array_equal(np.isfinite(ours.curves.path), np.isfinite(torchs.curves.path))
+    for trial in np.flatnonzero(torchs.first_nonfinite_step < 0):
+        slack = 4 * np.finfo(np.float32).eps * np.abs(exact[trial]).max()
+        allowed = 2 * distance(torchs.curves.path[trial], exact[trial]) + slack
+        assert distance(ours.curves.path[trial], exact[trial]) <= allowed, case.hyperparams["lr"][trial]
+
+
+@pytest.mark.parametrize("kernel", COMPILED)
+@pytest.mark.parametrize(("features", "batch_size"), [(20, 1), (20, 2), (20, 9)])
+def test_more_than_16_parameters_are_as_near_to_float64_as_torch(kernel: str, features: int, batch_size: int):
+    rng = np.random.default_rng(features + batch_size)
+    data = np.float32(rng.standard_normal((25, features + 1))).astype(np.float64)
+    case = TrainInput(
+        "many features",
+        Task(Dataset(data[:, :-1], data[:, -1])),
+        {
+            "lr": np.float32([0.01, 0.004, 0.004, 1e5]),
+            "momentum": np.float32([0, 0.9, 0.9, 0]),
+            "weight_decay": [0, 0, 0.5, 0],
+        },
+        {"batch_size": batch_size, "epochs": 5},
+    )
+    ours, torchs = case.train(kernel=kernel), case.train(kernel="reference")
+    exact = case.train(kernel="reference", dtype="float64", start=torchs.state.start)
+    assert ours.curves.path is None
+    np.testing.assert_array_equal(ours.first_nonfinite_step, torchs.first_nonfinite_step)
+    np.testing.assert_array_equal(np.isfinite(ours.params), np.isfinite(torchs.params))
+    assert (torchs.first_nonfinite_step >= 0).tolist() == [False, False, False, True]
+    for trial in range(3):
+        slack = 4 * np.finfo(np.float32).eps * np.abs(exact.params[trial]).max()
+        allowed = 2 * distance(torchs.params[trial], exact.params[trial]) + slack
+        assert distance(ours.params[trial], exact.params[trial]) <= allowed
+    np.testing.assert_allclose(ours.loss[:3], torchs.loss[:3], rtol=1e-3)
+
+
+@pytest.mark.parametrize("kernel", COMPILED)
+def test_many_features_in_float64_agree_to_rounding(kernel: str):
+    rng = np.random.default_rng(0)
+    task = Task(Dataset(rng.standard_normal((25, 20)), rng.standard_normal(25)), LinearModel(bias=False))
+    case = TrainInput("float64", task, {"lr": 0.004, "momentum": [0, 0.9]}, {"dtype": "float64", "batch_size": 4})
+    ours, torchs = case.train(kernel=kernel), case.train(kernel="reference")
+    np.testing.assert_allclose(ours.params, torchs.params, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(ours.state.momentum_buffers, torchs.state.momentum_buffers, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(ours.loss, torchs.loss, rtol=1e-9)

@@ -1,0 +1,81 @@
+"""trajectories: the result's arrays, its objective and its table."""
+
+import numpy as np
+import pytest
+
+from sgdcore import Hyperparams, Recording, Task, train
+from sgdcore.tasks import line, linear
+
+from .cases import LINE, assert_same_bits, take
+
+
+@pytest.fixture(scope="module")
+def result():
+    rows = Hyperparams(lr=[0.01, 10.0, 0.02], momentum=[0, 0, 0.9], weight_decay=[0, 0, 0.5])
+    return train(LINE, rows, epochs=10, record=Recording(spacing="all"))
+
+
+def test_length_names_and_shapes(result):
+    assert len(result) == 3
+    assert result.parameter_names == ("weight", "bias")
+    assert result.loss.shape == (3, 51)
+    assert result.params.shape == (3, 2)
+    assert result.steps.tolist() == list(range(51))
+
+
+def test_last_point_of_the_path_is_the_final_parameters(result):
+    assert_same_bits(result.curves.path[[0, 2], -1], result.params[[0, 2]])
+
+
+def test_objective_adds_the_penalty(result):
+    np.testing.assert_array_equal(result.objective[:2], result.loss[:2])
+    squared_norm = np.square(result.curves.path[2].astype(np.float64)).sum(axis=1)
+    np.testing.assert_allclose(result.objective[2], result.loss[2] + 0.5 / 2 * squared_norm, rtol=1e-14)
+
+
+def test_objective_without_penalty_is_the_loss_however_large_the_parameters():
+    rows = Hyperparams(lr=0.1, weight_decay=[0.0, 0.5])
+    result = train(LINE, rows, epochs=1, start=[[1e200, 0], [1e200, 0]], dtype="float64", record=Recording(0))
+    assert_same_bits(result.objective[0], result.loss[0])
+    assert result.objective[1, 0] == np.inf
+
+
+def test_no_norms_are_kept_without_weight_decay():
+    plain = train(LINE, Hyperparams(lr=0.01), epochs=1)
+    assert plain.curves.squared_norm is None
+    assert plain.objective is plain.loss
+
+
+def test_momentum_buffers_are_kept_only_with_momentum(result):
+    assert not result.state.momentum_buffers[:2].any()
+    assert result.state.momentum_buffers[2].all()
+
+
+def test_table_has_a_row_a_trial_and_step(result):
+    table = result.to_pandas()
+    assert table.columns.tolist() == ["trial", "step", "loss", "weight", "bias"]
+    assert len(table) == 3 * 51
+    row = table[(table.trial == 2) & (table.step == 7)].iloc[0]
+    assert row["loss"] == result.loss[2, 7]
+    assert (row["weight"], row["bias"]) == tuple(result.curves.path[2, 7])
+
+
+def test_table_shows_validation_and_leaves_out_long_paths():
+    held_out = train(Task(linear(9, 2).split(0.3)), Hyperparams(lr=0.01), epochs=1).to_pandas()
+    assert held_out.columns.tolist() == ["trial", "step", "loss", "validation_loss", "weight.0", "weight.1", "bias"]
+    wide = train(Task(linear(20, 20)), Hyperparams(lr=0.001), epochs=1).to_pandas()
+    assert wide.columns.tolist() == ["trial", "step", "loss"]
+
+
+def test_taken_trials_are_copies(result):
+    part = take(result, [2, 0])
+    assert_same_bits(part.params, result.params[[2, 0]])
+    part.params[:] = 5
+    assert not (result.params == 5).any()
+
+
+def test_path_is_in_the_runs_dtype_and_losses_are_float64():
+    for dtype in ("float32", "float64"):
+        ran = train(Task(line()), Hyperparams(lr=0.01), epochs=1, dtype=dtype)
+        assert ran.params.dtype == ran.curves.path.dtype == ran.state.peak.dtype == dtype
+        assert ran.loss.dtype == np.float64

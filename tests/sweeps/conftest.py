@@ -1,0 +1,127 @@
+"""What the service's tests share: one Ray for the session, a migrated MLflow database to copy, small sweeps."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sweeps.config import SweepConfig, parse
+from sweeps.execute.base import Executor
+from sweeps.execute.inline import InlineExecutor
+from sweeps.execute.ray import RayExecutor
+from sweeps.run import prepare
+from sweeps.store import Store, SweepFiles
+from sweeps.tracking.client import ClientTracker
+from sweeps.worker import ShardResult, Work, run_shard
+
+ROOT = Path(__file__).parents[2]
+
+
+def document(**changes: object) -> dict[str, object]:
+    """A small sweep file: the 5-point line, 12 trials in 3 shards; ``changes`` replace keys."""
+    return {
+        "name": "small",
+        "task": {"dataset": {"kind": "line"}, "model": {"kind": "linear"}},
+        "training": {"epochs": 4},
+        "parameters": {
+            "lr": {"values": [0.01, 0.02, 0.03]},
+            "momentum": {"values": [0, 0.9]},
+            "weight_decay": {"values": [0, 0.1]},
+            "init.weight": {"value": -0.5},
+            "init.bias": {"value": 0.5},
+        },
+        "record": {"points": 4},
+        "execution": {"trials_per_shard": 4},
+    } | changes
+
+
+@pytest.fixture
+def make_config() -> Callable[..., SweepConfig]:
+    return lambda **changes: parse(document(**changes), "test.yaml")
+
+
+@pytest.fixture
+def make_work(make_config: Callable[..., SweepConfig]) -> Callable[..., Work]:
+    return lambda **changes: prepare(make_config(**changes))
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables in an empty SQLite database; making them takes seconds, copying them does not."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    ClientTracker(f"sqlite:///{path}").check()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, migrated_database: Path) -> Store:
+    home = Store(tmp_path / "store")
+    home.check_writable()
+    shutil.copy(migrated_database, home.root / "mlflow.db")
+    return home
+
+
+@pytest.fixture(scope="session")
+def ray_executor() -> Iterator[RayExecutor]:
+    executor = RayExecutor()
+    executor.start()
+    yield executor
+    executor.stop()
+
+
+@pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.cluster)])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    return InlineExecutor() if request.param == "inline" else request.getfixturevalue("ray_executor")
+
+
+@pytest.fixture
+def stored(store: Store) -> Callable[[Work], SweepFiles]:
+    """Computes a sweep into the store, without MLflow."""
+
+    def compute(work: Work) -> SweepFiles:
+        manifest = {"sweep_id": "abcd1234", "name": work.config.name, "created": "2026-01-01T00:00:00+00:00"}
+        manifest |= {**work.plan.summary(), "data": {"digest": work.task.dataset.digest}}
+        files = store.create("abcd1234", work.config.to_yaml(), manifest)
+        for shard in work.plan.shards():
+            result = run_shard(work, shard)
+            assert isinstance(result, ShardResult), result
+            files.write_shard(result)
+        return files
+
+    return compute
+
+
+class Cli:
+    """Runs ``sweeps`` as a user does, in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        done = self.start(*arguments, **environment)
+        out, err = done.communicate(timeout=300)
+        assert done.returncode == code, f"exit code {done.returncode}\n{out}\n{err}"
+        assert "Traceback" not in err
+        return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+    def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [Path(sys.executable).parent / "sweeps", *map(str, arguments)],
+            cwd=self.folder,
+            env={**os.environ, "SWEEPS_STORE": str(self.folder / "store"), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def cli(tmp_path: Path, store: Store) -> Cli:
+    """The command line, in a folder with a store whose MLflow database is already migrated."""
+    assert store.root == tmp_path / "store"
+    return Cli(tmp_path)

@@ -1,0 +1,199 @@
+"""One conformance suite for all executors."""
+
+import filecmp
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sgdcore import Task
+from sweeps.errors import ExecutorError
+from sweeps.execute.base import Executor
+from sweeps.execute.inline import InlineExecutor
+from sweeps.execute.ray import IN_FLIGHT_PER_CORE, RayExecutor
+from sweeps.plan import Shard
+from sweeps.store import SweepFiles
+from sweeps.worker import ShardFailure, ShardResult, Work
+
+MakeWork = Callable[..., Work]
+
+
+def files_in(folder: Path) -> SweepFiles:
+    (folder / "shards").mkdir(parents=True)
+    return SweepFiles(folder)
+
+
+def test_every_shard_comes_back_once(executor: Executor, make_work: MakeWork) -> None:
+    work = make_work()
+    results = list(executor.run(work, work.plan.shards()))
+    assert sorted(result.shard.index for result in results) == [0, 1, 2]
+    assert all(isinstance(result, ShardResult) for result in results)
+
+
+def test_shard_files_are_equal_byte_for_byte(executor: Executor, make_work: MakeWork, tmp_path: Path) -> None:
+    work = make_work(training={"epochs": 4, "order": "shuffled", "batch_size": 2}, seeds=[1, 2])
+    here, there = files_in(tmp_path / "here"), files_in(tmp_path / "there")
+    for files, runner in ((here, InlineExecutor()), (there, executor)):
+        for result in runner.run(replace(work, threads=2), work.plan.shards()):
+            assert isinstance(result, ShardResult)
+            files.write_shard(result)
+    names = sorted(path.name for path in here.shards_folder.iterdir())
+    assert len(names) == 6
+    assert filecmp.cmpfiles(here.shards_folder, there.shards_folder, names, shallow=False) == (names, [], [])
+
+
+class Broken(Task):
+    """A task whose features cannot be had for some trials' sake."""
+
+    @property
+    def samples(self) -> int:
+        raise RuntimeError("a broken task")
+
+
+def test_a_shard_that_raises_is_a_result_with_its_traceback(executor: Executor, make_work: MakeWork) -> None:
+    work = make_work()
+    broken = replace(work, task=Broken(work.task.dataset))
+    results = list(executor.run(broken, work.plan.shards()))
+    assert len(results) == 3
+    for result in results:
+        assert isinstance(result, ShardFailure)
+        assert "RuntimeError: a broken task" in result.traceback
+    assert len(list(executor.run(work, work.plan.shards()))) == 3
+
+
+def test_shards_are_taken_as_they_are_needed(executor: Executor, make_work: MakeWork) -> None:
+    """The number in flight is bounded: of many shards only a few are taken before the first result is consumed."""
+    work = make_work(execution={"trials_per_shard": 1})
+    taken: list[int] = []
+
+    def shards() -> Any:
+        for index in range(1000):
+            taken.append(index)
+            yield Shard(index, index % 12, index % 12 + 1)
+
+    results = executor.run(work, shards())
+    next(results)
+    cores = len(os.sched_getaffinity(0))
+    assert len(taken) <= max(2, IN_FLIGHT_PER_CORE * cores)
+    results.close()
+
+
+def test_giving_up_leaves_the_executor_usable(executor: Executor, make_work: MakeWork) -> None:
+    work = make_work(execution={"trials_per_shard": 1})
+    results = executor.run(work, work.plan.shards())
+    next(results)
+    results.close()
+    assert len(list(executor.run(work, work.plan.shards()))) == 12
+
+
+@pytest.mark.cluster
+def test_local_ray_listens_on_loopback_only_and_asks_for_a_token(ray_executor: RayExecutor) -> None:
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert ray_executor.description.startswith("local Ray: 1 node")
+    children = descendants(os.getpid())
+    assert children
+    addresses = [address for pid in children for address in listening(pid)]
+    assert addresses
+    assert {address for address in addresses if address not in LOOPBACK} == set()
+
+
+LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+
+
+def descendants(pid: int) -> set[int]:
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def listening(pid: int) -> list[str]:
+    """Local addresses (hexadecimal, as /proc has them) on which a process listens."""
+    inodes = set()
+    try:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                target = os.readlink(link)
+            except FileNotFoundError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+        tables = [Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return []
+    rows = [line.split() for table in tables for line in table]
+    return [row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in inodes]
+
+
+@pytest.mark.cluster
+def test_a_shard_whose_worker_is_killed_runs_again(
+    ray_executor: RayExecutor, make_work: MakeWork, tmp_path: Path
+) -> None:
+    work = make_work()
+    marker = tmp_path / "killed"
+    deadly = replace(work, task=Deadly(work.task.dataset, marker=marker))
+    results = list(ray_executor.run(deadly, work.plan.shards()[:1]))
+    assert marker.exists()
+    assert [type(result) for result in results] == [ShardResult]
+
+
+class Deadly(Task):
+    """Kills the first process that looks at it."""
+
+    def __init__(self, dataset: Any, marker: Path) -> None:
+        super().__init__(dataset)
+        object.__setattr__(self, "marker", marker)
+
+    @property
+    def samples(self) -> int:
+        marker: Path = self.__dict__["marker"]
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return len(self.dataset)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "cannot be joined: .*refused"),
+        ("ray://127.0.0.1:1", "cannot be joined: .*refused"),
+        ("nowhere", "HOST:PORT"),
+        ("127.0.0.1:999999", "cannot be joined"),
+    ],
+)
+def test_an_address_that_nobody_answers(address: str, message: str) -> None:
+    with pytest.raises(ExecutorError, match=message):
+        RayExecutor(address).start()
+
+
+@pytest.mark.cluster
+def test_a_running_cluster_of_several_nodes_is_joined(ray_executor: RayExecutor, make_work: MakeWork) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray_executor.stop()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "node_ip_address": "127.0.0.1"})
+    try:
+        cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
+        executor = RayExecutor(cluster.address)
+        executor.start()
+        assert executor.description == f"Ray at {cluster.address}: 2 nodes, 2 cores"
+        work = make_work(execution={"trials_per_shard": 1})
+        assert len(list(executor.run(work, work.plan.shards()))) == 12
+        executor.stop()
+    finally:
+        cluster.shutdown()
+    assert not ray.is_initialized()
+    ray_executor.start()
