@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -77,8 +78,7 @@ def run(work: Work, store: Store, executor: Executor, tracker: Tracker, progress
         Interrupted: by Ctrl-C.
     """
     store.check_writable()
-    tracker.check()
-    executor.start()
+    _start(tracker, executor)
     sweep_id = secrets.token_hex(4)
     files = store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id))
     return _finish(Outcome(files, work), executor, tracker, progress)
@@ -91,8 +91,7 @@ def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Pr
         InputError: as run(), or the data has changed since.
     """
     work = reopen(files)
-    tracker.check()
-    executor.start()
+    _start(tracker, executor)
     return _finish(Outcome(files, work), executor, tracker, progress)
 
 
@@ -112,6 +111,14 @@ def reopen(files: SweepFiles) -> Work:
     execution = work.config.execution.model_copy(update={"trials_per_shard": size})
     config = work.config.model_copy(update={"execution": execution})
     return Work(config, work.task, make_plan(config, work.task))
+
+
+def _start(tracker: Tracker, executor: Executor) -> None:
+    """Both take seconds to come up, most of it waiting, so side by side."""
+    with ThreadPoolExecutor(1) as pool:
+        checked = pool.submit(tracker.check)
+        executor.start()
+        checked.result()
 
 
 def _finish(outcome: Outcome, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:

@@ -42,13 +42,15 @@ def complain(text: str) -> None:
 
 
 def show_table(frame: pd.DataFrame, title: str | None = None) -> None:
-    """A DataFrame as a table; numbers to four significant digits."""
+    """A DataFrame as a table, formatted as in the reports."""
+    from sweeps.report.text import formatted, is_numeric
+
     table = Table(title=escape(title) if title else None, title_justify="left", header_style="bold", box=None)
-    for column in frame.columns:
-        numeric = frame[column].dtype.kind in "if"
-        table.add_column(escape(str(column)), justify="right" if numeric else "left", no_wrap=True)
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(value) for value in row))
+    shown = formatted(frame)
+    for name, column in zip(shown.columns, frame.columns, strict=True):
+        table.add_column(escape(str(name)), justify="right" if is_numeric(frame[column]) else "left", no_wrap=True)
+    for row in shown.itertuples(index=False):
+        table.add_row(*map(_coloured, row))
     if out.is_terminal:
         out.print(table)
     else:  # as wide as it needs to be
@@ -68,20 +70,8 @@ def show_frame(frame: pd.DataFrame, as_json: bool, title: str | None = None) -> 
         show_table(frame, title)
 
 
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, bool) or type(value).__name__ == "bool_":
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return number(value)
-    text = escape(str(value))
-    return f"[{VERDICT_STYLES[text]}]{text}[/]" if text in VERDICT_STYLES else text
-
-
-def number(value: float) -> str:
-    """Four significant digits."""
-    return f"{value:.4g}"
+def _coloured(text: str) -> str:
+    return f"[{VERDICT_STYLES[text]}]{text}[/]" if text in VERDICT_STYLES else escape(text)
 
 
 def _plain(value: Any) -> Any:
@@ -151,7 +141,8 @@ class LineProgress:
         """Silent before begin()."""
         self._totals = {"computed": 0, "logged": 0}
         self._done = {"computed": 0, "logged": 0}
-        self._began = self._said = time.monotonic()
+        self._at = {"computed": 0.0, "logged": 0.0}  # when the last of them came
+        self._began = self._said = 0.0
 
     def begin(self, to_compute: int, to_log: int) -> None:
         """Start the clock."""
@@ -168,18 +159,20 @@ class LineProgress:
 
     def _advance(self, name: str, trials: int) -> None:
         self._done[name] += trials
-        if time.monotonic() - self._said >= _LINE_SECONDS:
-            self._said = time.monotonic()
+        self._at[name] = time.monotonic()
+        if self._at[name] - self._said >= _LINE_SECONDS:
+            self._said = self._at[name]
             self._line()
 
     def _line(self) -> None:
-        seconds = max(time.monotonic() - self._began, 1e-9)
         parts = []
         for name, total in self._totals.items():
-            done = self._done[name]
-            if total:
-                left = f", {seconds / done * (total - done):,.0f} s left" if 0 < done < total else ""
-                parts.append(f"{name} {done:,} of {total:,} ({done / seconds:,.0f}/s{left})")
+            if not total:
+                continue
+            done, seconds = self._done[name], max(self._at[name] - self._began, 1e-9)
+            rate = f"{done / seconds:,.0f}/s" if done else "waiting"
+            left = f", {seconds / done * (total - done):,.0f} s left" if 0 < done < total else ""
+            parts.append(f"{name} {done:,} of {total:,} ({rate}{left})")
         if parts:
             say("; ".join(parts))
 

@@ -39,7 +39,9 @@ class ExpectedOutcome:
     final: dict[str, float]  # NaN where not finite
     published: dict[str, float] | None  # None where torch.optim.SGD itself is what is expected
     reference: bool
+    decimals: int  # to which published figures are compared
     matches: bool
+    exact: bool  # equal to torch.optim.SGD bit for bit, not only to rounding
     verdict: str | None
     overshoot_percent: float | None
     overshoot_parameter: str | None
@@ -75,17 +77,20 @@ def _check_case(work: Work, results: Results, expected: Expected) -> list[Expect
     if not numbers:
         return [_outcome(expected)]
     stored = results.final(numbers)
-    reference = {} if isinstance(expected.final, dict) else _reference(work, numbers)
+    published = isinstance(expected.final, dict)
+    reference = {} if published else _reference(work, numbers)
+    precise = {} if published else _reference(work, numbers, dtype="float64")
     rows = results.trials.set_index("trial", drop=False).loc[numbers].to_dict("records")
     outcomes = []
     for row in rows:
         trial = int(row["trial"])
         final = dict(zip(results.parameters, map(float, stored[trial]), strict=True))
         if isinstance(expected.final, dict):
-            matches = _agrees(final, expected.final, expected.decimals)
+            matches, exact = _agrees(final, expected.final, expected.decimals), False
         else:
-            matches = _same_bits(stored[trial], reference[trial])
-        outcomes.append(_outcome(expected, row, final, _target(work, row), matches))
+            exact = _same_bits(stored[trial], reference[trial])
+            matches = exact or _as_close(stored[trial], reference[trial], precise[trial])
+        outcomes.append(_outcome(expected, row, final, _target(work, row), (matches, exact)))
     return outcomes
 
 
@@ -94,7 +99,7 @@ def _outcome(
     row: Mapping[Hashable, Any] | None = None,
     final: dict[str, float] | None = None,
     target: float | None = None,
-    matches: bool = False,
+    agreement: tuple[bool, bool] = (False, False),
 ) -> ExpectedOutcome:
     """Without a row: that of a case of which no trial is stored."""
     published = expected.final if isinstance(expected.final, dict) else None
@@ -104,7 +109,9 @@ def _outcome(
         final=final or {},
         published=published,
         reference=published is None,
-        matches=matches,
+        decimals=expected.decimals,
+        matches=agreement[0],
+        exact=agreement[1],
         target=target,
         **found,
     )
@@ -136,13 +143,13 @@ def _agrees(found: Mapping[str, float], published: Mapping[str, float], decimals
     return all(name in found and round(found[name], decimals) == value for name, value in published.items())
 
 
-def _reference(work: Work, numbers: Sequence[int]) -> dict[int, NDArray[Any]]:
+def _reference(work: Work, numbers: Sequence[int], **changes: Any) -> dict[int, NDArray[Any]]:
     """What torch.optim.SGD itself makes of these trials."""
     found: dict[int, NDArray[Any]] = {}
     runs = np.split(np.asarray(numbers), np.flatnonzero(np.diff(numbers) != 1) + 1)
     for run in runs:
         trials = work.plan.trials(int(run[0]), int(run[-1]) + 1)
-        trained = train_trials(work, trials, kernel="reference")
+        trained = train_trials(work, trials, kernel="reference", **changes)
         found |= dict(zip(run.tolist(), trained.params, strict=True))
     return found
 
@@ -155,6 +162,15 @@ def _same_bits(stored: NDArray[Any], reference: NDArray[Any]) -> bool:
         and bool((np.isfinite(stored) == finite).all())
         and stored[finite].tobytes() == reference[finite].tobytes()
     )
+
+
+def _as_close(stored: NDArray[Any], reference: NDArray[Any], precise: NDArray[Any]) -> bool:
+    """No farther from the float64 run than twice what torch's own run is: the bar where sums are reordered."""
+    if not np.array_equal(np.isfinite(stored), np.isfinite(reference)):
+        return False
+    finite = np.isfinite(stored) & np.isfinite(precise)
+    ours, theirs = np.abs(stored - precise)[finite], np.abs(reference - precise)[finite]
+    return bool(ours.max(initial=0.0) <= 2 * theirs.max(initial=0.0))
 
 
 def _target(work: Work, row: Mapping[Hashable, Any]) -> float | None:

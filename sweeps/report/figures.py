@@ -212,8 +212,8 @@ def _loss_colours(colours: NDArray[np.float64]) -> dict[str, object]:
     if not len(colours):
         return {"showscale": False}
     low, high = float(colours.min()), float(colours.max())
-    if high - low < 1:
-        low, high = low - 0.5, high + 0.5
+    if high - low < 0.1:
+        low, high = low - 0.1, high + 0.1
     powers = ticks(low, high)
     return {
         "colorscale": LOSS_SCALE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -179,9 +180,9 @@ def expected_table(expected: Sequence[ExpectedOutcome]) -> pd.DataFrame:
             "lr": o.lr,
             "momentum": o.momentum,
             "weight_decay": o.weight_decay,
-            **({f"final.{name}": o.final.get(name) for name in names} if len(names) <= _MAX_FINAL else {}),
+            **({f"final.{name}": _decimals(o, name) for name in names} if len(names) <= _MAX_FINAL else {}),
             "expected": _expectation(o),
-            "matches": o.matches,
+            "matches": ("bit for bit" if o.exact else "to rounding" if o.reference else "yes") if o.matches else "no",
             "verdict": o.verdict,
             "overshoot_percent": o.overshoot_percent,
         }
@@ -207,10 +208,16 @@ def _plain(value: object) -> str:
     return cell(value)
 
 
+def _decimals(outcome: ExpectedOutcome, name: str) -> str | None:
+    """A final parameter, to as many decimals as it is compared to."""
+    value = outcome.final.get(name)
+    return None if value is None or math.isnan(value) else f"{value:.{outcome.decimals}f}"
+
+
 def _expectation(outcome: ExpectedOutcome) -> str:
     if outcome.reference:
         return "torch.optim.SGD"
-    return ", ".join(f"{name} {value:g}" for name, value in (outcome.published or {}).items())
+    return ", ".join(f"{name} {value:.{outcome.decimals}f}" for name, value in (outcome.published or {}).items())
 
 
 def _expected_note(expected: Sequence[ExpectedOutcome]) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from sweeps.errors import StoreError
 from sweeps.report import summary
 from sweeps.report.expected import ExpectedOutcome, sentence, sentences
 from sweeps.report.results import Results
@@ -34,11 +35,18 @@ _PLOT_CONFIG = {
 
 
 def write(results: Results, expected: Sequence[ExpectedOutcome] | None = None) -> Path:
-    """Write the report's four files into the sweep's report folder, and return the path of report.html."""
+    """Write the report's four files into the sweep's report folder, and return the path of report.html.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
     folder = results.files.report_folder
-    folder.mkdir(exist_ok=True)
-    for format in ("csv", "json", "md", "html"):  # html last: where it is, the report is whole
-        _write(folder / _FILES[format], render(results, format, expected))
+    try:
+        folder.mkdir(exist_ok=True)
+        for format in ("csv", "json", "md", "html"):  # html last: where it is, the report is whole
+            _write(folder / _FILES[format], render(results, format, expected))
+    except OSError as error:
+        raise StoreError(f"{folder}: the report cannot be written: {error.strerror}") from error
     return folder / _FILES["html"]
 
 

@@ -20,6 +20,7 @@ from sgdcore.verdict import VERDICTS
 from sweeps import config as sweep_file
 from sweeps import report
 from sweeps.data import load_task
+from sweeps.errors import StoreError
 from sweeps.plan import Shard, make_plan
 from sweeps.report import figures, summary, text
 from sweeps.report.axes import MapAxis
@@ -319,6 +320,12 @@ class TestFiles:
         assert all(len({line.replace("\\|", "").count("|") for line in table}) == 1 for table in tables)
         assert "5.5695" in page
         assert "326 % of the way" in page
+
+    def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
+        results = report.load(sweep(tmp_path, LINE, [0])[1])
+        results.files.report_folder.touch()
+        with pytest.raises(StoreError, match="report cannot be written"):
+            report.write(results)
 
     def test_unknown_format(self, line: report.Results) -> None:
         with pytest.raises(ValueError, match="html, md, csv, json"):
