@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FloatArray = NDArray[np.float64]
 NEVER = -1  # first_nonfinite_step of a trial that stayed finite
@@ -137,10 +134,11 @@ class Trajectories:
             penalty = decay / 2 * self.curves.squared_norm
         return self.loss + np.where(decay != 0, penalty, 0.0)
 
-    def to_pandas(self) -> pd.DataFrame:
-        """One row a trial and recorded step: trial, step, loss and the parameters where they were recorded."""
-        import pandas as pd  # type: ignore[import-untyped, unused-ignore]
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Curves as columns, one row a trial and recorded step, for ``pandas.DataFrame(result.columns())``.
 
+        trial, step, loss, validation_loss where there is a validation set, and the parameters where they are recorded.
+        """
         trials, points = self.loss.shape
         columns: dict[str, NDArray[Any]] = {
             "trial": np.repeat(np.arange(trials), points),
@@ -150,6 +148,5 @@ class Trajectories:
         if self.curves.validation_loss is not None:
             columns["validation_loss"] = self.curves.validation_loss.ravel()
         if self.curves.path is not None:
-            for j, name in enumerate(self.parameter_names):
-                columns[name] = self.curves.path[:, :, j].ravel()
-        return pd.DataFrame(columns)
+            columns |= {name: self.curves.path[:, :, j].ravel() for j, name in enumerate(self.parameter_names)}
+        return columns

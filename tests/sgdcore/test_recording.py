@@ -34,6 +34,11 @@ def test_log_is_dense_at_the_start():
     assert Recording(4, "log").steps(0, 10_000).tolist() == [0, 1, 10, 100, 1000, 10_000]
 
 
+def test_steps_are_rounded_to_the_nearest():
+    assert Recording(2, "linear").steps(0, 10).tolist() == [0, 3, 7, 10]
+    assert Recording(4, "log").steps(0, 1000).tolist() == [0, 1, 6, 32, 178, 1000]
+
+
 def test_log_of_a_continued_run_is_dense_at_its_own_start():
     assert Recording(4, "log").steps(500, 10_500).tolist() == [500, 501, 510, 600, 1500, 10_500]
 

@@ -25,6 +25,7 @@ CASES = [
     ("overflow", "diverged", run(lr=10.0)),
     ("finite but a million times the start", "diverged", run(ONE, 12, lr=2.0)),
     ("rising", "diverging", run(ONE, 5, lr=1.25)),
+    ("rising slowly", "diverging", run(ONE, 5, lr=1.01)),
     ("solved", "converged", run(lr=0.03, momentum=0.9, epochs=60)),
     ("its ridge solution", "converged", run(ONE, 60, lr=0.1, weight_decay=0.5)),
     ("noise floor", "stalled", run(NOISY, 400, lr=0.03)),
