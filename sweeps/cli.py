@@ -76,7 +76,13 @@ SetOption = Annotated[
 ExecutorOption = Annotated[ExecutorName, typer.Option("--executor", help="Where the trials run.")]
 AddressOption = Annotated[str | None, typer.Option("--address", metavar="ADDR", help="Join a running Ray cluster.")]
 TrackingOption = Annotated[
-    str | None, typer.Option("--tracking-uri", metavar="URI", help="MLflow; by default a database in the store.")
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        envvar="MLFLOW_TRACKING_URI",
+        metavar="URI",
+        help="Where MLflow is; by default a database in the store.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -142,7 +148,7 @@ def resume(
 
     home, files = _find(store, sweep_id)
     with _executor(executor, address) as where:
-        tracker = road.tracker_for(home, tracking_uri)
+        tracker = road.tracker_for(home, tracking_uri, files)
         outcome = road.resume(files, where, tracker, progress())
         _conclude(outcome, home, where.description, tracker)
 
@@ -329,7 +335,8 @@ def _conclude(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
     say()
     say(f"sweep:    {files.sweep_id} ({where})")
     say(f"report:   {page}")
-    say(f"tracking: {outcome.tracking.get('uri', '')}  ('sweeps ui' shows it)")
+    embedded = "  ('sweeps ui' shows it)" if tracker.uri == store.tracking_uri else ""
+    say(f"tracking: {tracker.uri}{embedded}")
     _raise_for(outcome, expected)
 
 

@@ -67,7 +67,7 @@ Text = Annotated[str, Field(min_length=1, max_length=250)]
 class Model(BaseModel):
     """Frozen, and with no keys but its own."""
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
 
     @model_validator(mode="wrap")
     @classmethod

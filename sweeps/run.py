@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from sgdcore.verdict import VERDICTS
 from sweeps import __version__, data
 from sweeps.config import SweepConfig, load
-from sweeps.errors import StoreError
+from sweeps.errors import StoreError, TrackingError
 from sweeps.execute.base import Executor
 from sweeps.plan import make_plan
 from sweeps.store import Store, SweepFiles
-from sweeps.tracking.base import BEST_TRIAL, TRIAL_COUNT, Sweep, Tracker, best_trials, wanted
+from sweeps.tracking.base import BEST_TRIAL, REDACTED, TRIAL_COUNT, Sweep, Tracker, best_trials, wanted
 from sweeps.tracking.pipeline import Pipeline
 from sweeps.worker import ShardResult, Work
 
@@ -127,6 +127,7 @@ def _finish(outcome: Outcome, executor: Executor, tracker: Tracker, progress: Pr
     policy, total = work.config.tracking.trials, len(work.plan)
     missing = files.missing(work.plan.shards())
     progress.begin(sum(map(len, missing)), wanted(policy, total))
+    files.write_tracking({"uri": tracker.uri, "complete": False})
     pipeline = Pipeline(tracker, sweep, progress.logged)
     pipeline.start()
     try:
@@ -210,10 +211,19 @@ def _manifest(work: Work, sweep_id: str) -> dict[str, Any]:
     }
 
 
-def tracker_for(store: Store, uri: str | None) -> Tracker:
-    """The tracker of a URI; the store's embedded MLflow by default."""
-    from sweeps.tracking.client import ClientTracker
+def tracker_for(store: Store, uri: str | None, files: SweepFiles | None = None) -> Tracker:
+    """The tracker of a URI: by default where the sweep was tracked before, else the store's embedded MLflow.
 
+    Raises:
+        TrackingError: the sweep was tracked at a URI with a password, which is not kept.
+    """
+    from sweeps.tracking.client import ClientTracker, redacted
+
+    known = files.tracking().get("uri") if files else None
+    if uri is None and known not in (None, redacted(store.tracking_uri)):
+        if REDACTED in known:
+            raise TrackingError(f"the sweep is tracked at {known}: pass it again with its password (--tracking-uri)")
+        uri = known
     return ClientTracker(uri) if uri else ClientTracker(store.tracking_uri, store.artifacts)
 
 

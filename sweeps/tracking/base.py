@@ -16,6 +16,7 @@ TRIAL_ID = "sweeps.trial_id"
 VERDICT = "sweeps.verdict"
 TRIAL_COUNT = "sweeps.trials"
 BEST_TRIAL = "sweeps.best_trial_id"
+REDACTED = "***"  # stands for a password wherever a URI is shown or kept
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from sweeps import __version__
 from sweeps.config import HYPERPARAMETERS
 from sweeps.errors import TrackingError
-from sweeps.tracking.base import SWEEP_ID, TRIAL_ID, VERDICT, Sweep
+from sweeps.tracking.base import REDACTED, SWEEP_ID, TRIAL_ID, VERDICT, Sweep
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -260,7 +260,7 @@ def trial_metrics(row: dict[str, Any], names: list[str], steps: list[int]) -> It
 
 def redacted(uri: str) -> str:
     """The URI without a password."""
-    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", uri)
+    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", rf"\1:{REDACTED}@", uri)
 
 
 def _flatten(document: Any, prefix: str = "") -> dict[str, Any]:

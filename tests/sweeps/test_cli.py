@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import shutil
 import signal
 import time
 import urllib.request
@@ -159,6 +160,22 @@ def test_a_resumed_sweep_has_the_shards_of_an_undisturbed_one(
         (shards / name).unlink()
     cli("resume", only_id(cli), "--executor", "inline")
     assert {path.name: path.read_bytes() for path in shards.iterdir()} == before
+
+
+def test_a_sweep_is_resumed_where_it_is_tracked(
+    cli: Cli, config: Callable[..., Path], store: Store, tmp_path: Path, migrated_database: Path
+) -> None:
+    elsewhere = f"sqlite:///{shutil.copy(migrated_database, tmp_path / 'elsewhere.db')}"
+    assert elsewhere in cli("run", config(), "--executor", "inline", MLFLOW_TRACKING_URI=elsewhere).stdout
+    client = MlflowClient(elsewhere)
+    experiment = client.get_experiment_by_name("small").experiment_id
+    [lost] = client.search_runs(
+        [experiment], "params.lr = '0.03' and params.momentum = '0.9' and params.weight_decay = '0.1'"
+    )
+    client.set_tag(lost.info.run_id, "sweeps.trial_id", "somebody else's")
+    cli("resume", only_id(cli), "--executor", "inline")
+    assert len(client.search_runs([experiment], f"tags.`sweeps.trial_id` = '{lost.data.tags['sweeps.trial_id']}'")) == 1
+    assert MlflowClient(store.tracking_uri).get_experiment_by_name("small") is None
 
 
 def test_data_that_changed_are_not_mixed(cli: Cli, config: Callable[..., Path], tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_giving_up_leaves_the_executor_usable(executor: Executor, make_work: Mak
 @pytest.mark.cluster
 def test_local_ray_listens_on_loopback_only_and_asks_for_a_token(ray_executor: RayExecutor) -> None:
     assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert ray_executor.description.startswith("local Ray: 1 node")
     children = descendants(os.getpid())
     assert children

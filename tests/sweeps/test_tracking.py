@@ -2,6 +2,7 @@
 
 import http.server
 import math
+import os
 import socket
 import sqlite3
 import threading
@@ -15,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from sweeps.errors import TrackingError
+from sweeps.run import tracker_for
 from sweeps.store import Store, SweepFiles
 from sweeps.tracking.base import Sweep, best_trials, wanted
 from sweeps.tracking.client import ClientTracker, redacted
@@ -226,6 +228,23 @@ def test_passwords_are_not_shown() -> None:
     assert redacted("postgresql://user:secret@host/db") == "postgresql://user:***@host/db"
     assert redacted("http://host:5000") == "http://host:5000"
     assert "secret" not in ClientTracker("http://user:secret@host:1").uri
+
+
+def test_a_uri_with_a_password_has_to_be_given_again(store: Store, sweep: Sweep) -> None:
+    sweep.files.write_tracking({"uri": redacted("postgresql://me:secret@host/db")})
+    with pytest.raises(TrackingError, match=r"tracked at postgresql://me:\*\*\*@host/db: pass it again"):
+        tracker_for(store, None, sweep.files)
+
+
+@pytest.mark.parametrize(("chosen", "kept"), [(None, "true"), ("false", "false")])
+def test_mlflows_usage_reports_are_off_unless_the_user_turned_them_on(
+    tracker: ClientTracker, monkeypatch: pytest.MonkeyPatch, chosen: str | None, kept: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", chosen)
+    tracker.check()
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == kept
 
 
 @pytest.mark.parametrize(("policy", "count"), [("all", 7), ("none", 0), ("top:3", 3), ("top:99", 7)])
