@@ -108,6 +108,8 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
     for what, tally in (("dropped", work.plan.dropped), ("merged", work.plan.merged)):
         for reason, count in tally.items():
             say(f"{what}: {count:,} ({reason})")
+    if (stable := _stable_share(work)) is not None:
+        say(f"predicted: {stable:.0%} of the trials are stable (spectral radius of an epoch's map below 1)")
     show_frame(_axes(work), False, "axes")
 
 
@@ -367,6 +369,23 @@ def _interrupted(interrupt: KeyboardInterrupt) -> str:
         f"interrupted: {done:,} of {files.manifest()['shards']:,} shards are in the store; "
         f"go on with: sweeps resume {files.sweep_id}"
     )
+
+
+def _stable_share(work: Work) -> float | None:
+    """Of at most 10,000 trials, evenly spread over the plan; None where theory says nothing."""
+    import numpy as np
+
+    from sweeps.worker import predicted_radius
+
+    total, blocks = len(work.plan), 100
+    size = max(1, min(total, 10_000) // blocks)
+    starts = np.unique(np.linspace(0, total - size, blocks).astype(int)) if total > 10_000 else [0]
+    size = size if total > 10_000 else total
+    parts = [
+        predicted_radius(work, work.plan.trials(int(s), int(s) + size)).to_numpy(zero_copy_only=False) for s in starts
+    ]
+    radius = np.concatenate(parts)
+    return None if np.isnan(radius).all() else float((radius < 1).mean())
 
 
 def _axes(work: Work) -> Any:

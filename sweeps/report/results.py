@@ -21,7 +21,7 @@ from sweeps.store import SweepFiles
 MAX_FINAL_COLUMNS = 16
 _STEPS = ("best_step", "first_nonfinite_step", "steps_to_tolerance", "peak_step")
 _TEXTS = ("trial_id", "verdict", "overshoot_parameter")
-_MEASURES = ("initial_loss", "final_loss", "best_loss", "overshoot_percent", "peak_value", "growth")
+_MEASURES = ("predicted_radius", "initial_loss", "final_loss", "best_loss", "overshoot_percent", "peak_value", "growth")
 
 
 @dataclass(frozen=True, eq=False)

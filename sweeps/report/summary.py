@@ -19,6 +19,8 @@ _MAX_COLUMNS = 8  # of swept parameters in a table
 _MAX_FINAL = 4  # parameters whose final values are shown beside a trial
 _MAX_EXPECTED = 50
 _BAD = ["diverging", "diverged"]
+_UNDECIDED = 0.01  # radii this near to 1 predict nothing
+_LONG_ENOUGH = 1e6  # the factor by which theory lets a distance grow or shrink before it is held against the outcome
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,7 @@ def tables(results: Results, expected: Sequence[ExpectedOutcome] | None = None, 
             diverged_trials(results, n),
         ),
         Table("overshoots", "Overshoots of trials that came back", coming_back, overshoots(results, n)),
+        Table("predictions", "Prediction against outcome", _prediction_note(results), predictions(results)),
         Table(
             "overshoots_diverging",
             "Overshoots of trials that are diverging",
@@ -133,6 +136,41 @@ def overshoots(results: Results, n: int = 10, *, include_diverging: bool = False
     table["peak"] = past["peak_value"].astype("float64")
     table["peak_step"] = past["peak_step"]
     return table.reset_index(drop=True)
+
+
+def predictions(results: Results) -> pd.DataFrame:
+    """Verdicts of the trials by what the spectral radius of their epoch map predicts; empty where none is known."""
+    known = results.trials.dropna(subset=["predicted_radius"])
+    radius = known["predicted_radius"]
+    classes = {
+        "settles (radius < 1)": radius < 1 - _UNDECIDED,
+        "undecided (radius near 1)": (radius - 1).abs() <= _UNDECIDED,
+        "diverges (radius > 1)": radius > 1 + _UNDECIDED,
+    }
+    against = contradictions(results).index
+    rows = []
+    for predicted, inside in classes.items():
+        trials = known[inside]
+        counts = trials["verdict"].value_counts().reindex(list(VERDICTS), fill_value=0)
+        contradicted = int(trials.index.isin(against).sum())
+        rows.append({"predicted": predicted, "trials": len(trials), **counts.to_dict(), "contradicted": contradicted})
+    return pd.DataFrame(rows) if len(known) else pd.DataFrame()
+
+
+def contradictions(results: Results) -> pd.DataFrame:
+    """Trials whose outcome contradicts the theory, among those that ran long enough for it to show."""
+    trials = results.trials
+    with np.errstate(divide="ignore"):  # a radius of 0 settles at once
+        factor = np.log(trials["predicted_radius"].to_numpy(dtype=np.float64)) * results.config.training.epochs
+    decided = (trials["predicted_radius"] - 1).abs() > _UNDECIDED
+    grew = decided & (factor > math.log(_LONG_ENOUGH)) & (trials["verdict"] == "converged")
+    shrank = decided & (factor < -math.log(_LONG_ENOUGH)) & trials["verdict"].isin(_BAD)
+    contradicting: pd.DataFrame = trials[grew | shrank]
+    return contradicting
+
+
+def _prediction_note(results: Results) -> str:
+    return f"by the spectral radius of the epoch's map; {len(contradictions(results)):,} trials contradict it"
 
 
 def dropped_and_merged(results: Results) -> pd.DataFrame:

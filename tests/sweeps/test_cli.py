@@ -73,6 +73,7 @@ def test_what_is_not_as_expected_fails_the_sweep(cli: Cli) -> None:
 def test_a_sweep_from_plan_to_report(cli: Cli, config: Callable[..., Path], store: Store) -> None:
     path = config(name="<b>all</b> the way", experiment="e")
     assert "12 trials of 20 steps" in cli("plan", path).stdout
+    assert "predicted: 83% of the trials are stable" in cli("plan", path).stdout
     assert not (store.root / "sweeps").exists()
     assert json.loads(cli("plan", path, "--json").stdout)["trials"] == 12
     ran = cli("run", path, "--executor", "inline")

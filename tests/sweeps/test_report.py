@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -466,3 +467,27 @@ def test_40_000_trials_load_in_about_a_second(tmp_path: Path) -> None:
     assert results.trials["trial"].is_monotonic_increasing
     assert list(results.curves([39_999])["trial"].unique()) == [39_999]
     assert seconds < 5, "about 0.1 s on an idle machine"
+
+
+def test_predictions_are_held_against_outcomes(
+    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+) -> None:
+    work = make_work(
+        parameters={
+            "lr": {"min": 0.005, "max": 0.1, "count": 20},
+            "momentum": {"values": [0, 0.5, 0.9]},
+            "init.weight": {"value": 0},
+            "init.bias": {"value": 0},
+        },
+        training={"epochs": 300},
+    )
+    files = stored(work)
+    table = summary.predictions(report.load(files)).set_index("predicted")
+    assert table["trials"].sum() == 60
+    assert table["contradicted"].sum() == 0
+    assert table.loc["diverges (radius > 1)", "converged"] == 0
+    assert table.loc["settles (radius < 1)", ["diverging", "diverged"]].sum() == 0
+    assert table.loc["settles (radius < 1)", "converged"] > 10
+    loaded = report.load(files)
+    loaded.trials["predicted_radius"] = 1 / loaded.trials["predicted_radius"]
+    assert len(summary.contradictions(loaded)) > 10

@@ -32,9 +32,21 @@ def test_the_columns_are_the_documented_ones(make_work: MakeWork, stored: Stored
     names = stored(make_work()).read_shard(0).column_names
     documented = """
         trial trial_id lr momentum weight_decay dampening nesterov seed verdict final_loss best_loss best_step
-        first_nonfinite_step steps_to_tolerance overshoot_percent overshoot_parameter peak_value final loss
+        first_nonfinite_step steps_to_tolerance overshoot_percent overshoot_parameter peak_value
+        predicted_radius final loss
     """
     assert set(documented.split()) <= set(names)
+
+
+def test_the_predicted_radius_is_the_theorys(make_work: MakeWork, stored: Stored) -> None:
+    parameters = {"lr": {"values": [0.02, 0.03, 0.05]}, "momentum": {"value": 0.9}}
+    table = stored(make_work(parameters=parameters)).read_shard(0)
+    np.testing.assert_allclose(table["predicted_radius"].to_pylist(), [1.53, 0.77, 1.34], atol=0.005)
+
+
+def test_random_orders_are_not_predicted(make_work: MakeWork, stored: Stored) -> None:
+    files = stored(make_work(training={"epochs": 1, "order": "shuffled"}))
+    assert files.read_shard(0)["predicted_radius"].null_count == 4
 
 
 def test_what_is_not_finite_is_null(make_work: MakeWork, stored: Stored) -> None:
