@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -164,17 +166,7 @@ def list_(store: StoreOption = _DEFAULT_STORE, as_json: JsonOption = False) -> N
     from sweeps.terminal import say, show_frame
 
     home = Store(store)
-    rows = [
-        {
-            "id": files.sweep_id,
-            "name": (manifest := files.manifest())["name"],
-            "state": files.state(),
-            "trials": manifest["trials"],
-            "shards": f"{len(files.done())}/{manifest['shards']}",
-            "created": manifest["created"],
-        }
-        for files in home.sweeps()
-    ]
+    rows = [_listed(files) for files in home.sweeps()]
     if not rows and not as_json:
         say(f"no sweeps in {home.root}")
         return
@@ -261,16 +253,21 @@ def ui(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 5000,
 ) -> None:
     """Serve the store's MLflow UI on this machine until Ctrl-C."""
+    from contextlib import suppress
+
+    from sweeps.errors import TrackingError
     from sweeps.store import Store
     from sweeps.terminal import say
     from sweeps.tracking.ui import serve
 
     home = Store(store)
     home.check_writable()
-    with serve(home, port) as address:
+    with serve(home, port) as (address, server):
         say(f"MLflow UI: {address} (Ctrl-C ends it)")
         sys.stdout.flush()
-        signal.pause()
+        with suppress(KeyboardInterrupt):
+            server.wait()
+            raise TrackingError(f"MLflow's server ended, with exit code {server.returncode}")
 
 
 @app.command()
@@ -295,6 +292,23 @@ def _prepare(config: Path, overrides: list[str] | None) -> Work:
     return prepare(load(config, overrides), str(config))
 
 
+def _listed(files: SweepFiles) -> dict[str, Any]:
+    from sweeps.errors import StoreError
+
+    try:
+        manifest = files.manifest()
+    except StoreError:
+        return {"id": files.sweep_id, "name": "", "state": "damaged", "trials": None, "shards": "", "created": ""}
+    return {
+        "id": files.sweep_id,
+        "name": manifest["name"],
+        "state": files.state(),
+        "trials": manifest["trials"],
+        "shards": f"{len(files.done())}/{manifest['shards']}",
+        "created": manifest["created"],
+    }
+
+
 def _find(store: Path, sweep_id: str) -> tuple[Store, SweepFiles]:
     from sweeps.store import Store
 
@@ -317,6 +331,16 @@ def _executor(kind: ExecutorName, address: str | None) -> Iterator[Any]:
 
 def _conclude(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
     """Report, close the parent run, and say how it went; raises what the exit code stands for."""
+    from sweeps.run import Interrupted
+
+    try:
+        _finish(outcome, store, where, tracker)
+    except KeyboardInterrupt:
+        tracker.interrupt()
+        raise Interrupted(outcome) from None
+
+
+def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
     from sweeps import report as reports
     from sweeps.run import publish
     from sweeps.terminal import say, show_table
@@ -343,17 +367,13 @@ def _conclude(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
 
 
 def _raise_for(outcome: Outcome, expected: list[ExpectedOutcome] | None) -> None:
-    sweep_id = outcome.files.sweep_id
+    again = _resume(outcome.files)
     if outcome.failed_trials:
         first = outcome.files.failures()[0]
-        raise TrialsFailed(
-            f"{outcome.failed_trials:,} trials could not be run; see {first}; try again: sweeps resume {sweep_id}"
-        )
+        raise TrialsFailed(f"{outcome.failed_trials:,} trials could not be run; see {first}; try again: {again}")
     if outcome.tracking_error is not None:
         reason = " ".join(str(outcome.tracking_error).split())[:300]
-        raise SweepsError(
-            f"all trials are computed, but not all are in MLflow: {reason}; log them: sweeps resume {sweep_id}"
-        )
+        raise SweepsError(f"all trials are computed, but not all are in MLflow: {reason}; log them: {again}")
     missed = [e.case for e in expected or [] if not e.matches]
     if missed:
         raise CheckFailed(f"not as expected: {', '.join(missed)}")
@@ -363,12 +383,16 @@ def _interrupted(interrupt: KeyboardInterrupt) -> str:
     outcome = getattr(interrupt, "outcome", None)
     if outcome is None:
         return "interrupted"
-    files = outcome.files
-    done = len(files.done())
-    return (
-        f"interrupted: {done:,} of {files.manifest()['shards']:,} shards are in the store; "
-        f"go on with: sweeps resume {files.sweep_id}"
-    )
+    done, total = len(outcome.files.done()), outcome.files.manifest()["shards"]
+    return f"interrupted: {done:,} of {total:,} shards are in the store; go on with: {_resume(outcome.files)}"
+
+
+def _resume(files: SweepFiles) -> str:
+    """The command that goes on with a sweep, from here."""
+    root = files.folder.parents[1]
+    default = Path(os.environ.get("SWEEPS_STORE", _DEFAULT_STORE)).expanduser().absolute()
+    where = "" if root == default else f" --store {shlex.quote(str(root))}"
+    return f"sweeps resume {files.sweep_id}{where}"
 
 
 def _stable_share(work: Work) -> float | None:
@@ -393,9 +417,10 @@ def _axes(work: Work) -> Any:
 
     rows = []
     for name, _ in work.plan.blocks[0].axes:
-        values = sorted({v for block in work.plan.blocks for v in block[name]})
-        shown = ", ".join(f"{v:g}" for v in values[:6]) + (f", ... {values[-1]:g}" if len(values) > 6 else "")
-        rows.append(
-            {"axis": name, "values": len(values), "from": shown if shown != "nan" else "torch's initialisation"}
-        )
+        everything = {v for block in work.plan.blocks for v in block[name]}
+        values = sorted(v for v in everything if v == v)
+        shown = [f"{v:g}" for v in values[:6]] + ([f"... {values[-1]:g}"] if len(values) > 6 else [])
+        if len(values) < len(everything):
+            shown.insert(0, "the model's initialisation")
+        rows.append({"axis": name, "values": len(everything), "from": ", ".join(shown)})
     return pd.DataFrame(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -28,12 +29,15 @@ from sweeps.errors import ConfigError
 HYPERPARAMETERS = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
 _INIT = re.compile(r"init\.(weight(\.\d+)?|bias)")
 _MAX_AXIS = 10_000_000
+_LARGEST = {"float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
 _CUSTOM, _UNKNOWN = "needed", "unknown_key"  # pydantic error types of this module's own
 
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PydanticCustomError(_CUSTOM, "a number is needed")
+    if isinstance(value, int) and abs(value) > _LARGEST["float64"]:
+        raise PydanticCustomError(_CUSTOM, "a number that float64 can hold is needed")
     return value
 
 
@@ -52,6 +56,12 @@ def _integer(value: Any) -> Any:
 def _sample(value: Any) -> Any:
     if not isinstance(value, bool | int | float):
         raise PydanticCustomError(_CUSTOM, "a number, or true or false, is needed")
+    return value if isinstance(value, bool) else _number(value)
+
+
+def _printable(value: str) -> str:
+    if not value.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
+        raise PydanticCustomError(_CUSTOM, "text without control characters is needed")
     return value
 
 
@@ -61,7 +71,8 @@ Positive = Annotated[Number, Field(gt=0)]
 Count = Annotated[Integer, Field(ge=1)]
 Seed = Annotated[Integer, Field(ge=0, lt=2**53)]
 Value = Annotated[Any, BeforeValidator(_sample)]  # bool or float; Any, so that pydantic does not mix up the two
-Text = Annotated[str, Field(min_length=1, max_length=250)]
+Text = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_printable)]
+Size = Annotated[Count, Field(le=100_000_000)]
 
 
 class Model(BaseModel):
@@ -121,8 +132,8 @@ class LinearData(_Data):
     """Random linear data of a given condition number."""
 
     kind: Literal["linear"]
-    n: Count = 100
-    d: Count = 1
+    n: Size = 100
+    d: Annotated[Count, Field(le=10_000)] = 1
     condition: Annotated[Number, Field(ge=1)] = 1.0
     noise: Annotated[Number, Field(ge=0)] = 0.0
     seed: Seed = 0
@@ -133,7 +144,7 @@ class PolynomialData(_Data):
 
     kind: Literal["polynomial"]
     coefficients: Annotated[tuple[Number, ...], Field(min_length=1)] = (0, 0, 1)
-    n: Count = 50
+    n: Size = 50
     low: Number = -1.0
     high: Number = 1.0
     noise: Annotated[Number, Field(ge=0)] = 0.0
@@ -144,7 +155,7 @@ class SineData(_Data):
     """y = sin(frequency x)."""
 
     kind: Literal["sine"]
-    n: Count = 50
+    n: Size = 50
     low: Number = -math.pi
     high: Number = math.pi
     frequency: Number = 1.0
@@ -310,7 +321,7 @@ class Expected(Model):
 class SweepConfig(Model):
     """The whole sweep file."""
 
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    name: Annotated[Text, Field(max_length=200)]
     description: Annotated[str, Field(max_length=5000)] = ""
     experiment: Text | None = None
     task: TaskConfig
@@ -415,20 +426,22 @@ def _parameter_problems(config: SweepConfig, index: int, mapping: Parameters) ->
             problems.append(f"{path}.{name}: unknown parameter{_hint(name, allowed)}")
             continue
         for i, value in enumerate(axis.points()):
-            if problem := _value_problem(name, value):
+            if problem := _value_problem(name, value, config.training.dtype):
                 place = f"values[{i}]" if axis.values else "value" if axis.value is not None else "min"
                 problems.append(f"{path}.{name}.{place}: given {_show(value)}; {problem}")
                 break
     return problems
 
 
-def _value_problem(name: str, value: bool | float) -> str | None:
+def _value_problem(name: str, value: bool | float, dtype: str) -> str | None:
     if name == "nesterov":
         return None if isinstance(value, bool) else "true or false is needed"
     if isinstance(value, bool):
         return "a number is needed"
     if not math.isfinite(value):
         return "a finite number is needed"
+    if abs(value) > _LARGEST[dtype]:
+        return f"{dtype} holds numbers up to {_LARGEST[dtype]:.4g}"
     if value < 0 and name in ("lr", "momentum", "weight_decay"):
         return f"{name} must be >= 0"
     return None

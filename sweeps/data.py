@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,10 +76,16 @@ def _read(d: config.FileData) -> Dataset:
 
     path = Path(d.path)
     try:
-        table: pd.DataFrame = pd.read_csv(path) if d.kind == "csv" else pd.read_parquet(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is longer than the header
+            table: pd.DataFrame = pd.read_csv(path, index_col=False) if d.kind == "csv" else pd.read_parquet(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file (task.dataset.path)") from error
-    except (OSError, ValueError) as error:  # pandas' and pyarrow's parse errors are ValueErrors
+    except (
+        OSError,
+        ValueError,
+        pd.errors.ParserWarning,
+    ) as error:  # pandas' and pyarrow's parse errors are ValueErrors
         raise DataError(f"{path}: cannot be read as {d.kind}: {' '.join(str(error).split())}") from error
     wanted = [*(d.features or [c for c in table.columns if c != d.target]), d.target]
     missing = [column for column in wanted if column not in table.columns]
@@ -92,6 +99,8 @@ def _read(d: config.FileData) -> Dataset:
 def _numbers(column: pd.Series, name: str, path: Path, kind: str) -> np.ndarray:
     import pandas as pd
 
+    if pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_timedelta64_dtype(column):
+        raise DataError(f"{path}: column {name!r} holds {column.dtype} values, not numbers")
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):

@@ -33,6 +33,7 @@ _SECONDS_PER_SHARD = 1.0
 _FLOPS_PER_SECOND = 4e9  # of one core, reached by the kernel; only sizes the shards
 _SHARD_BYTES = 64e6
 MAX_TRIALS = 10**9
+MAX_POINTS = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,9 +146,13 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config") -> Plan:
         raise ConfigError(where, [f"parameters: {sum(map(len, blocks)):,} trials; at most {MAX_TRIALS:,} are allowed"])
     overlaps = _overlaps(blocks, merged)
     steps = config.training.epochs * steps_per_epoch(task.samples, config.training.batch_size)
+    if config.record.spacing == "all" and steps > MAX_POINTS:
+        raise ConfigError(
+            where, [f"record.spacing: given 'all' for {steps:,} steps; at most {MAX_POINTS:,} are recorded"]
+        )
     total = sum(len(b) if kept is None else len(kept) for b, kept in zip(blocks, overlaps, strict=True))
     if total == 0:
-        reasons = "; ".join(f"{count:,} dropped: {reason}" for reason, count in dropped.items())
+        reasons = "; ".join(f"{count:,} dropped: {reason}" for reason, count in dropped.items() if count)
         raise ConfigError(where, [f"parameters: no trials are left ({reasons})"])
     widths = {name: len({v for b in products for v in b[name]}) for name, _ in products[0].axes}
     return Plan(

@@ -67,7 +67,7 @@ def replay_trial(files: SweepFiles, trial: str) -> Replay:
 
 
 def _number(files: SweepFiles, work: Work, trial: str) -> int:
-    if trial.isdigit() and len(trial) < 10:
+    if trial.isascii() and trial.isdigit() and len(trial) < 10:
         if int(trial) < len(work.plan):
             return int(trial)
         raise StoreError(f"trial {trial}: the sweep's trials are 0 to {len(work.plan) - 1}")

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 import pyarrow.compute as pc
 
+from sgdcore import InvalidTask
 from sgdcore.verdict import VERDICTS
 from sweeps import __version__, data
 from sweeps.config import SweepConfig, load
-from sweeps.errors import StoreError, TrackingError
+from sweeps.errors import ConfigError, StoreError, TrackingError
 from sweeps.execute.base import Executor
 from sweeps.plan import make_plan
 from sweeps.store import Store, SweepFiles
@@ -67,6 +68,11 @@ def prepare(config: SweepConfig, where: str = "config") -> Work:
         ConfigError, DataError: the input cannot be used.
     """
     task = data.load_task(config.task)
+    try:
+        task.quadratic(config.training.dtype)
+        task.validation_quadratic(config.training.dtype)
+    except InvalidTask as error:
+        raise ConfigError(where, [f"task: {error}"]) from error
     return Work(config, task, make_plan(config, task, where))
 
 
@@ -164,7 +170,7 @@ def publish(outcome: Outcome, tracker: Tracker) -> None:
     sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
     metrics, tags = _totals(files, work.config.metric.name)
     try:
-        tracker.finish(sweep, metrics, tags)
+        tracker.finish(sweep, metrics, tags, complete=outcome.failed_trials == 0)
     except Exception as error:  # noqa: BLE001 - as in the pipeline: the result is in the store, resume logs it
         outcome.tracking_error = error
         return

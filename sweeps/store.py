@@ -16,6 +16,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ class Store:
     def __init__(self, root: Path) -> None:
         """The store at ``root``, which need not exist yet."""
         self.root = root.expanduser().absolute()
+        if "?" in str(self.root):
+            raise StoreError(f"{self.root}: a store's path may not contain '?', which ends a database's name")
 
     @property
     def tracking_uri(self) -> str:
@@ -75,12 +78,12 @@ class Store:
         return files
 
     def sweeps(self) -> list[SweepFiles]:
-        """All sweeps, the newest first."""
+        """All sweeps, the newest first, damaged ones last."""
         folder = self.root / "sweeps"
         if not folder.is_dir():
             return []
-        found = [SweepFiles(path) for path in folder.iterdir() if (path / "plan.json").is_file()]
-        return sorted(found, key=lambda files: str(files.manifest()["created"]), reverse=True)
+        found = [SweepFiles(path) for path in folder.iterdir() if _SWEEP_ID.fullmatch(path.name)]
+        return sorted(found, key=lambda files: files.created, reverse=True)
 
     def find(self, prefix: str) -> SweepFiles:
         """The sweep whose id starts with ``prefix``.
@@ -113,6 +116,14 @@ class SweepFiles:
         return self.folder.name
 
     @property
+    def created(self) -> str:
+        """When it was planned, ISO 8601; empty where the manifest is damaged."""
+        try:
+            return str(self.manifest()["created"])
+        except StoreError:
+            return ""
+
+    @property
     def config_path(self) -> Path:
         """The resolved config."""
         return self.folder / "config.yaml"
@@ -138,14 +149,22 @@ class SweepFiles:
         Raises:
             StoreError: it is damaged.
         """
-        return self._read_json(self.plan_path)
+        manifest = self._read_json(self.plan_path)
+        missing = {"sweep_id", "name", "created", "trials", "shards"} - manifest.keys()
+        if missing:
+            raise StoreError(f"{self.plan_path}: damaged: no {', '.join(sorted(missing))}")
+        return manifest
 
     def write_shard(self, result: ShardResult) -> None:
         """Store a shard's table; its earlier failure is forgotten."""
         path = self._shard_path(result.shard.index)
         aside = path.with_suffix(f".{os.getpid()}.new")
-        pq.write_table(result.table, aside, compression="zstd")
-        _rename(aside, path)
+        try:
+            pq.write_table(result.table, aside, compression="zstd")
+            _rename(aside, path)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise StoreError(f"{path}: cannot be written: {error.strerror or error}; make room, then resume") from error
         self._failure_path(result.shard.index).unlink(missing_ok=True)
 
     def write_failure(self, failure: ShardFailure) -> None:
@@ -160,7 +179,7 @@ class SweepFiles:
 
     def done(self) -> set[int]:
         """Indices of the shards that are stored."""
-        return {int(m[1]) for path in self.shards_folder.iterdir() if (m := _SHARD.fullmatch(path.name))}
+        return {int(m[1]) for path in self.shards_folder.glob("*.parquet") if (m := _SHARD.fullmatch(path.name))}
 
     def missing(self, shards: list[Shard]) -> list[Shard]:
         """The shards that are still to be run."""
@@ -173,11 +192,26 @@ class SweepFiles:
         Raises:
             StoreError: the file is damaged.
         """
+        with self._readable(index) as path:
+            return pq.read_table(path, columns=columns)
+
+    def schema(self, index: int) -> pa.Schema:
+        """One shard's columns and metadata.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        with self._readable(index) as path:
+            return pq.read_schema(path)
+
+    @contextmanager
+    def _readable(self, index: int) -> Iterator[Path]:
         path = self._shard_path(index)
         try:
-            return pq.read_table(path, columns=columns)
+            yield path
         except (OSError, pa.ArrowInvalid) as error:
-            raise StoreError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+            reason = " ".join(str(error).split())
+            raise StoreError(f"{path}: cannot be read: {reason}; remove it and resume the sweep") from error
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The stored shards' tables, in order of trials."""
@@ -186,7 +220,7 @@ class SweepFiles:
 
     def metadata(self) -> dict[str, Any]:
         """What the shards say of themselves: recorded steps, parameter names, kernel, device."""
-        schema = pq.read_schema(self._shard_path(min(self.done())))
+        schema = self.schema(min(self.done()))
         raw = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
         return {
             "steps": json.loads(raw["steps"]),

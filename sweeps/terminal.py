@@ -17,8 +17,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 VERDICT_STYLES = {
     "converged": "green",
@@ -28,6 +28,7 @@ VERDICT_STYLES = {
     "diverged": "red",
 }
 _LINE_SECONDS = 5.0
+_WIDEST = 1000
 
 
 def say(text: str = "") -> None:
@@ -51,10 +52,9 @@ def show_table(frame: pd.DataFrame, title: str | None = None) -> None:
         table.add_column(escape(str(name)), justify="right" if is_numeric(frame[column]) else "left", no_wrap=True)
     for row in shown.itertuples(index=False):
         table.add_row(*map(_coloured, row))
-    if out.is_terminal:
-        out.print(table)
-    else:  # as wide as it needs to be
-        Console(file=out.file, highlight=False, width=400).print(table)
+    # As wide as it needs to be: a number that the terminal wraps is better than one that is cut short.
+    wide = Console(file=out.file, highlight=False, emoji=False, width=_WIDEST, force_terminal=out.is_terminal)
+    wide.print(table, crop=False, no_wrap=True)
 
 
 def show_json(document: Any) -> None:

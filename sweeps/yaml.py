@@ -54,6 +54,8 @@ def read(text: str, where: str) -> Any:
         raise ConfigError(where, [f"{place}{error.problem}"]) from error
     except yaml.YAMLError as error:
         raise ConfigError(where, [" ".join(str(error).split())]) from error
+    except ValueError as error:  # a date or number that Python cannot hold
+        raise ConfigError(where, [" ".join(str(error).split())]) from error
     except RecursionError as error:
         raise ConfigError(where, ["nested too deeply"]) from error
 

@@ -7,8 +7,10 @@ import dataclasses
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
@@ -65,7 +67,7 @@ class RayExecutor:
         else:
             options |= {"address": self.address}
         try:
-            with _stderr_to_null():
+            with _stderr_to_null(), _own_signals():
                 ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -135,6 +137,17 @@ def _loopback_environment() -> None:
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray replaces the handler of SIGTERM by one that ends the process on the spot; ours goes on to tidy up."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

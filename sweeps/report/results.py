@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sgdcore.verdict import VERDICTS
@@ -132,7 +131,7 @@ def load(files: SweepFiles) -> Results:
 
 
 def _schema(files: SweepFiles, index: int) -> pa.Schema:
-    return pq.read_schema(files.shards_folder / f"{index:05}.parquet")
+    return files.schema(index)
 
 
 def _scalar_columns(files: SweepFiles, index: int, names: list[str]) -> list[str]:

@@ -59,8 +59,8 @@ class Tracker(Protocol):
     def log_trial(self, row: dict[str, Any], steps: list[int]) -> None:
         """Log one trial (a row of a shard file) as a child run."""
 
-    def finish(self, sweep: Sweep, metrics: dict[str, float], tags: dict[str, str]) -> None:
-        """Write the parent's metrics, tags and artifacts, and mark it finished."""
+    def finish(self, sweep: Sweep, metrics: dict[str, float], tags: dict[str, str], complete: bool = True) -> None:
+        """Write the parent's metrics, tags and artifacts, and mark it finished, or failed where trials are missing."""
 
     def interrupt(self) -> None:
         """Mark the parent as killed: somebody stopped the sweep."""

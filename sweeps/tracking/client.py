@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
+import http.client
 import json
 import logging
 import math
@@ -11,9 +13,9 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from sweeps import __version__
 from sweeps.config import HYPERPARAMETERS
@@ -45,7 +47,7 @@ class ClientTracker:
         self._client: MlflowClient | None = None
         self._experiment_id = self._parent_id = self._sweep_id = ""
         self._started_ms = 0
-        self._earlier: dict[str, Run] = {}
+        self._earlier: dict[str, tuple[str, bool]] = {}  # trial id: run id, and whether it is finished
 
     @property
     def uri(self) -> str:
@@ -69,27 +71,41 @@ class ClientTracker:
             TrackingError: it cannot be reached, or refuses.
         """
         _quiet()
-        scheme = urlsplit(self._uri).scheme
-        if scheme in ("http", "https"):
+        if re.match(r"https?://", self._uri):
             self._probe_server()
+        elif re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?", self._uri):
+            raise TrackingError(f"{self.uri}: a database in memory is gone before anybody can look at it")
         elif re.match(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://", self._uri):
             self._probe_database()
+        from alembic.util import CommandError
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            self.client.search_experiments(max_results=1)
-        except (MlflowException, OSError, ImportError) as error:
+            with self._migration_lock():
+                self.client.search_experiments(max_results=1)
+        except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, ValueError) as error:
             raise TrackingError(f"{self.uri}: MLflow cannot be used there: {_first_line(error)}") from error
 
+    @contextmanager
+    def _migration_lock(self) -> Iterator[None]:
+        """Two sweeps that start in a fresh store must not both make MLflow's tables."""
+        if self._artifacts is None:
+            yield
+            return
+        with (self._artifacts.parent / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def _probe_server(self) -> None:
-        request = urllib.request.Request(self._uri.rstrip("/") + "/health")
         try:
+            request = urllib.request.Request(self._uri.rstrip("/") + "/health")
             with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
                 return
         except urllib.error.HTTPError:
             return  # somebody answers; MLflow's client will say what is wrong
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
             raise TrackingError(f"{self.uri}: the tracking server cannot be reached: {reason}") from error
 
     def _probe_database(self) -> None:
@@ -120,7 +136,9 @@ class ClientTracker:
             parent = found[0]
             self._parent_id = parent.info.run_id
             client.update_run(self._parent_id, status="RUNNING")
-            self._earlier = {run.data.tags[TRIAL_ID]: run for run in self._children()}
+            self._earlier = {
+                run.data.tags[TRIAL_ID]: (run.info.run_id, run.info.status == "FINISHED") for run in self._children()
+            }
         else:
             parent = client.create_run(
                 self._experiment_id,
@@ -189,10 +207,10 @@ class ClientTracker:
         """
         from mlflow.entities import Metric, Param
 
-        earlier = self._earlier.get(row["trial_id"])
-        if earlier is not None and earlier.info.status == "FINISHED":
+        run_id, finished = self._earlier.get(row["trial_id"], ("", False))
+        if finished:
             return
-        run_id = earlier.info.run_id if earlier is not None else self._create_child(row)
+        run_id = run_id or self._create_child(row)
         names = [key.removeprefix("init.") for key in row if key.startswith("init.")]
         params = [Param(key, str(row[key])) for key in (*HYPERPARAMETERS, "seed", *(f"init.{n}" for n in names))]
         metrics = [Metric(k, v, self._started_ms, s) for k, v, s in trial_metrics(row, names, steps)]
@@ -217,8 +235,8 @@ class ClientTracker:
         for first in range(0, len(params), _PARAMS_PER_CALL):
             self.client.log_batch(run_id, params=params[first : first + _PARAMS_PER_CALL])
 
-    def finish(self, sweep: Sweep, metrics: dict[str, float], tags: dict[str, str]) -> None:
-        """Write the parent's metrics, tags and artifacts, and mark it finished."""
+    def finish(self, sweep: Sweep, metrics: dict[str, float], tags: dict[str, str], complete: bool = True) -> None:
+        """Write the parent's metrics, tags and artifacts, and mark it finished, or failed where trials are missing."""
         from mlflow.entities import Metric, RunTag
 
         self.client.log_batch(
@@ -231,7 +249,7 @@ class ClientTracker:
         for folder in (sweep.files.shards_folder, sweep.files.report_folder):
             if folder.is_dir():
                 self.client.log_artifacts(self._parent_id, str(folder), folder.name)
-        self.client.set_terminated(self._parent_id, "FINISHED")
+        self.client.set_terminated(self._parent_id, "FINISHED" if complete else "FAILED")
 
     def interrupt(self) -> None:
         """Mark the parent as killed: somebody stopped the sweep."""
@@ -291,5 +309,6 @@ def _quiet() -> None:
     """MLflow reads its switches from the environment; what the user has set stays."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -18,8 +18,8 @@ _START_SECONDS = 60
 
 
 @contextmanager
-def serve(store: Store, port: int) -> Iterator[str]:
-    """The UI's address while the server runs; port 0 takes any free one.
+def serve(store: Store, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The UI's address and server process while it runs; port 0 takes any free one.
 
     Raises:
         TrackingError: the port is taken, or the server does not come up.
@@ -36,7 +36,7 @@ def serve(store: Store, port: int) -> Iterator[str]:
     )
     try:
         _wait(address, process)
-        yield address
+        yield address, process
     finally:
         _end(process)
 

@@ -130,7 +130,7 @@ def test_an_interrupted_sweep_names_the_command_that_finishes_it(
     cli: Cli, config: Callable[..., Path], store: Store, number: signal.Signals
 ) -> None:
     path = config(parameters={"lr": {"min": 0.001, "max": 0.05, "count": 400}}, execution={"trials_per_shard": 100})
-    process = cli.start("run", path, "--executor", "inline" if number is signal.SIGTERM else "ray")
+    process = cli.start("run", path, "--store", "store")
     until = time.monotonic() + 120
     while not any(files.done() for files in store.sweeps()) and time.monotonic() < until:
         time.sleep(0.05)
@@ -139,7 +139,7 @@ def test_an_interrupted_sweep_names_the_command_that_finishes_it(
     assert process.returncode == 130, out + err
     assert "Traceback" not in err
     sweep_id = only_id(cli)
-    assert f"go on with: sweeps resume {sweep_id}" in err
+    assert f"go on with: sweeps resume {sweep_id}\n" in err
     client = MlflowClient(store.tracking_uri)
     experiment = client.get_experiment_by_name("small").experiment_id
     [parent] = client.search_runs([experiment], "tags.`sweeps.kind` = 'sweep'")
@@ -149,6 +149,28 @@ def test_an_interrupted_sweep_names_the_command_that_finishes_it(
     assert len({run.data.tags["sweeps.trial_id"] for run in trials}) == len(trials) == 400
     assert client.get_run(parent.info.run_id).info.status == "FINISHED"
     assert json.loads(cli("list", "--json").stdout)[0]["state"] == "reported"
+
+
+def test_the_command_that_is_named_works_from_here(cli: Cli, config: Callable[..., Path]) -> None:
+    done = cli(
+        *("run", config(tracking={"trials": "none"}), "--executor", "inline", "--store", "other place"),
+        *("--set", "expected=[{case: c, where: {lr: 0.01}, final: {weight: 99}}]"),
+        code=4,
+    )
+    assert "not as expected: c" in done.stderr
+    [sweep] = json.loads(cli("list", "--store", "other place", "--json").stdout)
+    (cli.folder / "other place" / "sweeps" / sweep["id"] / "shards" / "00001.parquet").write_bytes(b"damaged")
+    broken = cli("resume", sweep["id"], "--store", "other place", "--executor", "inline", code=2)
+    assert "00001.parquet: cannot be read" in broken.stderr
+    assert "remove it and resume the sweep" in broken.stderr
+
+
+def test_two_sweeps_start_at_once_in_a_fresh_store(cli: Cli, config: Callable[..., Path]) -> None:
+    path = config(tracking={"trials": "top:1"})
+    both = [cli.start("run", path, "--executor", "inline", "--store", "fresh") for _ in range(2)]
+    ended = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    assert len(json.loads(cli("list", "--store", "fresh", "--json").stdout)) == 2
 
 
 def test_a_resumed_sweep_has_the_shards_of_an_undisturbed_one(
@@ -204,7 +226,7 @@ def test_the_ui_serves_the_store_and_ends_with_ctrl_c(cli: Cli, config: Callable
     assert "small" in names
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 0
     connection = http.client.HTTPConnection(address[0].removeprefix("http://"), timeout=2)
     with pytest.raises(ConnectionRefusedError):
         connection.request("GET", "/health")
@@ -236,6 +258,8 @@ BAD_RUNS = {
     "ray address": (["run", "sweep.yaml", "--address", "127.0.0.1:1"], "Ray at 127.0.0.1:1 cannot be joined"),
     "address inline": (["run", "sweep.yaml", "--executor", "inline", "--address", "auto"], "--executor ray"),
     "store": (["run", "sweep.yaml", "--executor", "inline", "--store", "sweep.yaml/x"], "the store cannot be written"),
+    "store's name": (["run", "sweep.yaml", "--executor", "inline", "--store", "what?"], "may not contain '?'"),
+    "beyond float32": (["plan", "sweep.yaml", "--set", "task.dataset.slope=1e39"], "float32"),
     "unknown sweep": (["show", "abcd"], "'abcd': no such sweep in the store"),
     "no id": (["report", "../.."], "not a sweep id"),
     "executor": (["run", "sweep.yaml", "--executor", "slurm"], "'slurm' is not one of"),

@@ -51,6 +51,17 @@ BAD = {
     "axis without form": (with_lr({}), "parameters.lr: given {}; value, values, or min with max and count"),
     "axis with two forms": (with_lr({"value": 1, "values": [1]}), "parameters.lr"),
     "bare axis": (with_lr(0.1), "parameters.lr: given 0.1; a mapping is needed"),
+    "beyond float32": (
+        with_lr({"value": 1e39}),
+        "parameters.lr.value: given 1e+39; float32 holds numbers up to 3.403e+38",
+    ),
+    "beyond float64": (with_lr({"value": 10**400}), "parameters.lr.value: given 1000"),
+    "huge data": (
+        document(task={"dataset": {"kind": "sine", "n": 10**12}}),
+        "task.dataset.n: given 1000000000000; must be <= 100000000",
+    ),
+    "control characters": (document(name="a\0b"), "name: given 'a\\x00b'; text without control characters"),
+    "blank name": (document(name=" "), "name: given ' '; text without control characters is needed"),
     "negative lr": (with_lr({"values": [0.1, -0.1]}), "parameters.lr.values[1]: given -0.1; lr must be >= 0"),
     "nan": (with_lr({"value": math.nan}), "parameters.lr.value: given nan; a finite number"),
     "inf": (with_lr({"values": [math.inf]}), "parameters.lr.values[0]: given inf; a finite number"),

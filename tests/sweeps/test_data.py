@@ -52,11 +52,22 @@ def test_tables_are_read_as_pandas_reads_them(tmp_path: Path, kind: str) -> None
         ("x,y\n1,inf\n", r"line 2, column 'y': the value is 'inf', not a finite number"),
         ("x,y\n1,\n2,\n", r"\(and 1 more in this column\)"),
         ("x,z\n1,2\n", r"there is no column 'y'; its columns: x, z"),
+        ("x,y\n1,2,3\n4,5,6\n", r"cannot be read as csv"),
         ("", r"cannot be read as csv"),
         ('x,y\n"1,2\n', r"cannot be read as csv"),
         ("x,y\n", r"needs samples"),
     ],
-    ids=["missing", "text", "infinite", "several", "no such column", "empty", "broken", "no rows"],
+    ids=[
+        "missing",
+        "text",
+        "infinite",
+        "several",
+        "no such column",
+        "rows longer than the header",
+        "empty",
+        "broken",
+        "no rows",
+    ],
 )
 def test_bad_tables_are_refused_with_the_cell(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "bad.csv"
@@ -78,6 +89,13 @@ def test_parquet_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("not parquet")
     with pytest.raises(DataError, match="cannot be read as parquet"):
         dataset_of({"kind": "parquet", "path": "x.parquet", "target": "y"}, tmp_path)
+
+
+def test_dates_are_no_numbers(tmp_path: Path) -> None:
+    table = pd.DataFrame({"x": pd.to_datetime(["2026-01-01", "2026-01-02"]), "y": [1.0, 2.0]})
+    table.to_parquet(tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r"column 'x' holds datetime64"):
+        dataset_of({"kind": "parquet", "path": "d.parquet", "target": "y"}, tmp_path)
 
 
 def test_a_model_that_does_not_fit() -> None:

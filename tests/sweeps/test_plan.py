@@ -213,6 +213,11 @@ def test_absurd_sizes_are_refused() -> None:
         plan_of({"lr": {"min": 0, "max": 1, "count": 100_000}, "momentum": {"min": 0.1, "max": 1, "count": 100_000}})
 
 
+def test_absurdly_many_points_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"record\.spacing: given 'all' for 5,000,000 steps; at most 1,000,000"):
+        plan_of({"lr": {"value": 0.1}}, record={"spacing": "all"}, training={"epochs": 1_000_000})
+
+
 def test_never_fewer_shards_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     parameters = {"lr": {"min": 0.001, "max": 0.1, "count": 100}}

@@ -80,8 +80,9 @@ def test_a_shard_is_there_or_it_is_not(make_work: MakeWork, stored: Stored, monk
         raise OSError("disk full")
 
     monkeypatch.setattr(pq, "write_table", half_written)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StoreError, match=r"00000\.parquet: cannot be written: disk full"):
         files.write_shard(result)
+    assert len(list(files.shards_folder.iterdir())) == 3
     assert (files.shards_folder / "00000.parquet").read_bytes() == before
     assert files.done() == {0, 1, 2}
 
@@ -104,9 +105,28 @@ def test_missing_shards_are_named_and_their_failures_kept_until_they_are_done(
     assert files.state() == "computed"
 
 
+MANIFEST = {"sweep_id": "", "name": "n", "created": "2026", "trials": 1, "shards": 1}
+
+
+def test_a_damaged_sweep_does_not_hide_the_others(store: Store) -> None:
+    for sweep_id in ("aa11", "bb22"):
+        store.create(sweep_id, "", MANIFEST)
+    store.find("aa").plan_path.write_text("{}")
+    (store.root / "sweeps" / ".cc33.new" / "shards").mkdir(parents=True)
+    assert [files.sweep_id for files in store.sweeps()] == ["bb22", "aa11"]
+    assert store.find("bb").manifest() == MANIFEST
+    with pytest.raises(StoreError, match=r"plan\.json: damaged: no created, name"):
+        store.find("aa").manifest()
+
+
+def test_a_store_whose_path_would_cut_the_databases_name(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"may not contain '\?'"):
+        Store(tmp_path / "what?")
+
+
 def test_finding_a_sweep_by_the_start_of_its_id(store: Store) -> None:
     for sweep_id in ("aa11", "aa22", "bb33"):
-        store.create(sweep_id, "", {"created": sweep_id, "shards": 1})
+        store.create(sweep_id, "", MANIFEST | {"created": sweep_id})
     assert store.find("b").sweep_id == "bb33"
     assert store.find("aa2").sweep_id == "aa22"
     assert [files.sweep_id for files in store.sweeps()] == ["bb33", "aa22", "aa11"]

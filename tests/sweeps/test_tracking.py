@@ -208,10 +208,17 @@ def web_server_that_is_not_mlflow() -> Iterator[str]:
 
 
 def test_unreachable_tracking_uris_are_told_in_one_line(tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage.db"
+    garbage.write_text("this is no database" * 100)
     uris = {
         f"http://127.0.0.1:{free_port()}": "the tracking server cannot be reached: .*refused",
         f"sqlite:///{tmp_path}/no/such/folder/x.db": "the database cannot be opened",
         "gopher://somewhere": "MLflow cannot be used there",
+        "http://127.0.0.1:port": "the tracking server cannot be reached",
+        "http://[::1": "the tracking server cannot be reached",
+        f"sqlite:///{garbage}": "the database cannot be opened|MLflow cannot be used there",
+        "sqlite://": "a database in memory",
+        "sqlite:///:memory:": "a database in memory",
     }
     for uri, message in uris.items():
         with pytest.raises(TrackingError, match=message) as caught:

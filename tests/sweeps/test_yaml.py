@@ -33,9 +33,21 @@ def test_scalars_are_what_users_mean(text: str, value: object) -> None:
         ("1: 2", "the key 1 is not text"),
         ("a: [1,", "line"),
         ("a: \x00", "not allowed"),
+        ("a: 2020-13-45", "month must be in 1..12"),
+        ("a: " + "9" * 5000, "digit"),
         ("[" * 5000, "nested too deeply"),
     ],
-    ids=["duplicate key", "alias", "tag", "number as key", "syntax", "control character", "deep"],
+    ids=[
+        "duplicate key",
+        "alias",
+        "tag",
+        "number as key",
+        "syntax",
+        "control character",
+        "date",
+        "long number",
+        "deep",
+    ],
 )
 def test_refuses_in_one_line(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
