@@ -1,15 +1,15 @@
-"""The CPU kernel for models linear in their parameters: tiles of trials stepped in L1 cache, compiled by numba.
+"""The CPU kernel for models linear in their parameters: tiles of trials stepped as SIMD vectors, compiled by numba.
 
 A tile holds ``lanes`` trials. Each quantity of the tile (a parameter, its momentum buffer, the learning rates, ...)
-is one row of ``lanes`` neighbouring numbers of one scratch array, so that the loop over lanes vectorises and nothing
-leaves the L1 cache between two recorded steps. Every lane does exactly the scalar arithmetic of sgdcore.rule: no
-bit of a trial depends on its tile, lane or thread.
+is one row of ``lanes`` neighbouring numbers. ``width`` of these are stepped together, ``CHUNK`` steps in a row: a
+model of few parameters stays in the CPU's registers meanwhile, a larger one in its cache. Every lane does exactly the
+scalar arithmetic of sgdcore.rule: no bit of a trial depends on its tile, lane or thread.
 
 Products and sums that are not the rule's own stay apart (numba contracts nothing by itself), in the order in which
 torch's Linear and mse_loss round them for batches of one and two.
 
-A tile steps ``CHUNK`` steps unchecked. If a parameter is not finite after these, the chunk is stepped again with a
-check after every step: what is not finite never becomes finite again, so none is missed.
+A chunk is stepped unchecked. If a parameter is not finite after it, it is stepped again in parts, down to the single
+step: what is not finite never becomes finite again, so none is missed.
 """
 
 from __future__ import annotations
@@ -23,42 +23,48 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import literally, njit, types
-from numba.extending import intrinsic
+from numba.extending import overload
 from numpy.typing import NDArray
 
 from sgdcore import rule
 from sgdcore.hyperparams import Hyperparams
+from sgdcore.kernels import linear_record, vectors
 from sgdcore.kernels.base import Problem, Segment
+from sgdcore.kernels.linear_record import POINTS, blank, record, write
+from sgdcore.kernels.vectors import aligned_stack, compiled, fma, load, select, splat, spread, store, total
 from sgdcore.tasks.task import Quadratic
 from sgdcore.trajectories import NEVER, Curves, State
 
-CHUNK = 32
-TILE_BYTES = 20_000  # what a tile may take of a 32 KiB L1 cache
-UNROLLED_FEATURES = 16  # up to here the loop over features is unrolled inside the loop over lanes
+CHUNK = 64  # steps between two looks at whether all is finite
+PART = 8  # a chunk in which something is not finite is looked through in parts of 1/PART
+TILE_BYTES = 20_000  # what a tile should take
+IN_REGISTERS = 6  # parameters up to which a chunk is stepped in registers
 COLUMNS = 5  # rows of the tile that hold hyperparameters: -lr, momentum, weight_decay, 1 - dampening, nesterov
 
-# numba's on-disk cache watches one file's date, but this kernel is compiled from two: their checksum is part of the
+# numba's on-disk cache watches one file's date, but this kernel is compiled from four: their checksum is part of the
 # compiled function's type, hence of its key.
-_SOURCE = zlib.crc32(Path(__file__).read_bytes() + Path(rule.__file__).read_bytes())
+_FILES = [rule.__file__, vectors.__file__, linear_record.__file__, __file__]
+_SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES))
 
 
 def advance(
     problem: Problem, hyperparams: Hyperparams, state: State, segment: Segment, curves: Curves, threads: int
 ) -> None:
     """Step all trials; ``threads`` of them share the tiles."""
-    features = problem.features.shape[1]
-    dtype = problem.features.dtype
-    lanes = lanes_of(features + problem.bias, dtype.itemsize)
-    trials = len(hyperparams)
+    samples, dtype = len(problem.targets), problem.features.dtype
+    trials, parameters = state.params.shape
+    lanes = lanes_of(parameters, dtype.itemsize)
+    clock = np.arange(1, CHUNK + 1, dtype=f"int{8 * dtype.itemsize}")  # steps of a chunk, as wide as the parameters
+    bias = np.ones((samples, int(problem.bias)), dtype)  # the bias's feature; 1 * b is b
     arguments = (
         (
-            problem.features,
+            np.hstack([problem.features, bias]).ravel(),
             problem.targets,
-            (2.0 / np.arange(1, min(segment.batch_size, len(problem.targets)) + 1)).astype(dtype),
+            (2.0 / np.arange(1, min(segment.batch_size, samples) + 1)).astype(dtype),
+            segment.samples.ravel(),
         ),
-        (segment.samples, segment.first_epoch, segment.batch_size, state.step, segment.stop),
+        (segment.first_epoch, segment.batch_size, state.step, segment.stop, clock),
         (curves.steps[segment.recorded], segment.recorded.start),
         _columns(hyperparams, dtype),
         (
@@ -78,7 +84,7 @@ def advance(
             _or_empty(curves.path, 3, dtype),
         ),
     )
-    constants = (features, features + int(problem.bias), lanes, _SOURCE)
+    constants = (parameters, lanes, _SOURCE)
     run_tiles = _compiled(tuple(map(numba.typeof, (0, 0, *arguments))), constants)
     # Several calls a thread even out trials that stop early.
     share = max(1, -(-trials // (lanes * threads * 4))) * lanes
@@ -93,28 +99,32 @@ def advance(
 
 
 def lanes_of(parameters: int, itemsize: int) -> int:
-    """Trials in a tile: as many as fit the cache, a multiple of the widest vector."""
-    return int(np.clip(TILE_BYTES // ((5 * parameters + COLUMNS + 1) * itemsize) // 32 * 32, 32, 512))
+    """Trials in a tile."""
+    width = width_of(parameters, itemsize)
+    return int(np.clip(TILE_BYTES // ((6 * parameters + COLUMNS) * itemsize) // width * width, width, 512))
+
+
+def width_of(parameters: int, itemsize: int) -> int:
+    """Trials stepped together: so many that their operations hide each other's latency, so few that registers do."""
+    return (256 if parameters <= 2 else 128) // itemsize
 
 
 @cache
 def _compiled(argument_types: tuple[Any, ...], constants: tuple[int, ...]) -> Callable[..., None]:
-    """The kernel for these types, with feature count, parameter count and lanes as compile-time constants."""
+    """The kernel for these types, with parameter count and lanes as compile-time constants."""
     entry: Callable[..., None] = _run_tiles.compile((*argument_types, *map(types.literal, constants)))
     return entry
 
 
 def _columns(hyperparams: Hyperparams, dtype: np.dtype[Any]) -> NDArray[Any]:
     """(COLUMNS, T) hyperparameters, all computed in double and then cast, as torch does."""
-    return np.stack(
-        [
-            -hyperparams.lr,
-            hyperparams.momentum,
-            hyperparams.weight_decay,
-            1 - hyperparams.dampening,
-            hyperparams.nesterov,
-        ]
-    ).astype(dtype)
+    columns = np.empty((COLUMNS, len(hyperparams)), dtype)
+    np.negative(hyperparams.lr, out=columns[0], casting="unsafe")
+    columns[1] = hyperparams.momentum
+    columns[2] = hyperparams.weight_decay
+    np.subtract(1, hyperparams.dampening, out=columns[3], casting="unsafe")
+    columns[4] = hyperparams.nesterov
+    return columns
 
 
 def _form(quadratic: Quadratic) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
@@ -125,230 +135,215 @@ def _or_empty(array: NDArray[Any] | None, ndim: int, dtype: Any = np.float64) ->
     return np.empty((0,) * ndim, dtype) if array is None else array
 
 
-# Compiled code. ``features``, ``parameters`` and ``lanes`` are literal types all the way down, and the rows of a tile
-# lie in this order: parameters, momentum buffers, gradients, directions, peaks (``parameters`` rows each), then the
-# COLUMNS hyperparameters and the residuals. Row r, lane l is tile[r * lanes + l].
+# Compiled code. ``parameters`` and ``lanes`` are literal types all the way down. A tile is rows of ``lanes`` numbers
+# in three arrays, row r, lane l at [r * lanes + l]:
+#   tile: parameters, momentum buffers, peaks (each as its product with the direction); ``parameters`` rows each
+#   ticks: by parameter, the step that reached the peak, counted from the chunk's start; 0 where it is older
+#   fixed: directions (``parameters`` rows), COLUMNS hyperparameters; and behind them gradients, where not in registers
+
+_update = njit(forceinline=True)(rule.bind(fma, select))
 
 
-@intrinsic
-def _fma(context: Any, a: Any, b: Any, c: Any) -> Any:
-    """LLVM's fused multiply-add: a * b + c, rounded once."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fma(*arguments)
-
-    return a(a, a, a), codegen
-
-
-@intrinsic
-def _select(context: Any, condition: Any, yes: Any, no: Any) -> Any:
-    """LLVM's select: no branch, so that the loop over lanes vectorises."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.select(builder.trunc(arguments[0], ir.IntType(1)), *arguments[1:])
-
-    return yes(types.boolean, yes, yes), codegen
+@njit(forceinline=True)
+def _hyperparameters(fixed, lane, parameters, lanes, width):  # type: ignore[no-untyped-def]
+    """The rule's arguments after ``is_first``."""
+    first = parameters * lanes + lane
+    negative_lr, momentum = load(fixed, first, lanes, 1, width), load(fixed, first + lanes, lanes, 1, width)
+    weight_decay, undamped = (
+        load(fixed, first + 2 * lanes, lanes, 1, width),
+        load(fixed, first + 3 * lanes, lanes, 1, width),
+    )
+    zero = splat(fixed.dtype.type(0), width)
+    nesterov = load(fixed, first + 4 * lanes, lanes, 1, width) != zero
+    return negative_lr, momentum, weight_decay, undamped, momentum != zero, weight_decay != zero, nesterov
 
 
-select: Any = _select
-_update = njit(inline="always")(rule.bind(_fma, _select))
+@njit(forceinline=True)
+def _gradients(params, data, position, scale, parameters, width):  # type: ignore[no-untyped-def]
+    """What one sample adds to the batch's gradients."""
+    inputs, targets, _, samples = data
+    sample = np.intp(samples[np.uintp(position)])  # unsigned: numba then does not look for indices from the end
+    x = spread(inputs, sample * parameters, parameters, width)
+    return scale * (total(x * params) - spread(targets, sample, 1, width)) * x
 
 
-@njit(nogil=True, inline="never", error_model="numpy")
-def _step_tile(tile, peak_step, data, plan, step, features, parameters, lanes):  # type: ignore[no-untyped-def]
-    """One step of every lane: residuals and gradients sample by sample, then the rule."""
-    literally(features)
+def _step_lanes(*arguments: Any) -> None:
+    """Take ``steps`` steps with every lane, from ``tile`` to ``after``."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(_step_lanes, jit_options={"nogil": True, "error_model": "numpy"}, prefer_literal=True)
+def _choose(tile, after, ticks, fixed, data, batches, steps, is_first, parameters, lanes):  # type: ignore[no-untyped-def]
+    if not isinstance(parameters, types.IntegerLiteral):
+        return None
+    width = width_of(parameters.literal_value, tile.dtype.bitwidth // 8)
+    step = _in_registers if parameters.literal_value <= IN_REGISTERS else _in_cache
+
+    def chosen(tile, after, ticks, fixed, data, batches, steps, is_first, parameters, lanes):  # type: ignore[no-untyped-def]
+        step(tile, after, ticks, fixed, data, batches, steps, is_first, parameters, lanes, width)
+
+    return chosen
+
+
+@compiled
+def _in_registers(tile, after, ticks, fixed, data, batches, steps, is_first, parameters, lanes, width):  # type: ignore[no-untyped-def]
+    """All parameters at a time, in registers from the first step to the last."""
     literally(parameters)
     literally(lanes)
-    inputs, targets, scales = data
-    samples, first_epoch, batch_size, _, _ = plan
-    per_epoch = (len(targets) + batch_size - 1) // batch_size
-    row = (step // per_epoch - first_epoch) % len(samples)
+    literally(width)
+    aligned_stack()
+    size = parameters * lanes
+    begins, counts, clock = batches
+    for lane in range(0, lanes, width):
+        params, buffers = load(tile, lane, lanes, parameters, width), load(tile, size + lane, lanes, parameters, width)
+        peaks, peak_ticks = (
+            load(tile, 2 * size + lane, lanes, parameters, width),
+            load(ticks, lane, lanes, parameters, width),
+        )
+        directions = load(fixed, lane, lanes, parameters, width)
+        hyperparameters = _hyperparameters(fixed, lane, parameters, lanes, width)
+        for step in range(np.uintp(steps)):
+            begin, count = begins[step], counts[step]
+            scale = spread(data[2], count - 1, 1, width)
+            gradients = _gradients(params, data, begin, scale, parameters, width)
+            for position in range(begin + 1, begin + count):
+                gradients = gradients + _gradients(params, data, position, scale, parameters, width)
+            params, buffers = _update(params, gradients, buffers, is_first, *hyperparameters)
+            reached = params * directions
+            farther = reached > peaks
+            peaks = select(farther, reached, peaks)
+            peak_ticks = select(farther, spread(clock, step, 1, width), peak_ticks)
+        store(after, lane, lanes, params)
+        store(after, size + lane, lanes, buffers)
+        store(after, 2 * size + lane, lanes, peaks)
+        store(ticks, lane, lanes, peak_ticks)
+
+
+@compiled
+def _in_cache(tile, after, ticks, fixed, data, batches, steps, is_first, parameters, lanes, width):  # type: ignore[no-untyped-def]
+    """One parameter at a time, from and to the cache at every step."""
+    literally(parameters)
+    literally(lanes)
+    literally(width)
+    size = parameters * lanes
+    inputs, targets, scales, samples = data
+    begins, counts, clock = batches
+    after[:] = tile
+    for lane in range(0, lanes, width):
+        gradients = size + COLUMNS * lanes + lane
+        hyperparameters = _hyperparameters(fixed, lane, parameters, lanes, width)
+        for step in range(np.uintp(steps)):
+            begin, count = begins[step], counts[step]
+            scale = spread(scales, count - 1, 1, width)
+            for position in range(begin, begin + count):
+                sample = np.intp(samples[np.uintp(position)])
+                x = sample * parameters
+                prediction = spread(inputs, x, 1, width) * load(after, lane, lanes, 1, width)
+                for j in range(1, parameters):
+                    prediction = prediction + spread(inputs, x + j, 1, width) * load(
+                        after, j * lanes + lane, lanes, 1, width
+                    )
+                residual = scale * (prediction - spread(targets, sample, 1, width))
+                for j in range(parameters):
+                    at, gradient = gradients + j * lanes, residual * spread(inputs, x + j, 1, width)
+                    if position > begin:
+                        gradient = load(fixed, at, lanes, 1, width) + gradient
+                    store(fixed, at, lanes, gradient)
+            for j in range(parameters):
+                at, gradient = j * lanes + lane, load(fixed, gradients + j * lanes, lanes, 1, width)
+                param, buffer = load(after, at, lanes, 1, width), load(after, size + at, lanes, 1, width)
+                param, buffer = _update(param, gradient, buffer, is_first, *hyperparameters)
+                store(after, at, lanes, param)
+                store(after, size + at, lanes, buffer)
+                reached, peak = param * load(fixed, at, lanes, 1, width), load(after, 2 * size + at, lanes, 1, width)
+                farther = reached > peak
+                store(after, 2 * size + at, lanes, select(farther, reached, peak))
+                tick = spread(clock, step, 1, width)
+                store(ticks, at, lanes, select(farther, tick, load(ticks, at, lanes, 1, width)))
+
+
+@compiled
+def _plan_batches(batches, plan, data, step, until):  # type: ignore[no-untyped-def]
+    """Where the batches of the steps from ``step`` to ``until`` begin among the samples, and how many they hold."""
+    begins, counts, _ = batches
+    first_epoch, batch_size = plan[0], plan[1]
+    n, entries = len(data[1]), len(data[3])
+    per_epoch = (n + batch_size - 1) // batch_size
+    row = (step // per_epoch - first_epoch) * n % entries
     first = (step % per_epoch) * batch_size
-    count = min(batch_size, len(targets) - first)
-    scale = scales[count - 1]
-    bias = parameters > features
-    buffers, gradients, directions, peaks = parameters, 2 * parameters, 3 * parameters, 4 * parameters
-    lr = 5 * parameters
-    momentum, weight_decay, undamped, nesterov, residual = lr + 1, lr + 2, lr + 3, lr + 4, lr + 5
-    for i in range(count):
-        sample = samples[row, first + i]
-        target = targets[sample]
-        if features <= UNROLLED_FEATURES:
-            for lane in range(lanes):
-                prediction = inputs[sample, 0] * tile[lane]
-                for j in range(1, features):
-                    prediction += inputs[sample, j] * tile[j * lanes + lane]
-                if bias:
-                    prediction += tile[features * lanes + lane]
-                tile[residual * lanes + lane] = scale * (prediction - target)
-        else:
-            for lane in range(lanes):
-                tile[residual * lanes + lane] = inputs[sample, 0] * tile[lane]
-            for j in range(1, features):
-                x = inputs[sample, j]
-                for lane in range(lanes):
-                    tile[residual * lanes + lane] += x * tile[j * lanes + lane]
-            for lane in range(lanes):
-                prediction = tile[residual * lanes + lane]
-                if bias:
-                    prediction += tile[features * lanes + lane]
-                tile[residual * lanes + lane] = scale * (prediction - target)
-        for j in range(parameters):
-            x = inputs[sample, j] if j < features else inputs.dtype.type(1)
-            if i == 0:
-                for lane in range(lanes):
-                    tile[(gradients + j) * lanes + lane] = tile[residual * lanes + lane] * x
-            else:
-                for lane in range(lanes):
-                    tile[(gradients + j) * lanes + lane] += tile[residual * lanes + lane] * x
-    is_first = step == 0
-    after = peak_step.dtype.type(step + 1)
-    zero = tile.dtype.type(0)
-    for j in range(parameters):
-        for lane in range(lanes):
-            param, buffer = _update(
-                tile[j * lanes + lane],
-                tile[(gradients + j) * lanes + lane],
-                tile[(buffers + j) * lanes + lane],
-                is_first,
-                tile[lr * lanes + lane],
-                tile[momentum * lanes + lane],
-                tile[weight_decay * lanes + lane],
-                tile[undamped * lanes + lane],
-                tile[momentum * lanes + lane] != zero,
-                tile[weight_decay * lanes + lane] != zero,
-                tile[nesterov * lanes + lane] != zero,
-            )
-            tile[j * lanes + lane] = param
-            tile[(buffers + j) * lanes + lane] = buffer
-            reached = param * tile[(directions + j) * lanes + lane]
-            peak = tile[(peaks + j) * lanes + lane]
-            farther = reached > peak
-            tile[(peaks + j) * lanes + lane] = select(farther, reached, peak)
-            peak_step[j * lanes + lane] = select(farther, after, peak_step[j * lanes + lane])
+    for t in range(until - step):
+        begins[t] = row + first
+        counts[t] = min(batch_size, n - first)
+        first += batch_size
+        if first >= n:
+            first, row = 0, row + n
+            if row == entries:
+                row = 0
 
 
-@njit(nogil=True, inline="never", error_model="numpy")
+@compiled
 def _nonfinite(tile, parameters, lanes):  # type: ignore[no-untyped-def]
-    """How many parameters of the tile are not finite."""
+    """Whether any parameter of the tile is not finite."""
     literally(parameters)
     literally(lanes)
     zero = tile.dtype.type(0)
     count = 0
     for i in range(parameters * lanes):
         count += tile[i] - tile[i] != zero
-    return count
+    return count > 0
 
 
-@njit(nogil=True, inline="never", error_model="numpy")
-def _losses(tile, form, loss, reached, parameters, lanes):  # type: ignore[no-untyped-def]
-    """minimum + |factor p - centre|^2 of every lane, in float64; the factor is upper triangular."""
-    literally(parameters)
-    literally(lanes)
-    factor, centre, minimum = form
-    for lane in range(lanes):
-        loss[lane] = minimum
-    for i in range(factor.shape[0]):
-        for lane in range(lanes):
-            reached[lane] = -centre[i]
-        for j in range(i, parameters):
-            weight = factor[i, j]
-            for lane in range(lanes):
-                reached[lane] += weight * tile[j * lanes + lane]
-        for lane in range(lanes):
-            loss[lane] += reached[lane] * reached[lane]
+@compiled
+def _settle(ticks, peak_steps, step):  # type: ignore[no-untyped-def]
+    """Date the new peaks, and begin to count again."""
+    for i in range(len(ticks)):
+        peak_steps[i] = step + ticks[i] if ticks[i] > 0 else peak_steps[i]
+        ticks[i] = 0
 
 
-@njit(nogil=True, inline="never", error_model="numpy")
-def _record(tile, running, base, k, training, validation, curves, parameters, lanes):  # type: ignore[no-untyped-def]
-    """Write the running lanes' values to point k of the curves."""
-    literally(parameters)
-    literally(lanes)
-    loss, squared_norm, validation_loss, path = curves
-    values, reached = np.empty(lanes), np.empty(lanes)
-    _losses(tile, training, values, reached, parameters, lanes)
-    for lane in range(lanes):
-        if running[lane]:
-            loss[base + lane, k] = values[lane]
-    if validation_loss.size > 0:
-        _losses(tile, validation, values, reached, parameters, lanes)
-        for lane in range(lanes):
-            if running[lane]:
-                validation_loss[base + lane, k] = values[lane]
-    if squared_norm.size > 0:
-        values[:] = 0.0
-        for j in range(parameters):
-            for lane in range(lanes):
-                value = np.float64(tile[j * lanes + lane])
-                values[lane] += value * value
-        for lane in range(lanes):
-            if running[lane]:
-                squared_norm[base + lane, k] = values[lane]
-    if path.size > 0:
-        for lane in range(lanes):
-            if running[lane]:
-                for j in range(parameters):
-                    path[base + lane, k, j] = tile[j * lanes + lane]
-
-
-@njit(nogil=True, inline="never", error_model="numpy")
-def _blank(base, width, first, last, curves):  # type: ignore[no-untyped-def]
-    """NaN at the segment's points: what a trial does not reach stays so."""
-    loss, squared_norm, validation_loss, path = curves
-    for trial in range(base, base + width):
-        loss[trial, first:last] = np.nan
-        if squared_norm.size > 0:
-            squared_norm[trial, first:last] = np.nan
-        if validation_loss.size > 0:
-            validation_loss[trial, first:last] = np.nan
-        if path.size > 0:
-            path[trial, first:last] = np.nan
-
-
-@njit(nogil=True, inline="never", error_model="numpy")
-def _load(tile, tile_steps, running, base, width, columns, state, parameters, lanes):  # type: ignore[no-untyped-def]
+@compiled
+def _load(tile, fixed, peak_steps, running, base, width, columns, state, parameters, lanes):  # type: ignore[no-untyped-def]
     """Fill the tile with the trials from ``base`` on; returns how many run. Idle lanes are zero and stay zero."""
     literally(parameters)
     literally(lanes)
-    params, buffers, direction, peak, peak_steps, stopped = state
+    params, buffers, direction, peak, steps, stopped = state
     tile[:] = tile.dtype.type(0)
+    fixed[:] = tile.dtype.type(0)
     alive = 0
     for lane in range(lanes):
-        running[lane] = False
         trial = base + lane
-        if lane >= width or stopped[trial] != NEVER:
+        running[lane] = lane < width and stopped[trial] == NEVER
+        if not running[lane]:
             continue
-        running[lane] = True
         alive += 1
         for j in range(parameters):
             tile[j * lanes + lane] = params[trial, j]
             tile[(parameters + j) * lanes + lane] = buffers[trial, j]
-            tile[(3 * parameters + j) * lanes + lane] = direction[trial, j]
-            tile[(4 * parameters + j) * lanes + lane] = peak[trial, j] * direction[trial, j]
-            tile_steps[j * lanes + lane] = peak_steps[trial, j]
+            tile[(2 * parameters + j) * lanes + lane] = peak[trial, j] * direction[trial, j]
+            fixed[j * lanes + lane] = direction[trial, j]
+            peak_steps[j * lanes + lane] = steps[trial, j]
         for c in range(COLUMNS):
-            tile[(5 * parameters + c) * lanes + lane] = columns[c, trial]
+            fixed[(parameters + c) * lanes + lane] = columns[c, trial]
     return alive
 
 
-@njit(nogil=True, inline="never", error_model="numpy")
+@compiled
 def _store(tile, peaks, peak_steps, lane, trial, state, parameters, lanes):  # type: ignore[no-untyped-def]
     """Write one lane back: parameters and buffers from the tile, peaks from ``peaks`` (the tile or an earlier one)."""
     literally(parameters)
     literally(lanes)
-    params, buffers, direction, peak, out_steps, _ = state
+    params, buffers, direction, peak, steps, _ = state
     for j in range(parameters):
         params[trial, j] = tile[j * lanes + lane]
         buffers[trial, j] = tile[(parameters + j) * lanes + lane]
         if direction[trial, j] != 0:
-            peak[trial, j] = peaks[(4 * parameters + j) * lanes + lane] * direction[trial, j]
-        out_steps[trial, j] = peak_steps[j * lanes + lane]
+            peak[trial, j] = peaks[(2 * parameters + j) * lanes + lane] * direction[trial, j]
+        steps[trial, j] = peak_steps[j * lanes + lane]
 
 
-@njit(nogil=True, inline="never", error_model="numpy")
+@compiled
 def _stop_lanes(  # type: ignore[no-untyped-def]
-    tile, before, steps_before, running, base, step, state, parameters, lanes
+    before, tile, ticks, fixed, peak_steps, running, base, step, state, parameters, lanes
 ):
     """Write back and idle the lanes that this step made non-finite; returns how many.
 
@@ -369,9 +364,13 @@ def _stop_lanes(  # type: ignore[no-untyped-def]
             count += 1
             running[lane] = False
             state[5][base + lane] = step + 1
-            _store(tile, before, steps_before, lane, base + lane, state, parameters, lanes)
-        for row in range(5 * parameters + COLUMNS):
+            _store(tile, before, peak_steps, lane, base + lane, state, parameters, lanes)
+        for row in range(3 * parameters):
             tile[row * lanes + lane] = zero
+        for row in range(parameters + COLUMNS):
+            fixed[row * lanes + lane] = zero
+        for row in range(parameters):
+            ticks[row * lanes + lane] = 0
     return count
 
 
@@ -387,50 +386,68 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     training,
     validation,
     curves,
-    features,
     parameters,
     lanes,
     source,
 ):
     """Step the trials of a range, tile by tile, to the segment's end."""
-    literally(features)
     literally(parameters)
     literally(lanes)
     literally(source)
+    _, _, start, stop, clock = plan
     recorded, recorded_from = recording
-    rows = 5 * parameters + COLUMNS
-    dtype = state[0].dtype
-    tile, tile_steps = np.zeros((rows + 1) * lanes, dtype), np.zeros(parameters * lanes, np.int64)
-    saved, saved_steps = np.empty(5 * parameters * lanes, dtype), np.empty(parameters * lanes, np.int64)
+    dtype, size = state[0].dtype, parameters * lanes
+    tile, after, fixed = (
+        _aligned(3 * size, dtype),
+        _aligned(3 * size, dtype),
+        _aligned(2 * size + COLUMNS * lanes, dtype),
+    )
+    ticks, peak_steps = _aligned(size, clock.dtype), np.zeros(size, np.int64)
+    ticks[:] = 0
+    batches = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int64), clock
+    points = np.empty((3, POINTS, lanes)), np.empty((POINTS, size if curves[3].size > 0 else 0), dtype)
     running = np.zeros(lanes, np.bool_)
     for base in range(first_trial, stop_trial, lanes):
         width = min(lanes, stop_trial - base)
-        _blank(base, width, recorded_from, recorded_from + len(recorded), curves)
-        alive = _load(tile, tile_steps, running, base, width, columns, state, parameters, lanes)
-        step, stop, point = plan[3], plan[4], 0
+        alive = _load(tile, fixed, peak_steps, running, base, width, columns, state, parameters, lanes)
+        step, length, point, written = start, CHUNK, 0, 0
         while alive > 0:
             if point < len(recorded) and recorded[point] == step:
-                _record(tile, running, base, recorded_from + point, training, validation, curves, parameters, lanes)
+                record(tile, running, alive, point - written, training, validation, curves, points, parameters, lanes)
                 point += 1
+                if point - written == POINTS:
+                    write(curves, points, base, width, recorded_from + written, POINTS, parameters, lanes)
+                    written = point
             if step == stop:
                 break
-            until = min(step + CHUNK, stop)
+            until = min(step + length, stop) if step > 0 else 1
             if point < len(recorded):
                 until = min(until, recorded[point])
-            saved[:] = tile[: len(saved)]
-            saved_steps[:] = tile_steps
-            for t in range(step, until):
-                _step_tile(tile, tile_steps, data, plan, t, features, parameters, lanes)
-            if _nonfinite(tile, parameters, lanes) > 0:
-                tile[: len(saved)] = saved
-                tile_steps[:] = saved_steps
-                for t in range(step, until):
-                    saved[:] = tile[: len(saved)]
-                    saved_steps[:] = tile_steps
-                    _step_tile(tile, tile_steps, data, plan, t, features, parameters, lanes)
-                    if _nonfinite(tile, parameters, lanes) > 0:
-                        alive -= _stop_lanes(tile, saved, saved_steps, running, base, t, state, parameters, lanes)
+            _plan_batches(batches, plan, data, step, until)
+            _step_lanes(tile, after, ticks, fixed, data, batches, until - step, step == 0, parameters, lanes)
+            if _nonfinite(after, parameters, lanes):
+                if until - step > 1:  # from here again, but not so far
+                    ticks[:] = 0
+                    length = max(1, length // PART)
+                    continue
+                alive -= _stop_lanes(
+                    tile, after, ticks, fixed, peak_steps, running, base, step, state, parameters, lanes
+                )
+                length = CHUNK
+            _settle(ticks, peak_steps, step)
+            tile, after = after, tile
             step = until
+        write(curves, points, base, width, recorded_from + written, point - written, parameters, lanes)
+        if point < len(recorded):
+            blank(curves, base, width, recorded_from + point, recorded_from + len(recorded))
         for lane in range(width):
             if running[lane]:
-                _store(tile, tile, tile_steps, lane, base + lane, state, parameters, lanes)
+                _store(tile, tile, peak_steps, lane, base + lane, state, parameters, lanes)
+
+
+@compiled
+def _aligned(size, dtype):  # type: ignore[no-untyped-def]
+    """An uninitialised array that begins at a cache line, so that no vector lies across two."""
+    raw = np.empty(size + 64, dtype)
+    skip = -np.int64(raw.ctypes.data) % 64 // raw.itemsize
+    return raw[skip : skip + size]

@@ -15,6 +15,7 @@ from sgdcore.tasks.models import LinearModel, Model, parameter_names
 
 FloatArray = NDArray[np.float64]
 Loss = Literal["mse"]
+_FEW = 8  # directions: below, a minimiser for every trial costs less than finding the equal weight decays
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +126,12 @@ class Quadratic:
 
         From the singular values: p = V diag(s / (s^2 + weight_decay/2)) U^T z.
         """
-        s = self.singular_values
-        gains = s * self.left / (s**2 + np.asarray(weight_decay)[:, np.newaxis] / 2)
-        return np.asarray(gains @ self.right)
+        half = np.asarray(weight_decay, dtype=np.float64) / 2
+        by_parameter = np.zeros((self.right.shape[1], len(half)))
+        # One direction after the other: no row's bits then depend on the other rows, as those of a BLAS product may.
+        for s, left, right in zip(self.singular_values, self.left, self.right, strict=True):
+            by_parameter += right[:, np.newaxis] * (s * left / (s**2 + half))
+        return np.ascontiguousarray(by_parameter.T)
 
     def nearest_minimisers(self, weight_decay: FloatArray, start: FloatArray) -> FloatArray:
         """(T,) weight decays, (T, P) starts -> (T, P): the minimiser of each trial's objective nearest to its start.
@@ -135,8 +139,11 @@ class Quadratic:
         Without weight decay and where the data leave directions undetermined, gradient descent never moves along
         these, so the minimiser that it can reach keeps the start's component there.
         """
-        decays, which = np.unique(weight_decay, return_inverse=True)
-        targets = self.ridge_minimiser(decays)[which]
+        if len(self.right) <= _FEW:
+            targets = self.ridge_minimiser(weight_decay)
+        else:
+            decays, which = np.unique(weight_decay, return_inverse=True)
+            targets = self.ridge_minimiser(decays)[which]
         if len(self.right) == start.shape[1]:
             return targets
         free = start - (start @ self.right.T) @ self.right
@@ -144,6 +151,8 @@ class Quadratic:
 
     def objective_minimum(self, weight_decay: FloatArray) -> FloatArray:
         """(W,) weight decays -> (W,) least values of L(p) + weight_decay/2 |p|^2."""
-        penalty = np.asarray(weight_decay, dtype=np.float64)[:, np.newaxis] / 2
-        kept_back = penalty / (self.singular_values**2 + penalty)
-        return np.asarray(self.minimum + (self.left**2 * kept_back).sum(axis=1))
+        half = np.asarray(weight_decay, dtype=np.float64) / 2
+        least = np.full(len(half), self.minimum)
+        for s, left in zip(self.singular_values, self.left, strict=True):
+            least += left**2 * (half / (s**2 + half))
+        return least
