@@ -1,6 +1,8 @@
-"""Who runs in ``benchmarks.engine``: the workload, and SGD with momentum in sgdcore, jax, batched torch, torch.optim.
+"""Who runs in ``benchmarks.engine``: the workload, and the rule of torch.optim.SGD in sgdcore, jax, torch, torch.optim.
 
-No clock and no printing here. A contender's arrays are prepared and its code is compiled before it is timed.
+Every contender applies the whole rule: all five hyperparameters differ from trial to trial. Trials without momentum
+have no dampening (it would do nothing), so that nobody has to treat them apart. No clock and no printing here. A
+contender's arrays are prepared and its code is compiled before it is timed.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ class Workload:
     lr: Floats
     momentum: Floats
     weight_decay: Floats
+    dampening: Floats
+    nesterov: NDArray[np.bool_]
     x: Floats
     y: Floats
     steps: int
@@ -47,16 +51,23 @@ class Workload:
     def of(cls, trials: int, steps: int) -> Workload:
         """Random hyperparameters, none of which diverges."""
         rng, dataset = np.random.default_rng(0), line()
-        ends = {"lr": (0.001, 0.005), "momentum": (0.0, 0.9), "weight_decay": (0.0, 0.05)}
+        ends = {"lr": (0.001, 0.004), "momentum": (0.0, 0.9), "weight_decay": (0.0, 0.05), "dampening": (0.0, 0.5)}
         # Rounded to float32 here, so that all contenders start from the same numbers.
         columns = {name: rng.uniform(low, high, trials).astype(np.float32) for name, (low, high) in ends.items()}
+        nesterov = rng.random(trials) < 0.3
+        columns["momentum"][~nesterov & (rng.random(trials) < 0.1)] = 0
+        columns["dampening"][nesterov | (columns["momentum"] == 0)] = 0
         x, y = dataset.inputs[:, 0].astype(np.float32), dataset.targets.astype(np.float32)
-        return cls(**columns, x=x, y=y, steps=steps)
+        return cls(**columns, nesterov=nesterov, x=x, y=y, steps=steps)
 
     @property
     def trials(self) -> int:
         """Number of trials T."""
         return len(self.lr)
+
+    def columns(self) -> tuple[Floats, Floats, Floats, Floats, NDArray[np.bool_]]:
+        """lr, momentum, weight_decay, 1 - dampening, nesterov."""
+        return self.lr, self.momentum, self.weight_decay, 1 - self.dampening, self.nesterov
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,7 @@ class Contender:
 def sgdcore_contenders(work: Workload) -> Iterator[Contender]:
     """sgdcore.train, recording the ends only and 64 points."""
     task = sgdcore.Task(line())
-    hyperparams = sgdcore.Hyperparams(work.lr, work.momentum, work.weight_decay)
+    hyperparams = sgdcore.Hyperparams(work.lr, work.momentum, work.weight_decay, work.dampening, work.nesterov)
     for recording in (sgdcore.Recording(points=0), sgdcore.Recording()):
 
         def run(recording: sgdcore.Recording = recording) -> sgdcore.Trajectories:
@@ -97,31 +108,41 @@ def jax_contenders(work: Workload) -> Iterator[Contender]:
 
     jax.config.update("jax_num_cpu_devices", CORES)
     by_trial, everywhere = PartitionSpec("cores"), PartitionSpec()
-    specs = (by_trial, by_trial, by_trial, everywhere)
+    specs = ((by_trial,) * 5, everywhere)
     samples = tuple(np.tile(a, work.steps // 5) for a in (work.x, work.y))
 
     def form(name: str, unroll: int, devices: int = 1, chunk: int | None = None) -> Contender:
-        def scan(lr: Any, momentum: Any, decay: Any, samples: Any) -> Any:
+        def scan(columns: Any, samples: Any) -> Any:
+            lr, momentum, decay, undamped, nesterov = columns
+
+            def update(param: Any, gradient: Any, buffer: Any) -> Any:
+                gradient = gradient + decay * param
+                buffer = gradient if buffer is None else momentum * buffer + undamped * gradient
+                direction = jax.numpy.where(nesterov, gradient + momentum * buffer, buffer)
+                return param - lr * direction, buffer
+
             def step(state: Any, sample: Any) -> Any:
-                (w, b, velocity_w, velocity_b), (x, y) = state, sample
+                (w, b, buffer_w, buffer_b), (x, y) = state, sample
                 slope = 2 * (w * x + b - y)
-                velocity_w = momentum * velocity_w + (slope * x + decay * w)
-                velocity_b = momentum * velocity_b + (slope + decay * b)
-                return (w - lr * velocity_w, b - lr * velocity_b, velocity_w, velocity_b), None
+                w, buffer_w = update(w, slope * x, buffer_w)
+                b, buffer_b = update(b, slope, buffer_b)
+                return (w, b, buffer_w, buffer_b), None
 
-            return lax.scan(step, (jax.numpy.zeros_like(lr),) * 4, samples, unroll=unroll)[0][:2]
+            zero = jax.numpy.zeros_like(lr)
+            first, _ = step((zero, zero, None, None), tuple(s[0] for s in samples))
+            return lax.scan(step, first, tuple(s[1:] for s in samples), unroll=unroll)[0][:2]
 
-        def by_chunks(lr: Any, momentum: Any, decay: Any, samples: Any) -> Any:
-            pieces = tuple(a.reshape(chunks, -1) for a in (lr, momentum, decay))
-            return tuple(a.reshape(-1) for a in lax.map(lambda piece: scan(*piece, samples), pieces))
+        def by_chunks(columns: Any, samples: Any) -> Any:
+            pieces = tuple(a.reshape(chunks, -1) for a in columns)
+            return tuple(a.reshape(-1) for a in lax.map(lambda piece: scan(piece, samples), pieces))
 
         share = -(-work.trials // devices)
         chunks = -(-share // (chunk or share))
         padding = devices * chunks * (-(-share // chunks)) - work.trials  # idle trials: fewer than chunks * devices
-        columns = [np.pad(a, (0, padding)) for a in (work.lr, work.momentum, work.weight_decay)]
+        columns = tuple(np.pad(a, (0, padding)) for a in work.columns())
         mesh = jax.make_mesh((devices,), ("cores",), devices=jax.devices("cpu")[:devices])
-        places = tuple(NamedSharding(mesh, spec) for spec in specs)
-        arguments = jax.device_put((*columns, samples), places)
+        places = (NamedSharding(mesh, by_trial), NamedSharding(mesh, everywhere))
+        arguments = tuple(jax.device_put(part, place) for part, place in zip((columns, samples), places, strict=True))
         run: Callable[..., Any] = by_chunks if chunk else scan
         if devices > 1:
             run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=by_trial, check_vma=False)
@@ -141,24 +162,45 @@ def jax_contenders(work: Workload) -> Iterator[Contender]:
         yield form(name, unroll, CORES, chunk)
 
 
-def batched_torch(work: Workload) -> Contender:
-    """All trials in tensors of shape (2, T), updated in place."""
-    negative_lr, momentum, decay = (torch.from_numpy(a) for a in (-work.lr, work.momentum, work.weight_decay))
-    scales = torch.from_numpy(np.stack([2 * work.x, np.full_like(work.x, 2)]))
-    samples = [(float(x), float(y), scales[:, i : i + 1]) for i, (x, y) in enumerate(zip(work.x, work.y, strict=True))]
+def batched_torch(work: Workload) -> Iterator[Contender]:
+    """All trials in tensors: the rule as torch.optim writes it, and rearranged by hand into few operations in place."""
+    lr, momentum, decay, undamped, nesterov = (torch.from_numpy(a) for a in work.columns())
+    samples = list(zip(map(float, work.x), map(float, work.y), strict=True))
+    epochs = range(work.steps // 5)
+
+    def update(param: torch.Tensor, gradient: torch.Tensor, buffer: torch.Tensor | None) -> list[torch.Tensor]:
+        gradient = gradient + decay * param
+        buffer = gradient if buffer is None else momentum * buffer + undamped * gradient
+        direction = torch.where(nesterov, gradient + momentum * buffer, buffer)
+        return [param - lr * direction, buffer]
 
     @torch.no_grad()
-    def run() -> torch.Tensor:
+    def plain() -> torch.Tensor:
+        w, b, buffer_w, buffer_b = torch.zeros(work.trials), torch.zeros(work.trials), None, None
+        for _, (x, y) in itertools.product(epochs, samples):
+            slope = 2 * (w * x + b - y)
+            w, buffer_w = update(w, slope * x, buffer_w)
+            b, buffer_b = update(b, slope, buffer_b)
+        return torch.stack([w, b])
+
+    yield Contender("torch, batched", work.trials * work.steps, plain)
+
+    scales = torch.from_numpy(np.stack([2 * work.x, np.full_like(work.x, 2)]))
+    by_gradient, by_buffer = -lr * nesterov, -lr * torch.where(nesterov, momentum, 1.0)
+
+    @torch.no_grad()
+    def rearranged() -> torch.Tensor:
         params, buffers, gradients = (torch.zeros(2, work.trials) for _ in range(3))
-        residuals = torch.empty(work.trials)
-        for _, (x, y, scale) in itertools.product(range(work.steps // 5), samples):
+        residuals, keep = torch.empty(work.trials), torch.ones(work.trials)
+        for _, (i, (x, y)) in itertools.product(epochs, enumerate(samples)):
             torch.add(params[1], params[0], alpha=x, out=residuals).sub_(y)
-            torch.mul(residuals, scale, out=gradients).addcmul_(params, decay)
-            buffers.mul_(momentum).add_(gradients)
-            params.addcmul_(buffers, negative_lr)
+            torch.mul(residuals, scales[:, i : i + 1], out=gradients).addcmul_(params, decay)
+            buffers.mul_(momentum).addcmul_(gradients, keep)
+            params.addcmul_(gradients, by_gradient).addcmul_(buffers, by_buffer)
+            keep = undamped
         return params
 
-    return Contender("torch, batched", work.trials * work.steps, run)
+    yield Contender("torch, batched, in place by hand", work.trials * work.steps, rearranged)
 
 
 def torch_optim(work: Workload) -> Contender:
@@ -172,8 +214,12 @@ def torch_optim(work: Workload) -> Contender:
             model = torch.nn.Linear(1, 1)
             for parameter in model.parameters():
                 torch.nn.init.zeros_(parameter)
-            lr, momentum, decay = (float(column[trial]) for column in (work.lr, work.momentum, work.weight_decay))
-            optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=decay)
+            lr, momentum, decay, dampening = (
+                float(column[trial]) for column in (work.lr, work.momentum, work.weight_decay, work.dampening)
+            )
+            optimizer = torch.optim.SGD(
+                model.parameters(), lr, momentum, dampening, decay, nesterov=bool(work.nesterov[trial])
+            )
             for _, (x, y) in itertools.product(range(work.steps // 5), list(zip(inputs, targets, strict=True))):
                 optimizer.zero_grad()
                 torch.nn.functional.mse_loss(model(x), y).backward()

@@ -1,13 +1,15 @@
-"""Trial-steps a second of SGD with momentum on the 5-point line: sgdcore beside jax, batched torch and torch.optim.
+"""Trial-steps a second of torch.optim.SGD's rule on the 5-point line: sgdcore beside jax, batched torch, torch.optim.
 
-Task: y = 0.8 x + 1.2 at x = 1..5, y = w x + b from (0, 0), one sample a step in order, float32; learning rate,
-momentum and weight decay differ from trial to trial and none diverges, so that every contender makes every step.
+Task: y = 0.8 x + 1.2 at x = 1..5, y = w x + b from (0, 0), one sample a step in order, float32; lr,
+momentum, weight_decay, dampening and nesterov differ from trial to trial, all contenders apply them all, and no trial
+diverges, so that every contender makes every step.
 
 - sgdcore: ``sgdcore.train`` as a user calls it, recording the two ends only, and 64 points.
 - jax: ``jit`` of one ``lax.scan`` over steps, state arrays of shape (T,), the samples as its xs; as it stands, and
   in the form that is fastest here: several unrollings, on one device, and with the trials shared among one host
   device a core, whole or by ``lax.map`` over chunks that fit the cache. Arrays are on the device beforehand.
-- torch: in-place operations on tensors of shape (2, T), without autograd, on all cores.
+- torch: operations on tensors of T trials, without autograd, on all cores: the rule as torch.optim writes it, and
+  rearranged by hand into as few operations in place as it takes.
 - torch.optim: ``torch.optim.SGD`` and nn.Linear, a trial at a time: a few trials, counted per trial-step.
 
 The peers record nothing and watch nothing; sgdcore also keeps each parameter's peak and the first non-finite step.
@@ -50,7 +52,9 @@ from benchmarks.contenders import (
 
 TARGETS = {"jax, jit scan": 3.0, "torch, batched": 10.0}  # the project's: sgdcore is at least so much faster
 TOLERANCE = 1e-4  # of final w and b, about 1 in size: float32 sums in another order
-FLOP = 5 + 2 * 7  # w x + b - y, times 2, times x; each parameter: decay 2, buffer 1 + 2, step 2 (an FMA is two)
+FLOP = (
+    5 + 2 * 9
+)  # w x + b - y, times 2, times x; each parameter: decay 2, buffer 1 + 2, nesterov 2, step 2 (an FMA is 2)
 CHAINS = 192  # twelve of the widest vectors: all in registers, and enough to hide the latency
 
 
@@ -79,7 +83,7 @@ def compare(work: Workload, repeats: int) -> None:
     load = os.getloadavg()[0]
     ours = list(sgdcore_contenders(work))
     forms = list(jax_contenders(work))  # the plain one first
-    peers = [batched_torch(work), torch_optim(work)]
+    peers = [*batched_torch(work), torch_optim(work)]
     deviations = verify(ours[0], [*ours, *forms, *peers])
     fastest = max(forms, key=lambda form: max(rate(form) for _ in range(3)))
     rows = list(dict.fromkeys([*ours, forms[0], fastest, *peers]))
@@ -151,7 +155,9 @@ def _print(
     console.print(f"{cpu}, {CORES} cores; Python {platform.python_version()}, {versions}; load {load:.1f} before")
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ours = [row.name for row in rows[:2]]
-    table = Table(title=f"SGD with momentum on a line: {work.trials:,} trials x {work.steps:,} steps, float32")
+    table = Table(
+        title=f"SGD on a line, all five hyperparameters mixed: {work.trials:,} trials x {work.steps:,} steps, float32"
+    )
     table.add_column(no_wrap=True)
     for heading in ("trial-steps/s", "lowest .. highest", *(f"{name}\nfaster by" for name in ours), "max |Δ(w, b)|"):
         table.add_column(heading, justify="right")
@@ -161,9 +167,11 @@ def _print(
         table.add_row(name, f"{median:.3g}", spread, *ratios, f"{deviations[name]:.1e}")
     console.print(table)
     for peer, target in TARGETS.items():
-        ratio = medians[ours[0]] / max(median for name, median in medians.items() if name.startswith(peer))
-        verdict = "reached" if ratio >= target else "MISSED"
-        console.print(f"target {target:g} x {peer} in its fastest form: {ratio:.2f} x, {verdict}")
+        for name in (name for name in medians if name.startswith(peer)):
+            ratio = medians[ours[0]] / medians[name]
+            console.print(
+                f"target {target:g} x {peer}: {ratio:.2f} x {name}, {'reached' if ratio >= target else 'MISSED'}"
+            )
     share = FLOP * medians[ours[0]] / peak
     console.print(
         f"limit: {FLOP} flop a trial-step, the cores multiply and add at {peak:.3g} flop/s without FMA: "
