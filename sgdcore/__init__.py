@@ -7,7 +7,7 @@ from sgdcore.errors import InvalidHyperparams, InvalidTask, InvalidTraining, Ker
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.recording import Recording
 from sgdcore.rule import sgd
-from sgdcore.tasks import Dataset, LinearModel, PolynomialModel, Task
+from sgdcore.tasks import Dataset, LinearModel, MlpModel, ModuleModel, PolynomialModel, Task
 from sgdcore.trajectories import Trajectories
 from sgdcore.verdict import Judgement, Thresholds, judge
 
@@ -24,6 +24,8 @@ __all__ = [
     "Judgement",
     "KernelUnavailable",
     "LinearModel",
+    "MlpModel",
+    "ModuleModel",
     "PolynomialModel",
     "Recording",
     "SgdError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -17,25 +17,29 @@ def steps_per_epoch(samples: int, batch_size: int) -> int:
     return -(-samples // batch_size)
 
 
-def blocks(order: Order, samples: int, seed: int, epochs: range) -> Iterator[tuple[range, NDArray[np.int32]]]:
+def blocks(
+    order: Order, samples: int, seeds: Sequence[int] | NDArray[np.int64], epochs: range
+) -> Iterator[tuple[range, NDArray[np.int32]]]:
     """Sample indices by blocks of epochs.
 
-    Yields (epochs of the block, indices of shape (rows, samples)); epoch e reads row ``(e - block.start) % rows``,
-    so the one row of a sequential order serves every epoch.
+    Yields (epochs of the block, indices of shape (seeds, rows, samples)); epoch e reads row
+    ``(e - block.start) % rows``, so the one row of a sequential order serves every epoch.
 
     ``shuffled`` draws what ``DataLoader(shuffle=True, generator=torch.Generator().manual_seed(seed))`` of torch
     draws for its epochs, so that a plain torch script sees the same batches.
     """
     if order == "sequential" or not epochs:
-        yield epochs, np.arange(samples, dtype=np.int32)[np.newaxis]
+        row = np.arange(samples, dtype=np.int32)
+        yield epochs, np.broadcast_to(row, (len(seeds), 1, samples))
         return
-    permutations = _permutations(samples, seed)
-    for _ in range(epochs.start):
-        next(permutations)
-    rows = max(1, _BLOCK_ENTRIES // max(samples, 1))
+    permutations = [_permutations(samples, int(seed)) for seed in seeds]
+    for drawn in permutations:
+        for _ in range(epochs.start):
+            next(drawn)
+    rows = max(1, _BLOCK_ENTRIES // max(samples * len(seeds), 1))
     for first in range(epochs.start, epochs.stop, rows):
         block = range(first, min(first + rows, epochs.stop))
-        yield block, np.stack([next(permutations) for _ in block])
+        yield block, np.array([[next(drawn) for _ in block] for drawn in permutations])
 
 
 def _permutations(samples: int, seed: int) -> Iterator[NDArray[np.int32]]:

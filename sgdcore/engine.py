@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sgdcore.batches import Order, blocks, steps_per_epoch
-from sgdcore.errors import InvalidTraining, KernelUnavailable
+from sgdcore.errors import InvalidTraining
 from sgdcore.hyperparams import Hyperparams
-from sgdcore.kernels.base import Kernel, Problem, Segment
+from sgdcore.kernels.base import Problem, Resources, Segment
+from sgdcore.kernels.choose import Choice, choose
 from sgdcore.recording import MAX_PATH_PARAMETERS, Recording
-from sgdcore.tasks.models import torch_initialisation
-from sgdcore.tasks.task import Task
+from sgdcore.tasks.task import Task, rounded
 from sgdcore.trajectories import NEVER, Curves, State, Trajectories
 
 Dtype = Literal["float32", "float64"]
-KERNELS = ("numba", "reference")
 
 
 def train(
@@ -33,7 +32,9 @@ def train(
     start: ArrayLike | Trajectories | None = None,
     record: Recording | None = None,
     kernel: str = "auto",
+    device: str = "auto",
     threads: int | None = None,
+    compile: bool = False,
 ) -> Trajectories:
     """Train T trials exactly as torch.optim.SGD would, each with its own hyperparameters.
 
@@ -46,19 +47,22 @@ def train(
             DataLoader whose generator has this seed.
         dtype: ``float32`` or ``float64``, of data, parameters and arithmetic.
         seeds: one for all trials or (T,): of the shuffling and of torch's initialisation.
-        start: None: torch.nn.Linear's own initialisation by seed. (P,) or (T, P): start values, rounded to dtype.
+        start: None: the model's own initialisation by seed. (P,) or (T, P): start values, rounded to dtype.
             Trajectories: go on where these stopped; two runs in a row equal one longer run bit for bit.
         record: which steps to keep; 64 on a log scale by default.
-        kernel: ``auto``, ``numba``, or ``reference`` (torch.optim.SGD itself, trial by trial).
-        threads: CPU threads of the numba kernel; all cores by default. No result depends on it.
+        kernel: ``auto``; ``numba`` and ``triton`` for models linear in their parameters with mse, on CPU and CUDA;
+            ``torch`` for any model, on both; ``reference``: torch.optim.SGD itself, trial by trial.
+        device: ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: CPU threads; all cores by default. No result depends on it.
+        compile: whether torch.compile makes the torch kernel's steps: worth its half minute for long runs.
 
     Returns:
         Trajectories: a trial whose parameters overflow stops there; that is a result, not an error.
 
     Raises:
         InvalidTraining: arguments out of range or of the wrong shape.
-        InvalidTask: data that are not finite in dtype.
-        KernelUnavailable: a kernel that is not known.
+        InvalidTask: data that are not finite in dtype, or a module that cannot be trained.
+        KernelUnavailable: a kernel or device that is not there, or not for this task.
 
     Example:
         >>> task = Task(line())
@@ -68,6 +72,7 @@ def train(
     _check(epochs, batch_size, order, dtype)
     seeds = _seeds(seeds, len(hyperparams))
     _check_range(hyperparams, dtype)
+    chosen = choose(task, kernel, device)
     problem = make_problem(task, dtype)
     per_epoch = steps_per_epoch(task.samples, batch_size)
     state = _start(task, problem, hyperparams, start, seeds, dtype)
@@ -77,18 +82,19 @@ def train(
     ahead = range(epochs_done, epochs_done + epochs)
     steps = (record or Recording()).steps(state.step, ahead.stop * per_epoch)
     curves = _curves(problem, hyperparams, state, steps)
-    name, advance = pick_kernel(kernel)
-    run = _Run(problem, order, batch_size, ahead, advance, threads or len(os.sched_getaffinity(0)))
-    groups = [0] if order == "sequential" else np.unique(seeds)
-    for seed in groups:
-        if len(groups) == 1:
-            run(hyperparams, state, curves, int(seed))
-            continue
-        trials = np.flatnonzero(seeds == seed)
-        part, part_curves = state.take(trials), curves.like(len(trials))
-        run(hyperparams[trials], part, part_curves, int(seed))
-        state.put(trials, part)
-        curves.put(trials, part_curves)
+    resources = Resources(chosen.device, threads or len(os.sched_getaffinity(0)), compile)
+    run = _Run(problem, order, batch_size, ahead, chosen, resources)
+    orders = np.zeros_like(seeds) if order == "sequential" else seeds
+    groups = np.unique(orders)
+    if len(groups) <= 1 or chosen.mixes_orders:
+        run(hyperparams, state, curves, orders)
+    else:
+        for seed in groups:
+            trials = np.flatnonzero(orders == seed)
+            part, part_curves = state.take(trials), curves.like(len(trials))
+            run(hyperparams[trials], part, part_curves, orders[trials])
+            state.put(trials, part)
+            curves.put(trials, part_curves)
     object.__setattr__(state, "step", ahead.stop * per_epoch)
     state.momentum_buffers[hyperparams.momentum == 0] = 0  # torch keeps none there
     return Trajectories(
@@ -96,58 +102,51 @@ def train(
         weight_decay=hyperparams.weight_decay,
         curves=curves,
         state=state,
-        minimum=problem.training.objective_minimum(hyperparams.weight_decay),
-        kernel=name,
+        minimum=_minimum(problem, hyperparams),
+        kernel=chosen.name,
+        device=chosen.device,
     )
 
 
 def make_problem(task: Task, dtype: Dtype) -> Problem:
-    """The task as a kernel wants it."""
-    training = task.quadratic(dtype)  # first: it refuses data that are not finite in dtype
-    return Problem(
-        features=np.ascontiguousarray(task.features, dtype=dtype),
-        targets=task.dataset.targets.astype(dtype),
-        bias=task.model.bias,
-        training=training,
-        validation=task.validation_quadratic(dtype),
-    )
-
-
-def pick_kernel(name: str) -> tuple[str, Kernel]:
-    """A kernel's name and function.
+    """The task as a kernel wants it.
 
     Raises:
-        KernelUnavailable: there is no such kernel.
+        InvalidTask: data that are not finite in dtype.
     """
-    if name in ("auto", "numba"):
-        from sgdcore.kernels import linear_numba
-
-        return "numba", linear_numba.advance
-    if name == "reference":
-        from sgdcore.kernels import reference
-
-        return "reference", reference.advance
-    raise KernelUnavailable(f"kernel must be auto, {' or '.join(KERNELS)}, not {name!r}")
+    held_out = task.dataset.validation
+    return Problem(
+        task=task,
+        features=rounded(task.features, dtype),
+        targets=rounded(task.dataset.targets, dtype),
+        bias=task.model.bias,
+        held_out=None
+        if held_out is None
+        else (rounded(task.model.features(held_out.inputs), dtype), rounded(held_out.targets, dtype)),
+        training=task.quadratic(dtype) if task.is_quadratic else None,
+        validation=task.validation_quadratic(dtype) if task.is_quadratic else None,
+    )
 
 
 class _Run:
     """Drives a kernel over the epochs, block by block of sample orders."""
 
     def __init__(
-        self, problem: Problem, order: Order, batch_size: int, epochs: range, kernel: Kernel, threads: int
+        self, problem: Problem, order: Order, batch_size: int, epochs: range, chosen: Choice, resources: Resources
     ) -> None:
         self.problem, self.order, self.batch_size = problem, order, batch_size
-        self.epochs, self.kernel, self.threads = epochs, kernel, threads
+        self.epochs, self.advance, self.resources = epochs, chosen.advance, resources
 
-    def __call__(self, hyperparams: Hyperparams, state: State, curves: Curves, seed: int) -> None:
+    def __call__(self, hyperparams: Hyperparams, state: State, curves: Curves, seeds: NDArray[np.int64]) -> None:
         n = len(self.problem.targets)
         per_epoch = steps_per_epoch(n, self.batch_size)
-        for block, samples in blocks(self.order, n, seed, self.epochs):
+        distinct, which = np.unique(seeds, return_inverse=True)
+        for block, samples in blocks(self.order, n, distinct, self.epochs):
             stop = block.stop * per_epoch
             low = np.searchsorted(curves.steps, state.step + (block.start > self.epochs.start))
             recorded = slice(int(low), int(np.searchsorted(curves.steps, stop, side="right")))
-            segment = Segment(stop, samples, block.start, self.batch_size, recorded)
-            self.kernel(self.problem, hyperparams, state, segment, curves, self.threads)
+            segment = Segment(stop, samples, which, block.start, self.batch_size, recorded)
+            self.advance(self.problem, hyperparams, state, segment, curves, self.resources)
             object.__setattr__(state, "step", stop)
 
 
@@ -195,9 +194,7 @@ def _start(
             )
         return start.state.take(np.arange(shape[0]))
     if start is None:
-        width = problem.features.shape[1]
-        drawn = {seed: torch_initialisation(width, problem.bias, int(seed), dtype) for seed in np.unique(seeds)}
-        values = np.stack([drawn[seed] for seed in seeds]) if len(seeds) else np.empty(shape)
+        values = task.initial_params(seeds, dtype)
     else:
         values = np.asarray(start, dtype=np.float64)
         if values.shape not in (shape, shape[1:]):
@@ -207,7 +204,10 @@ def _start(
     if not np.isfinite(params).all():
         raise InvalidTraining(f"start values must be finite in {dtype}")
     exact = params.astype(np.float64)
-    target = problem.training.nearest_minimisers(hyperparams.weight_decay, exact)
+    if problem.training is None:
+        target = np.full(shape, np.nan)
+    else:
+        target = problem.training.nearest_minimisers(hyperparams.weight_decay, exact)
     return State(
         step=0,
         params=params,
@@ -215,7 +215,7 @@ def _start(
         first_nonfinite_step=np.full(shape[0], NEVER, dtype=np.int64),
         start=params.copy(),
         target=target,
-        direction=np.sign(target - exact).astype(dtype),
+        direction=np.nan_to_num(np.sign(target - exact)).astype(dtype),
         peak=params.copy(),
         peak_step=np.zeros(shape, dtype=np.int64),
     )
@@ -228,6 +228,12 @@ def _curves(problem: Problem, hyperparams: Hyperparams, state: State, steps: NDA
         steps=steps,
         loss=np.empty(shape),
         squared_norm=np.empty(shape) if hyperparams.weight_decay.any() else None,
-        validation_loss=np.empty(shape) if problem.validation else None,
+        validation_loss=np.empty(shape) if problem.held_out else None,
         path=np.empty((*shape, parameters), state.params.dtype) if parameters <= MAX_PATH_PARAMETERS else None,
     )
+
+
+def _minimum(problem: Problem, hyperparams: Hyperparams) -> NDArray[np.float64]:
+    if problem.training is None:
+        return np.full(len(hyperparams), np.nan)
+    return problem.training.objective_minimum(hyperparams.weight_decay)

@@ -10,15 +10,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sgdcore.batches import Order, blocks, steps_per_epoch
-from sgdcore.engine import Dtype, make_problem, pick_kernel, train
+from sgdcore.engine import Dtype, make_problem, train
 from sgdcore.errors import InvalidHyperparams
 from sgdcore.hyperparams import Hyperparams
-from sgdcore.kernels.base import Segment
+from sgdcore.kernels.base import Resources, Segment
+from sgdcore.kernels.choose import choose
 from sgdcore.recording import Recording
 from sgdcore.tasks.task import Task
 
 if TYPE_CHECKING:
     from sgdcore.kernels.reference import TorchTrial
+
+_ONE_ORDER = np.zeros(1, dtype=np.intp)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +68,7 @@ def replay(
     from sgdcore.kernels.reference import TorchTrial
 
     initial = train(task, hyperparams, epochs=0, dtype=dtype, seeds=seed, start=start, record=Recording(0))
-    other = TorchTrial(initial.params[0], None, task.model.bias, hyperparams)
+    other = TorchTrial(task, initial.params[0], None, hyperparams)
     return _steps(task, hyperparams, (epochs, batch_size, order, dtype, seed), initial, other)
 
 
@@ -77,17 +80,17 @@ def _steps(
     epochs, batch_size, order, dtype, seed = run
     problem = make_problem(task, dtype)
     features, targets = torch.from_numpy(problem.features), torch.from_numpy(problem.targets)
-    _, advance = pick_kernel("auto")
+    chosen = choose(task, device="cpu")
     per_epoch = steps_per_epoch(task.samples, batch_size)
     state = initial.state
-    for block, indices in blocks(order, task.samples, seed, range(epochs)):
+    for block, indices in blocks(order, task.samples, [seed], range(epochs)):
         for step in range(block.start * per_epoch, block.stop * per_epoch):
-            row = indices[(step // per_epoch - block.start) % len(indices)]
+            row = indices[0, (step // per_epoch - block.start) % indices.shape[1]]
             samples = row[step % per_epoch * batch_size :][:batch_size]
             batch = torch.from_numpy(samples.astype(np.int64))
             loss = other.step(features[batch], targets[batch])
-            segment = Segment(step + 1, indices, block.start, batch_size, slice(0, 0))
-            advance(problem, hyperparams, state, segment, initial.curves, 1)
+            segment = Segment(step + 1, indices, _ONE_ORDER, block.start, batch_size, slice(0, 0))
+            chosen.advance(problem, hyperparams, state, segment, initial.curves, Resources())
             state = replace(state, step=step + 1)
             buffers = state.momentum_buffers[0] if hyperparams.momentum[0] else np.zeros_like(state.params[0])
             yield Step(

@@ -16,8 +16,8 @@ NEVER = -1  # first_nonfinite_step of a trial that stayed finite
 class State:
     """Where T trials stand after ``step`` steps; all that is needed to go on. Arrays are in the run's dtype.
 
-    ``direction`` is the sign of (target - start), 0 where the start is on target: ``peak`` is the farthest value
-    so far in that direction, and ``peak_step`` the step that reached it first.
+    ``direction`` is the sign of (target - start), 0 where the start is on target or the target is not known (NaN):
+    ``peak`` is the farthest value so far in that direction, and ``peak_step`` the step that reached it first.
     """
 
     step: int
@@ -97,8 +97,9 @@ class Trajectories:
     weight_decay: FloatArray  # (T,)
     curves: Curves
     state: State
-    minimum: FloatArray  # (T,): least value of the objective J = loss + weight_decay/2 |p|^2
+    minimum: FloatArray  # (T,): least value of the objective J = loss + weight_decay/2 |p|^2; NaN where it is not known
     kernel: str
+    device: str
 
     def __len__(self) -> int:
         """Number of trials T."""

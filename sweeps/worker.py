@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from sgdcore import Judgement, Recording, Task, Thresholds, Trajectories, judge, train
 from sgdcore.batches import steps_per_epoch
 from sgdcore.stability import epoch_radius
-from sgdcore.tasks.models import torch_initialisation
 from sgdcore.trajectories import NEVER
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.plan import Plan, Shard, Trials
@@ -85,13 +84,8 @@ def start_values(work: Work, trials: Trials) -> NDArray[np.float64]:
     unset = np.isnan(start)
     if not unset.any():
         return start
-    drawn = np.zeros_like(start)
-    if work.config.task.model.init == "torch":
-        features = work.task.features.shape[1]
-        for seed in np.unique(trials.seed):
-            drawn[trials.seed == seed] = torch_initialisation(
-                features, work.task.model.bias, int(seed), work.config.training.dtype
-            )
+    zeros = work.config.task.model.init == "zeros"
+    drawn = 0.0 if zeros else work.task.initial_params(trials.seed, work.config.training.dtype)
     return np.where(unset, drawn, start)
 
 

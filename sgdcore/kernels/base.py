@@ -9,18 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdcore.hyperparams import Hyperparams
-from sgdcore.tasks.task import Quadratic
+from sgdcore.tasks.task import Quadratic, Task
 from sgdcore.trajectories import Curves, State
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A task as arrays in the run's dtype, and its losses as quadratic forms in float64."""
+    """A task as arrays in the run's dtype; where its losses are quadratic, these as forms in float64."""
 
+    task: Task
     features: NDArray[Any]  # (n, k)
     targets: NDArray[Any]  # (n,)
     bias: bool
-    training: Quadratic
+    held_out: tuple[NDArray[Any], NDArray[Any]] | None  # features and targets of the validation set
+    training: Quadratic | None  # the loss over the training set
     validation: Quadratic | None
 
 
@@ -28,14 +30,25 @@ class Problem:
 class Segment:
     """A stretch of steps: which samples they see and which of them are recorded.
 
-    Step t belongs to epoch e = t // steps_per_epoch and reads ``samples[(e - first_epoch) % len(samples)]``.
+    Step t belongs to epoch e = t // steps_per_epoch; in it a trial whose order is s reads
+    ``samples[s, (e - first_epoch) % rows]``.
     """
 
     stop: int  # the segment ends after this many steps, counted from the run's start
-    samples: NDArray[np.int32]  # (rows, n)
+    samples: NDArray[np.int32]  # (orders, rows, n); one order only, for kernels that take one at a time
+    order: NDArray[np.intp]  # (T,) each trial's order
     first_epoch: int
     batch_size: int
     recorded: slice  # which of the curves' steps lie in this segment
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a kernel may use. No result depends on ``threads``."""
+
+    device: str = "cpu"  # or cuda:N
+    threads: int = 1  # of the CPU
+    compile: bool = False  # of the torch kernel: whether torch.compile makes its steps
 
 
 class Kernel(Protocol):
@@ -51,6 +64,6 @@ class Kernel(Protocol):
         state: State,
         segment: Segment,
         curves: Curves,
-        threads: int,
+        resources: Resources,
     ) -> None:
         """Advance."""

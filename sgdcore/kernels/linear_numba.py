@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from sgdcore import rule
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels import linear_record, vectors
-from sgdcore.kernels.base import Problem, Segment
+from sgdcore.kernels.base import Problem, Resources, Segment
 from sgdcore.kernels.linear_record import POINTS, blank, record, write
 from sgdcore.kernels.vectors import aligned_stack, compiled, fma, load, select, splat, spread, store, total
 from sgdcore.tasks.task import Quadratic
@@ -49,9 +49,11 @@ _SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES))
 
 
 def advance(
-    problem: Problem, hyperparams: Hyperparams, state: State, segment: Segment, curves: Curves, threads: int
+    problem: Problem, hyperparams: Hyperparams, state: State, segment: Segment, curves: Curves, resources: Resources
 ) -> None:
-    """Step all trials; ``threads`` of them share the tiles."""
+    """Step all trials, whose tiles the threads share."""
+    assert problem.training is not None
+    threads = resources.threads
     samples, dtype = len(problem.targets), problem.features.dtype
     trials, parameters = state.params.shape
     lanes = lanes_of(parameters, dtype.itemsize)

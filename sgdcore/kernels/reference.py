@@ -1,4 +1,4 @@
-"""The reference kernel: torch.optim.SGD on torch.nn.Linear, trial by trial and step by step; slow, and the oracle."""
+"""The reference kernel: torch.optim.SGD on the model's own module, trial by trial, step by step; slow, the oracle."""
 
 from __future__ import annotations
 
@@ -10,95 +10,121 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from sgdcore.hyperparams import Hyperparams
-from sgdcore.kernels.base import Problem, Segment
+from sgdcore.kernels.base import Problem, Resources, Segment
+from sgdcore.tasks.models import initialised
+from sgdcore.tasks.task import Task
 from sgdcore.trajectories import NEVER, Curves, State
 
 
 def advance(
-    problem: Problem, hyperparams: Hyperparams, state: State, segment: Segment, curves: Curves, threads: int
+    problem: Problem, hyperparams: Hyperparams, state: State, segment: Segment, curves: Curves, resources: Resources
 ) -> None:
-    """Step every trial with torch.optim.SGD; ``threads`` is not used."""
+    """Step every trial with torch.optim.SGD; threads are left to torch."""
     curves.blank(segment.recorded)
     with np.errstate(over="ignore", invalid="ignore"):  # of trials that diverge
         for trial in range(len(hyperparams)):
-            _Trial(problem, hyperparams, state, curves, trial).run(segment)
+            _Trial(problem, hyperparams, state, curves, trial, resources.device).run(segment)
 
 
 class TorchTrial:
-    """One trial as a user would write it: a torch.nn.Linear, F.mse_loss and torch.optim.SGD."""
+    """One trial as a user would write it: a torch.nn.Module, a loss of torch.nn.functional, and torch.optim.SGD."""
 
     def __init__(
         self,
+        task: Task,
         params: NDArray[Any],
         momentum_buffers: NDArray[Any] | None,
-        bias: bool,
         hyperparams: Hyperparams,
+        device: str = "cpu",
     ) -> None:
         """Start from (P,) parameters, and from (P,) buffers where steps were taken before."""
-        values = torch.from_numpy(np.array(params))
-        width = len(values) - bias
-        self.layer = torch.nn.Linear(width, 1, bias=bias, dtype=values.dtype)
-        self.optimizer = torch.optim.SGD(self.layer.parameters(), **hyperparams.arguments(0))
+        self.task = task
+        self.module = initialised(task.model, task.features.shape[1], 0, str(params.dtype)).to(device)
+        self.trained = [p for p in self.module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(self.module.parameters(), **hyperparams.arguments(0))
         with torch.no_grad():
-            self.layer.weight.copy_(values[None, :width])
-            if bias:
-                self.layer.bias.copy_(values[width:])
+            for p, values in zip(self.trained, self._split(params), strict=True):
+                p.copy_(values)
         if momentum_buffers is not None and hyperparams.momentum[0] != 0:
-            buffers = torch.from_numpy(np.array(momentum_buffers))
-            for p, part in zip(self.layer.parameters(), (buffers[None, :width], buffers[width:]), strict=False):
-                self.optimizer.state[p]["momentum_buffer"] = part.clone()
+            for p, values in zip(self.trained, self._split(momentum_buffers), strict=True):
+                self.optimizer.state[p]["momentum_buffer"] = values.to(device)
 
     def step(self, features: torch.Tensor, targets: torch.Tensor) -> float:
         """Take one step on a batch; returns its loss before the step."""
         self.optimizer.zero_grad()
-        loss = functional.mse_loss(self.layer(features)[:, 0], targets)
+        loss = self._loss(self._outputs(features), targets)
         loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
         self.optimizer.step()
         return loss.item()
 
+    def loss(self, features: torch.Tensor, targets: torch.Tensor) -> float:
+        """The loss over a whole set, with the mean taken in float64."""
+        self.module.eval()
+        with torch.no_grad():
+            outputs = self._outputs(features).double()
+        self.module.train()
+        return self._loss(outputs, targets.double()).item()
+
     def params(self) -> NDArray[Any]:
-        """(P,) parameters, weights first."""
-        return _flat([p.detach() for p in self.layer.parameters()])
+        """(P,) parameters, in torch's order."""
+        return _flat([p.detach() for p in self.trained])
 
     def gradients(self) -> NDArray[Any]:
         """(P,) gradients of the last batch."""
-        return _flat([p.grad for p in self.layer.parameters() if p.grad is not None])
+        return _flat([p.grad for p in self.trained if p.grad is not None])
 
     def momentum_buffers(self) -> NDArray[Any]:
         """(P,) momentum buffers, zeros where the optimizer keeps none."""
         return _flat(
-            [
-                self.optimizer.state.get(p, {}).get("momentum_buffer", torch.zeros_like(p)).detach()
-                for p in self.layer.parameters()
-            ]
+            [self.optimizer.state.get(p, {}).get("momentum_buffer", torch.zeros_like(p)).detach() for p in self.trained]
         )
+
+    def _outputs(self, features: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.module(features)
+        return outputs[:, 0] if outputs.ndim == 2 else outputs
+
+    def _loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if self.task.loss == "huber":
+            return functional.huber_loss(outputs, targets, delta=self.task.huber_delta)
+        return (
+            functional.mse_loss(outputs, targets) if self.task.loss == "mse" else functional.l1_loss(outputs, targets)
+        )
+
+    def _split(self, values: NDArray[Any]) -> list[torch.Tensor]:
+        """Flat values as tensors of the parameters' shapes."""
+        parts = torch.from_numpy(np.array(values)).split([p.numel() for p in self.trained])
+        return [part.reshape(p.shape).clone() for part, p in zip(parts, self.trained, strict=True)]
 
 
 class _Trial:
-    def __init__(self, problem: Problem, hyperparams: Hyperparams, state: State, curves: Curves, trial: int) -> None:
+    def __init__(
+        self, problem: Problem, hyperparams: Hyperparams, state: State, curves: Curves, trial: int, device: str
+    ) -> None:
         self.problem, self.state, self.curves, self.trial = problem, state, curves, trial
         buffers = state.momentum_buffers[trial] if state.step else None
         one = hyperparams[np.array([trial])]
-        self.torch = TorchTrial(state.params[trial], buffers, problem.bias, one)
-        self.features = torch.from_numpy(problem.features)
-        self.targets = torch.from_numpy(problem.targets)
+        self.torch = TorchTrial(problem.task, state.params[trial], buffers, one, device)
+        self.training = _tensors((problem.features, problem.targets), device)
+        self.validation = _tensors(problem.held_out, device) if problem.held_out else None
 
     def run(self, segment: Segment) -> None:
         state, trial = self.state, self.trial
         recorded = {
             int(s): k for k, s in enumerate(self.curves.steps[: segment.recorded.stop]) if k >= segment.recorded.start
         }
-        n = len(self.targets)
+        features, targets = self.training
+        rows = segment.samples[segment.order[trial]]
+        n = len(targets)
         per_epoch = -(-n // segment.batch_size)
         if state.first_nonfinite_step[trial] != NEVER:
             return
         if state.step in recorded:
             self.record(recorded[state.step])
         for step in range(state.step, segment.stop):
-            row = segment.samples[(step // per_epoch - segment.first_epoch) % len(segment.samples)]
+            row = rows[(step // per_epoch - segment.first_epoch) % len(rows)]
             first = step % per_epoch * segment.batch_size
-            batch = torch.from_numpy(row[first : first + segment.batch_size].astype(np.int64))
-            self.torch.step(self.features[batch], self.targets[batch])
+            batch = torch.from_numpy(row[first : first + segment.batch_size].astype(np.int64)).to(features.device)
+            self.torch.step(features[batch], targets[batch])
             params = self.torch.params()
             if not np.isfinite(params).all():
                 state.first_nonfinite_step[trial] = step + 1
@@ -112,17 +138,26 @@ class _Trial:
         state.momentum_buffers[trial] = self.torch.momentum_buffers()
 
     def record(self, point: int) -> None:
-        params, curves, trial = self.torch.params(), self.curves, self.trial
+        params, curves, trial, problem = self.torch.params(), self.curves, self.trial, self.problem
         if curves.path is not None:
             curves.path[trial, point] = params
         exact = params.astype(np.float64)
         if curves.squared_norm is not None:
             curves.squared_norm[trial, point] = exact @ exact
-        curves.loss[trial, point] = self.problem.training.value(exact)
-        if curves.validation_loss is not None and self.problem.validation is not None:
-            curves.validation_loss[trial, point] = self.problem.validation.value(exact)
+        quadratic = problem.training
+        curves.loss[trial, point] = quadratic.value(exact) if quadratic else self.torch.loss(*self.training)
+        if curves.validation_loss is not None and self.validation is not None:
+            quadratic = problem.validation
+            curves.validation_loss[trial, point] = (
+                quadratic.value(exact) if quadratic else self.torch.loss(*self.validation)
+            )
+
+
+def _tensors(arrays: tuple[NDArray[Any], NDArray[Any]], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    features, targets = (torch.from_numpy(array).to(device) for array in arrays)
+    return features, targets
 
 
 def _flat(tensors: list[torch.Tensor]) -> NDArray[Any]:
-    values: NDArray[Any] = torch.cat([t.flatten() for t in tensors]).numpy()
+    values: NDArray[Any] = torch.cat([t.flatten() for t in tensors]).cpu().numpy()
     return values

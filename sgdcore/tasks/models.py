@@ -2,30 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgdcore.errors import InvalidTask
 
+if TYPE_CHECKING:
+    import torch
+
 FloatArray = NDArray[np.float64]
 
 
 class Model(Protocol):
-    """y = features(x) . weight (+ bias)."""
+    """What is fitted: features of the inputs go into a torch module of one output."""
+
+    @property
+    def linear(self) -> bool:
+        """Whether y = features(x) . weight (+ bias)."""
 
     @property
     def bias(self) -> bool:
-        """Whether the model has a bias, its last parameter."""
+        """Whether a linear model has a bias, its last parameter."""
 
     def features(self, inputs: FloatArray) -> FloatArray:
         """(n, d) inputs -> (n, k) features."""
 
+    def parameter_names(self, width: int) -> tuple[str, ...]:
+        """Names of the P parameters for k = ``width`` features, in torch's order."""
+
+    def module(self, width: int) -> torch.nn.Module:
+        """A fresh module from (B, width) to (B, 1) or (B,), drawn from torch's global random state."""
+
+
+class _Linear:
+    """What models linear in their parameters share: torch.nn.Linear over their features."""
+
+    linear = True
+    bias: bool
+
+    def parameter_names(self, width: int) -> tuple[str, ...]:
+        """``weight`` (or ``weight.0``, ``weight.1``, ...) and ``bias``."""
+        return (*element_names("weight", (1, width)), *(["bias"] if self.bias else []))
+
+    def module(self, width: int) -> torch.nn.Module:
+        """The layer."""
+        import torch
+
+        return torch.nn.Linear(width, 1, bias=self.bias)
+
 
 @dataclass(frozen=True)
-class LinearModel:
+class LinearModel(_Linear):
     """torch.nn.Linear(d, 1): the inputs themselves are the features."""
 
     bias: bool = True
@@ -36,7 +68,7 @@ class LinearModel:
 
 
 @dataclass(frozen=True)
-class PolynomialModel:
+class PolynomialModel(_Linear):
     """A polynomial in one input, as torch.nn.Linear(degree, 1) over x, x^2, ..., x^degree."""
 
     degree: int = 2
@@ -51,25 +83,43 @@ class PolynomialModel:
         """(n, 1) inputs -> (n, degree) powers."""
         if inputs.shape[1] != 1:
             raise InvalidTask(f"a polynomial model takes one feature, the data set has {inputs.shape[1]}")
-        with np.errstate(over="ignore"):  # Quadratic refuses features that are not finite
+        with np.errstate(over="ignore"):  # Task refuses features that are not finite
             return np.power(inputs, np.arange(1, self.degree + 1))
 
 
-def parameter_names(features: int, bias: bool) -> tuple[str, ...]:
-    """``weight`` (or ``weight.0``, ``weight.1``, ...) and ``bias``."""
-    weights = ("weight",) if features == 1 else tuple(f"weight.{i}" for i in range(features))
-    return (*weights, "bias") if bias else weights
+def element_names(tensor: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Names of a parameter tensor's elements: its own name, and their indices along axes longer than one."""
+    axes = [size for size in shape if size > 1]
+    return tuple(".".join([tensor, *map(str, index)]) for index in np.ndindex(*axes))
 
 
-def torch_initialisation(features: int, bias: bool, seed: int, dtype: str) -> FloatArray:
-    """The (P,) parameters of torch.nn.Linear(features, 1) after torch.manual_seed(seed), in the given dtype.
+def initialised(model: Model, width: int, seed: int, dtype: str) -> torch.nn.Module:
+    """The model's module as torch initialises it in this dtype after torch.manual_seed(seed).
 
-    torch's global random state is left as it was.
+    torch's global random state and default dtype are left as they were.
     """
     import torch
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _default_dtype(getattr(torch, dtype)):
         torch.manual_seed(seed)
-        layer = torch.nn.Linear(features, 1, bias=bias, dtype=getattr(torch, dtype))
-    parameters = torch.cat([p.detach().flatten() for p in layer.parameters()])
-    return parameters.numpy().astype(np.float64)
+        return model.module(width).to(getattr(torch, dtype))
+
+
+def initial_params(model: Model, width: int, seed: int, dtype: str) -> FloatArray:
+    """The (P,) parameters of :func:`initialised`."""
+    import torch
+
+    parameters = [p.detach().flatten() for p in initialised(model, width, seed, dtype).parameters() if p.requires_grad]
+    return torch.cat(parameters).numpy().astype(np.float64)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

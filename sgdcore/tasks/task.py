@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgdcore.errors import InvalidTask
 from sgdcore.tasks.datasets import Dataset
-from sgdcore.tasks.models import LinearModel, Model, parameter_names
+from sgdcore.tasks.models import LinearModel, Model, initial_params
 
 FloatArray = NDArray[np.float64]
-Loss = Literal["mse"]
+Loss = Literal["mse", "mae", "huber"]
+LOSSES = ("mse", "mae", "huber")
 _FEW = 8  # directions: below, a minimiser for every trial costs less than finding the equal weight decays
 
 
@@ -25,7 +26,9 @@ class Task:
     Args:
         dataset: inputs and targets, with a validation set or without.
         model: linear by default.
-        loss: ``mse``, the mean of squared errors over the batch, as torch.nn.functional.mse_loss.
+        loss: the mean over the batch of squared errors (``mse``, torch.nn.functional.mse_loss), absolute errors
+            (``mae``, l1_loss), or squared below and linear above ``huber_delta`` (``huber``, huber_loss).
+        huber_delta: where the Huber loss goes from squared to linear, > 0.
 
     Raises:
         InvalidTask: a loss that is not known, or a model that does not fit the data.
@@ -34,12 +37,20 @@ class Task:
     dataset: Dataset
     model: Model = field(default_factory=LinearModel)
     loss: Loss = "mse"
+    huber_delta: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse losses that are not known and models that do not fit."""
-        if self.loss != "mse":
-            raise InvalidTask(f"loss must be mse, not {self.loss!r}")
+        if self.loss not in LOSSES:
+            raise InvalidTask(f"loss must be {', '.join(LOSSES[:-1])} or {LOSSES[-1]}, not {self.loss!r}")
+        if not 0 < self.huber_delta < np.inf:
+            raise InvalidTask(f"huber_delta must be > 0 and finite, not {self.huber_delta}")
         self.model.features(self.dataset.inputs[:1])
+
+    @property
+    def is_quadratic(self) -> bool:
+        """Whether the loss is a quadratic form of the parameters, whose minimum is known exactly."""
+        return self.model.linear and self.loss == "mse"
 
     @cached_property
     def features(self) -> FloatArray:
@@ -53,8 +64,15 @@ class Task:
 
     @cached_property
     def parameter_names(self) -> tuple[str, ...]:
-        """Names of the P parameters, weights first, bias last."""
-        return parameter_names(self.features.shape[1], self.model.bias)
+        """Names of the P parameters, in torch's order."""
+        return self.model.parameter_names(self.features.shape[1])
+
+    def initial_params(self, seeds: NDArray[np.int64], dtype: str) -> FloatArray:
+        """(T,) seeds -> (T, P): the model's own initialisation, as torch draws it after torch.manual_seed(seed)."""
+        width = self.features.shape[1]
+        distinct, which = np.unique(seeds, return_inverse=True)
+        drawn = [initial_params(self.model, width, int(seed), dtype) for seed in distinct]
+        return np.array(drawn).reshape(len(drawn), len(self.parameter_names))[which]
 
     def quadratic(self, dtype: str = "float64") -> Quadratic:
         """The training loss as a quadratic form, of the data rounded to ``dtype`` as the trials see it."""
@@ -93,11 +111,8 @@ class Quadratic:
             InvalidTask: samples that are not finite in dtype.
         """
         n = len(targets)
-        with np.errstate(over="ignore"):
-            design = features.astype(dtype).astype(np.float64)
-            z = targets.astype(dtype).astype(np.float64) / np.sqrt(n)
-        if not (np.isfinite(design).all() and np.isfinite(z).all()):
-            raise InvalidTask(f"features and targets must be finite in {dtype}")
+        design = rounded(features, dtype).astype(np.float64)
+        z = rounded(targets, dtype).astype(np.float64) / np.sqrt(n)
         if bias:
             design = np.column_stack([design, np.ones(n)])
         design = design / np.sqrt(n)
@@ -156,3 +171,16 @@ class Quadratic:
         for s, left in zip(self.singular_values, self.left, strict=True):
             least += left**2 * (half / (s**2 + half))
         return least
+
+
+def rounded(values: FloatArray, dtype: str) -> NDArray[Any]:
+    """Features or targets in dtype, contiguous.
+
+    Raises:
+        InvalidTask: they are not finite there.
+    """
+    with np.errstate(over="ignore"):
+        result = np.ascontiguousarray(values, dtype=dtype)
+    if not np.isfinite(result).all():
+        raise InvalidTask(f"features and targets must be finite in {dtype}")
+    return result

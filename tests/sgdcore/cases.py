@@ -25,6 +25,7 @@ from sgdcore import (
 )
 from sgdcore.tasks import line, linear, sine
 
+EXACT = ("numba", "reference")  # kernels whose results are the same bits on any CPU
 LINE = Task(line())
 SHAPES = (  # (features, bias, dtype) of the random runs: few, because each costs seconds to compile
     (1, True, "float32"),
@@ -159,7 +160,9 @@ ERROR_INPUTS = [
     ErrorInput(
         "a matrix", lambda: Hyperparams(lr=[[1, 2]]), InvalidHyperparams, r"lr must be a number or one-dimensional"
     ),
-    ErrorInput("loss", lambda: Task(line(), loss="cosine"), InvalidTask, "loss must be mse, not 'cosine'"),
+    ErrorInput(
+        "loss", lambda: Task(line(), loss="cosine"), InvalidTask, "loss must be mse, mae or huber, not 'cosine'"
+    ),
     ErrorInput(
         "polynomial in two features",
         lambda: Task(linear(5, 2), PolynomialModel()),
@@ -246,7 +249,10 @@ ERROR_INPUTS = [
         "recording spacing must be log, linear or all, not 'cubic'",
     ),
     ErrorInput(
-        "kernel", _train(kernel="cuda"), KernelUnavailable, "kernel must be auto, numba or reference, not 'cuda'"
+        "kernel",
+        _train(kernel="cuda"),
+        KernelUnavailable,
+        "kernel must be auto, numba, triton, torch or reference, not 'cuda'",
     ),
 ]
 

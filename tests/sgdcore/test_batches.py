@@ -14,9 +14,9 @@ from sgdcore.batches import blocks, steps_per_epoch
 def rows(order, samples, seed, epochs):
     """One row of indices an epoch, as kernels read them from the blocks."""
     read = {}
-    for block, indices in blocks(order, samples, seed, epochs):
+    for block, indices in blocks(order, samples, [seed], epochs):
         for epoch in block:
-            read[epoch] = indices[(epoch - block.start) % len(indices)].tolist()
+            read[epoch] = indices[0, (epoch - block.start) % indices.shape[1]].tolist()
     assert list(read) == list(epochs)
     return list(read.values())
 
@@ -59,8 +59,15 @@ def test_blocks_change_no_epoch(monkeypatch, entries):
 
 @pytest.mark.parametrize("order", ["sequential", "shuffled"])
 def test_no_epochs_are_one_empty_block(order):
-    (block,) = blocks(order, 7, 3, range(2, 2))
+    (block,) = blocks(order, 7, [3], range(2, 2))
     assert block[0] == range(2, 2)
+
+
+def test_several_seeds_are_read_side_by_side():
+    [(_, indices)] = blocks("shuffled", 7, [3, 0], range(2, 5))
+    assert indices.shape == (2, 3, 7)
+    assert indices[0].tolist() == rows("shuffled", 7, 3, range(2, 5))
+    assert indices[1].tolist() == rows("shuffled", 7, 0, range(2, 5))
 
 
 def test_epochs_differ_and_seeds_differ():
@@ -78,5 +85,5 @@ def test_torchs_global_random_state_is_not_touched():
 
 def test_indices_are_int32():
     for order in ("sequential", "shuffled"):
-        _, indices = next(blocks(order, 5, 0, range(1)))
+        _, indices = next(blocks(order, 5, [0], range(1)))
         assert indices.dtype == np.int32

@@ -21,11 +21,11 @@ from sgdcore import (
     judge,
     train,
 )
-from sgdcore.engine import KERNELS
 from sgdcore.tasks import line, linear
 
 from .cases import (
     ERROR_INPUTS,
+    EXACT,
     LINE,
     ErrorInput,
     assert_same,
@@ -62,7 +62,7 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", EXACT)
 @pytest.mark.parametrize(("name", "arguments", "start", "published"), PUBLISHED, ids=[row[0] for row in PUBLISHED])
 def test_published_numbers(name, arguments, start, published, kernel, dtype):
     result = train(LINE, Hyperparams(lr=0.1, **arguments), epochs=1, start=start, kernel=kernel, dtype=dtype)
@@ -76,7 +76,7 @@ def test_published_plain_result_holds_on_the_whole_line_of_starts():
     np.testing.assert_allclose(result.params, [[0.9559, 1.4754]] * 4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", EXACT)
 def test_stability_is_not_monotone_in_lr(kernel):
     rows = Hyperparams(lr=[0.02, 0.03, 0.05, 0.1], momentum=0.9)
     result = train(LINE, rows, epochs=60, start=[-0.66, 0.33], kernel=kernel)
@@ -155,11 +155,11 @@ def test_continuing_equals_one_longer_run(case, more):
     assert_same_bits(np.concatenate([first.curves.path[:, :-1], second.curves.path], axis=1), longer.curves.path)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", EXACT)
 def test_continuing_from_the_other_kernel(kernel):
     rows = Hyperparams(lr=[0.01, 0.03, 10.0, 0.01], momentum=[0.9, 0.9, 0, 0.5], dampening=[0, 0.5, 0, 0])
     start, options = [0.5, -0.5], {"order": "shuffled", "seeds": [0, 1, 0, 1]}
-    for first_kernel in KERNELS:
+    for first_kernel in EXACT:
         first = train(LINE, rows, epochs=3, start=start, kernel=first_kernel, **options)
         second = train(LINE, rows, epochs=4, start=first, kernel=kernel, **options)
         longer = train(LINE, rows, epochs=7, start=start, kernel="reference", **options)
@@ -193,7 +193,7 @@ def test_recorded_steps_are_those_of_a_run_that_records_all():
     assert_same_bits(some.curves.path, every.curves.path[:, some.steps])
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", EXACT)
 def test_curves_of_a_trial_end_where_it_stops(kernel):
     result = train(LINE, Hyperparams(lr=[10.0, 0.01]), epochs=10, kernel=kernel, record=Recording(spacing="all"))
     stop = result.first_nonfinite_step[0]

@@ -7,11 +7,10 @@ from hypothesis import event, given, settings
 from torch.utils.data import DataLoader, TensorDataset
 
 from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Task, train
-from sgdcore.engine import KERNELS
 
-from .cases import TRAIN_INPUTS, TrainInput, assert_same_bits, assert_same_training, runs
+from .cases import EXACT, TRAIN_INPUTS, TrainInput, assert_same_bits, assert_same_training, runs
 
-COMPILED = [name for name in KERNELS if name != "reference"]
+COMPILED = [name for name in EXACT if name != "reference"]
 
 
 @pytest.mark.parametrize("kernel", COMPILED)
@@ -57,7 +56,7 @@ def user_script(inputs, targets, arguments, *, epochs, batch_size, shuffle, seed
     return np.stack(path)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", EXACT)
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize(("features", "dtype"), [(1, "float32"), (1, "float64"), (3, "float32")])

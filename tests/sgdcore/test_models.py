@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from sgdcore import LinearModel, PolynomialModel
-from sgdcore.tasks.models import torch_initialisation
+from sgdcore.tasks.models import initial_params
 
 from .cases import assert_same_bits
 
@@ -29,7 +29,7 @@ def test_initialisation_leaves_torchs_random_state():
     torch.manual_seed(9)
     expected = torch.rand(3)
     torch.manual_seed(9)
-    values = torch_initialisation(2, True, 4, "float32")
+    values = initial_params(LinearModel(), 2, 4, "float32")
     assert torch.equal(torch.rand(3), expected)
     torch.manual_seed(4)
     layer = torch.nn.Linear(2, 1)

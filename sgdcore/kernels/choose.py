@@ -1,0 +1,71 @@
+"""choose(): which kernel trains a task, and on which device."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from sgdcore.devices import resolve
+from sgdcore.errors import KernelUnavailable
+from sgdcore.kernels.base import Kernel
+from sgdcore.tasks.task import Task
+
+KERNELS = ("numba", "triton", "torch", "reference")
+_QUADRATIC = ("numba", "triton")  # those that train models linear in their parameters with squared loss, and no others
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel on a device."""
+
+    name: str
+    device: str
+    advance: Kernel
+    mixes_orders: bool = False  # whether one call may hold trials that see the samples in different orders
+
+
+def choose(task: Task, kernel: str = "auto", device: str = "auto") -> Choice:
+    """The kernel asked for, or the fastest for this task on this device.
+
+    Raises:
+        KernelUnavailable: there is no such kernel or device, or they do not go with each other or with the task.
+    """
+    if kernel not in ("auto", *KERNELS):
+        raise KernelUnavailable(f"kernel must be auto, {', '.join(KERNELS[:-1])} or {KERNELS[-1]}, not {kernel!r}")
+    if kernel in _QUADRATIC and not task.is_quadratic:
+        raise KernelUnavailable(f"the {kernel} kernel trains linear and polynomial models with mse only: use torch")
+    if kernel == "numba" and device == "auto":
+        device = "cpu"
+    device = resolve(device)
+    if kernel == "auto":
+        kernel = "torch" if not task.is_quadratic else "numba" if device == "cpu" else "triton"
+    if kernel == "numba" and device != "cpu":
+        raise KernelUnavailable(f"the numba kernel runs on the CPU only, not on {device}: use triton")
+    if kernel == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise KernelUnavailable("the triton kernel needs a CUDA GPU: use numba")
+    return _load(kernel, device)
+
+
+def _load(kernel: str, device: str) -> Choice:
+    """Import the kernel's module, and with it what it is made of."""
+    if kernel == "numba":
+        from sgdcore.kernels import linear_numba
+
+        return Choice(kernel, device, linear_numba.advance)
+    if kernel == "triton":
+        try:
+            import triton  # noqa: F401
+        except ImportError as error:
+            raise KernelUnavailable(
+                "the triton kernel needs the package triton, which CUDA builds of torch bring"
+            ) from error
+        from sgdcore.kernels import linear_triton
+
+        return Choice(kernel, device, linear_triton.advance)
+    if kernel == "torch":
+        from sgdcore.kernels import module_torch
+
+        return Choice(kernel, device, module_torch.advance, mixes_orders=True)
+    from sgdcore.kernels import reference
+
+    return Choice(kernel, device, reference.advance)

@@ -1,0 +1,146 @@
+"""Models that are networks: a multi-layer perceptron, or any torch.nn.Module that a function returns."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdcore.errors import InvalidTask
+from sgdcore.tasks.models import element_names, initialised
+
+if TYPE_CHECKING:
+    import torch
+
+FloatArray = NDArray[np.float64]
+Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu"]
+ACTIVATIONS = {"relu": "ReLU", "tanh": "Tanh", "sigmoid": "Sigmoid", "gelu": "GELU", "silu": "SiLU"}
+
+
+class _Network:
+    """What all networks share: they take the inputs as they are, and torch names their parameters."""
+
+    linear = False
+    bias = False
+
+    def features(self, inputs: FloatArray) -> FloatArray:
+        """The inputs, unchanged."""
+        return inputs
+
+    def parameter_names(self, width: int) -> tuple[str, ...]:
+        """Names of all parameters' elements: 0.weight.3.1 is row 3, column 1 of the first layer's weight."""
+        named = initialised(self, width, 0, "float32").named_parameters()
+        return tuple(name for tensor, p in named if p.requires_grad for name in element_names(tensor, tuple(p.shape)))
+
+    def module(self, width: int) -> torch.nn.Module:
+        """A fresh module."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class MlpModel(_Network):
+    """A multi-layer perceptron: torch.nn.Sequential of Linear layers with an activation between.
+
+    Args:
+        hidden: widths of the hidden layers.
+        activation: ``relu``, ``tanh``, ``sigmoid``, ``gelu`` or ``silu``.
+    """
+
+    hidden: tuple[int, ...] = (32,)
+    activation: Activation = "relu"
+
+    def __post_init__(self) -> None:
+        """Refuse layers without units, and activations that are not known."""
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        if not self.hidden or min(self.hidden) < 1:
+            raise InvalidTask(f"an mlp needs hidden layers of at least one unit, not {self.hidden}")
+        if self.activation not in ACTIVATIONS:
+            raise InvalidTask(f"activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
+
+    def module(self, width: int) -> torch.nn.Module:
+        """Linear, activation, ..., Linear."""
+        from torch import nn
+
+        layers: list[nn.Module] = []
+        for units in self.hidden:
+            layers += [nn.Linear(width, units), getattr(nn, ACTIVATIONS[self.activation])()]
+            width = units
+        return nn.Sequential(*layers, nn.Linear(width, 1))
+
+
+@dataclass(frozen=True)
+class ModuleModel(_Network):
+    """Any torch.nn.Module from (B, features) to (B, 1) or (B,).
+
+    Args:
+        factory: a callable that returns a fresh module, or where to import one from: ``package.module:callable``.
+        arguments: keyword arguments for it.
+
+    Its parameters must all take part in the output. Buffers must stay as they are (no running statistics), and
+    training must not draw random numbers (no dropout): what a trial does alone and what it does among others could
+    not be the same.
+    """
+
+    factory: str | Callable[..., torch.nn.Module]
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def module(self, width: int) -> torch.nn.Module:
+        """What the factory returns.
+
+        Raises:
+            InvalidTask: it cannot be imported, fails, or returns something else.
+        """
+        from torch import nn
+
+        factory = self._factory()
+        try:
+            module = factory(**self.arguments)
+        except Exception as error:
+            raise InvalidTask(f"{self._name}: it raised {type(error).__name__}: {_first_line(error)}") from error
+        if not isinstance(module, nn.Module):
+            raise InvalidTask(f"{self._name}: it must return a torch.nn.Module, not {type(module).__name__}")
+        return module
+
+    @property
+    def source_digest(self) -> str:
+        """SHA-256 of the file that defines the factory: another text may be another model. Empty if there is none."""
+        try:
+            file = inspect.getsourcefile(inspect.unwrap(self._factory()))
+        except TypeError:
+            return ""
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).exists() else ""
+
+    @property
+    def _name(self) -> str:
+        if isinstance(self.factory, str):
+            return f"module {self.factory!r}"
+        return f"module {getattr(self.factory, '__qualname__', repr(self.factory))}"
+
+    def _factory(self) -> Callable[..., Any]:
+        if not isinstance(self.factory, str):
+            return self.factory
+        place, colon, name = self.factory.partition(":")
+        if not (colon and place and name):
+            raise InvalidTask(f"{self._name}: package.module:callable is needed")
+        try:
+            found: Any = importlib.import_module(place)
+            for part in name.split("."):
+                found = getattr(found, part)
+        except Exception as error:  # whatever the user's file does when it is imported
+            raise InvalidTask(
+                f"{self._name}: it cannot be imported: {type(error).__name__}: {_first_line(error)}"
+            ) from error
+        if not callable(found):
+            raise InvalidTask(f"{self._name}: a callable is needed, not {type(found).__name__}")
+        return found  # type: ignore[no-any-return, unused-ignore]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
