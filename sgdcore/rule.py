@@ -66,7 +66,8 @@ def update(
 
 def bind(fma: Callable[..., Any], select: Callable[..., Any]) -> FunctionType:
     """The same code as :func:`update`, calling a kernel's own ``fma`` and ``select``."""
-    return FunctionType(update.__code__, {"fma": fma, "select": select}, update.__name__)
+    names = {"__builtins__": {}, "fma": fma, "select": select}
+    return FunctionType(update.__code__, names, update.__name__)
 
 
 def sgd(

@@ -92,7 +92,7 @@ class TorchTrial:
 
     def _split(self, values: NDArray[Any]) -> list[torch.Tensor]:
         """Flat values as tensors of the parameters' shapes."""
-        parts = torch.from_numpy(np.array(values)).split([p.numel() for p in self.trained])
+        parts = torch.split(torch.from_numpy(np.array(values)), [p.numel() for p in self.trained])
         return [part.reshape(p.shape).clone() for part, p in zip(parts, self.trained, strict=True)]
 
 
