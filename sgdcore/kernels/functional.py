@@ -41,6 +41,7 @@ class Network:
             raise InvalidTask("module: it has no parameters to train")
         self.names, self.shapes = list(trained), [p.shape for p in trained.values()]
         self.sizes = [p.numel() for p in trained.values()]
+        self.checked: set[int] = set()  # batch sizes
 
     def outputs(self, params: Parameters, features: torch.Tensor) -> torch.Tensor:
         """One trial's parameters, (B, k) features -> (B,) outputs."""
@@ -122,11 +123,14 @@ def check_module(task: Task, dtype: str, batch_size: int) -> None:
             buffers, draws random numbers, or cannot be run for several trials at a time.
     """
     net = network(task.model, task.features.shape[1], dtype, "cpu")
+    sizes = {min(batch_size, task.samples), task.samples % batch_size or batch_size}
+    if sizes <= net.checked:
+        return
     loss = loss_function(task.loss, task.huber_delta)
     features = torch.from_numpy(task.features.astype(dtype))
     targets = torch.from_numpy(task.dataset.targets.astype(dtype))
     before = {name: values.clone() for name, values in net.module.state_dict().items()}
-    for size in {min(batch_size, task.samples), task.samples % batch_size or batch_size}:
+    for size in sorted(sizes):
         _try_alone(net, loss, features[:size], targets[:size])
         _try_in_a_pack(net, loss, features[:size], targets[:size])
     changed = [name for name, values in net.module.state_dict().items() if not torch.equal(values, before[name])]
@@ -136,6 +140,7 @@ def check_module(task: Task, dtype: str, batch_size: int) -> None:
             f"module: training changes its buffer {changed[0]!r}; running statistics cannot be kept for each trial: "
             "use BatchNorm with track_running_stats=False, LayerNorm or GroupNorm"
         )
+    net.checked.update(sizes)
 
 
 def _try_alone(net: Network, loss: LossFunction, features: torch.Tensor, targets: torch.Tensor) -> None:
