@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -31,7 +33,8 @@ class Network:
         self.module = initialised(model, width, 0, dtype).to(device)
         other = initialised(model, width, 1, dtype).state_dict()
         trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-        fixed = {name: values for name, values in self.module.state_dict().items() if name not in trained}
+        tied = {name for name, p in self.module.named_parameters(remove_duplicate=False) if p.requires_grad}
+        fixed = {name: values for name, values in self.module.state_dict().items() if name not in tied}
         for name, values in fixed.items():
             if not torch.equal(values.cpu(), other[name]):
                 raise InvalidTask(
@@ -141,6 +144,17 @@ def check_module(task: Task, dtype: str, batch_size: int) -> None:
             "use BatchNorm with track_running_stats=False, LayerNorm or GroupNorm"
         )
     net.checked.update(sizes)
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """torch's own number of threads, for a while; small operations of many threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _try_alone(net: Network, loss: LossFunction, features: torch.Tensor, targets: torch.Tensor) -> None:
