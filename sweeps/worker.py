@@ -13,14 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sgdcore import Judgement, Recording, Task, Thresholds, Trajectories, judge, train
-from sgdcore.batches import steps_per_epoch
-from sgdcore.stability import epoch_radius
 from sgdcore.tasks.models import torch_initialisation
 from sgdcore.trajectories import NEVER
 from sweeps.config import HYPERPARAMETERS, SweepConfig
+from sweeps.forecast import predicted_radius, prediction
 from sweeps.plan import Plan, Shard, Trials
-
-_MAX_RADIUS_WORK = 2_000_000  # steps x parameters^3: about 10 ms a trial
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,18 +92,9 @@ def start_values(work: Work, trials: Trials) -> NDArray[np.float64]:
     return np.where(unset, drawn, start)
 
 
-def predicted_radius(work: Work, trials: Trials) -> pa.Array:
-    """Spectral radius of each trial's epoch map (sgdcore.stability); null where there is none or it costs too much."""
-    training = work.config.training
-    steps = steps_per_epoch(work.task.samples, training.batch_size)
-    radius = None
-    if steps * len(work.plan.parameter_names) ** 3 <= _MAX_RADIUS_WORK:
-        radius = epoch_radius(work.task, trials.hyperparams, batch_size=training.batch_size, order=training.order)
-    return pa.nulls(len(trials), pa.float64()) if radius is None else pa.array(radius)
-
-
 def _table(work: Work, trials: Trials, trajectories: Trajectories, verdicts: Judgement) -> pa.Table:
     names = trajectories.parameter_names
+    radius = predicted_radius(work, trials)
     columns: dict[str, pa.Array] = {
         "trial": pa.array(trials.number),
         "trial_id": pa.array(work.plan.ids(trials)),
@@ -126,7 +114,7 @@ def _table(work: Work, trials: Trials, trajectories: Trajectories, verdicts: Jud
         ),
         "peak_value": _floats(verdicts.peak_value),
         "peak_step": _steps(verdicts.peak_step),
-        "predicted_radius": predicted_radius(work, trials),
+        "predicted_radius": pa.nulls(len(trials), pa.float64()) if radius is None else pa.array(radius),
         "final": _lists(trajectories.params),
         "loss": _lists(trajectories.loss),
     }
@@ -140,6 +128,7 @@ def _table(work: Work, trials: Trials, trajectories: Trajectories, verdicts: Jud
         "parameters": json.dumps(names),
         "kernel": trajectories.kernel,
         "device": "cpu",
+        "prediction": prediction(work),
     }
     return pa.table(columns).replace_schema_metadata(metadata)
 

@@ -30,7 +30,7 @@ class Results:
     files: SweepFiles
     config: SweepConfig
     manifest: dict[str, Any]  # plan.json
-    metadata: dict[str, Any]  # steps, parameters, kernel, device
+    metadata: dict[str, Any]  # steps, parameters, kernel, device, prediction
     trials: pd.DataFrame  # one row a trial: the shards' scalar columns, final.<name> and growth
     shard_starts: tuple[tuple[int, int], ...]  # (index, first trial) of each stored shard, in order
 
