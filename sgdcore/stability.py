@@ -28,8 +28,9 @@ run, which does not repeat its E epochs: over 54,000 runs of 1 to 10 epochs near
 the verdicts wrong (farther from the optimum than at the start, or not), the growth 4.2 %; over 36,000 of 50 and 200
 epochs 0.8 % and 0.7 %.
 
-Data with noise have no common fixed point of all batches. A setting that settles then comes to rest around one, on a
-noise floor that near the stable boundary may lie above the start.
+Growth is about differences: below 1, runs from all starts come together. Where they come together is the optimum only
+if all batches have a common one; with noisy data or weight decay it is a noise floor, whose tails are heavy near the
+stable boundary (H. Kesten, Random difference equations and renewal theory, 1973), so that it may lie above the start.
 """
 
 from __future__ import annotations

@@ -361,6 +361,8 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
         say()
     say(reports.headline(loaded))
     show_table(reports.verdict_counts(loaded))
+    if (finding := reports.finding(loaded)) is not None:
+        say(f"finding: {finding}")
     say()
     say(f"sweep:    {files.sweep_id} ({where})")
     say(f"report:   {page}")
