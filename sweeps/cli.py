@@ -410,7 +410,7 @@ def _say_forecast(work: Work, told: Forecast | None) -> None:
         return
     of = "" if told.trials == len(work.plan) else f" {told.trials:,} sampled"
     say(f"predicted: {told.stable_share:.0%} of the{of} trials are stable ({told.kind} below 1)")
-    swept = [f"{name} {value:g}" for name, value in told.best.items() if name in work.plan.swept]
+    swept = [f"{name} {_word(name, value)}" for name, value in told.best.items() if name in work.plan.swept]
     if swept:
         among = "" if told.settings == told.settings_in_all else f"; {told.settings:,} of {told.settings_in_all:,} seen"
         say(f"best predicted: {', '.join(swept)} ({told.best['growth']:.3g} per epoch{among})")
@@ -425,8 +425,16 @@ def _axes(work: Work) -> Any:
     for name, _ in work.plan.blocks[0].axes:
         everything = {v for block in work.plan.blocks for v in block[name]}
         values = sorted(v for v in everything if v == v)
-        shown = [f"{v:g}" for v in values[:6]] + ([f"... {values[-1]:g}"] if len(values) > 6 else [])
+        if not values:
+            continue  # no start value is given
+        words = [_word(name, v) for v in values]
+        shown = words[:6] + ([f"... {words[-1]}"] if len(words) > 6 else [])
         if len(values) < len(everything):
             shown.insert(0, "the model's initialisation")
         rows.append({"axis": name, "values": len(everything), "from": ", ".join(shown)})
     return pd.DataFrame(rows)
+
+
+def _word(axis: str, value: float) -> str:
+    """An axis' value as the sweep file writes it."""
+    return str(bool(value)).lower() if axis == "nesterov" else f"{value:g}"
