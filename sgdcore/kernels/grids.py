@@ -6,39 +6,29 @@ r // across). One trial is one element of every vector, so that no sum of a prod
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 
+from sgdcore.kernels.vector_math import Row
 from sgdcore.kernels.vectors import Lanes, _everywhere, _literal, _whole, intrinsic
 
 
 @intrinsic
-def spread_by(context: Any, array: Any, first: Any, stride: Any, rows: Any, width: Any) -> Any:
-    """array[first + r * stride] in every element of row r < ``rows``; nothing is checked."""
-    if not _literal(rows, width):
-        return None
-    lanes = Lanes(array.dtype, rows.literal_value, width.literal_value)
-
-    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        addresses = _places(context, builder, sig, values, values[2], values[2], lanes.rows, lanes.rows)
-        return _whole(builder, lanes, (_everywhere(builder, lanes, builder.load(address)) for address in addresses))
-
-    return lanes(array, types.intp, types.intp, rows, width), codegen
-
-
-@intrinsic
-def load_grid(context: Any, array: Any, first: Any, by_across: Any, by_down: Any, across: Any, down: Any, width: Any) -> Any:
+def load_grid(
+    context: Any, array: Any, first: Any, by_across: Any, by_down: Any, across: Any, down: Any, width: Any
+) -> Any:
     """array[first + a * by_across + d * by_down : ...] as (a, d); nothing is checked."""
     if not _literal(across, down, width):
         return None
     lanes = Lanes(array.dtype, across.literal_value * down.literal_value, width.literal_value)
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        places = _places(context, builder, sig, values, values[2], values[3], across.literal_value, lanes.rows)
-        pointers = (builder.bitcast(place, lanes.vector.as_pointer()) for place in places)
-        return _whole(builder, lanes, (builder.load(p, align=array.dtype.bitwidth // 8) for p in pointers))
+        data, first, by_across, by_down = _array(context, builder, sig, values, 0), *values[1:4]
+        steps = _steps(builder, (by_across, across.literal_value), (by_down, down.literal_value))
+        return _whole(builder, lanes, (_load(builder, data, builder.add(first, step), lanes) for step in steps))
 
     return lanes(array, types.intp, types.intp, types.intp, across, down, width), codegen
 
@@ -50,9 +40,11 @@ def store_grid(context: Any, array: Any, first: Any, by_across: Any, by_down: An
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        places = _places(context, builder, sig, values, values[2], values[3], across.literal_value, lanes.rows)
-        for row, place in enumerate(places):
-            pointer = builder.bitcast(place, lanes.vector.as_pointer())
+        data, first, by_across, by_down = _array(context, builder, sig, values, 0), *values[1:4]
+        down = lanes.rows // across.literal_value
+        steps = _steps(builder, (by_across, across.literal_value), (by_down, down))
+        for row, step in enumerate(steps):
+            pointer = builder.bitcast(builder.gep(data, [builder.add(first, step)]), lanes.vector.as_pointer())
             builder.store(builder.extract_value(values[5], row), pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -73,36 +65,86 @@ def grid(context: Any, across: Any, down: Any) -> Any:
     return lanes(across, down), codegen
 
 
-@intrinsic
-def add_products(context: Any, across: Any, down: Any, sums: Any) -> Any:
-    """(a, d) becomes across[a] * down[d] + sums[a, d], rounded once."""
-    name = f"llvm.fma.v{sums.width}f{sums.dtype.bitwidth}"
+def _product(shared: bool) -> Any:
+    @intrinsic
+    def add_product(
+        context: Any, source: Any, at: Any, across: Any, along: Any, array: Any, first: Any, by_down: Any,
+        by_step: Any, count: Any, sums: Any, lines: Any,
+    ) -> Any:
+        """sums[a, d] + sum_k source[at + a * across + k * along] * array[first + d * by_down + k * by_step : ...].
 
-    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        function = builder.module.globals.get(name)
-        if function is None:
-            function_type = ir.FunctionType(sums.vector, [sums.vector] * 3)
-            function = ir.Function(builder.module, function_type, name)
-        rows = (
-            builder.call(
-                function,
-                [
-                    builder.extract_value(values[0], row % across.rows),
-                    builder.extract_value(values[1], row // across.rows),
-                    builder.extract_value(values[2], row),
-                ],
-            )
-            for row in range(sums.rows)
-        )
-        return _whole(builder, sums, rows)
+        k = 0 .. count - 1, one fused multiply-add after the other; ``lines`` is how many a there are, a literal.
+        """
+        if not _literal(lines):
+            return None
+        across_count = lines.literal_value
+        down_count = sums.rows // across_count
+        one = Lanes(sums.dtype, 1, sums.width)
 
-    return sums(across, down, sums), codegen
+        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+            left, right = _array(context, builder, sig, values, 0), _array(context, builder, sig, values, 4)
+            at, across, along, _, first, by_down, by_step, count, start = values[1:10]
+            lefts = [builder.add(at, step) for step in _steps(builder, (across, across_count))]
+            rights = [builder.add(first, step) for step in _steps(builder, (by_down, down_count))]
+            before = [builder.extract_value(start, row) for row in range(sums.rows)]
+
+            def body(k: Any, rows: list[Any]) -> list[Any]:
+                places = [builder.add(place, builder.mul(k, along)) for place in lefts]
+                if shared:
+                    a = [_everywhere(builder, one, builder.load(builder.gep(left, [place]))) for place in places]
+                else:
+                    a = [_load(builder, left, place, one) for place in places]
+                d = [_load(builder, right, builder.add(place, builder.mul(k, by_step)), one) for place in rights]
+                return [
+                    Row(builder, a[r % across_count]).times_plus(Row(builder, d[r // across_count]), Row(builder, row)).value
+                    for r, row in enumerate(rows)
+                ]
+
+            return _whole(builder, sums, _repeat(builder, count, before, body))
+
+        arguments = (source, *[types.intp] * 3, array, *[types.intp] * 4, sums, lines)
+        return sums(*arguments), codegen
+
+    return add_product
 
 
-def _places(context: Any, builder: Any, sig: Any, values: Any, by_across: Any, by_down: Any, across: int, rows: int) -> Any:
-    """Addresses in the call's first argument, an array, counted from its second."""
-    data = context.make_array(sig.args[0])(context, builder, values[0]).data
-    for row in range(rows):
-        a, d = (ir.Constant(values[1].type, n) for n in (row % across, row // across))
-        index = builder.add(builder.add(values[1], builder.mul(by_across, a)), builder.mul(by_down, d))
-        yield builder.gep(data, [index])
+add_product_shared = _product(True)  # source holds numbers that all trials share
+add_product = _product(False)  # source holds rows, like array
+
+
+def _repeat(builder: Any, count: Any, before: list[Any], body: Any) -> list[Any]:
+    """``values = body(k, values)`` for k = 0 .. count - 1; the values stay in registers."""
+    zero, one = ir.Constant(count.type, 0), ir.Constant(count.type, 1)
+    entry, loop, done = builder.block, builder.append_basic_block("products"), builder.append_basic_block("summed")
+    builder.cbranch(builder.icmp_signed(">", count, zero), loop, done)
+    builder.position_at_end(loop)
+    k, rows = builder.phi(count.type), [builder.phi(value.type) for value in before]
+    after = body(k, rows)
+    following = builder.add(k, one)
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
+    for phi, start, end in zip([k, *rows], [zero, *before], [following, *after], strict=True):
+        phi.add_incoming(start, entry)
+        phi.add_incoming(end, loop)
+    builder.position_at_end(done)
+    results = [builder.phi(value.type) for value in before]
+    for result, start, end in zip(results, before, after, strict=True):
+        result.add_incoming(start, entry)
+        result.add_incoming(end, loop)
+    return results
+
+
+def _array(context: Any, builder: Any, sig: Any, values: Any, argument: int) -> Any:
+    return context.make_array(sig.args[argument])(context, builder, values[argument]).data
+
+
+def _load(builder: Any, data: Any, place: Any, lanes: Lanes) -> Any:
+    pointer = builder.bitcast(builder.gep(data, [place]), lanes.vector.as_pointer())
+    return builder.load(pointer, align=lanes.dtype.bitwidth // 8)
+
+
+def _steps(builder: Any, *axes: tuple[Any, int]) -> Iterator[Any]:
+    """Distances of a grid's elements from its first: ``count`` elements a ``stride`` apart, along each axis."""
+    (stride, count), *rest = axes
+    for outer in _steps(builder, *rest) if rest else [ir.Constant(stride.type, 0)]:
+        for index in range(count):
+            yield builder.add(outer, builder.mul(stride, ir.Constant(stride.type, index)))

@@ -4,32 +4,55 @@ Every number of a trial is one element of a row of ``width``, so that all three 
 
     forward    z[s, i] = bias[i] + sum_k weight[i, k] h[s, k]
     gradients  g[i, k] = sum_s delta[s, i] h[s, k]
-    backward   d[s, k] = slope(h[s, k]) sum_i weight[i, k] delta[s, i]
+    backward   d[s, k] = slope[s, k] sum_i weight[i, k] delta[s, i]
 
-Each is computed a block of 16 sums at a time: a block's factors are read once for four uses or more. Every sum is a
-chain of fused multiply-adds in the order of its index, whatever the block, so that no bit depends on how work is cut.
+Each is computed a block of 16 sums at a time: what a block reads is used four times. Every sum is a chain of fused
+multiply-adds in the order of its index, whatever the block: no bit depends on how work is cut.
 
 ``tile`` and ``units`` are flat arrays of rows. In ``units``, unit u of a layer whose units begin at ``place`` is at
-sample s row (place + u) * pitch + s; backward writes a layer's deltas over its outputs. ``slopes`` are laid out alike,
-for activations whose slope does not follow from their output, and are empty for others. What feeds the first layer is
-read through ``shared`` from (s, k) numbers that all trials see, or as rows of their own.
+sample s row (place + u) * pitch + s; backward writes a layer's deltas over its outputs. The first layer's inputs are
+numbers that all trials share, or rows like other layers' outputs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
-from sgdcore.kernels.grids import add_products, grid, load_grid, spread_by, store_grid
-from sgdcore.kernels.vector_math import functions
-from sgdcore.kernels.vectors import load, select, splat, store
+from sgdcore.kernels.grids import add_product, add_product_shared, grid, load_grid, store_grid
+from sgdcore.kernels.vector_math import Row, elementwise, elementwise_of_two, sigmoid, tanh
+from sgdcore.kernels.vectors import load, splat, store
 
-ACTIVATIONS = ("relu", "tanh", "sigmoid", "silu")
-SUMS = 16  # of a block: with their factors they fill the registers of AVX-512 or of two halves of AVX2
+SUMS = 16  # of a block: with their factors they fill the registers of AVX-512
 GRADIENTS = 4  # inputs, and units, of a block of gradients
+
+
+class Activation(NamedTuple):
+    """What an activation does to a layer's sums z, and to the derivatives d by its outputs h."""
+
+    output: Callable[[Row], Row]
+    delta: Callable[[Row, Row], Row]  # of h, or of what was kept, and d
+    kept: Callable[[Row], Row] | None = None  # of z, where delta does not follow from h
+
+
+def _silu_slope(z: Row) -> Row:
+    s = sigmoid(z)
+    return s * (z * (z.constant(1) - s) + z.constant(1))
+
+
+ACTIVATIONS = {
+    "relu": Activation(
+        lambda z: z.constant(0).where_above(z, z.constant(0), z),
+        lambda h, d: h.where_zero(h.constant(0), d),
+    ),
+    "tanh": Activation(tanh, lambda h, d: d * (h.constant(1) - h * h)),
+    "sigmoid": Activation(sigmoid, lambda h, d: d * ((h.constant(1) - h) * h)),
+    "silu": Activation(lambda z: z * sigmoid(z), lambda slope, d: slope * d, _silu_slope),
+}
 
 
 class Layers(NamedTuple):
@@ -43,250 +66,142 @@ class Layers(NamedTuple):
     backward: Any
 
 
+def inner(function: Callable[..., Any]) -> Any:
+    """numba's decorator for functions that only compiled code calls and that allocate nothing: they compile sooner."""
+    return njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False)(function)
+
+
 @cache
 def layers(dtype: str, activation: str, samples: int, width: int) -> Layers:
     """Functions that take ``samples`` at a time; they read and write so many even of a shorter rest."""
-    finish, descend = _activation(dtype, activation, samples, width)
-    zero = np.dtype(dtype).type(0)
-    units = SUMS // samples
+    kind, zero = ACTIVATIONS[activation], np.dtype(dtype).type(0)
     return Layers(
-        first=_forward(_shared(samples, width), finish, samples, units, width),
-        hidden=_forward(_own(samples, width), finish, samples, units, width),
-        output=_forward(_own(samples, width), _finish(_unchanged, samples, width), samples, 1, width),
-        first_gradients=_gradients(_shared, zero, width),
-        gradients=_gradients(_own, zero, width),
-        backward=_backward(descend, zero, samples, units, width),
+        first=_forward(add_product_shared, kind, samples, width),
+        hidden=_forward(add_product, kind, samples, width),
+        output=_output(samples, width),
+        first_gradients=_gradients(add_product_shared, width),
+        gradients=_gradients(add_product, width),
+        backward=_backward(kind, zero, samples, width),
     )
 
 
-@njit(forceinline=True)
-def _unchanged(z):  # type: ignore[no-untyped-def]
-    return z
-
-
-def _shared(count: int, width: int) -> Any:
-    """Numbers that all trials share, each in a row of its own."""
-
-    @njit(forceinline=True)
-    def read(source, at, across):  # type: ignore[no-untyped-def]
-        return spread_by(source, at, across, count, width)
-
-    return read
-
-
-def _own(count: int, width: int) -> Any:
-    """Rows of each trial's own numbers."""
-
-    @njit(forceinline=True)
-    def read(source, at, across):  # type: ignore[no-untyped-def]
-        return load(source, at, across, count, width)
-
-    return read
-
-
-def _forward(read: Any, finish: Any, samples: int, units: int, width: int) -> Any:
+def _forward(add: Any, activation: Activation, samples: int, width: int) -> Any:
     """One layer's outputs. ``across`` and ``along`` are the distances of the source's samples and of its inputs."""
-    blocks = _forward_block(read, finish, samples, units, width), _forward_block(read, finish, samples, 1, width)
-    many, single = blocks
+    units = SUMS // samples
+    output, keeps = elementwise(activation.output), activation.kept is not None
+    kept = elementwise(activation.kept or activation.output)
 
-    @njit(nogil=True, error_model="numpy")
+    @inner
     def forward(source, at, across, along, tile, weights, inputs, count, results, slopes, place, pitch, length):  # type: ignore[no-untyped-def]
-        bias, unit = weights + inputs * count, 0
-        while unit + units <= count:
+        bias, by_unit, to = weights + inputs * count, pitch * width, place * pitch * width
+        whole = count // units * units
+        for i in range(0, whole, units):
             for s in range(0, length, samples):
-                to = (place + unit) * pitch + s
-                many(
-                    source, at + s * across, across, along, tile, weights + unit * inputs, bias + unit, inputs,
-                    results, slopes, to * width, pitch * width,
+                z = grid(samples, load(tile, (bias + i) * width, width, units, width))
+                z = add(
+                    source, at + s * across, across, along,
+                    tile, (weights + i * inputs) * width, inputs * width, width, inputs, z, samples,
                 )
-            unit += units
-        for i in range(unit, count):
+                store_grid(results, to + i * by_unit + s * width, width, by_unit, samples, output(z))
+                if keeps:
+                    store_grid(slopes, to + i * by_unit + s * width, width, by_unit, samples, kept(z))
+        for i in range(whole, count):
             for s in range(0, length, samples):
-                to = (place + i) * pitch + s
-                single(
-                    source, at + s * across, across, along, tile, weights + i * inputs, bias + i, inputs,
-                    results, slopes, to * width, pitch * width,
+                z = grid(samples, load(tile, (bias + i) * width, width, 1, width))
+                z = add(
+                    source, at + s * across, across, along,
+                    tile, (weights + i * inputs) * width, 0, width, inputs, z, samples,
                 )
+                store(results, to + i * by_unit + s * width, width, output(z))
+                if keeps:
+                    store(slopes, to + i * by_unit + s * width, width, kept(z))
 
     return forward
 
 
-def _forward_block(read: Any, finish: Any, samples: int, units: int, width: int) -> Any:
-    @njit(forceinline=True)
-    def block(source, at, across, along, tile, weights, bias, inputs, results, slopes, to, by_unit):  # type: ignore[no-untyped-def]
-        sums = grid(samples, load(tile, bias * width, width, units, width))
-        for k in range(inputs):
-            factors = load(tile, (weights + k) * width, inputs * width, units, width)
-            sums = add_products(read(source, at + k * along, across), factors, sums)
-        finish(results, slopes, to, by_unit, sums)
+def _output(samples: int, width: int) -> Any:
+    """The last layer's one output."""
 
-    return block
+    @inner
+    def output(source, at, by_input, tile, weights, inputs, results, to, length):  # type: ignore[no-untyped-def]
+        for s in range(0, length * width, samples * width):
+            z = grid(samples, load(tile, (weights + inputs) * width, width, 1, width))
+            z = add_product(source, at + s, width, by_input, tile, weights * width, 0, width, inputs, z, samples)
+            store(results, to + s, width, z)
+
+    return output
 
 
-def _gradients(reader: Any, zero: Any, width: int) -> Any:
-    """One layer's gradients: of a step's first samples, or added to those of the samples before."""
-    sizes = [(a, d) for d in (GRADIENTS, 1) for a in (GRADIENTS, 1)]
-    block, edge, low, corner = (_gradient_block(reader(a, width), zero, a, d, width) for a, d in sizes)
+def _gradients(add: Any, width: int) -> Any:
+    """One layer's gradients, added to those in the tile; here ``across`` is the distance of inputs."""
 
-    many, single = (_bias_block(zero, d, width) for d in (2 * GRADIENTS, 1))
-
-    @njit(forceinline=True)
-    def bias_gradients(tile, bias, count, deltas, place, pitch, length, adds):  # type: ignore[no-untyped-def]
-        whole = count // (2 * GRADIENTS) * (2 * GRADIENTS)
-        for i in range(0, whole, 2 * GRADIENTS):
-            many(tile, (bias + i) * width, deltas, (place + i) * pitch * width, pitch, length, adds)
-        for i in range(whole, count):
-            single(tile, (bias + i) * width, deltas, (place + i) * pitch * width, pitch, length, adds)
-
-    @njit(nogil=True, error_model="numpy")
-    def gradients(source, at, across, along, tile, weights, inputs, count, deltas, place, pitch, length, adds):  # type: ignore[no-untyped-def]
+    @inner
+    def gradients(source, at, across, along, tile, weights, inputs, count, units, place, pitch, length):  # type: ignore[no-untyped-def]
+        by_unit, by_row, bias = pitch * width, inputs * width, (weights + inputs * count) * width
         whole_inputs, whole_units = inputs // GRADIENTS * GRADIENTS, count // GRADIENTS * GRADIENTS
         for i in range(0, whole_units, GRADIENTS):
-            delta = (place + i) * pitch * width
+            delta, row = (place + i) * by_unit, (weights + i * inputs) * width
             for k in range(0, whole_inputs, GRADIENTS):
-                to = (weights + i * inputs + k) * width
-                block(source, at + k * along, across, along, tile, to, inputs, deltas, delta, pitch, length, adds)
+                to, of = row + k * width, at + k * across
+                sums = load_grid(tile, to, width, by_row, GRADIENTS, GRADIENTS, width)
+                sums = add(source, of, across, along, units, delta, by_unit, width, length, sums, GRADIENTS)
+                store_grid(tile, to, width, by_row, GRADIENTS, sums)
             for k in range(whole_inputs, inputs):
-                to = (weights + i * inputs + k) * width
-                edge(source, at + k * along, across, along, tile, to, inputs, deltas, delta, pitch, length, adds)
+                to, of = row + k * width, at + k * across
+                sums = load(tile, to, by_row, GRADIENTS, width)
+                sums = add(source, of, across, along, units, delta, by_unit, width, length, sums, 1)
+                store(tile, to, by_row, sums)
+            sums = load(tile, bias + i * width, width, GRADIENTS, width)
+            for s in range(0, length * width, width):
+                sums = sums + load(units, delta + s, by_unit, GRADIENTS, width)
+            store(tile, bias + i * width, width, sums)
         for i in range(whole_units, count):
-            delta = (place + i) * pitch * width
+            delta, row = (place + i) * by_unit, (weights + i * inputs) * width
             for k in range(0, whole_inputs, GRADIENTS):
-                to = (weights + i * inputs + k) * width
-                low(source, at + k * along, across, along, tile, to, inputs, deltas, delta, pitch, length, adds)
+                to, of = row + k * width, at + k * across
+                sums = load(tile, to, width, GRADIENTS, width)
+                sums = add(source, of, across, along, units, delta, by_unit, width, length, sums, GRADIENTS)
+                store(tile, to, width, sums)
             for k in range(whole_inputs, inputs):
-                to = (weights + i * inputs + k) * width
-                corner(source, at + k * along, across, along, tile, to, inputs, deltas, delta, pitch, length, adds)
-        bias_gradients(tile, weights + inputs * count, count, deltas, place, pitch, length, adds)
+                to, of = row + k * width, at + k * across
+                sums = load(tile, to, width, 1, width)
+                sums = add(source, of, across, along, units, delta, by_unit, width, length, sums, 1)
+                store(tile, to, width, sums)
+            sums = load(tile, bias + i * width, width, 1, width)
+            for s in range(0, length * width, width):
+                sums = sums + load(units, delta + s, by_unit, 1, width)
+            store(tile, bias + i * width, width, sums)
 
     return gradients
 
 
-def _gradient_block(read: Any, zero: Any, inputs_at_once: int, units_at_once: int, width: int) -> Any:
-    size = inputs_at_once * units_at_once
-
-    @njit(forceinline=True)
-    def block(source, at, across, along, tile, to, inputs, deltas, delta, pitch, length, adds):  # type: ignore[no-untyped-def]
-        if adds:
-            sums = load_grid(tile, to, width, inputs * width, inputs_at_once, units_at_once, width)
-        else:
-            sums = grid(size, splat(zero, width))
-        for s in range(length):
-            factors = load(deltas, delta + s * width, pitch * width, units_at_once, width)
-            sums = add_products(read(source, at + s * across, along), factors, sums)
-        store_grid(tile, to, width, inputs * width, inputs_at_once, sums)
-
-    return block
-
-
-def _bias_block(zero: Any, units_at_once: int, width: int) -> Any:
-    @njit(forceinline=True)
-    def block(tile, to, deltas, delta, pitch, length, adds):  # type: ignore[no-untyped-def]
-        if adds:
-            sums = load(tile, to, width, units_at_once, width)
-        else:
-            sums = grid(units_at_once, splat(zero, width))
-        for s in range(length):
-            sums = sums + load(deltas, delta + s * width, pitch * width, units_at_once, width)
-        store(tile, to, width, sums)
-
-    return block
-
-
-def _backward(descend: Any, zero: Any, samples: int, inputs_at_once: int, width: int) -> Any:
+def _backward(activation: Activation, zero: Any, samples: int, width: int) -> Any:
     """The deltas of the layer below, over its outputs."""
-    many, single = (_backward_block(descend(n), zero, samples, n, width) for n in (inputs_at_once, 1))
+    inputs_at_once = SUMS // samples
+    delta = elementwise_of_two(activation.delta)
 
-    @njit(nogil=True, error_model="numpy")
-    def backward(tile, weights, inputs, count, rows, slopes, below, place, pitch, length):  # type: ignore[no-untyped-def]
+    @inner
+    def backward(tile, weights, inputs, count, units, slopes, below, place, pitch, length):  # type: ignore[no-untyped-def]
+        by_unit = pitch * width
         whole = inputs // inputs_at_once * inputs_at_once
         for k in range(0, whole, inputs_at_once):
-            for s in range(0, length, samples):
-                many(tile, weights + k, inputs, count, rows, slopes, (below + k) * pitch + s, place * pitch + s, pitch)
+            for s in range(0, length * width, samples * width):
+                sums = grid(samples, grid(inputs_at_once, splat(zero, width)))
+                sums = add_product(
+                    units, place * by_unit + s, width, by_unit,
+                    tile, (weights + k) * width, width, inputs * width, count, sums, samples,
+                )
+                to = (below + k) * by_unit + s
+                slope = load_grid(slopes, to, width, by_unit, samples, inputs_at_once, width)
+                store_grid(units, to, width, by_unit, samples, delta(slope, sums))
         for k in range(whole, inputs):
-            for s in range(0, length, samples):
-                single(tile, weights + k, inputs, count, rows, slopes, (below + k) * pitch + s, place * pitch + s, pitch)
+            for s in range(0, length * width, samples * width):
+                sums = grid(samples, splat(zero, width))
+                sums = add_product(
+                    units, place * by_unit + s, width, by_unit,
+                    tile, (weights + k) * width, width, inputs * width, count, sums, samples,
+                )
+                to = (below + k) * by_unit + s
+                store(units, to, width, delta(load(slopes, to, width, samples, width), sums))
 
     return backward
-
-
-def _backward_block(descend: Any, zero: Any, samples: int, inputs_at_once: int, width: int) -> Any:
-    size = samples * inputs_at_once
-
-    @njit(forceinline=True)
-    def block(tile, weights, inputs, count, rows, slopes, to, delta, pitch):  # type: ignore[no-untyped-def]
-        sums = grid(size, splat(zero, width))
-        for i in range(count):
-            factors = load(tile, (weights + i * inputs) * width, width, inputs_at_once, width)
-            sums = add_products(load(rows, (delta + i * pitch) * width, width, samples, width), factors, sums)
-        descend(rows, slopes, to * width, pitch * width, sums)
-
-    return block
-
-
-def _activation(dtype: str, name: str, samples: int, width: int) -> tuple[Any, Any]:
-    """Two functions of a block: outputs from sums; deltas from outputs, or from kept slopes, and the deltas' sums."""
-    zero, one = (np.dtype(dtype).type(n) for n in (0, 1))
-    sigmoid, tanh = functions(dtype, width)
-
-    @njit(forceinline=True)
-    def relu(z):  # type: ignore[no-untyped-def]
-        return select(splat(zero, width) > z, splat(zero, width), z)
-
-    @njit(forceinline=True)
-    def relu_deltas(h, d):  # type: ignore[no-untyped-def]
-        return select(h != splat(zero, width), d, splat(zero, width))
-
-    @njit(forceinline=True)
-    def tanh_deltas(h, d):  # type: ignore[no-untyped-def]
-        return d * (splat(one, width) - h * h)
-
-    @njit(forceinline=True)
-    def sigmoid_deltas(h, d):  # type: ignore[no-untyped-def]
-        return d * ((splat(one, width) - h) * h)
-
-    if name == "silu":
-        return _finish_silu(sigmoid, one, samples, width), lambda units: _descend_kept(samples, units, width)
-    outputs, deltas = {
-        "relu": (relu, relu_deltas),
-        "tanh": (tanh, tanh_deltas),
-        "sigmoid": (sigmoid, sigmoid_deltas),
-    }[name]
-    return _finish(outputs, samples, width), lambda units: _descend(deltas, samples, units, width)
-
-
-def _finish(outputs: Any, samples: int, width: int) -> Any:
-    @njit(forceinline=True)
-    def finish(results, slopes, to, by_unit, sums):  # type: ignore[no-untyped-def]
-        store_grid(results, to, width, by_unit, samples, outputs(sums))
-
-    return finish
-
-
-def _finish_silu(sigmoid: Any, one: Any, samples: int, width: int) -> Any:
-    @njit(forceinline=True)
-    def finish(results, slopes, to, by_unit, sums):  # type: ignore[no-untyped-def]
-        s = sigmoid(sums)
-        store_grid(results, to, width, by_unit, samples, sums * s)
-        slope = s * (splat(one, width) + sums * (splat(one, width) - s))
-        store_grid(slopes, to, width, by_unit, samples, slope)
-
-    return finish
-
-
-def _descend(deltas: Any, samples: int, units: int, width: int) -> Any:
-    @njit(forceinline=True)
-    def descend(rows, slopes, at, by_unit, sums):  # type: ignore[no-untyped-def]
-        outputs = load_grid(rows, at, width, by_unit, samples, units, width)
-        store_grid(rows, at, width, by_unit, samples, deltas(outputs, sums))
-
-    return descend
-
-
-def _descend_kept(samples: int, units: int, width: int) -> Any:
-    @njit(forceinline=True)
-    def descend(rows, slopes, at, by_unit, sums):  # type: ignore[no-untyped-def]
-        slope = load_grid(slopes, at, width, by_unit, samples, units, width)
-        store_grid(rows, at, width, by_unit, samples, slope * sums)
-
-    return descend

@@ -28,9 +28,9 @@ from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels import grids, mlp_layers, mlp_passes, vector_math, vectors
 from sgdcore.kernels.base import Problem, Resources, Segment
 from sgdcore.kernels.linear_numba import COLUMNS, _aligned, _columns, _or_empty
-from sgdcore.kernels.mlp_layers import ACTIVATIONS, SUMS
-from sgdcore.kernels.mlp_passes import differentiate, full_losses, make_scratch
-from sgdcore.kernels.vectors import compiled, fma, load, select, splat, store
+from sgdcore.kernels.mlp_layers import ACTIVATIONS, SUMS, inner
+from sgdcore.kernels.mlp_passes import make_scratch, run_pass
+from sgdcore.kernels.vectors import fma, load, select, splat, store
 from sgdcore.tasks.networks import MlpModel
 from sgdcore.tasks.task import LOSSES, Task
 from sgdcore.trajectories import NEVER, Curves, State
@@ -68,6 +68,7 @@ def advance(
             np.require(segment.samples, requirements=["C", "W"]).ravel(),
         ),
         (shape, pitch, LOSSES.index(problem.task.loss), problem.task.huber_delta),
+        ACTIVATIONS[model.activation].kept is not None,
         (segment.first_epoch, segment.samples.shape[1], segment.batch_size, state.step, segment.stop),
         (curves.steps[segment.recorded], segment.recorded.start),
         _columns(hyperparams, dtype),
@@ -79,7 +80,7 @@ def advance(
             _or_empty(curves.path, 3, dtype),
         ),
     )
-    constants = (ACTIVATIONS.index(model.activation), at_once, width, _SOURCE)
+    constants = (list(ACTIVATIONS).index(model.activation), at_once, width, _SOURCE)
     run_tiles = _compiled(tuple(map(numba.typeof, (0, 0, *arguments))), constants)
     trials = len(hyperparams)
     share = max(1, -(-trials // (width * threads * 4))) * width
@@ -122,6 +123,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     orders,
     data,
     network,
+    keeps,
     plan,
     recording,
     columns,
@@ -143,27 +145,28 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     parameters, n = state[0].shape[1], len(training[1])
     per_epoch = (n + batch_size - 1) // batch_size
     tile = _aligned((3 * parameters + COLUMNS) * width, columns.dtype)
-    scratch = make_scratch(columns.dtype, network, width)
+    scratch = make_scratch(columns.dtype, network, keeps, width)
     doubt, values = _aligned(width, columns.dtype), np.empty((2, width))
     running = np.zeros(width, np.bool_)
     for base in range(first_trial, stop_trial, width):
         lanes = trials[base : min(base + width, stop_trial)]
         alive = _load(tile, running, lanes, columns, state, parameters, width)
+        nothing = lanes, orders, start - start, start - start, start - start
         point = 0
         for step in range(start, stop + 1):
             if alive == 0:
                 break
             if point < len(recorded) and recorded[point] == step:
-                full_losses(tile, scratch, training, network, values[0], activation, at_once, width)
+                run_pass(tile, scratch, training, samples, nothing, values[0], network, activation, at_once, width)
                 if curves[2].size > 0:
-                    full_losses(tile, scratch, validation, network, values[1], activation, at_once, width)
+                    run_pass(tile, scratch, validation, samples, nothing, values[1], network, activation, at_once, width)
                 _record(tile, running, lanes, values, curves, recorded_from + point, parameters, width)
                 point += 1
             if step == stop:
                 break
             row, first = (step // per_epoch - first_epoch) % rows, step % per_epoch * batch_size
             batch = lanes, orders, row * n + first, min(batch_size, n - first), rows * n
-            differentiate(tile, scratch, training, samples, batch, network, activation, at_once, width)
+            run_pass(tile, scratch, training, samples, batch, values[0], network, activation, at_once, width)
             _change(tile, doubt, step == 0, parameters, width)
             alive -= _stop(tile, doubt, running, lanes, step, state, parameters, width)
         for lane in range(len(lanes)):
@@ -171,7 +174,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
                 _store(tile, lane, lanes[lane], state, parameters, width)
 
 
-@compiled
+@inner
 def _change(tile, doubt, is_first, parameters, width):  # type: ignore[no-untyped-def]
     """Update all parameters; ``doubt`` becomes NaN where one of a trial's is not finite, else 0."""
     literally(width)
@@ -205,7 +208,7 @@ def _change(tile, doubt, is_first, parameters, width):  # type: ignore[no-untype
     store(doubt, 0, width, nonfinite)
 
 
-@compiled
+@inner
 def _load(tile, running, lanes, columns, state, parameters, width):  # type: ignore[no-untyped-def]
     """Fill the tile; returns how many trials run. What does not run is zero."""
     params, buffers, stopped = state
@@ -225,7 +228,7 @@ def _load(tile, running, lanes, columns, state, parameters, width):  # type: ign
     return alive
 
 
-@compiled
+@inner
 def _store(tile, lane, trial, state, parameters, width):  # type: ignore[no-untyped-def]
     """Write one trial back."""
     params, buffers, _ = state
@@ -234,7 +237,7 @@ def _store(tile, lane, trial, state, parameters, width):  # type: ignore[no-unty
         buffers[trial, j] = tile[(2 * parameters + j) * width + lane]
 
 
-@compiled
+@inner
 def _stop(tile, doubt, running, lanes, step, state, parameters, width):  # type: ignore[no-untyped-def]
     """Write back the trials that this step made non-finite; returns how many. Their lanes idle on, unread."""
     count = 0
@@ -247,7 +250,7 @@ def _stop(tile, doubt, running, lanes, step, state, parameters, width):  # type:
     return count
 
 
-@compiled
+@inner
 def _record(tile, running, lanes, values, curves, point, parameters, width):  # type: ignore[no-untyped-def]
     """Write the running trials' losses, and what follows from their parameters, to the curves."""
     loss, squared_norm, validation_loss, path = curves

@@ -9,158 +9,123 @@ the loss's place in LOSSES, and the Huber loss's delta.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
 from sgdcore.kernels.linear_numba import _aligned
-from sgdcore.kernels.mlp_layers import ACTIVATIONS, layers
+from sgdcore.kernels.mlp_layers import ACTIVATIONS, inner, layers
 from sgdcore.kernels.vectors import compiled, load, load_double, select, splat, store
 from sgdcore.tasks.task import LOSSES
 
 _MSE, _MAE = LOSSES.index("mse"), LOSSES.index("mae")
-_OPTIONS = {"nogil": True, "error_model": "numpy"}
-
-
-class _Passes(NamedTuple):
-    differentiate: Any
-    full_losses: Any
+_OPTIONS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 @compiled
-def make_scratch(dtype, network, width):  # type: ignore[no-untyped-def]
+def make_scratch(dtype, network, keeps, width):  # type: ignore[no-untyped-def]
     """Room for a tile's passes; finite from the start, as blocks reach beyond a batch's end."""
     shape, pitch, _, _ = network
-    units, slopes = _aligned(shape.sum() * pitch * width, dtype), _aligned(shape.sum() * pitch * width, dtype)
-    inputs, goals = _aligned(pitch * shape[0], dtype), _aligned(pitch * width, dtype)
-    for array in (units, slopes, inputs, goals):
-        array[:] = dtype.type(0)
-    return units, slopes, inputs, goals
+    units, inputs, goals = shape.sum() * pitch * width, pitch * shape[0], pitch * width
+    room = _aligned((1 + keeps) * units + goals + inputs, dtype)
+    room[:] = dtype.type(0)
+    slopes, after = room[units * keeps :], room[units * (1 + keeps) :]
+    return room[:units], slopes[:units], after[goals:], after[:goals]
 
 
-def differentiate(*arguments: Any) -> None:
-    """Leave the gradients of a batch's mean loss in the tile."""
+def run_pass(*arguments: Any) -> None:
+    """Leave the gradients of a batch's mean loss in the tile; or every trial's mean loss over ``data`` in ``losses``.
+
+    Without a batch it is the losses.
+    """
     raise NotImplementedError("compiled code only")
 
 
-def full_losses(*arguments: Any) -> None:
-    """Every trial's mean loss over (features, targets), in float64."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(differentiate, jit_options=_OPTIONS, prefer_literal=True)
-def _differentiate(tile, scratch, training, samples, batch, network, activation, at_once, width):  # type: ignore[no-untyped-def]
-    passes = _chosen(tile, activation, at_once, width)
-    if passes is None:
-        return None
-    chosen = passes.differentiate
-
-    def call(tile, scratch, training, samples, batch, network, activation, at_once, width):  # type: ignore[no-untyped-def]
-        chosen(tile, scratch, training, samples, batch, network)
-
-    return call
-
-
-@overload(full_losses, jit_options=_OPTIONS, prefer_literal=True)
-def _full_losses(tile, scratch, data, network, losses, activation, at_once, width):  # type: ignore[no-untyped-def]
-    passes = _chosen(tile, activation, at_once, width)
-    if passes is None:
-        return None
-    chosen = passes.full_losses
-
-    def call(tile, scratch, data, network, losses, activation, at_once, width):  # type: ignore[no-untyped-def]
-        chosen(tile, scratch, data, network, losses)
-
-    return call
-
-
-def _chosen(tile: Any, *constants: Any) -> _Passes | None:
+@overload(run_pass, jit_options=_OPTIONS, prefer_literal=True)
+def _choose(tile, scratch, data, samples, batch, losses, network, activation, at_once, width):  # type: ignore[no-untyped-def]
+    constants = activation, at_once, width
     if not all(isinstance(constant, types.IntegerLiteral) for constant in constants):
         return None
-    activation, at_once, width = (constant.literal_value for constant in constants)
-    return _passes(str(tile.dtype), ACTIVATIONS[activation], at_once, width)
+    return _pass(str(tile.dtype), *(constant.literal_value for constant in constants))
 
 
 @cache
-def _passes(dtype: str, activation: str, at_once: int, width: int) -> _Passes:
-    first, hidden, output, first_gradients, gradients, backward = layers(dtype, activation, at_once, width)
+def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
+    first, hidden, output, first_gradients, gradients, backward = layers(
+        dtype, list(ACTIVATIONS)[activation], at_once, width
+    )
+    zero = np.dtype(dtype).type(0)
     gather, loss_deltas, add_losses = _gather(width), _loss_deltas(dtype, at_once, width), _add_losses(width)
 
-    @compiled
-    def forward(tile, scratch, features, start, own, network, length):  # type: ignore[no-untyped-def]
-        units, slopes, _, _ = scratch
-        shape, pitch, _, _ = network
-        weights, place = 0, shape[0]
-        for layer in range(len(shape) - 1):
-            inputs, count = shape[layer], shape[layer + 1]
-            at = (place - inputs) * pitch * width
-            if layer == len(shape) - 2:
-                output(
-                    units, at, width, pitch * width, tile, weights, inputs, count, units, slopes, place, pitch, length
-                )
-            elif layer > 0 or own:
-                hidden(
-                    units, at, width, pitch * width, tile, weights, inputs, count, units, slopes, place, pitch, length
-                )
-            else:
-                first(
-                    features, start * inputs, inputs, 1, tile, weights, inputs, count, units, slopes, place, pitch, length
-                )
-            weights += (inputs + 1) * count
-            place += count
-
-    @compiled
-    def differentiate(tile, scratch, training, samples, batch, network):  # type: ignore[no-untyped-def]
-        units, slopes, features, _ = scratch
+    def run(tile, scratch, data, samples, batch, losses, network, activation, at_once, width):  # type: ignore[no-untyped-def]
+        units, slopes, fetched, _ = scratch
         shape, pitch, _, _ = network
         lanes, orders, _, count, _ = batch
-        parameters = ((shape[:-1] + 1) * shape[1:]).sum()
-        own = orders[lanes[0]] != orders[lanes[-1]]
+        last = len(shape) - 2
+        parameters, above = np.intp(0), np.intp(0)  # all of them; the units before the output
+        for layer in range(last + 1):
+            parameters += (shape[layer] + 1) * shape[layer + 1]
+            above += shape[layer]
+        differentiates = count > 0
+        own = differentiates and orders[lanes[0]] != orders[lanes[-1]]
+        features = fetched if differentiates else data[0]
+        if differentiates:
+            for at in range(parameters * width, 2 * parameters * width):
+                tile[at] = zero
+        else:
+            count = len(data[1])
+            losses[:] = 0.0
         for start in range(0, count, pitch):
             many = min(pitch, count - start)
             length = (many + at_once - 1) // at_once * at_once
-            gather(scratch, training, samples, batch, start, many, own, network)
-            forward(tile, scratch, features, 0, own, network, length)
-            weights, place = parameters, shape[:-1].sum()
-            loss_deltas(scratch, place * pitch * width, network, length, count)
-            for layer in range(len(shape) - 2, -1, -1):
+            if differentiates:
+                gather(scratch, data, samples, batch, start, many, own, network)
+            weights, place = np.intp(0), shape[0]
+            for layer in range(last + 1):
                 inputs, fan_out = shape[layer], shape[layer + 1]
-                weights -= (inputs + 1) * fan_out
-                below = place - inputs
-                to = parameters + weights
-                if layer > 0 or own:
-                    gradients(
-                        units, below * pitch * width, width, pitch * width,
-                        tile, to, inputs, fan_out, units, place, pitch, many, start > 0,
+                at = (place - inputs) * pitch * width
+                if layer == last:
+                    output(units, at, pitch * width, tile, weights, inputs, units, place * pitch * width, length)
+                elif layer > 0 or own:
+                    hidden(
+                        units, at, width, pitch * width,
+                        tile, weights, inputs, fan_out, units, slopes, place, pitch, length,
                     )
                 else:
-                    first_gradients(
-                        features, 0, inputs, 1, tile, to, inputs, fan_out, units, place, pitch, many, start > 0
+                    at = 0 if differentiates else start * inputs
+                    first(features, at, inputs, 1, tile, weights, inputs, fan_out, units, slopes, place, pitch, length)
+                weights += (inputs + 1) * fan_out
+                place += fan_out
+            if not differentiates:
+                add_losses(units, above * pitch * width, data[1], start, many, network, losses)
+                continue
+            loss_deltas(scratch, above * pitch * width, network, length, count)
+            place = above
+            for layer in range(last, -1, -1):
+                inputs, fan_out = shape[layer], shape[layer + 1]
+                weights -= (inputs + 1) * fan_out
+                below, to = place - inputs, parameters + weights
+                if layer > 0 or own:
+                    at = below * pitch * width
+                    gradients(
+                        units, at, pitch * width, width, tile, to, inputs, fan_out, units, place, pitch, many
                     )
+                else:
+                    first_gradients(features, 0, 1, inputs, tile, to, inputs, fan_out, units, place, pitch, many)
                 if layer > 0:
                     backward(tile, weights, inputs, fan_out, units, slopes, below, place, pitch, length)
                 place = below
+        if not differentiates:
+            for lane in range(width):
+                losses[lane] /= count
 
-    @compiled
-    def full_losses(tile, scratch, data, network, losses):  # type: ignore[no-untyped-def]
-        units, _, _, _ = scratch
-        shape, pitch, _, _ = network
-        features, targets = data
-        losses[:] = 0.0
-        for start in range(0, len(targets), pitch):
-            many = min(pitch, len(targets) - start)
-            length = (many + at_once - 1) // at_once * at_once
-            forward(tile, scratch, features, start, False, network, length)
-            add_losses(units, shape[:-1].sum() * pitch * width, targets[start : start + many], network, losses)
-        losses /= len(targets)
-
-    return _Passes(differentiate, full_losses)
+    return run
 
 
 def _gather(width: int) -> Any:
-    @compiled
+    @inner
     def gather(scratch, training, samples, batch, start, many, own, network):  # type: ignore[no-untyped-def]
         """Fetch the features and targets of ``many`` of the batch's samples."""
         units, _, features, goals = scratch
@@ -190,7 +155,7 @@ def _gather(width: int) -> Any:
 def _loss_deltas(dtype: str, at_once: int, width: int) -> Any:
     zero, one, number = np.dtype(dtype).type(0), np.dtype(dtype).type(1), np.dtype(dtype).type
 
-    @compiled
+    @inner
     def loss_deltas(scratch, at, network, length, count):  # type: ignore[no-untyped-def]
         """The derivatives of the batch's mean loss, over the outputs; as torch has them, NaN included."""
         units, _, _, goals = scratch
@@ -215,13 +180,13 @@ def _loss_deltas(dtype: str, at_once: int, width: int) -> Any:
 
 
 def _add_losses(width: int) -> Any:
-    @compiled
-    def add_losses(units, at, targets, network, losses):  # type: ignore[no-untyped-def]
+    @inner
+    def add_losses(units, at, targets, start, many, network, losses):  # type: ignore[no-untyped-def]
         """Add every trial's losses, of outputs that are rows."""
         _, _, loss, delta = network
         sums, zero, half, knee = load(losses, 0, width, 1, width), splat(0.0, width), splat(0.5, width), splat(delta, width)
-        for s in range(len(targets)):
-            residual = load_double(units, at + s * width, width) - splat(np.float64(targets[s]), width)
+        for s in range(many):
+            residual = load_double(units, at + s * width, width) - splat(np.float64(targets[start + s]), width)
             size = select(residual > zero, residual, zero - residual)
             if loss == _MSE:
                 sums = sums + residual * residual
