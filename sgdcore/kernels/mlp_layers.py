@@ -25,7 +25,7 @@ from numba import njit
 
 from sgdcore.kernels.grids import add_product, add_product_shared, grid, load_grid, store_grid
 from sgdcore.kernels.vector_math import Row, elementwise, elementwise_of_two, sigmoid, tanh
-from sgdcore.kernels.vectors import load, splat, store
+from sgdcore.kernels.vectors import aligned_stack, load, splat, store
 
 SUMS = 16  # of a block: with their factors they fill the registers of AVX-512
 GRADIENTS = 4  # inputs, and units, of a block of gradients
@@ -93,6 +93,7 @@ def _forward(add: Any, activation: Activation, samples: int, width: int) -> Any:
 
     @inner
     def forward(source, at, across, along, tile, weights, inputs, count, results, slopes, place, pitch, length):  # type: ignore[no-untyped-def]
+        aligned_stack()
         bias, by_unit, to = weights + inputs * count, pitch * width, place * pitch * width
         whole = count // units * units
         for i in range(0, whole, units):
@@ -124,6 +125,7 @@ def _output(samples: int, width: int) -> Any:
 
     @inner
     def output(source, at, by_input, tile, weights, inputs, results, to, length):  # type: ignore[no-untyped-def]
+        aligned_stack()
         for s in range(0, length * width, samples * width):
             z = grid(samples, load(tile, (weights + inputs) * width, width, 1, width))
             z = add_product(source, at + s, width, by_input, tile, weights * width, 0, width, inputs, z, samples)
@@ -137,6 +139,7 @@ def _gradients(add: Any, width: int) -> Any:
 
     @inner
     def gradients(source, at, across, along, tile, weights, inputs, count, units, place, pitch, length):  # type: ignore[no-untyped-def]
+        aligned_stack()
         by_unit, by_row, bias = pitch * width, inputs * width, (weights + inputs * count) * width
         whole_inputs, whole_units = inputs // GRADIENTS * GRADIENTS, count // GRADIENTS * GRADIENTS
         for i in range(0, whole_units, GRADIENTS):
@@ -182,6 +185,7 @@ def _backward(activation: Activation, zero: Any, samples: int, width: int) -> An
 
     @inner
     def backward(tile, weights, inputs, count, units, slopes, below, place, pitch, length):  # type: ignore[no-untyped-def]
+        aligned_stack()
         by_unit = pitch * width
         whole = inputs // inputs_at_once * inputs_at_once
         for k in range(0, whole, inputs_at_once):

@@ -72,8 +72,8 @@ def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
         own = differentiates and orders[lanes[0]] != orders[lanes[-1]]
         features = fetched if differentiates else data[0]
         if differentiates:
-            for at in range(parameters * width, 2 * parameters * width):
-                tile[at] = zero
+            for at in range(parameters * width, 2 * parameters * width, width):
+                store(tile, at, 0, splat(zero, width))
         else:
             count = len(data[1])
             losses[:] = 0.0
