@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -31,7 +33,8 @@ class Network:
         self.module = initialised(model, width, 0, dtype).to(device)
         other = initialised(model, width, 1, dtype).state_dict()
         trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-        fixed = {name: values for name, values in self.module.state_dict().items() if name not in trained}
+        tied = {name for name, p in self.module.named_parameters(remove_duplicate=False) if p.requires_grad}
+        fixed = {name: values for name, values in self.module.state_dict().items() if name not in tied}
         for name, values in fixed.items():
             if not torch.equal(values.cpu(), other[name]):
                 raise InvalidTask(
@@ -41,6 +44,7 @@ class Network:
             raise InvalidTask("module: it has no parameters to train")
         self.names, self.shapes = list(trained), [p.shape for p in trained.values()]
         self.sizes = [p.numel() for p in trained.values()]
+        self.checked: set[int] = set()  # batch sizes
 
     def outputs(self, params: Parameters, features: torch.Tensor) -> torch.Tensor:
         """One trial's parameters, (B, k) features -> (B,) outputs."""
@@ -122,11 +126,14 @@ def check_module(task: Task, dtype: str, batch_size: int) -> None:
             buffers, draws random numbers, or cannot be run for several trials at a time.
     """
     net = network(task.model, task.features.shape[1], dtype, "cpu")
+    sizes = {min(batch_size, task.samples), task.samples % batch_size or batch_size}
+    if sizes <= net.checked:
+        return
     loss = loss_function(task.loss, task.huber_delta)
     features = torch.from_numpy(task.features.astype(dtype))
     targets = torch.from_numpy(task.dataset.targets.astype(dtype))
     before = {name: values.clone() for name, values in net.module.state_dict().items()}
-    for size in {min(batch_size, task.samples), task.samples % batch_size or batch_size}:
+    for size in sorted(sizes):
         _try_alone(net, loss, features[:size], targets[:size])
         _try_in_a_pack(net, loss, features[:size], targets[:size])
     changed = [name for name, values in net.module.state_dict().items() if not torch.equal(values, before[name])]
@@ -136,6 +143,18 @@ def check_module(task: Task, dtype: str, batch_size: int) -> None:
             f"module: training changes its buffer {changed[0]!r}; running statistics cannot be kept for each trial: "
             "use BatchNorm with track_running_stats=False, LayerNorm or GroupNorm"
         )
+    net.checked.update(sizes)
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """torch's own number of threads, for a while; small operations of many threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _try_alone(net: Network, loss: LossFunction, features: torch.Tensor, targets: torch.Tensor) -> None:

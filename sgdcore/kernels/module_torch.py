@@ -7,9 +7,7 @@ rounding, not bit for bit. Packs are of one size, chosen from memory, so that a 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +19,15 @@ from sgdcore import rule
 from sgdcore.errors import KernelUnavailable
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment
-from sgdcore.kernels.functional import Network, full_losses, gradients, loss_function, network, saved_bytes
+from sgdcore.kernels.functional import (
+    Network,
+    full_losses,
+    gradients,
+    loss_function,
+    network,
+    saved_bytes,
+    torch_threads,
+)
 from sgdcore.trajectories import NEVER, Curves, State
 
 PACK_TRIALS = 1024  # more do not make a step cheaper
@@ -38,7 +44,7 @@ def advance(
     """Step all trials, pack by pack."""
     dtype, device = str(problem.features.dtype), resources.device
     net = network(problem.task.model, problem.features.shape[1], dtype, device)
-    with _threads(resources.threads):
+    with torch_threads(resources.threads):
         data = _Data(problem, segment, net, device)
         for first in range(0, len(hyperparams), data.pack):
             trials = np.arange(first, min(first + data.pack, len(hyperparams)))
@@ -232,13 +238,3 @@ def _tensors(arrays: tuple[NDArray[Any], NDArray[Any]], device: str) -> Pair:
 def _numpy(tensor: torch.Tensor) -> NDArray[Any]:
     values: NDArray[Any] = tensor.cpu().numpy()
     return values
-
-
-@contextmanager
-def _threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

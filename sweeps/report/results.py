@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from sgdcore.verdict import VERDICTS
 from sweeps import config as sweep_file
+from sweeps.columns import matrix
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.store import SweepFiles
 
 MAX_FINAL_COLUMNS = 16
+_MADE_BY = ("kernel", "device", "prediction")
 _STEPS = ("best_step", "first_nonfinite_step", "steps_to_tolerance", "peak_step")
 _TEXTS = ("trial_id", "verdict", "overshoot_parameter")
 _MEASURES = ("predicted_radius", "initial_loss", "final_loss", "best_loss", "overshoot_percent", "peak_value", "growth")
@@ -30,7 +32,7 @@ class Results:
     files: SweepFiles
     config: SweepConfig
     manifest: dict[str, Any]  # plan.json
-    metadata: dict[str, Any]  # steps, parameters, kernel, device
+    metadata: dict[str, Any]  # steps, parameters, kernel, device, prediction
     trials: pd.DataFrame  # one row a trial: the shards' scalar columns, final.<name> and growth
     shard_starts: tuple[tuple[int, int], ...]  # (index, first trial) of each stored shard, in order
 
@@ -80,7 +82,7 @@ class Results:
         """Final parameters of some trials, in the run's own dtype; NaN where they are not finite."""
         found: dict[int, NDArray[Any]] = {}
         for table in self._tables(numbers, curves=False):
-            values = _matrix(table["final"], len(table))
+            values = matrix(table["final"], len(table))
             found |= dict(zip(table["trial"].to_pylist(), values, strict=True))
         return found
 
@@ -104,7 +106,7 @@ class Results:
             "trial": np.repeat(table["trial"].to_numpy(), len(steps)),
             "step": np.tile(steps, len(table)),
         }
-        columns |= {c: _matrix(table[c], len(table)).ravel() for c in table.column_names if c != "trial"}
+        columns |= {c: matrix(table[c], len(table)).ravel() for c in table.column_names if c != "trial"}
         return pd.DataFrame(columns)
 
 
@@ -116,7 +118,7 @@ def load(files: SweepFiles) -> Results:
     """
     manifest = files.manifest()
     done = sorted(files.done())
-    nothing = {"steps": [], "parameters": manifest.get("parameters", []), "kernel": None, "device": None}
+    nothing = {"steps": [], "parameters": manifest.get("parameters", []), **dict.fromkeys(_MADE_BY)}
     metadata = files.metadata() if done else nothing
     names = list(metadata["parameters"])
     tables = {index: files.read_shard(index, _scalar_columns(files, index, names)) for index in done}
@@ -144,18 +146,12 @@ def _curve_columns(files: SweepFiles, index: int) -> list[str]:
     return ["trial", *(name for name in recorded if name != "final")]
 
 
-def _matrix(column: pa.ChunkedArray, rows: int) -> NDArray[Any]:
-    """A column of lists of equal length as a matrix; null becomes NaN."""
-    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(values).reshape(rows, -1)
-
-
 def _frame(table: pa.Table, names: list[str]) -> pd.DataFrame:
     lists = [c for c in table.column_names if c == "final"]
     frame: pd.DataFrame = table.drop_columns(lists).to_pandas()
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         growth = frame["final_loss"].to_numpy() / frame["initial_loss"].to_numpy()
-    final = _matrix(table["final"], len(table)) if lists else np.empty((len(table), 0))
+    final = matrix(table["final"], len(table)) if lists else np.empty((len(table), 0))
     added = {f"final.{name}": final[:, j] for j, name in enumerate(names) if lists}
     added["growth"] = np.where(np.isfinite(growth), growth, np.nan)
     return _typed(pd.concat([frame, pd.DataFrame(added)], axis=1))

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Task, train
 
-from .cases import EXACT, TRAIN_INPUTS, TrainInput, assert_same_bits, assert_same_training, runs
+from .cases import EXACT, TRAIN_INPUTS, TrainInput, assert_close_training, assert_same_bits, assert_same_training, runs
 
 COMPILED = [name for name in EXACT if name != "reference"]
 
@@ -17,6 +17,11 @@ COMPILED = [name for name in EXACT if name != "reference"]
 @pytest.mark.parametrize("case", TRAIN_INPUTS, ids=lambda case: case.desc)
 def test_named_case_equals_reference_bit_for_bit(case: TrainInput, kernel: str):
     assert_same_training(case.train(kernel=kernel), case.train(kernel="reference"))
+
+
+@pytest.mark.parametrize("case", TRAIN_INPUTS, ids=lambda case: case.desc)
+def test_named_case_agrees_with_reference_to_rounding(case: TrainInput):
+    assert_close_training(case.train(kernel="torch"), case.train(kernel="reference"))
 
 
 @pytest.mark.parametrize("kernel", COMPILED)
