@@ -68,8 +68,18 @@ def grid(context: Any, across: Any, down: Any) -> Any:
 def _product(shared: bool) -> Any:
     @intrinsic
     def add_product(
-        context: Any, source: Any, at: Any, across: Any, along: Any, array: Any, first: Any, by_down: Any,
-        by_step: Any, count: Any, sums: Any, lines: Any,
+        context: Any,
+        source: Any,
+        at: Any,
+        across: Any,
+        along: Any,
+        array: Any,
+        first: Any,
+        by_down: Any,
+        by_step: Any,
+        count: Any,
+        sums: Any,
+        lines: Any,
     ) -> Any:
         """sums[a, d] + sum_k source[at + a * across + k * along] * array[first + d * by_down + k * by_step : ...].
 
@@ -96,7 +106,9 @@ def _product(shared: bool) -> Any:
                     a = [_load(builder, left, place, one) for place in places]
                 d = [_load(builder, right, builder.add(place, builder.mul(k, by_step)), one) for place in rights]
                 return [
-                    Row(builder, a[r % across_count]).times_plus(Row(builder, d[r // across_count]), Row(builder, row)).value
+                    Row(builder, a[r % across_count])
+                    .times_plus(Row(builder, d[r // across_count]), Row(builder, row))
+                    .value
                     for r, row in enumerate(rows)
                 ]
 

@@ -100,8 +100,17 @@ def _forward(add: Any, activation: Activation, samples: int, width: int) -> Any:
             for s in range(0, length, samples):
                 z = grid(samples, load(tile, (bias + i) * width, width, units, width))
                 z = add(
-                    source, at + s * across, across, along,
-                    tile, (weights + i * inputs) * width, inputs * width, width, inputs, z, samples,
+                    source,
+                    at + s * across,
+                    across,
+                    along,
+                    tile,
+                    (weights + i * inputs) * width,
+                    inputs * width,
+                    width,
+                    inputs,
+                    z,
+                    samples,
                 )
                 store_grid(results, to + i * by_unit + s * width, width, by_unit, samples, output(z))
                 if keeps:
@@ -110,8 +119,17 @@ def _forward(add: Any, activation: Activation, samples: int, width: int) -> Any:
             for s in range(0, length, samples):
                 z = grid(samples, load(tile, (bias + i) * width, width, 1, width))
                 z = add(
-                    source, at + s * across, across, along,
-                    tile, (weights + i * inputs) * width, 0, width, inputs, z, samples,
+                    source,
+                    at + s * across,
+                    across,
+                    along,
+                    tile,
+                    (weights + i * inputs) * width,
+                    0,
+                    width,
+                    inputs,
+                    z,
+                    samples,
                 )
                 store(results, to + i * by_unit + s * width, width, output(z))
                 if keeps:
@@ -192,8 +210,17 @@ def _backward(activation: Activation, zero: Any, samples: int, width: int) -> An
             for s in range(0, length * width, samples * width):
                 sums = grid(samples, grid(inputs_at_once, splat(zero, width)))
                 sums = add_product(
-                    units, place * by_unit + s, width, by_unit,
-                    tile, (weights + k) * width, width, inputs * width, count, sums, samples,
+                    units,
+                    place * by_unit + s,
+                    width,
+                    by_unit,
+                    tile,
+                    (weights + k) * width,
+                    width,
+                    inputs * width,
+                    count,
+                    sums,
+                    samples,
                 )
                 to = (below + k) * by_unit + s
                 slope = load_grid(slopes, to, width, by_unit, samples, inputs_at_once, width)
@@ -202,8 +229,17 @@ def _backward(activation: Activation, zero: Any, samples: int, width: int) -> An
             for s in range(0, length * width, samples * width):
                 sums = grid(samples, splat(zero, width))
                 sums = add_product(
-                    units, place * by_unit + s, width, by_unit,
-                    tile, (weights + k) * width, width, inputs * width, count, sums, samples,
+                    units,
+                    place * by_unit + s,
+                    width,
+                    by_unit,
+                    tile,
+                    (weights + k) * width,
+                    width,
+                    inputs * width,
+                    count,
+                    sums,
+                    samples,
                 )
                 to = (below + k) * by_unit + s
                 store(units, to, width, delta(load(slopes, to, width, samples, width), sums))

@@ -5,7 +5,7 @@ stay in the core's caches from the segment's first step to its last. No sum goes
 trial depends on its tile, its place in it, or the thread; sums are chains of fused multiply-adds in a fixed order, and
 equal to torch's to rounding. The update is sgdcore.rule's.
 
-Sizes are numbers at run time: only dtype, activation and the batch's kind cost a compilation (on disk afterwards).
+Sizes are numbers at run time: a new shape costs no compilation, only a new dtype or activation, and batches of one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sgdcore.kernels.mlp_layers import ACTIVATIONS, SUMS, inner
 from sgdcore.kernels.mlp_passes import make_scratch, run_pass
 from sgdcore.kernels.vectors import fma, load, select, splat, store
 from sgdcore.tasks.networks import MlpModel
-from sgdcore.tasks.task import LOSSES, Task
+from sgdcore.tasks.task import LOSSES
 from sgdcore.trajectories import NEVER, Curves, State
 
 VECTOR_BYTES = 64 if get_host_cpu_features().get("avx512f") else 32  # no result depends on it
@@ -40,11 +40,6 @@ UNITS_BYTES = 1 << 16  # what the activations of the samples that are worked on 
 
 _FILES = [module.__file__ for module in (rule, vectors, grids, vector_math, mlp_layers, mlp_passes)] + [__file__]
 _SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES))  # as in linear_numba: part of the key
-
-
-def trains(task: Task) -> bool:
-    """Whether this kernel can."""
-    return isinstance(task.model, MlpModel) and task.model.activation in ACTIVATIONS
 
 
 def advance(
@@ -55,10 +50,10 @@ def advance(
     assert isinstance(model, MlpModel)
     curves.blank(segment.recorded)
     batch = min(segment.batch_size, len(problem.targets))
-    at_once = min(SUMS // 4, 1 << (batch - 1).bit_length())  # samples a block
+    at_once = 1 if batch == 1 else SUMS // 4  # samples a block
     width = VECTOR_BYTES // dtype.itemsize
     shape = np.array([problem.features.shape[1], *model.hidden, 1])
-    pitch = _pitch(shape, at_once, max(batch, at_once))
+    pitch = _pitch(shape, at_once, batch)
     arguments = (
         np.argsort(segment.order, kind="stable"),  # trials that see the same samples side by side
         segment.order,
@@ -91,9 +86,10 @@ def advance(
 
 
 def _pitch(shape: NDArray[np.int64], at_once: int, batch: int) -> int:
-    """Samples whose activations are kept together: whole blocks; no result depends on it."""
-    blocks = UNITS_BYTES // (int(shape.sum()) * VECTOR_BYTES * at_once)
-    return at_once * int(np.clip(blocks, 1, -(-batch // at_once)))
+    """Samples whose activations are kept together: equal parts of a batch, whole blocks; no result depends on it."""
+    room = max(1, UNITS_BYTES // (int(shape.sum()) * VECTOR_BYTES * at_once))
+    blocks = -(-batch // at_once)
+    return at_once * -(-blocks // -(-blocks // room))
 
 
 def _padded(features: NDArray[Any], targets: NDArray[Any], at_once: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -159,7 +155,9 @@ def _run_tiles(  # type: ignore[no-untyped-def]
             if point < len(recorded) and recorded[point] == step:
                 run_pass(tile, scratch, training, samples, nothing, values[0], network, activation, at_once, width)
                 if curves[2].size > 0:
-                    run_pass(tile, scratch, validation, samples, nothing, values[1], network, activation, at_once, width)
+                    run_pass(
+                        tile, scratch, validation, samples, nothing, values[1], network, activation, at_once, width
+                    )
                 _record(tile, running, lanes, values, curves, recorded_from + point, parameters, width)
                 point += 1
             if step == stop:

@@ -90,8 +90,19 @@ def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
                     output(units, at, pitch * width, tile, weights, inputs, units, place * pitch * width, length)
                 elif layer > 0 or own:
                     hidden(
-                        units, at, width, pitch * width,
-                        tile, weights, inputs, fan_out, units, slopes, place, pitch, length,
+                        units,
+                        at,
+                        width,
+                        pitch * width,
+                        tile,
+                        weights,
+                        inputs,
+                        fan_out,
+                        units,
+                        slopes,
+                        place,
+                        pitch,
+                        length,
                     )
                 else:
                     at = 0 if differentiates else start * inputs
@@ -109,9 +120,7 @@ def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
                 below, to = place - inputs, parameters + weights
                 if layer > 0 or own:
                     at = below * pitch * width
-                    gradients(
-                        units, at, pitch * width, width, tile, to, inputs, fan_out, units, place, pitch, many
-                    )
+                    gradients(units, at, pitch * width, width, tile, to, inputs, fan_out, units, place, pitch, many)
                 else:
                     first_gradients(features, 0, 1, inputs, tile, to, inputs, fan_out, units, place, pitch, many)
                 if layer > 0:
@@ -184,7 +193,12 @@ def _add_losses(width: int) -> Any:
     def add_losses(units, at, targets, start, many, network, losses):  # type: ignore[no-untyped-def]
         """Add every trial's losses, of outputs that are rows."""
         _, _, loss, delta = network
-        sums, zero, half, knee = load(losses, 0, width, 1, width), splat(0.0, width), splat(0.5, width), splat(delta, width)
+        sums, zero, half, knee = (
+            load(losses, 0, width, 1, width),
+            splat(0.0, width),
+            splat(0.5, width),
+            splat(delta, width),
+        )
         for s in range(many):
             residual = load_double(units, at + s * width, width) - splat(np.float64(targets[start + s]), width)
             size = select(residual > zero, residual, zero - residual)

@@ -120,7 +120,9 @@ def _exp(x: Row) -> Row:
 def _reduced(x: Row) -> tuple[Row, Row]:
     """n, and exp(r) - 1."""
     # ln 2 in two parts; n times the first is exact.
-    high, low = (0.693359375, -2.12194440e-4) if x.is_single else (6.93147180369123816490e-01, 1.90821492927058770002e-10)
+    high, low = (
+        (0.693359375, -2.12194440e-4) if x.is_single else (6.93147180369123816490e-01, 1.90821492927058770002e-10)
+    )
     n = _rounded(x * x.constant(1 / math.log(2)))
     r = n.times_plus(x.constant(-low), n.times_plus(x.constant(-high), x))
     terms = 7 if x.is_single else 13  # of Taylor's series: the next is below half a unit in the last place
