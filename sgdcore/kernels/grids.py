@@ -26,7 +26,7 @@ def load_grid(
     lanes = Lanes(array.dtype, across.literal_value * down.literal_value, width.literal_value)
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        data, first, by_across, by_down = _array(context, builder, sig, values, 0), *values[1:4]
+        data, (_, first, by_across, by_down) = _array(context, builder, sig, values, 0), values[:4]
         steps = _steps(builder, (by_across, across.literal_value), (by_down, down.literal_value))
         return _whole(builder, lanes, (_load(builder, data, builder.add(first, step), lanes) for step in steps))
 
@@ -40,7 +40,7 @@ def store_grid(context: Any, array: Any, first: Any, by_across: Any, by_down: An
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        data, first, by_across, by_down = _array(context, builder, sig, values, 0), *values[1:4]
+        data, (_, first, by_across, by_down) = _array(context, builder, sig, values, 0), values[:4]
         down = lanes.rows // across.literal_value
         steps = _steps(builder, (by_across, across.literal_value), (by_down, down))
         for row, step in enumerate(steps):

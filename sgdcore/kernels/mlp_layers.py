@@ -66,32 +66,42 @@ class Layers(NamedTuple):
     backward: Any
 
 
-def inner(function: Callable[..., Any]) -> Any:
-    """numba's decorator for functions that only compiled code calls and that allocate nothing: they compile sooner."""
-    return njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False)(function)
+def inner(*constants: Any) -> Callable[[Callable[..., Any]], Any]:
+    """numba's decorator for functions that only compiled code calls and that allocate nothing: they compile sooner.
+
+    The constants that a function is made for become part of its name. numba tells functions of one name apart by a
+    count that begins anew in every process: code from its disk cache would call another process's function.
+    """
+    options = {"nogil": True, "error_model": "numpy", "_nrt": False}
+    options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        function.__qualname__ = "_".join([function.__name__, *map(str, constants)])
+        return njit(**options)(function)  # type: ignore[call-overload, unused-ignore]
+
+    return decorate
 
 
 @cache
 def layers(dtype: str, activation: str, samples: int, width: int) -> Layers:
     """Functions that take ``samples`` at a time; they read and write so many even of a shorter rest."""
-    kind, zero = ACTIVATIONS[activation], np.dtype(dtype).type(0)
+    constants = dtype, activation, samples, width
     return Layers(
-        first=_forward(add_product_shared, kind, samples, width),
-        hidden=_forward(add_product, kind, samples, width),
+        first=_forward(True, *constants),
+        hidden=_forward(False, *constants),
         output=_output(samples, width),
-        first_gradients=_gradients(add_product_shared, width),
-        gradients=_gradients(add_product, width),
-        backward=_backward(kind, zero, samples, width),
+        first_gradients=_gradients(True, width),
+        gradients=_gradients(False, width),
+        backward=_backward(*constants),
     )
 
 
-def _forward(add: Any, activation: Activation, samples: int, width: int) -> Any:
+def _forward(shared: bool, dtype: str, activation: str, samples: int, width: int) -> Any:
     """One layer's outputs. ``across`` and ``along`` are the distances of the source's samples and of its inputs."""
-    units = SUMS // samples
-    output, keeps = elementwise(activation.output), activation.kept is not None
-    kept = elementwise(activation.kept or activation.output)
+    units, kind, add = SUMS // samples, ACTIVATIONS[activation], add_product_shared if shared else add_product
+    output, keeps, kept = elementwise(kind.output), kind.kept is not None, elementwise(kind.kept or kind.output)
 
-    @inner
+    @inner(shared, dtype, activation, samples, width)
     def forward(source, at, across, along, tile, weights, inputs, count, results, slopes, place, pitch, length):  # type: ignore[no-untyped-def]
         aligned_stack()
         bias, by_unit, to = weights + inputs * count, pitch * width, place * pitch * width
@@ -141,7 +151,7 @@ def _forward(add: Any, activation: Activation, samples: int, width: int) -> Any:
 def _output(samples: int, width: int) -> Any:
     """The last layer's one output."""
 
-    @inner
+    @inner(samples, width)
     def output(source, at, by_input, tile, weights, inputs, results, to, length):  # type: ignore[no-untyped-def]
         aligned_stack()
         for s in range(0, length * width, samples * width):
@@ -152,10 +162,12 @@ def _output(samples: int, width: int) -> Any:
     return output
 
 
-def _gradients(add: Any, width: int) -> Any:
+def _gradients(shared: bool, width: int) -> Any:
     """One layer's gradients, added to those in the tile; here ``across`` is the distance of inputs."""
 
-    @inner
+    add = add_product_shared if shared else add_product
+
+    @inner(shared, width)
     def gradients(source, at, across, along, tile, weights, inputs, count, units, place, pitch, length):  # type: ignore[no-untyped-def]
         aligned_stack()
         by_unit, by_row, bias = pitch * width, inputs * width, (weights + inputs * count) * width
@@ -196,12 +208,12 @@ def _gradients(add: Any, width: int) -> Any:
     return gradients
 
 
-def _backward(activation: Activation, zero: Any, samples: int, width: int) -> Any:
+def _backward(dtype: str, activation: str, samples: int, width: int) -> Any:
     """The deltas of the layer below, over its outputs."""
-    inputs_at_once = SUMS // samples
-    delta = elementwise_of_two(activation.delta)
+    inputs_at_once, zero = SUMS // samples, np.dtype(dtype).type(0)
+    delta = elementwise_of_two(ACTIVATIONS[activation].delta)
 
-    @inner
+    @inner(dtype, activation, samples, width)
     def backward(tile, weights, inputs, count, units, slopes, below, place, pitch, length):  # type: ignore[no-untyped-def]
         aligned_stack()
         by_unit = pitch * width

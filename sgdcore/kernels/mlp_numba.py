@@ -38,7 +38,7 @@ from sgdcore.trajectories import NEVER, Curves, State
 VECTOR_BYTES = 64 if get_host_cpu_features().get("avx512f") else 32  # no result depends on it
 UNITS_BYTES = 1 << 16  # what the activations of the samples that are worked on together may take
 
-_FILES = [module.__file__ for module in (rule, vectors, grids, vector_math, mlp_layers, mlp_passes)] + [__file__]
+_FILES = [str(module.__file__) for module in (rule, vectors, grids, vector_math, mlp_layers, mlp_passes)] + [__file__]
 _SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES))  # as in linear_numba: part of the key
 
 
@@ -172,7 +172,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
                 _store(tile, lane, lanes[lane], state, parameters, width)
 
 
-@inner
+@inner()
 def _change(tile, doubt, is_first, parameters, width):  # type: ignore[no-untyped-def]
     """Update all parameters; ``doubt`` becomes NaN where one of a trial's is not finite, else 0."""
     literally(width)
@@ -206,7 +206,7 @@ def _change(tile, doubt, is_first, parameters, width):  # type: ignore[no-untype
     store(doubt, 0, width, nonfinite)
 
 
-@inner
+@inner()
 def _load(tile, running, lanes, columns, state, parameters, width):  # type: ignore[no-untyped-def]
     """Fill the tile; returns how many trials run. What does not run is zero."""
     params, buffers, stopped = state
@@ -226,7 +226,7 @@ def _load(tile, running, lanes, columns, state, parameters, width):  # type: ign
     return alive
 
 
-@inner
+@inner()
 def _store(tile, lane, trial, state, parameters, width):  # type: ignore[no-untyped-def]
     """Write one trial back."""
     params, buffers, _ = state
@@ -235,7 +235,7 @@ def _store(tile, lane, trial, state, parameters, width):  # type: ignore[no-unty
         buffers[trial, j] = tile[(2 * parameters + j) * width + lane]
 
 
-@inner
+@inner()
 def _stop(tile, doubt, running, lanes, step, state, parameters, width):  # type: ignore[no-untyped-def]
     """Write back the trials that this step made non-finite; returns how many. Their lanes idle on, unread."""
     count = 0
@@ -248,7 +248,7 @@ def _stop(tile, doubt, running, lanes, step, state, parameters, width):  # type:
     return count
 
 
-@inner
+@inner()
 def _record(tile, running, lanes, values, curves, point, parameters, width):  # type: ignore[no-untyped-def]
     """Write the running trials' losses, and what follows from their parameters, to the curves."""
     loss, squared_norm, validation_loss, path = curves

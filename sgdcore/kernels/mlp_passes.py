@@ -1,9 +1,9 @@
-"""A perceptron's passes for the numba kernel: a batch's gradients, and the losses over a whole set, of a tile of trials.
+"""A perceptron's passes for the numba kernel: a batch's gradients, or the losses over a whole set, of a tile of trials.
 
-``scratch`` is what a pass works in: ``units`` and ``slopes`` as mlp_layers has them (the first layer's inputs first, for
-trials that differ in their samples), the batch's features as (s, k) numbers, and its targets as rows.
-``network`` is (shape, pitch, loss, delta): the layers' widths from the inputs to the output, samples worked on together,
-the loss's place in LOSSES, and the Huber loss's delta.
+``scratch`` is what a pass works in: ``units`` and ``slopes`` as mlp_layers has them (the first layer's inputs at the
+head, for trials that differ in their samples), the batch's features as (s, k) numbers, and its targets as rows.
+``network`` is (shape, pitch, loss, delta): the layers' widths from the inputs to the output, samples worked on
+together, the loss's place in LOSSES, and the Huber loss's delta.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
 from sgdcore.kernels.linear_numba import _aligned
@@ -43,7 +43,7 @@ def run_pass(*arguments: Any) -> None:
     raise NotImplementedError("compiled code only")
 
 
-@overload(run_pass, jit_options=_OPTIONS, prefer_literal=True)
+@overload(run_pass, jit_options=_OPTIONS, prefer_literal=True)  # type: ignore[arg-type, unused-ignore]
 def _choose(tile, scratch, data, samples, batch, losses, network, activation, at_once, width):  # type: ignore[no-untyped-def]
     constants = activation, at_once, width
     if not all(isinstance(constant, types.IntegerLiteral) for constant in constants):
@@ -134,7 +134,7 @@ def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
 
 
 def _gather(width: int) -> Any:
-    @inner
+    @inner(width)
     def gather(scratch, training, samples, batch, start, many, own, network):  # type: ignore[no-untyped-def]
         """Fetch the features and targets of ``many`` of the batch's samples."""
         units, _, features, goals = scratch
@@ -162,9 +162,9 @@ def _gather(width: int) -> Any:
 
 
 def _loss_deltas(dtype: str, at_once: int, width: int) -> Any:
-    zero, one, number = np.dtype(dtype).type(0), np.dtype(dtype).type(1), np.dtype(dtype).type
+    zero, number = np.dtype(dtype).type(0), np.dtype(dtype).type
 
-    @inner
+    @inner(dtype, at_once, width)
     def loss_deltas(scratch, at, network, length, count):  # type: ignore[no-untyped-def]
         """The derivatives of the batch's mean loss, over the outputs; as torch has them, NaN included."""
         units, _, _, goals = scratch
@@ -189,7 +189,7 @@ def _loss_deltas(dtype: str, at_once: int, width: int) -> Any:
 
 
 def _add_losses(width: int) -> Any:
-    @inner
+    @inner(width)
     def add_losses(units, at, targets, start, many, network, losses):  # type: ignore[no-untyped-def]
         """Add every trial's losses, of outputs that are rows."""
         _, _, loss, delta = network

@@ -1,7 +1,7 @@
 """Lanes: rows of neighbouring numbers as one numba value, so that scalar code compiles to SIMD code.
 
 A Lanes value is ``rows`` LLVM vectors of ``width`` elements, which every CPU takes in as many parts as it needs.
-``+``, ``-``, ``*``, ``/``, ``>``, ``!=``, :func:`fma` and :func:`select` work row by row; a value of one row meets every row
+``+``, ``-``, ``*``, ``>``, ``!=``, :func:`fma` and :func:`select` work row by row; a value of one row meets every row
 of the other. Each is IEEE's operation, once for every element: nothing is contracted or reordered, so that an element's
 bits do not depend on its neighbours or on the CPU's vectors.
 
@@ -206,7 +206,6 @@ def _operator(function: Callable[..., Any], emit: Callable[..., Any], compares: 
 _operator(operator.add, lambda builder, a, b: builder.fadd(a, b))
 _operator(operator.sub, lambda builder, a, b: builder.fsub(a, b))
 _operator(operator.mul, lambda builder, a, b: builder.fmul(a, b))
-_operator(operator.truediv, lambda builder, a, b: builder.fdiv(a, b))
 _operator(operator.gt, lambda builder, a, b: builder.fcmp_ordered(">", a, b), compares=True)
 _operator(operator.ne, lambda builder, a, b: builder.fcmp_unordered("!=", a, b), compares=True)
 

@@ -11,7 +11,7 @@ from sgdcore import KernelUnavailable, LinearModel, MlpModel, Recording, Task, t
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels import choose as chosen
 from sgdcore.kernels import mlp_numba
-from sgdcore.kernels.mlp_layers import ACTIVATIONS
+from sgdcore.kernels.mlp_layers import ACTIVATIONS, layers
 
 from .cases import ALL_KINDS, WAVES, assert_same, assert_same_state, network, take
 
@@ -52,7 +52,8 @@ def test_trials_that_stopped_stay_where_they_stopped():
     half = case.train(kernel="numba", epochs=2)
     on = case.train(kernel="numba", epochs=2, start=half)
     stopped = half.first_nonfinite_step >= 0
-    assert stopped[0] and not stopped[[1, 3, 4]].any()
+    assert stopped[0]
+    assert not stopped[[1, 3, 4]].any()
     np.testing.assert_array_equal(on.params[stopped], half.params[stopped])
     assert np.isnan(on.loss[stopped]).all()
     np.testing.assert_array_equal(on.first_nonfinite_step, half.first_nonfinite_step)
@@ -73,6 +74,19 @@ def test_choice():
 def test_what_it_cannot_train_is_refused(task: Task):
     with pytest.raises(KernelUnavailable, match="trains linear and polynomial models with mse, and mlp models with"):
         train(task, Hyperparams(lr=0.1), epochs=1, kernel="numba")
+
+
+def test_functions_made_for_other_constants_have_other_names():
+    made = [
+        layers(dtype, activation, samples, width)
+        for dtype, width in (("float32", 16), ("float64", 8))
+        for activation in ACTIVATIONS
+        for samples in (1, 4)
+    ]
+    for forward in ("first", "hidden", "backward"):
+        assert len({getattr(one, forward).py_func.__qualname__ for one in made}) == len(made)
+    for one in made:
+        assert len({function.py_func.__qualname__ for function in one}) == len(one)
 
 
 def test_compiled_code_is_found_on_disk_by_other_processes():
