@@ -51,7 +51,8 @@ def train(
             Trajectories: go on where these stopped; two runs in a row equal one longer run bit for bit.
         record: which steps to keep; 64 on a log scale by default.
         kernel: ``auto``; ``numba`` and ``triton`` for models linear in their parameters with mse, on CPU and CUDA;
-            ``torch`` for any model, on both; ``reference``: torch.optim.SGD itself, trial by trial.
+            ``numba`` also for mlp models (but gelu), on the CPU; ``torch`` for any model, on both; ``reference``:
+            torch.optim.SGD itself, trial by trial.
         device: ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads; all cores by default. No result depends on it.
         compile: whether torch.compile makes the torch kernel's steps: worth its half minute for long runs.

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from sgdcore.devices import resolve
 from sgdcore.errors import KernelUnavailable
 from sgdcore.kernels.base import Kernel
+from sgdcore.tasks.networks import MlpModel
 from sgdcore.tasks.task import Task
 
 KERNELS = ("numba", "triton", "torch", "reference")
-_QUADRATIC = ("numba", "triton")  # those that train models linear in their parameters with squared loss, and no others
+PERCEPTRON_ACTIVATIONS = ("relu", "tanh", "sigmoid", "silu")  # that the numba kernel has
+PERCEPTRON_PARAMETERS = 1 << 17  # beyond, tiles leave the caches, and the torch kernel's large products are faster
 
 
 @dataclass(frozen=True)
@@ -32,22 +34,43 @@ def choose(task: Task, kernel: str = "auto", device: str = "auto") -> Choice:
     """
     if kernel not in ("auto", *KERNELS):
         raise KernelUnavailable(f"kernel must be auto, {', '.join(KERNELS[:-1])} or {KERNELS[-1]}, not {kernel!r}")
-    if kernel in _QUADRATIC and not task.is_quadratic:
-        raise KernelUnavailable(f"the {kernel} kernel trains linear and polynomial models with mse only: use torch")
+    if kernel == "triton" and not task.is_quadratic:
+        raise KernelUnavailable("the triton kernel trains linear and polynomial models with mse only: use torch")
+    if kernel == "numba" and not (task.is_quadratic or _is_perceptron(task)):
+        raise KernelUnavailable(
+            "the numba kernel trains linear and polynomial models with mse, and mlp models with the activations "
+            f"{', '.join(PERCEPTRON_ACTIVATIONS)}: use torch"
+        )
     if kernel == "numba" and device == "auto":
         device = "cpu"
     device = resolve(device)
     if kernel == "auto":
-        kernel = "torch" if not task.is_quadratic else "numba" if device == "cpu" else "triton"
+        kernel = _fastest(task, device)
     if kernel == "numba" and device != "cpu":
-        raise KernelUnavailable(f"the numba kernel runs on the CPU only, not on {device}: use triton")
+        use = "triton" if task.is_quadratic else "torch"
+        raise KernelUnavailable(f"the numba kernel runs on the CPU only, not on {device}: use {use}")
     if kernel == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise KernelUnavailable("the triton kernel needs a CUDA GPU: use numba")
-    return _load(kernel, device)
+    return _load(task, kernel, device)
 
 
-def _load(kernel: str, device: str) -> Choice:
+def _fastest(task: Task, device: str) -> str:
+    if task.is_quadratic:
+        return "numba" if device == "cpu" else "triton"
+    small = _is_perceptron(task) and len(task.parameter_names) <= PERCEPTRON_PARAMETERS
+    return "numba" if device == "cpu" and small else "torch"
+
+
+def _is_perceptron(task: Task) -> bool:
+    return isinstance(task.model, MlpModel) and task.model.activation in PERCEPTRON_ACTIVATIONS
+
+
+def _load(task: Task, kernel: str, device: str) -> Choice:
     """Import the kernel's module, and with it what it is made of."""
+    if kernel == "numba" and not task.is_quadratic:
+        from sgdcore.kernels import mlp_numba
+
+        return Choice(kernel, device, mlp_numba.advance, mixes_orders=True)
     if kernel == "numba":
         from sgdcore.kernels import linear_numba
 

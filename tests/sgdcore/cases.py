@@ -18,6 +18,7 @@ from sgdcore import (
     InvalidTraining,
     KernelUnavailable,
     LinearModel,
+    MlpModel,
     PolynomialModel,
     Recording,
     Task,
@@ -100,6 +101,46 @@ TRAIN_INPUTS = [
     TrainInput("validation", Task(linear(9, 3).split(0.3)), {"lr": 0.01, "weight_decay": [0, 0.1]}),
     TrainInput("sparse record", LINE, {"lr": [0.01, 9.0]}, {"record": Recording(5), "epochs": 30}),
     TrainInput("linear record", LINE, {"lr": [0.01, 9.0]}, {"record": Recording(5, "linear"), "epochs": 30}),
+]
+
+
+_RNG = np.random.default_rng(0)
+_INPUTS = _RNG.standard_normal((22, 3))
+WAVES = Dataset(_INPUTS, np.sin(_INPUTS[:, 0]) + _INPUTS[:, 1] ** 2)
+ALL_KINDS = {
+    "lr": [0.02, 0.02, 0.05, 0.02, 0.01],
+    "momentum": [0, 0.9, 0.5, 0.9, 0.9],
+    "weight_decay": [0, 0, 0.1, 0.01, 0],
+    "dampening": [0, 0, 0.5, 0, 0],
+    "nesterov": [False, False, False, True, True],
+}
+
+
+def network(desc: str, model: MlpModel, loss: str = "mse", dataset: Dataset = WAVES, **kwargs: Any) -> TrainInput:
+    """200 steps or so of five trials, shuffled in three ways."""
+    options = {"batch_size": 5, "order": "shuffled", "seeds": [0, 1, 2, 0, 1], "record": Recording(20), "threads": 1}
+    options |= kwargs
+    options.setdefault("epochs", -(-200 // -(-len(dataset) // options["batch_size"])))
+    return TrainInput(desc, Task(dataset, model, loss, 0.7), ALL_KINDS, options)
+
+
+NETWORK_INPUTS = [  # on purpose few dtypes and activations with each size of batch: each pair costs seconds to compile
+    network("relu, the last batch short", MlpModel((5,))),
+    network("three layers", MlpModel((9, 6, 4)), "huber"),
+    network("a unit", MlpModel((1,)), "mae", batch_size=2),
+    network("all in one batch", MlpModel((8,)), batch_size=22),
+    network("batches beyond the set", MlpModel((8, 8)), batch_size=100),
+    network("samples one by one", MlpModel((17,)), "huber", batch_size=1, seeds=3),
+    network("batches in order", MlpModel((4, 4)), "huber", order="sequential", batch_size=8),
+    network("a held-out set", MlpModel((6,)), "mae", WAVES.split(0.3)),
+    network("few parameters", MlpModel((3,)), record=Recording(spacing="all")),
+    network("float64", MlpModel((9, 6)), "huber", dtype="float64"),
+    network("float64, held-out", MlpModel((5,)), "mse", WAVES.split(0.3), dtype="float64", batch_size=6),
+    network("tanh", MlpModel((9, 6), "tanh")),
+    network("sigmoid", MlpModel((9, 6), "sigmoid"), "huber"),
+    network("silu", MlpModel((9, 6), "silu"), batch_size=4),
+    network("tanh, float64", MlpModel((9, 6), "tanh"), dtype="float64"),
+    network("silu, float64", MlpModel((9, 6), "silu"), dtype="float64"),
 ]
 
 

@@ -1,14 +1,27 @@
 """Kernels: every one of them does what torch.optim.SGD does."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import event, given, settings
 from torch.utils.data import DataLoader, TensorDataset
 
-from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Task, train
+from sgdcore import Dataset, Hyperparams, LinearModel, MlpModel, Recording, Task, train
 
-from .cases import EXACT, TRAIN_INPUTS, TrainInput, assert_close_training, assert_same_bits, assert_same_training, runs
+from .cases import (
+    EXACT,
+    NETWORK_INPUTS,
+    TRAIN_INPUTS,
+    WAVES,
+    TrainInput,
+    assert_close_training,
+    assert_same_bits,
+    assert_same_training,
+    network,
+    runs,
+)
 
 COMPILED = [name for name in EXACT if name != "reference"]
 
@@ -22,6 +35,40 @@ def test_named_case_equals_reference_bit_for_bit(case: TrainInput, kernel: str):
 @pytest.mark.parametrize("case", TRAIN_INPUTS, ids=lambda case: case.desc)
 def test_named_case_agrees_with_reference_to_rounding(case: TrainInput):
     assert_close_training(case.train(kernel="torch"), case.train(kernel="reference"))
+
+
+@pytest.mark.parametrize("kernel", ["numba", "torch"])
+@pytest.mark.parametrize("case", NETWORK_INPUTS, ids=lambda case: case.desc)
+def test_network_agrees_with_reference_to_rounding(case: TrainInput, kernel: str):
+    ours, theirs = case.train(kernel=kernel), case.train(kernel="reference")
+    assert ours.state.step >= 200
+    bound = {"float32": 1e-5, "float64": 1e-12}[str(theirs.params.dtype)]
+    scale = np.abs(theirs.params).max(axis=1, keepdims=True)
+    np.testing.assert_array_less(np.abs(ours.params - theirs.params), bound * np.broadcast_to(scale, ours.params.shape))
+    np.testing.assert_array_equal(ours.first_nonfinite_step, theirs.first_nonfinite_step)
+    for name in ("loss", "validation_loss", "squared_norm", "path"):
+        mine, expected = getattr(ours.curves, name), getattr(theirs.curves, name)
+        assert (mine is None) == (expected is None), name
+        if mine is not None:
+            np.testing.assert_allclose(mine, expected, rtol=20 * bound, atol=bound, err_msg=name)
+    moved = theirs.state.momentum_buffers[1:]
+    allowed = 100 * bound * np.abs(moved).max(axis=1, keepdims=True) + bound
+    np.testing.assert_array_less(np.abs(ours.state.momentum_buffers[1:] - moved), np.broadcast_to(allowed, moved.shape))
+
+
+@pytest.mark.parametrize("kernel", ["numba", "torch"])
+@pytest.mark.parametrize(("loss", "hidden"), [("mse", (5,)), ("mae", (5,)), ("mse", (6, 4))])
+def test_diverging_networks_stop_where_torchs_do(kernel: str, loss: str, hidden: tuple[int, ...]):
+    case = network("diverging", MlpModel(hidden), loss, WAVES.split(0.3), epochs=6)
+    hyperparams = {"lr": [1e12, 0.01, 3e38, 1e30, 0.02]}
+    ours, theirs = (replace(case, hyperparams=hyperparams).train(kernel=name) for name in (kernel, "reference"))
+    assert (theirs.first_nonfinite_step[[2, 3]] >= 0).all()
+    assert (theirs.first_nonfinite_step[[1, 4]] < 0).all()
+    np.testing.assert_array_equal(ours.first_nonfinite_step, theirs.first_nonfinite_step)
+    np.testing.assert_array_equal(np.isfinite(ours.params), np.isfinite(theirs.params))
+    # A sum that overflows is infinite in one order, and inf - inf in another.
+    np.testing.assert_array_equal(np.isfinite(ours.loss), np.isfinite(theirs.loss))
+    np.testing.assert_array_equal(np.isfinite(ours.curves.validation_loss), np.isfinite(theirs.curves.validation_loss))
 
 
 @pytest.mark.parametrize("kernel", COMPILED)

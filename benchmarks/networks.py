@@ -1,0 +1,290 @@
+"""Trial-steps a second of torch.optim.SGD's rule on a small perceptron: sgdcore beside jax, and torch.optim itself.
+
+Task: an mlp 8-32-1 with relu and mse on 1,024 random samples, batches of 32 in order, float32; lr, momentum,
+weight_decay, dampening and nesterov differ from trial to trial, all contenders apply them all, and no trial diverges.
+
+- sgdcore: ``sgdcore.train`` as a user calls it, by the numba kernel and by the torch kernel (``--compile``: also with
+  torch.compile).
+- jax: one jitted step by ``jax.grad``, scanned over the batches: ``vmap`` of the scan, a scan of ``vmap``, and with
+  trials as the last axis; unrolled; on one host device, and with the trials shared among one a core.
+- torch.optim: ``torch.optim.SGD`` and nn.Sequential, a trial at a time: two trials, counted per trial-step.
+
+First every contender's final parameters are held against those of sgdcore's numba kernel (exit code 1 if they are
+not close); that also compiles. Then they take turns, ``--repeats`` times; the table shows medians. The limit is the
+rate of independent fused multiply-adds of the widest vectors on all cores, measured in the same turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from rich.console import Console
+from rich.table import Table
+
+import sgdcore
+from benchmarks.contenders import CORES, BenchmarkError, Contender, Workload
+from benchmarks.engine import rate
+from sgdcore.kernels.vectors import fma, load, store
+
+INPUTS, HIDDEN, BATCH, SAMPLES = 8, 32, 32, 1024
+MULTIPLY_ADDS = BATCH * (2 * INPUTS * HIDDEN + 3 * HIDDEN)  # forward and gradients; and once back through the output
+TARGETS = {"jax": 1.0, "torch.optim": 30.0}  # the project's: sgdcore is at least so much faster
+TOLERANCE = 1e-5  # of parameters of size 1: float32 sums in another order
+WIDTH, CHAINS, SWEEPS = 16, 12, 4_000_000
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What every contender trains."""
+
+    task: sgdcore.Task
+    hyperparams: sgdcore.Hyperparams
+    start: np.ndarray[Any, np.dtype[np.float32]]  # (T, P)
+    epochs: int
+
+    @classmethod
+    def of(cls, trials: int, epochs: int) -> Networks:
+        """Random hyperparameters, none of which diverges."""
+        rng, line = np.random.default_rng(0), Workload.of(trials, 5)
+        inputs = rng.standard_normal((SAMPLES, INPUTS))
+        task = sgdcore.Task(
+            sgdcore.Dataset(inputs, np.sin(inputs[:, 0]) + inputs[:, 1] * inputs[:, 2]), sgdcore.MlpModel((HIDDEN,))
+        )
+        hyperparams = sgdcore.Hyperparams(line.lr, line.momentum, line.weight_decay, line.dampening, line.nesterov)
+        return cls(task, hyperparams, task.initial_params(np.arange(trials), "float32").astype(np.float32), epochs)
+
+    @property
+    def trial_steps(self) -> int:
+        """Steps of all trials."""
+        return len(self.hyperparams) * self.epochs * (SAMPLES // BATCH)
+
+
+def main() -> int:
+    """Verify, measure, print; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.networks", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--trials", type=int, default=512)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--compile", action="store_true", help="also the torch kernel with torch.compile")
+    options = parser.parse_args()
+    if min(options.trials, options.epochs, options.repeats) < 1 or options.trials % CORES:
+        parser.error(f"trials, epochs and repeats must be positive, trials a multiple of the {CORES} cores")
+    try:
+        compare(Networks.of(options.trials, options.epochs), options.repeats, options.compile)
+    except BenchmarkError as error:
+        print(f"benchmarks.networks: {error}", file=sys.stderr)
+        return error.code
+    return 0
+
+
+def compare(work: Networks, repeats: int, compiled: bool) -> None:
+    """Verify all contenders, let them take turns, print the table."""
+    ours = list(sgdcore_contenders(work, compiled))
+    forms, loop = list(jax_contenders(work)), torch_optim(work)
+    deviations = verify(ours[0], [*ours, *forms, loop])
+    fastest = max(forms, key=lambda form: max(rate(form) for _ in range(3)))
+    rows = list(dict.fromkeys([*ours, forms[0], fastest, loop]))
+    rates: dict[str, list[float]] = {row.name: [] for row in rows}
+    peaks = []
+    for _ in range(repeats):
+        for row in rows:
+            rates[row.name].append(rate(row))
+        peaks.append(peak_rate())
+    _print(work, rates, deviations, statistics.median(peaks))
+
+
+def verify(truth: Contender, contenders: list[Contender]) -> dict[str, float]:
+    """How far 99 in 100 of each contender's trials are from ``truth``; every one has then run once.
+
+    Where rounding takes a unit's sum across relu's kink, two exact runs part: hence not all trials.
+    """
+    expected = truth.result(truth.run())
+    if not np.isfinite(expected).all():
+        raise BenchmarkError(f"{truth.name} diverged: these settings compare different amounts of work")
+    deviations = {}
+    for contender in contenders:
+        final = contender.result(contender.run())
+        deviations[contender.name] = float(np.quantile(np.abs(final - expected[: len(final)]).max(axis=1), 0.99))
+        if not deviations[contender.name] <= TOLERANCE:
+            raise BenchmarkError(f"{contender.name} is {deviations[contender.name]:.3g} off {truth.name}'s parameters")
+    return deviations
+
+
+def sgdcore_contenders(work: Networks, compiled: bool) -> Iterator[Contender]:
+    """sgdcore.train, recording the ends only."""
+    for kernel, compile in (("numba", False), ("torch", False), *([("torch", True)] if compiled else [])):
+        run = partial(
+            sgdcore.train, work.task, work.hyperparams, epochs=work.epochs, batch_size=BATCH, start=work.start,
+            record=sgdcore.Recording(points=0), kernel=kernel, device="cpu", compile=compile,
+        )  # fmt: skip
+        name = f"sgdcore, {kernel}{', compiled' if compile else ''}"
+        yield Contender(name, work.trial_steps, run, lambda trajectories: trajectories.params)
+
+
+def jax_contenders(work: Networks) -> Iterator[Contender]:
+    """The jitted scan in all its forms, vmap of a scan first.
+
+    Raises:
+        BenchmarkError: jax is not installed.
+    """
+    try:
+        import jax
+    except ImportError as error:
+        raise BenchmarkError('jax is not installed: pip install -e ".[bench]"', code=2) from error
+    from jax import lax
+    from jax import numpy as jnp
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    jax.config.update("jax_num_cpu_devices", CORES)
+    by_trial, everywhere = PartitionSpec("cores"), PartitionSpec()
+    rows = work.hyperparams
+    numbers = np.float32([rows.lr, rows.momentum, rows.weight_decay, 1 - rows.dampening])
+    columns = (*numbers, rows.nesterov)
+    features = np.tile(work.task.features.astype(np.float32).reshape(-1, BATCH, INPUTS), (work.epochs, 1, 1))
+    targets = np.tile(work.task.dataset.targets.astype(np.float32).reshape(-1, BATCH), (work.epochs, 1))
+
+    def split(p: Any) -> Any:
+        first = INPUTS * HIDDEN
+        return p[:first].reshape(HIDDEN, INPUTS, *p.shape[1:]), p[first : first + HIDDEN], p[first + HIDDEN : -1], p[-1]
+
+    def loss(params: Any, x: Any, y: Any) -> Any:
+        w, b, v, c = params
+        return jnp.mean((jax.nn.relu(x @ w.T + b) @ v + c - y) ** 2)
+
+    def losses(params: Any, x: Any, y: Any) -> Any:  # trials last; the sum's gradient is every trial's own
+        w, b, v, c = params
+        hidden = jax.nn.relu(jnp.einsum("hdt,bd->bht", w, x) + b)
+        return (((hidden * v).sum(1) + c - y[:, None]) ** 2).mean(0).sum()
+
+    def update(param: Any, gradient: Any, buffer: Any, columns: Any) -> Any:
+        lr, momentum, decay, undamped, nesterov = columns
+        gradient = gradient + decay * param
+        buffer = gradient if buffer is None else momentum * buffer + undamped * gradient
+        return param - lr * jnp.where(nesterov, gradient + momentum * buffer, buffer), buffer
+
+    def step(loss: Any, state: Any, columns: Any, sample: Any) -> Any:
+        params, buffers = state
+        gradients = jax.grad(loss)(params, *sample)
+        pairs = [update(p, g, b, columns) for p, g, b in zip(params, gradients, buffers or [None] * 4, strict=True)]
+        return tuple(p for p, _ in pairs), tuple(b for _, b in pairs)
+
+    def scanned(step: Any, params: Any, columns: Any, samples: Any, unroll: int) -> Any:
+        state = step((params, None), columns, tuple(s[0] for s in samples))
+        rest = tuple(s[1:] for s in samples)
+        return lax.scan(lambda state, sample: (step(state, columns, sample), None), state, rest, unroll=unroll)[0][0]
+
+    def flat(params: Any) -> Any:
+        return jnp.concatenate([p.reshape(-1) for p in params])
+
+    def vmap_of_scan(start: Any, columns: Any, samples: Any, unroll: int) -> Any:
+        def one(p: Any, columns: Any) -> Any:
+            return flat(scanned(partial(step, loss), split(p), columns, samples, unroll))
+
+        return jax.vmap(one)(start, columns)
+
+    def scan_of_vmap(start: Any, columns: Any, samples: Any, unroll: int) -> Any:
+        one_step = jax.vmap(partial(step, loss), in_axes=(0, 0, None))
+        return jax.vmap(flat)(scanned(one_step, jax.vmap(split)(start), columns, samples, unroll))
+
+    def trials_last(start: Any, columns: Any, samples: Any, unroll: int) -> Any:
+        finals = scanned(partial(step, losses), split(start.T), columns, samples, unroll)
+        return jnp.concatenate([p.reshape(-1, len(start)) for p in finals]).T
+
+    def form(name: str, run: Callable[..., Any], unroll: int, devices: int) -> Contender:
+        mesh = jax.make_mesh((devices,), ("cores",), devices=jax.devices("cpu")[:devices])
+        places = (NamedSharding(mesh, by_trial), NamedSharding(mesh, by_trial), NamedSharding(mesh, everywhere))
+        parts = (work.start, columns, (features, targets))
+        arguments = tuple(jax.device_put(part, place) for part, place in zip(parts, places, strict=True))
+        run = partial(run, unroll=unroll)
+        if devices > 1:
+            specs = (by_trial, by_trial, everywhere)
+            run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=by_trial, check_vma=False)
+        compiled = jax.jit(run)
+        name = f"jax, {name}{f', unroll {unroll}' if unroll > 1 else ''}{f', {devices} devices' if devices > 1 else ''}"
+        return Contender(name, work.trial_steps, lambda: jax.block_until_ready(compiled(*arguments)))
+
+    yield form("vmap of scan", vmap_of_scan, 1, 1)
+    for name, run in (("vmap of scan", vmap_of_scan), ("scan of vmap", scan_of_vmap), ("trials last", trials_last)):
+        for unroll in (1, 2):
+            yield form(name, run, unroll, CORES)
+
+
+def torch_optim(work: Networks, trials: int = 2) -> Contender:
+    """torch.optim.SGD on nn.Sequential, one trial after the other."""
+    features = torch.tensor(work.task.features, dtype=torch.float32).split(BATCH)
+    targets = torch.tensor(work.task.dataset.targets, dtype=torch.float32)[:, None].split(BATCH)
+
+    def run() -> list[np.ndarray[Any, Any]]:
+        finals = []
+        for trial in range(trials):
+            model = torch.nn.Sequential(torch.nn.Linear(INPUTS, HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, 1))
+            torch.nn.utils.vector_to_parameters(torch.from_numpy(work.start[trial]), model.parameters())
+            optimizer = torch.optim.SGD(model.parameters(), **work.hyperparams.arguments(trial))
+            for _ in range(work.epochs):
+                for x, y in zip(features, targets, strict=True):
+                    optimizer.zero_grad()
+                    torch.nn.functional.mse_loss(model(x), y).backward()
+                    optimizer.step()
+            finals.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy())
+        return finals
+
+    return Contender("torch.optim, trial by trial", trials * work.trial_steps // len(work.hyperparams), run)
+
+
+def peak_rate() -> float:
+    """Float32 fused multiply-adds a second on all cores, in chains that do not wait for each other."""
+    values = [np.ones(CHAINS * WIDTH, np.float32) for _ in range(CORES)]
+    _chains(values[0], np.full(WIDTH, 0.5, np.float32), 1)
+    with ThreadPoolExecutor(CORES) as pool:
+        begin = time.perf_counter()
+        list(pool.map(lambda value: _chains(value, np.full(WIDTH, 0.5, np.float32), SWEEPS), values))
+        return CORES * SWEEPS * CHAINS * WIDTH / (time.perf_counter() - begin)
+
+
+@njit(nogil=True)
+def _chains(values: Any, factor: Any, sweeps: int) -> None:
+    factors, chains = load(factor, 0, WIDTH, 1, WIDTH), load(values, 0, WIDTH, CHAINS, WIDTH)
+    for _ in range(sweeps):
+        chains = fma(chains, factors, factors)
+    store(values, 0, WIDTH, chains)
+
+
+def _print(work: Networks, rates: dict[str, list[float]], deviations: dict[str, float], peak: float) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    ours = next(iter(medians))
+    trials = len(work.hyperparams)
+    title = f"an mlp {INPUTS}-{HIDDEN}-1, batches of {BATCH}, all five hyperparameters mixed: {trials:,} trials"
+    table = Table(title=f"{title} x {work.trial_steps // trials:,} steps, float32, {CORES} cores")
+    table.add_column(no_wrap=True)
+    for heading in ("trial-steps/s", "lowest .. highest", f"{ours}\nfaster by", "|Δ| of 99 %"):
+        table.add_column(heading, justify="right")
+    for name, median in medians.items():
+        spread = f"{min(rates[name]):.2g} .. {max(rates[name]):.2g}"
+        table.add_row(name, f"{median:.3g}", spread, f"{medians[ours] / median:,.2f} x", f"{deviations[name]:.1e}")
+    console.print(table)
+    for peer, target in TARGETS.items():
+        for name in (name for name in medians if name.startswith(peer)):
+            ratio = medians[ours] / medians[name]
+            console.print(
+                f"target {target:g} x {peer}: {ratio:.2f} x {name}, {'reached' if ratio >= target else 'MISSED'}"
+            )
+    console.print(
+        f"limit: {MULTIPLY_ADDS:,} multiply-adds a trial-step, the cores fuse {peak:.3g} a second: {ours} is at "
+        f"{MULTIPLY_ADDS * medians[ours] / peak:.0%} of {peak / MULTIPLY_ADDS:.3g} trial-steps/s"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
