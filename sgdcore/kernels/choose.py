@@ -11,6 +11,7 @@ from sgdcore.kernels.base import Kernel
 from sgdcore.tasks.task import Task
 
 KERNELS = ("numba", "triton", "torch", "reference")
+MOST_PARAMETERS = 16  # of the triton kernel: what a thread's registers hold of a trial
 _QUADRATIC = ("numba", "triton")  # those that train models linear in their parameters with squared loss, and no others
 
 
@@ -37,12 +38,18 @@ def choose(task: Task, kernel: str = "auto", device: str = "auto") -> Choice:
     if kernel == "numba" and device == "auto":
         device = "cpu"
     device = resolve(device)
-    if kernel == "auto":
-        kernel = "torch" if not task.is_quadratic else "numba" if device == "cpu" else "triton"
+    fits = len(task.parameter_names) <= MOST_PARAMETERS
+    if kernel == "auto" and device == "cpu":
+        kernel = "numba" if task.is_quadratic else "torch"
+    elif kernel == "auto":
+        kernel = "triton" if task.is_quadratic and fits else "torch"
     if kernel == "numba" and device != "cpu":
         raise KernelUnavailable(f"the numba kernel runs on the CPU only, not on {device}: use triton")
     if kernel == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise KernelUnavailable("the triton kernel needs a CUDA GPU: use numba")
+    if kernel == "triton" and not fits:
+        given = len(task.parameter_names)
+        raise KernelUnavailable(f"the triton kernel holds up to {MOST_PARAMETERS} parameters, not {given}: use torch")
     return _load(kernel, device)
 
 
@@ -61,7 +68,7 @@ def _load(kernel: str, device: str) -> Choice:
             ) from error
         from sgdcore.kernels import linear_triton
 
-        return Choice(kernel, device, linear_triton.advance)
+        return Choice(kernel, device, linear_triton.advance, mixes_orders=True)
     if kernel == "torch":
         from sgdcore.kernels import module_torch
 
