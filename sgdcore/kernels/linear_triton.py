@@ -10,7 +10,7 @@ Recorded steps leave a launch as parameters; losses are taken of these afterward
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +116,7 @@ class _Pack:
 
 
 def _columns(hyperparams: Hyperparams, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """(5, T) -lr, momentum, weight_decay, 1 - dampening, nesterov, all computed in double and then cast, as torch does."""
+    """(5, T) -lr, momentum, weight_decay, 1 - dampening, nesterov: computed in double, then cast, as torch does."""
     given = (hyperparams.momentum, hyperparams.weight_decay, 1 - hyperparams.dampening, hyperparams.nesterov)
     return np.array([-hyperparams.lr, *given]).astype(dtype)
 
@@ -179,21 +179,24 @@ def _record(problem: Problem, curves: Curves, points: slice, path: torch.Tensor)
     assert problem.training is not None
     curves.loss[:, points] = _losses(problem.training, exact).cpu().numpy()
     if curves.squared_norm is not None:
-        curves.squared_norm[:, points] = _total(value * value for value in exact).cpu().numpy()
+        curves.squared_norm[:, points] = (
+            _total(torch.zeros_like(exact[0]), (value * value for value in exact)).cpu().numpy()
+        )
     if curves.validation_loss is not None and problem.validation is not None:
         curves.validation_loss[:, points] = _losses(problem.validation, exact).cpu().numpy()
 
 
 def _losses(form: Quadratic, params: list[torch.Tensor]) -> torch.Tensor:
     """minimum + |factor p - centre|^2, one operation at a time: no value's bits then depend on its neighbours."""
-    rows = zip(form.factor.tolist(), form.centre.tolist(), strict=True)
-    reached = (_total((w * p for w, p in zip(row[i:], params[i:], strict=True)), -c) for i, (row, c) in enumerate(rows))
-    return _total((value * value for value in reached), form.minimum)
+    loss = torch.full_like(params[0], form.minimum)
+    for i, (row, centre) in enumerate(zip(form.factor.tolist(), form.centre.tolist(), strict=True)):
+        weighted = (weight * value for weight, value in zip(row[i:], params[i:], strict=True))
+        reached = _total(torch.full_like(loss, -centre), weighted)
+        loss += reached * reached
+    return loss
 
 
-def _total(terms: Iterator[torch.Tensor], first: float = 0.0) -> torch.Tensor:
-    """``first`` and the terms, summed from left to right."""
-    total = torch.add(next(terms), first)
+def _total(total: torch.Tensor, terms: Iterable[torch.Tensor]) -> torch.Tensor:
     for term in terms:
         total += term
     return total
