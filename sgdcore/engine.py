@@ -74,6 +74,7 @@ def train(
     _check_range(hyperparams, dtype)
     chosen = choose(task, kernel, device)
     problem = make_problem(task, dtype)
+    _check_module(task, dtype, batch_size)
     per_epoch = steps_per_epoch(task.samples, batch_size)
     state = _start(task, problem, hyperparams, start, seeds, dtype)
     epochs_done, partial = divmod(state.step, per_epoch)
@@ -106,6 +107,16 @@ def train(
         kernel=chosen.name,
         device=chosen.device,
     )
+
+
+def check_task(task: Task, dtype: Dtype, batch_size: int) -> None:
+    """Whether the task can be trained so, without training it.
+
+    Raises:
+        InvalidTask: data that are not finite in dtype, or a module that cannot be trained.
+    """
+    make_problem(task, dtype)
+    _check_module(task, dtype, batch_size)
 
 
 def make_problem(task: Task, dtype: Dtype) -> Problem:
@@ -148,6 +159,13 @@ class _Run:
             segment = Segment(stop, samples, which, block.start, self.batch_size, recorded)
             self.advance(self.problem, hyperparams, state, segment, curves, self.resources)
             object.__setattr__(state, "step", stop)
+
+
+def _check_module(task: Task, dtype: Dtype, batch_size: int) -> None:
+    if not task.model.linear:
+        from sgdcore.kernels.functional import check_module
+
+        check_module(task, dtype, batch_size)
 
 
 def _check(epochs: int, batch_size: int, order: str, dtype: str) -> None:

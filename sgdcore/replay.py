@@ -38,6 +38,13 @@ class Step:
     torch_momentum_buffers: NDArray[Any]
 
     @property
+    def relative_deviation(self) -> float:
+        """The same, as a share of torch's largest finite parameter or buffer."""
+        theirs = np.concatenate([self.torch_params, self.torch_momentum_buffers]).astype(np.float64)
+        size = np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0)
+        return self.deviation / size if size else self.deviation
+
+    @property
     def deviation(self) -> float:
         """Largest difference between the two, over parameters and buffers; equal infinities and nans differ by 0."""
         ours = np.concatenate([self.params, self.momentum_buffers]).astype(np.float64)

@@ -67,9 +67,9 @@ def update(
 def bind(fma: Callable[..., Any], select: Callable[..., Any], **names: Any) -> FunctionType:
     """The same code as :func:`update`, calling a kernel's own ``fma`` and ``select``.
 
-    ``names``: what a compiler of the source text cannot find otherwise, such as the types in annotations.
+    ``names``: what else a compiler of the source text looks up, such as the types in annotations.
     """
-    scope = {"__name__": __name__, "fma": fma, "select": select, **names}
+    scope = {"__name__": __name__, "__builtins__": {}, "fma": fma, "select": select, **names}
     return FunctionType(update.__code__, scope, update.__name__)
 
 

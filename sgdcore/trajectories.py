@@ -73,11 +73,11 @@ class Curves:
 
         return Curves(self.steps, *(None if a is None else other(a) for a in self._arrays()))  # type: ignore[arg-type]
 
-    def put(self, trials: NDArray[np.intp], part: Curves) -> None:
-        """Write some trials' curves."""
+    def put(self, trials: NDArray[np.intp], part: Curves, recorded: slice = slice(None)) -> None:
+        """Write some trials' curves, all points or those recorded."""
         for mine, theirs in zip(self._arrays(), part._arrays(), strict=True):
             if mine is not None and theirs is not None:
-                mine[trials] = theirs
+                mine[trials, recorded] = theirs[:, recorded]
 
     def blank(self, recorded: slice) -> None:
         """Write NaN over some points of all trials."""

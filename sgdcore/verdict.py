@@ -1,7 +1,8 @@
 """Verdicts: what became of each trial, from converged to diverged, how far it overshot and when it arrived.
 
 Let J = loss + weight_decay/2 |p|^2 be the objective that the trial descends, J0 its value at the first recorded
-step, J the last and J* the least possible. A trial is
+step, J the last and J* the least possible: exact for linear models with squared loss, for others the least that any
+trial of the same weight decay has reached. A trial is
 
     diverged    a parameter or J is not finite, or J > diverged_factor * J0
     diverging   J > J0 + atol
@@ -46,7 +47,7 @@ class Judgement:
     best_step: NDArray[np.int64]  # (T,) recorded step of best_loss, the first of equals
     first_nonfinite_step: NDArray[np.int64]  # (T,) -1 where there is none
     steps_to_tolerance: NDArray[np.int64]  # (T,) first recorded step within the converged tolerance, -1 if never
-    overshoot_percent: FloatArray  # (T,) 0 where nothing went past its target, NaN where the start was the target
+    overshoot_percent: FloatArray  # (T,) 0 where nothing went past its target, NaN where that is the start or unknown
     overshoot_parameter: NDArray[np.intp]  # (T,) index of the parameter that went farthest, -1 where none did
     peak_value: FloatArray  # (T,) its farthest value, NaN where none
     peak_step: NDArray[np.int64]  # (T,) the step that reached it, -1 where none
@@ -54,31 +55,73 @@ class Judgement:
 
 def judge(trajectories: Trajectories, thresholds: Thresholds | None = None) -> Judgement:
     """Verdicts of all trials. Losses are judged at the recorded steps, overshoot at every step."""
-    limits = thresholds or Thresholds()
-    trials = np.arange(len(trajectories))
-    with np.errstate(over="ignore", invalid="ignore"):
-        objective = trajectories.objective
-        finite = np.isfinite(objective)
-        last = np.maximum(objective.shape[1] - 1 - np.argmax(finite[:, ::-1], axis=1), 0)
-        first_objective, last_objective = objective[:, 0], objective[trials, last]
-        tolerance = limits.rtol * (first_objective - trajectories.minimum) + limits.atol
-        within = finite & (objective - trajectories.minimum[:, np.newaxis] <= tolerance[:, np.newaxis])
-    stopped = (trajectories.first_nonfinite_step != NEVER) | ~finite.all(axis=1)
+    objective = trajectories.objective
     losses = np.where(np.isfinite(trajectories.loss), trajectories.loss, np.inf)
-    best = np.argmin(losses, axis=1)
+    trials, best, last = np.arange(len(losses)), np.argmin(losses, axis=1), _last(objective)
+    stopped = trajectories.first_nonfinite_step != NEVER
+    minimum = trajectories.minimum
+    if np.isnan(minimum).any():
+        minimum = least_reached(objective, trajectories.weight_decay)
+    verdict, steps_to_tolerance = conclude(objective, minimum, stopped, trajectories.steps, thresholds)
     percent, parameter, peak_value, peak_step = _overshoot(trajectories)
     return Judgement(
-        verdict=_verdicts(objective, last_objective, stopped, within[trials, last], limits),
+        verdict=verdict,
         final_loss=_finite_or_nan(trajectories.loss[trials, last]),
         best_loss=_finite_or_nan(losses[trials, best]),
         best_step=np.where(np.isfinite(losses[trials, best]), trajectories.steps[best], NEVER),
         first_nonfinite_step=trajectories.first_nonfinite_step,
-        steps_to_tolerance=np.where(within.any(axis=1), trajectories.steps[np.argmax(within, axis=1)], NEVER),
+        steps_to_tolerance=steps_to_tolerance,
         overshoot_percent=percent,
         overshoot_parameter=parameter,
         peak_value=peak_value,
         peak_step=peak_step,
     )
+
+
+def least_reached(objective: FloatArray, weight_decay: FloatArray) -> FloatArray:
+    """(T, K) objectives, (T,) weight decays -> (T,): the least finite value among the trials of each trial's decay.
+
+    inf where there is none.
+    """
+    decays, which = np.unique(weight_decay, return_inverse=True)
+    least = np.full(len(decays), np.inf)
+    np.minimum.at(least, which, np.where(np.isfinite(objective), objective, np.inf).min(axis=1))
+    return least[which]
+
+
+def conclude(
+    objective: FloatArray,
+    minimum: FloatArray,
+    stopped: NDArray[np.bool_],
+    steps: NDArray[np.int64],
+    thresholds: Thresholds | None = None,
+) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Verdicts and steps to tolerance, by the definitions at the head of this file.
+
+    Args:
+        objective: (T, K) J at the recorded steps, not finite from where a trial stopped.
+        minimum: (T,) J*.
+        stopped: (T,) whether a parameter became non-finite.
+        steps: (K,) recorded steps.
+        thresholds: the numbers in the definitions.
+
+    Returns:
+        (T,) verdicts, and (T,) the first recorded step within the converged tolerance, -1 if never.
+    """
+    limits = thresholds or Thresholds()
+    trials, last = np.arange(len(objective)), _last(objective)
+    finite = np.isfinite(objective)
+    with np.errstate(over="ignore", invalid="ignore"):
+        tolerance = limits.rtol * (objective[:, 0] - minimum) + limits.atol
+        within = finite & (objective - minimum[:, np.newaxis] <= tolerance[:, np.newaxis])
+    verdict = _verdicts(objective, objective[trials, last], stopped | ~finite.all(axis=1), within[trials, last], limits)
+    return verdict, np.where(within.any(axis=1), steps[np.argmax(within, axis=1)], NEVER)
+
+
+def _last(objective: FloatArray) -> NDArray[np.intp]:
+    """(T,) the last point at which each trial's objective is finite, the first if none is."""
+    after = np.argmax(np.isfinite(objective)[:, ::-1], axis=1)
+    return np.asarray(np.maximum(objective.shape[1] - 1 - after, 0), dtype=np.intp)
 
 
 def _verdicts(
@@ -114,7 +157,7 @@ def _overshoot(
     most = percent[trials, which]
     past = most > 0
     return (
-        np.where(past, most, np.where(distance.any(axis=1), 0.0, np.nan)),
+        np.where(past, most, np.where((distance > 0).any(axis=1), 0.0, np.nan)),
         np.where(past, which, -1),
         np.where(past, peak[trials, which], np.nan),
         np.where(past, state.peak_step[trials, which], NEVER),

@@ -27,7 +27,7 @@ from sweeps import yaml
 from sweeps.errors import ConfigError
 
 HYPERPARAMETERS = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
-_INIT = re.compile(r"init\.(weight(\.\d+)?|bias)")
+_INIT = re.compile(r"init\.\w+(\.\w+)*")
 _MAX_AXIS = 10_000_000
 _LARGEST = {"float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
 _CUSTOM, _UNKNOWN = "needed", "unknown_key"  # pydantic error types of this module's own
@@ -62,6 +62,12 @@ def _sample(value: Any) -> Any:
 def _printable(value: str) -> str:
     if not value.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
         raise PydanticCustomError(_CUSTOM, "text without control characters is needed")
+    return value
+
+
+def _dotted(value: str) -> str:
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", value):
+        raise PydanticCustomError(_CUSTOM, "package.module:callable is needed")
     return value
 
 
@@ -195,24 +201,46 @@ class PolynomialModel(Model):
     init: Literal["torch", "zeros"] = "torch"
 
 
+class MlpModel(Model):
+    """A multi-layer perceptron: Linear layers of these widths with an activation between, torch's initialisation."""
+
+    kind: Literal["mlp"]
+    hidden: Annotated[tuple[Annotated[Count, Field(le=100_000)], ...], Field(min_length=1)] = (32,)
+    activation: Literal["relu", "tanh", "sigmoid", "gelu", "silu"] = "relu"
+    init: Literal["torch"] = "torch"
+
+
+class ModuleModel(Model):
+    """Any torch.nn.Module: ``module`` is package.module:callable, called with ``arguments``, returning a fresh one."""
+
+    kind: Literal["module"]
+    module: Annotated[Text, AfterValidator(_dotted)]
+    arguments: dict[str, Any] = {}
+    init: Literal["torch"] = "torch"
+
+
 class TaskConfig(Model):
     """What is trained."""
 
     dataset: Annotated[
         LineData | LinearData | PolynomialData | SineData | FileData | DiabetesData, Field(discriminator="kind")
     ]
-    model: Annotated[LinearModel | PolynomialModel, Field(discriminator="kind")] = LinearModel(kind="linear")
-    loss: Literal["mse"] = "mse"
+    model: Annotated[LinearModel | PolynomialModel | MlpModel | ModuleModel, Field(discriminator="kind")] = LinearModel(
+        kind="linear"
+    )
+    loss: Literal["mse", "mae", "huber"] = "mse"
+    huber_delta: Positive = 1.0
 
 
 class TrainingConfig(Model):
-    """How every trial is trained."""
+    """How every trial is trained; ``compile`` is for networks: torch.compile makes their steps."""
 
     epochs: Annotated[Count, Field(le=1_000_000_000)]
     batch_size: Count = 1
     order: Literal["sequential", "shuffled"] = "sequential"
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu"] = "auto"
+    compile: bool = False
 
 
 class Axis(Model):
@@ -405,8 +433,8 @@ def _override(document: dict[str, Any], override: str) -> None:
 
 
 def _segments(key: str) -> list[str]:
-    """Split a dotted key; the axes named init.weight, init.weight.0 and init.bias are one segment."""
-    match = re.search(r"(?:^|\.)init\.(weight(\.\d+)?|bias)(?=\.|$)", key)
+    """Split a dotted key; an axis such as init.weight.0 is one segment."""
+    match = re.search(r"(?:^|\.)init\.\w+(\.\w+)*?(?=\.(values?|min|max|count|scale)(\.|$)|$)", key)
     if not match:
         return key.split(".")
     before, after = key[: match.start()], key[match.end() :]

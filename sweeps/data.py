@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sgdcore import Dataset, InvalidTask, LinearModel, PolynomialModel, Task
-from sgdcore.tasks import datasets
+from sgdcore import Dataset, InvalidTask, LinearModel, MlpModel, ModuleModel, PolynomialModel, Task
+from sgdcore.tasks import Model, datasets
 from sweeps import config
 from sweeps.errors import DataError
 
@@ -23,14 +25,12 @@ def load_task(description: config.TaskConfig) -> Task:
     Raises:
         DataError: a file that cannot be read or holds missing or non-numeric cells, or a model that does not fit.
     """
-    model = description.model
     try:
         return Task(
             load_dataset(description.dataset),
-            PolynomialModel(model.degree, model.bias)
-            if isinstance(model, config.PolynomialModel)
-            else LinearModel(model.bias),
+            _model(description.model),
             description.loss,
+            description.huber_delta,
         )
     except InvalidTask as error:
         raise DataError(f"task: {error}") from error
@@ -45,6 +45,21 @@ def load_dataset(description: object) -> Dataset:
     if description.standardize != "none":
         data = data.standardized(targets=description.standardize == "all")
     return data
+
+
+def _model(d: object) -> Model:
+    match d:
+        case config.LinearModel():
+            return LinearModel(d.bias)
+        case config.PolynomialModel():
+            return PolynomialModel(d.degree, d.bias)
+        case config.MlpModel():
+            return MlpModel(d.hidden, d.activation)
+        case config.ModuleModel():
+            if os.getcwd() not in sys.path:
+                sys.path.append(os.getcwd())  # as python -m does: the user's file lies beside the sweep's
+            return ModuleModel(d.module, d.arguments)
+    raise TypeError(f"not a model's description: {d!r}")
 
 
 def _make(d: object) -> Dataset:

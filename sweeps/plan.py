@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from sgdcore import Hyperparams, Recording, Task
 from sgdcore.batches import steps_per_epoch
+from sgdcore.recording import MAX_PATH_PARAMETERS
+from sgdcore.tasks import ModuleModel
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.search import grid
@@ -32,6 +34,7 @@ SAME_TRIAL = "the same trial in more than one mapping"
 _SECONDS_PER_SHARD = 1.0
 _FLOPS_PER_SECOND = 4e9  # of one core, reached by the kernel; only sizes the shards
 _SHARD_BYTES = 64e6
+_LEAST_PACK = 64
 MAX_TRIALS = 10**9
 MAX_POINTS = 1_000_000
 
@@ -43,7 +46,7 @@ class Trials:
     number: NDArray[np.int64]  # the trial's place in the plan
     seed: NDArray[np.int64]
     hyperparams: Hyperparams
-    start: FloatArray  # (T, P), NaN where the model's own initialisation starts
+    start: FloatArray  # (T, S), NaN where the model's own initialisation starts
 
     def __len__(self) -> int:
         """Number of trials T."""
@@ -68,6 +71,7 @@ class Plan:
     """The trials of a sweep."""
 
     parameter_names: tuple[str, ...]
+    starts: tuple[str, ...]  # the S parameters that can be given start values: all, or none of a large network
     blocks: tuple[Block, ...]
     overlaps: tuple[NDArray[np.int64] | None, ...]  # rows kept of a block that shares rows with an earlier one
     dropped: dict[str, int]
@@ -105,7 +109,9 @@ class Plan:
             number=numbers,
             seed=columns["seed"].astype(np.int64),
             hyperparams=Hyperparams(**{name: columns[name] for name in HYPERPARAMETERS}),
-            start=np.column_stack([columns[f"init.{name}"] for name in self.parameter_names]),
+            start=np.array([columns[f"init.{name}"] for name in self.starts]).reshape(len(self.starts), -1).T
+            if self.starts
+            else np.empty((len(numbers), 0)),
         )
 
     def ids(self, trials: Trials) -> list[str]:
@@ -137,10 +143,11 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config") -> Plan:
         ConfigError: an init.* axis for a parameter that the model does not have, no trials left, or too many.
     """
     names = task.parameter_names
-    _check_starts(config, names, where)
+    starts = names if task.model.linear or len(names) <= MAX_PATH_PARAMETERS else ()
+    _check_starts(config, names, starts, where)
     dropped: dict[str, int] = {}
     merged: dict[str, int] = {}
-    products = grid.blocks(config, names)
+    products = grid.blocks(config, starts)
     blocks = [part for block in products for part in _normalise(block, config, dropped, merged)]
     if math.fsum(map(len, blocks)) > MAX_TRIALS:
         raise ConfigError(where, [f"parameters: {sum(map(len, blocks)):,} trials; at most {MAX_TRIALS:,} are allowed"])
@@ -157,6 +164,7 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config") -> Plan:
     widths = {name: len({v for b in products for v in b[name]}) for name, _ in products[0].axes}
     return Plan(
         parameter_names=names,
+        starts=starts,
         blocks=tuple(blocks),
         overlaps=tuple(overlaps),
         dropped={k: v for k, v in dropped.items() if v},
@@ -168,9 +176,14 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config") -> Plan:
     )
 
 
-def _check_starts(config: SweepConfig, names: tuple[str, ...], where: str) -> None:
-    known = {f"init.{name}" for name in names} | {"init.weight"}
-    unknown = sorted({n for m in config.mappings() for n in m if n.startswith("init.")} - known)
+def _check_starts(config: SweepConfig, names: tuple[str, ...], starts: tuple[str, ...], where: str) -> None:
+    given = sorted({n for m in config.mappings() for n in m if n.startswith("init.")})
+    if given and not starts:
+        problem = (
+            f"start values are for networks of up to {MAX_PATH_PARAMETERS} parameters; this one has {len(names):,}"
+        )
+        raise ConfigError(where, [f"parameters.{name}: {problem}" for name in given])
+    unknown = [name for name in given if not grid.meant(name, starts)]
     if unknown:
         raise ConfigError(
             where, [f"parameters.{name}: the model's parameters are {', '.join(names)}" for name in unknown]
@@ -202,7 +215,8 @@ def _normalise(block: Block, config: SweepConfig, dropped: dict[str, int], merge
 
 def _drawn(block: Block, config: SweepConfig) -> bool:
     """Whether some start value comes from torch's initialisation, hence from the seed."""
-    unset = any(math.isnan(v) for name, values in block.axes if name.startswith("init.") for v in values)
+    starts = [values for name, values in block.axes if name.startswith("init.")]
+    unset = not starts or any(math.isnan(v) for values in starts for v in values)
     return unset and config.task.model.init == "torch"
 
 
@@ -222,13 +236,16 @@ def _overlaps(blocks: list[Block], merged: dict[str, int]) -> list[NDArray[np.in
 
 
 def _shard_size(config: SweepConfig, task: Task, trials: int, steps: int) -> int:
-    """Trials for about a second of work on one core, few enough to feed every core and to fit in memory."""
+    """Trials for some seconds of work on one core, few enough to feed every core and to fit in memory."""
     parameters = len(task.parameter_names)
     batch = min(config.training.batch_size, task.samples)
-    flops = steps * (4 * batch + 12) * parameters + 50 * parameters**2 * config.record.points
     points = len(Recording(config.record.points, config.record.spacing).steps(0, steps))
-    size = 8 * points * (2 + (parameters if parameters <= 16 else 0)) + 200
+    evaluation = 50 * parameters**2 if task.is_quadratic else 2 * parameters * task.samples
+    flops = steps * (6 * batch + 12) * parameters + points * evaluation
+    size = 8 * points * (2 + (parameters if parameters <= MAX_PATH_PARAMETERS else 0)) + 8 * parameters + 200
     by_time = int(_SECONDS_PER_SHARD * _FLOPS_PER_SECOND / max(flops, 1))
+    if not task.is_quadratic:
+        by_time = max(by_time, _LEAST_PACK)  # a step of a pack costs nearly the same for one trial
     by_memory = int(_SHARD_BYTES / size)
     by_cores = math.ceil(trials / len(os.sched_getaffinity(0)))
     return max(1, min(by_time, by_memory, by_cores))
@@ -236,6 +253,15 @@ def _shard_size(config: SweepConfig, task: Task, trials: int, steps: int) -> int
 
 def _context(config: SweepConfig, task: Task) -> str:
     model = config.task.model.model_dump(mode="json")
-    training = config.training.model_dump(mode="json", exclude={"device"})
-    document = {"data": task.dataset.digest, "model": model, "loss": config.task.loss, "training": training}
+    if isinstance(task.model, ModuleModel):
+        model["source"] = task.model.source_digest
+    training = config.training.model_dump(mode="json", exclude={"device", "compile"})
+    document: dict[str, object] = {
+        "data": task.dataset.digest,
+        "model": model,
+        "loss": config.task.loss,
+        "training": training,
+    }
+    if config.task.loss == "huber":
+        document["huber_delta"] = config.task.huber_delta
     return hashlib.blake2b(json.dumps(document, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -12,13 +12,15 @@ from typing import Any, Protocol
 
 import pyarrow.compute as pc
 
-from sgdcore import InvalidTask
+from sgdcore import InvalidTask, Thresholds
+from sgdcore.engine import check_task
 from sgdcore.verdict import VERDICTS
 from sweeps import __version__, data
 from sweeps.config import SweepConfig, load
 from sweeps.errors import ConfigError, StoreError, TrackingError
 from sweeps.execute.base import Executor
 from sweeps.plan import make_plan
+from sweeps.settle import settle
 from sweeps.store import Store, SweepFiles
 from sweeps.tracking.base import BEST_TRIAL, REDACTED, TRIAL_COUNT, Sweep, Tracker, best_trials, wanted
 from sweeps.tracking.pipeline import Pipeline
@@ -69,8 +71,7 @@ def prepare(config: SweepConfig, where: str = "config") -> Work:
     """
     task = data.load_task(config.task)
     try:
-        task.quadratic(config.training.dtype)
-        task.validation_quadratic(config.training.dtype)
+        check_task(task, config.training.dtype, config.training.batch_size)
     except InvalidTask as error:
         raise ConfigError(where, [f"task: {error}"]) from error
     return Work(config, task, make_plan(config, task, where))
@@ -131,13 +132,14 @@ def _finish(outcome: Outcome, executor: Executor, tracker: Tracker, progress: Pr
     files, work = outcome.files, outcome.work
     sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
     policy, total = work.config.tracking.trials, len(work.plan)
+    at_once = policy == "all" and work.task.is_quadratic  # other verdicts are final when all shards are there
     missing = files.missing(work.plan.shards())
     progress.begin(sum(map(len, missing)), wanted(policy, total))
     files.write_tracking({"uri": tracker.uri, "complete": False})
     pipeline = Pipeline(tracker, sweep, progress.logged)
     pipeline.start()
     try:
-        for index in sorted(files.done()) if policy == "all" else ():
+        for index in sorted(files.done()) if at_once else ():
             pipeline.put(index)
         for result in executor.run(work, missing):
             if not isinstance(result, ShardResult):
@@ -146,8 +148,13 @@ def _finish(outcome: Outcome, executor: Executor, tracker: Tracker, progress: Pr
                 continue
             files.write_shard(result)
             progress.computed(len(result.shard))
-            if policy == "all":
+            if at_once:
                 pipeline.put(result.shard.index)
+        if not work.task.is_quadratic:
+            settle(files, Thresholds(**work.config.verdict.model_dump()))
+        if policy == "all" and not at_once:
+            for index in sorted(files.done()):
+                pipeline.put(index)
         if policy.startswith("top:"):
             best = best_trials(files, work.config.metric.name, wanted(policy, total))
             for index, trials in best.items():

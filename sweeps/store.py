@@ -157,15 +157,12 @@ class SweepFiles:
 
     def write_shard(self, result: ShardResult) -> None:
         """Store a shard's table; its earlier failure is forgotten."""
-        path = self._shard_path(result.shard.index)
-        aside = path.with_suffix(f".{os.getpid()}.new")
-        try:
-            pq.write_table(result.table, aside, compression="zstd")
-            _rename(aside, path)
-        except OSError as error:
-            aside.unlink(missing_ok=True)
-            raise StoreError(f"{path}: cannot be written: {error.strerror or error}; make room, then resume") from error
+        self._write_table(self._shard_path(result.shard.index), result.table)
         self._failure_path(result.shard.index).unlink(missing_ok=True)
+
+    def replace_shard(self, index: int, table: pa.Table) -> None:
+        """Store another table in place of a shard's."""
+        self._write_table(self._shard_path(index), table)
 
     def write_failure(self, failure: ShardFailure) -> None:
         """Keep a failed shard's traceback."""
@@ -248,6 +245,15 @@ class SweepFiles:
         if not self.tracking().get("complete"):
             return "computed"
         return "reported" if (self.report_folder / "report.html").exists() else "logged"
+
+    def _write_table(self, path: Path, table: pa.Table) -> None:
+        aside = path.with_suffix(f".{os.getpid()}.new")
+        try:
+            pq.write_table(table, aside, compression="zstd")
+            _rename(aside, path)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise StoreError(f"{path}: cannot be written: {error.strerror or error}; make room, then resume") from error
 
     def _shard_path(self, index: int) -> Path:
         return self.shards_folder / f"{index:05}.parquet"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sgdcore import Judgement, Recording, Task, Thresholds, Trajectories, judge, train
 from sgdcore.batches import steps_per_epoch
 from sgdcore.stability import epoch_radius
-from sgdcore.trajectories import NEVER
+from sweeps.columns import floats, lists, steps
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.plan import Plan, Shard, Trials
 
@@ -73,6 +73,8 @@ def train_trials(work: Work, trials: Trials, **changes: Any) -> Trajectories:
         "seeds": trials.seed,
         "start": start_values(work, trials),
         "record": Recording(record.points, record.spacing),
+        "device": training.device,
+        "compile": training.compile,
         "threads": work.threads,
     }
     return train(work.task, trials.hyperparams, **(arguments | changes))
@@ -80,6 +82,8 @@ def train_trials(work: Work, trials: Trials, **changes: Any) -> Trajectories:
 
 def start_values(work: Work, trials: Trials) -> NDArray[np.float64]:
     """(T, P): the given start values, and where none is given those of the model's own initialisation."""
+    if not work.plan.starts:
+        return work.task.initial_params(trials.seed, work.config.training.dtype)
     start = trials.start.copy()
     unset = np.isnan(start)
     if not unset.any():
@@ -92,9 +96,9 @@ def start_values(work: Work, trials: Trials) -> NDArray[np.float64]:
 def predicted_radius(work: Work, trials: Trials) -> pa.Array:
     """Spectral radius of each trial's epoch map (sgdcore.stability); null where there is none or it costs too much."""
     training = work.config.training
-    steps = steps_per_epoch(work.task.samples, training.batch_size)
+    per_epoch = steps_per_epoch(work.task.samples, training.batch_size)
     radius = None
-    if steps * len(work.plan.parameter_names) ** 3 <= _MAX_RADIUS_WORK:
+    if work.task.is_quadratic and per_epoch * len(work.plan.parameter_names) ** 3 <= _MAX_RADIUS_WORK:
         radius = epoch_radius(work.task, trials.hyperparams, batch_size=training.batch_size, order=training.order)
     return pa.nulls(len(trials), pa.float64()) if radius is None else pa.array(radius)
 
@@ -106,51 +110,35 @@ def _table(work: Work, trials: Trials, trajectories: Trajectories, verdicts: Jud
         "trial_id": pa.array(work.plan.ids(trials)),
         **{name: pa.array(getattr(trials.hyperparams, name)) for name in HYPERPARAMETERS},
         "seed": pa.array(trials.seed),
-        **{f"init.{name}": pa.array(trajectories.state.start[:, j]) for j, name in enumerate(names)},
+        **{f"init.{name}": pa.array(trajectories.state.start[:, names.index(name)]) for name in work.plan.starts},
         "verdict": pa.array(verdicts.verdict),
-        "initial_loss": _floats(trajectories.loss[:, 0]),
-        "final_loss": _floats(verdicts.final_loss),
-        "best_loss": _floats(verdicts.best_loss),
+        "initial_loss": floats(trajectories.loss[:, 0]),
+        "final_loss": floats(verdicts.final_loss),
+        "best_loss": floats(verdicts.best_loss),
         "best_step": pa.array(verdicts.best_step),
-        "first_nonfinite_step": _steps(verdicts.first_nonfinite_step),
-        "steps_to_tolerance": _steps(verdicts.steps_to_tolerance),
-        "overshoot_percent": _floats(verdicts.overshoot_percent),
+        "first_nonfinite_step": steps(verdicts.first_nonfinite_step),
+        "steps_to_tolerance": steps(verdicts.steps_to_tolerance),
+        "overshoot_percent": floats(verdicts.overshoot_percent),
         "overshoot_parameter": pa.array(
             [names[j] if j >= 0 else None for j in verdicts.overshoot_parameter], pa.string()
         ),
-        "peak_value": _floats(verdicts.peak_value),
-        "peak_step": _steps(verdicts.peak_step),
+        "peak_value": floats(verdicts.peak_value),
+        "peak_step": steps(verdicts.peak_step),
         "predicted_radius": predicted_radius(work, trials),
-        "final": _lists(trajectories.params),
-        "loss": _lists(trajectories.loss),
+        "final": lists(trajectories.params),
+        "loss": lists(trajectories.loss),
     }
     curves = trajectories.curves
+    if not work.task.is_quadratic and trials.hyperparams.weight_decay.any():
+        columns["objective"] = lists(trajectories.objective)
     if curves.validation_loss is not None:
-        columns["validation_loss"] = _lists(curves.validation_loss)
+        columns["validation_loss"] = lists(curves.validation_loss)
     if curves.path is not None:
-        columns |= {f"param.{name}": _lists(curves.path[:, :, j]) for j, name in enumerate(names)}
+        columns |= {f"param.{name}": lists(curves.path[:, :, j]) for j, name in enumerate(names)}
     metadata = {
         "steps": json.dumps(trajectories.steps.tolist()),
         "parameters": json.dumps(names),
         "kernel": trajectories.kernel,
-        "device": "cpu",
+        "device": trajectories.device,
     }
     return pa.table(columns).replace_schema_metadata(metadata)
-
-
-def _floats(values: NDArray[Any]) -> pa.Array:
-    """Values with null where they are not finite."""
-    return pa.array(values, mask=~np.isfinite(values))
-
-
-def _steps(values: NDArray[Any]) -> pa.Array:
-    """Steps with null where there is none."""
-    return pa.array(values, mask=values == NEVER)
-
-
-def _lists(values: NDArray[Any]) -> pa.Array:
-    """(T, K) values as T lists of K, null where they are not finite."""
-    trials, points = values.shape
-    flat = np.ascontiguousarray(values).reshape(-1)
-    offsets = np.arange(0, (trials + 1) * points, points or 1, dtype=np.int32)[: trials + 1]
-    return pa.ListArray.from_arrays(pa.array(offsets), _floats(flat))

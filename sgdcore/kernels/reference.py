@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment
+from sgdcore.kernels.functional import torch_threads
 from sgdcore.tasks.models import initialised
 from sgdcore.tasks.task import Task
 from sgdcore.trajectories import NEVER, Curves, State
@@ -19,9 +20,10 @@ from sgdcore.trajectories import NEVER, Curves, State
 def advance(
     problem: Problem, hyperparams: Hyperparams, state: State, segment: Segment, curves: Curves, resources: Resources
 ) -> None:
-    """Step every trial with torch.optim.SGD; threads are left to torch."""
+    """Step every trial with torch.optim.SGD."""
     curves.blank(segment.recorded)
-    with np.errstate(over="ignore", invalid="ignore"):  # of trials that diverge
+    ignored = np.errstate(over="ignore", invalid="ignore")  # of trials that diverge
+    with torch_threads(resources.threads), ignored:
         for trial in range(len(hyperparams)):
             _Trial(problem, hyperparams, state, curves, trial, resources.device).run(segment)
 
@@ -92,7 +94,7 @@ class TorchTrial:
 
     def _split(self, values: NDArray[Any]) -> list[torch.Tensor]:
         """Flat values as tensors of the parameters' shapes."""
-        parts = torch.from_numpy(np.array(values)).split([p.numel() for p in self.trained])
+        parts = torch.split(torch.from_numpy(np.array(values)), [p.numel() for p in self.trained])
         return [part.reshape(p.shape).clone() for part, p in zip(parts, self.trained, strict=True)]
 
 

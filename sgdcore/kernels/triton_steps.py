@@ -25,8 +25,8 @@ def _select(condition, yes, no):
     return tl.where(condition, yes, no)
 
 
-# The interpreter looks for tl among a function's globals, the compiler for the types of its annotations.
-_update = triton.jit(rule.bind(_fma, _select, tl=tl, bool=tl.int1))
+# The source is compiled with its annotations, and interpreted with tl among its globals.
+_update = triton.jit(rule.bind(_fma, _select, tl=tl, bool=tl.int1, float=float, tuple=tuple))
 
 
 @triton.jit

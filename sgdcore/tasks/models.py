@@ -35,6 +35,9 @@ class Model(Protocol):
     def parameter_names(self, width: int) -> tuple[str, ...]:
         """Names of the P parameters for k = ``width`` features, in torch's order."""
 
+    def __hash__(self) -> int:
+        """Equal models share what is compiled for them."""
+
     def module(self, width: int) -> torch.nn.Module:
         """A fresh module from (B, width) to (B, 1) or (B,), drawn from torch's global random state."""
 

@@ -136,7 +136,7 @@ def _columns(results: Results, key: str) -> list[str]:
     """The columns that a key of ``where`` means; init.weight means all of a model's weights, as in the sweep file."""
     if key in (*HYPERPARAMETERS, *results.starts, "seed"):
         return [key]
-    return [c for c in results.starts if key == "init.weight" and c.startswith("init.weight.")]
+    return [c for c in results.starts if c.startswith(f"{key}.")]
 
 
 def _agrees(found: Mapping[str, float], published: Mapping[str, float], decimals: int) -> bool:

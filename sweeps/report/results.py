@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sgdcore.verdict import VERDICTS
 from sweeps import config as sweep_file
+from sweeps.columns import matrix
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.store import SweepFiles
 
@@ -80,7 +81,7 @@ class Results:
         """Final parameters of some trials, in the run's own dtype; NaN where they are not finite."""
         found: dict[int, NDArray[Any]] = {}
         for table in self._tables(numbers, curves=False):
-            values = _matrix(table["final"], len(table))
+            values = matrix(table["final"], len(table))
             found |= dict(zip(table["trial"].to_pylist(), values, strict=True))
         return found
 
@@ -104,7 +105,7 @@ class Results:
             "trial": np.repeat(table["trial"].to_numpy(), len(steps)),
             "step": np.tile(steps, len(table)),
         }
-        columns |= {c: _matrix(table[c], len(table)).ravel() for c in table.column_names if c != "trial"}
+        columns |= {c: matrix(table[c], len(table)).ravel() for c in table.column_names if c != "trial"}
         return pd.DataFrame(columns)
 
 
@@ -144,18 +145,12 @@ def _curve_columns(files: SweepFiles, index: int) -> list[str]:
     return ["trial", *(name for name in recorded if name != "final")]
 
 
-def _matrix(column: pa.ChunkedArray, rows: int) -> NDArray[Any]:
-    """A column of lists of equal length as a matrix; null becomes NaN."""
-    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(values).reshape(rows, -1)
-
-
 def _frame(table: pa.Table, names: list[str]) -> pd.DataFrame:
     lists = [c for c in table.column_names if c == "final"]
     frame: pd.DataFrame = table.drop_columns(lists).to_pandas()
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         growth = frame["final_loss"].to_numpy() / frame["initial_loss"].to_numpy()
-    final = _matrix(table["final"], len(table)) if lists else np.empty((len(table), 0))
+    final = matrix(table["final"], len(table)) if lists else np.empty((len(table), 0))
     added = {f"final.{name}": final[:, j] for j, name in enumerate(names) if lists}
     added["growth"] = np.where(np.isfinite(growth), growth, np.nan)
     return _typed(pd.concat([frame, pd.DataFrame(added)], axis=1))

@@ -9,7 +9,7 @@ _TORCH_DEFAULTS = {"lr": 1e-3, "momentum": 0.0, "weight_decay": 0.0, "dampening"
 UNSET = float("nan")  # a start value that the model's own initialisation gives
 
 
-def blocks(config: SweepConfig, parameter_names: tuple[str, ...]) -> list[Block]:
+def blocks(config: SweepConfig, starts: tuple[str, ...]) -> list[Block]:
     """One block a mapping: seed, the start values and the five hyperparameters, whether swept or not.
 
     Axes run in the order in which the file names them; those that it does not name stand first, with torch's default.
@@ -17,18 +17,23 @@ def blocks(config: SweepConfig, parameter_names: tuple[str, ...]) -> list[Block]
     result = []
     for mapping in config.mappings():
         named = {name: tuple(float(v) + 0.0 for v in axis.points()) for name, axis in mapping.items()}
-        spread = _spread(named, parameter_names)
+        spread = _spread(named, starts)
         implied = {name: (_TORCH_DEFAULTS[name],) for name in HYPERPARAMETERS if name not in named}
-        implied |= {f"init.{p}": (UNSET,) for p in parameter_names if f"init.{p}" not in spread}
+        implied |= {f"init.{p}": (UNSET,) for p in starts if f"init.{p}" not in spread}
         seeds = {"seed": tuple(float(seed) for seed in config.seeds)}
         result.append(Block(tuple((seeds | implied | spread).items())))
     return result
 
 
-def _spread(named: dict[str, tuple[float, ...]], parameter_names: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
-    """init.weight of a model with several weights stands for all of them, where one value is given."""
-    weights = [p for p in parameter_names if p.startswith("weight.")]
-    if "init.weight" not in named or not weights:
-        return named
-    spread = {name: values for name, values in named.items() if name != "init.weight"}
-    return {f"init.{p}": named["init.weight"] for p in weights if f"init.{p}" not in named} | spread
+def meant(name: str, starts: tuple[str, ...]) -> list[str]:
+    """The parameters that init.NAME stands for: init.weight.0 for one, init.weight for all of several weights."""
+    given = name.removeprefix("init.")
+    return [p for p in starts if p == given or p.startswith(f"{given}.")]
+
+
+def _spread(named: dict[str, tuple[float, ...]], starts: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
+    """Every init.* axis by the parameters that it stands for; one that names a single parameter goes before."""
+    groups = {name: meant(name, starts) for name in named if name.startswith("init.")}
+    spread = {f"init.{p}": named[name] for name, group in groups.items() if len(group) > 1 for p in group}
+    single = {name: values for name, values in named.items() if name not in groups or len(groups[name]) == 1}
+    return {name: values for name, values in spread.items() if name not in single} | single

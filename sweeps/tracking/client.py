@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sweeps import __version__
 from sweeps.config import HYPERPARAMETERS
 from sweeps.errors import TrackingError
-from sweeps.tracking.base import REDACTED, SWEEP_ID, TRIAL_ID, VERDICT, Sweep
+from sweeps.tracking.base import MAX_FINAL_METRICS, REDACTED, SWEEP_ID, TRIAL_ID, VERDICT, Sweep
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,6 +47,7 @@ class ClientTracker:
         self._client: MlflowClient | None = None
         self._experiment_id = self._parent_id = self._sweep_id = ""
         self._started_ms = 0
+        self._names: tuple[str, ...] = ()
         self._earlier: dict[str, tuple[str, bool]] = {}  # trial id: run id, and whether it is finished
 
     @property
@@ -128,6 +129,7 @@ class ClientTracker:
         """
         client = self.client
         self._sweep_id = sweep.sweep_id
+        self._names = sweep.parameter_names if len(sweep.parameter_names) <= MAX_FINAL_METRICS else ()
         self._experiment_id = self._experiment(sweep.experiment)
         found = client.search_runs(
             [self._experiment_id], f"tags.`{SWEEP_ID}` = '{sweep.sweep_id}' and tags.`sweeps.kind` = 'sweep'"
@@ -211,9 +213,9 @@ class ClientTracker:
         if finished:
             return
         run_id = run_id or self._create_child(row)
-        names = [key.removeprefix("init.") for key in row if key.startswith("init.")]
-        params = [Param(key, str(row[key])) for key in (*HYPERPARAMETERS, "seed", *(f"init.{n}" for n in names))]
-        metrics = [Metric(k, v, self._started_ms, s) for k, v, s in trial_metrics(row, names, steps)]
+        starts = [key for key in row if key.startswith("init.")]
+        params = [Param(key, str(row[key])) for key in (*HYPERPARAMETERS, "seed", *starts)]
+        metrics = [Metric(k, v, self._started_ms, s) for k, v, s in trial_metrics(row, self._names, steps)]
         self.client.log_batch(run_id, metrics=metrics[:_METRICS_PER_CALL], params=params[:_PARAMS_PER_CALL])
         self._log_rest(run_id, metrics[_METRICS_PER_CALL:], params[_PARAMS_PER_CALL:])
         self.client.set_terminated(run_id, "FINISHED")
@@ -257,7 +259,7 @@ class ClientTracker:
             self.client.set_terminated(self._parent_id, "KILLED")
 
 
-def trial_metrics(row: dict[str, Any], names: list[str], steps: list[int]) -> Iterator[tuple[str, float, int]]:
+def trial_metrics(row: dict[str, Any], names: tuple[str, ...], steps: list[int]) -> Iterator[tuple[str, float, int]]:
     """(key, value, step) of all that a trial logs; what is missing or not finite is left out."""
     last = steps[-1]
     curves = {"loss": row["loss"], "validation_loss": row.get("validation_loss")}
@@ -267,7 +269,7 @@ def trial_metrics(row: dict[str, Any], names: list[str], steps: list[int]) -> It
             if value is not None and math.isfinite(value):
                 yield key, value, step
     figures = {"final_loss": row["final_loss"], "best_loss": row["best_loss"]}
-    figures |= {f"final/{name}": value for name, value in zip(names, row["final"], strict=True)}
+    figures |= {f"final/{name}": value for name, value in zip(names, row["final"], strict=bool(names))}
     figures |= {
         key: row[key] for key in ("first_nonfinite_step", "steps_to_tolerance", "overshoot_percent", "peak_value")
     }

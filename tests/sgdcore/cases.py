@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,7 +26,9 @@ from sgdcore import (
 )
 from sgdcore.tasks import line, linear, sine
 
-EXACT = ("numba", "reference")  # kernels whose results are the same bits on any CPU
+# test_linear_triton.py runs tests of all kernels again in a process in which Triton interprets, slowly, on the CPU.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+EXACT = ("triton" if INTERPRETED else "numba", "reference")  # kernels whose results are the same bits on any CPU
 LINE = Task(line())
 SHAPES = (  # (features, bias, dtype) of the random runs: few, because each costs seconds to compile
     (1, True, "float32"),
@@ -254,6 +257,36 @@ ERROR_INPUTS = [
         KernelUnavailable,
         "kernel must be auto, numba, triton, torch or reference, not 'cuda'",
     ),
+    ErrorInput(
+        "device",
+        _train(device="gpu"),
+        KernelUnavailable,
+        "device must be auto, cpu, cuda or cuda:N, not 'gpu'",
+    ),
+    ErrorInput(
+        "a GPU that is not there",
+        _train(device="cuda:99"),
+        KernelUnavailable,
+        "device 'cuda:99' needs a CUDA GPU that torch can use; here there",
+    ),
+    ErrorInput(
+        "numba on a GPU that is not there",
+        _train(kernel="numba", device="cuda:99"),
+        KernelUnavailable,
+        "device 'cuda:99' needs a CUDA GPU",
+    ),
+    ErrorInput(
+        "another loss for numba",
+        _train(task=Task(line(), loss="mae"), kernel="numba"),
+        KernelUnavailable,
+        "the numba kernel trains linear and polynomial models with mse only: use torch",
+    ),
+    ErrorInput(
+        "another loss for triton",
+        _train(task=Task(line(), loss="huber"), kernel="triton"),
+        KernelUnavailable,
+        "the triton kernel trains linear and polynomial models with mse only: use torch",
+    ),
 ]
 
 
@@ -367,6 +400,29 @@ def assert_same_training(actual: Any, expected: Any) -> None:
                 np.testing.assert_array_equal(mine, theirs, name)
             else:
                 np.testing.assert_allclose(np.sqrt(mine), np.sqrt(theirs), rtol=1e-9, atol=1e-10, err_msg=name)
+
+
+def assert_close_training(actual: Any, expected: Any) -> None:
+    """Two kernels' results are equal to rounding: sums may have run in another order, hence not bit for bit.
+
+    Each trial is compared on the scale of its own largest value. A trial that overflows does so at the same step.
+    """
+    rtol = {"float32": 1e-5, "float64": 1e-12}[str(expected.params.dtype)]
+    np.testing.assert_array_equal(actual.first_nonfinite_step, expected.first_nonfinite_step)
+    np.testing.assert_array_equal(actual.steps, expected.steps)
+    values = {f"state.{name}": (getattr(actual.state, name), getattr(expected.state, name)) for name in STATE}
+    values |= {name: (getattr(actual.curves, name), getattr(expected.curves, name)) for name in CURVES}
+    for name in ("state.first_nonfinite_step", "state.peak_step"):
+        del values[name]  # compared above; two steps may reach equal peaks to rounding
+    for name, (mine, theirs) in values.items():
+        assert (mine is None) == (theirs is None), name
+        if mine is None:
+            continue
+        assert mine.dtype == theirs.dtype, name
+        np.testing.assert_array_equal(np.isfinite(mine), np.isfinite(theirs), name)
+        for one, other in zip(mine, theirs, strict=True):
+            scale = np.abs(other[np.isfinite(other)]).max(initial=0.0)
+            np.testing.assert_allclose(one, other, rtol=rtol, atol=10 * rtol * scale, err_msg=name)
 
 
 def take(trajectories: Any, trials: Any) -> Any:

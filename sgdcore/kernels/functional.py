@@ -1,0 +1,196 @@
+"""A module as a function of its parameters: torch.func takes its gradient and runs it for a pack of trials."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+
+from sgdcore.errors import InvalidTask
+from sgdcore.tasks.models import Model, initialised
+from sgdcore.tasks.task import Task
+
+Parameters = dict[str, torch.Tensor]
+LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Network:
+    """A model's module without values of its own for what is trained. Parameters of T trials are flat (T, P) rows."""
+
+    def __init__(self, model: Model, width: int, dtype: str, device: str) -> None:
+        """Build the module once; its buffers and frozen parameters are the same for every trial.
+
+        Raises:
+            InvalidTask: they depend on the seed, or nothing is trained.
+        """
+        self.module = initialised(model, width, 0, dtype).to(device)
+        other = initialised(model, width, 1, dtype).state_dict()
+        trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        tied = {name for name, p in self.module.named_parameters(remove_duplicate=False) if p.requires_grad}
+        fixed = {name: values for name, values in self.module.state_dict().items() if name not in tied}
+        for name, values in fixed.items():
+            if not torch.equal(values.cpu(), other[name]):
+                raise InvalidTask(
+                    f"module: {name!r} is not trained, and random: make it a parameter, or give it a seed"
+                )
+        if not trained:
+            raise InvalidTask("module: it has no parameters to train")
+        self.names, self.shapes = list(trained), [p.shape for p in trained.values()]
+        self.sizes = [p.numel() for p in trained.values()]
+        self.checked: set[int] = set()  # batch sizes
+
+    def outputs(self, params: Parameters, features: torch.Tensor) -> torch.Tensor:
+        """One trial's parameters, (B, k) features -> (B,) outputs."""
+        outputs: torch.Tensor = functional_call(self.module, params, (features,))
+        return outputs[:, 0] if outputs.ndim == 2 else outputs
+
+    def split(self, flat: torch.Tensor) -> Parameters:
+        """(..., P) flat parameters as the module's tensors, (..., *shape); views."""
+        parts = torch.split(flat, self.sizes, dim=-1)
+        leading = flat.shape[:-1]
+        return {n: p.view(*leading, *s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
+
+    def join(self, params: Parameters) -> torch.Tensor:
+        """The inverse of :meth:`split` for (T, *shape) tensors."""
+        return torch.cat([params[name].flatten(1) for name in self.names], dim=1)
+
+
+@lru_cache(maxsize=8)
+def network(model: Model, width: int, dtype: str, device: str) -> Network:
+    """The network of a model, made once in a process: compiled steps are kept with it."""
+    return Network(model, width, dtype, device)
+
+
+@lru_cache(maxsize=8)
+def loss_function(loss: str, huber_delta: float) -> LossFunction:
+    """The mean loss over a batch, as torch.nn.functional has it."""
+    if loss == "huber":
+        return lambda outputs, targets: functional.huber_loss(outputs, targets, delta=huber_delta)
+    return functional.mse_loss if loss == "mse" else functional.l1_loss
+
+
+def gradients(net: Network, loss: LossFunction, own_samples: bool) -> Callable[..., Parameters]:
+    """(T, ...) parameters, a batch's (B, k) features and (B,) targets -> (T, ...) gradients of its mean loss.
+
+    With ``own_samples`` every trial has a batch of its own: (T, B, k) and (T, B).
+    """
+
+    def batch_loss(params: Parameters, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return loss(net.outputs(params, features), targets)
+
+    samples = 0 if own_samples else None
+    return vmap(grad(batch_loss), in_dims=(0, samples, samples))
+
+
+def full_losses(
+    net: Network, loss: LossFunction, params: torch.Tensor, samples: tuple[torch.Tensor, torch.Tensor], trials: int
+) -> torch.Tensor:
+    """(T, P) -> (T,): each trial's loss over a whole set, ``trials`` at a time; the mean is taken in float64."""
+
+    def one(values: Parameters) -> torch.Tensor:
+        return loss(net.outputs(values, samples[0]).double(), samples[1].double())
+
+    net.module.eval()
+    with torch.no_grad():
+        losses = vmap(one, chunk_size=trials)(net.split(params))
+    net.module.train()
+    return losses
+
+
+def saved_bytes(net: Network, samples: tuple[torch.Tensor, torch.Tensor], loss: LossFunction) -> int:
+    """What autograd keeps of one trial's forward pass over these samples, parameters left out."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    own = {p.data_ptr() for p in net.module.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss(net.outputs({}, samples[0]), samples[1])
+    return sum(size for place, size in kept.items() if place not in own)
+
+
+def check_module(task: Task, dtype: str, batch_size: int) -> None:
+    """Try a step of the task's module alone and in a pack.
+
+    Raises:
+        InvalidTask: its output has another shape than (B,) or (B, 1), a parameter takes no part in it, it changes its
+            buffers, draws random numbers, or cannot be run for several trials at a time.
+    """
+    net = network(task.model, task.features.shape[1], dtype, "cpu")
+    sizes = {min(batch_size, task.samples), task.samples % batch_size or batch_size}
+    if sizes <= net.checked:
+        return
+    loss = loss_function(task.loss, task.huber_delta)
+    features = torch.from_numpy(task.features.astype(dtype))
+    targets = torch.from_numpy(task.dataset.targets.astype(dtype))
+    before = {name: values.clone() for name, values in net.module.state_dict().items()}
+    for size in sorted(sizes):
+        _try_alone(net, loss, features[:size], targets[:size])
+        _try_in_a_pack(net, loss, features[:size], targets[:size])
+    changed = [name for name, values in net.module.state_dict().items() if not torch.equal(values, before[name])]
+    if changed:
+        net.module.load_state_dict(before)
+        raise InvalidTask(
+            f"module: training changes its buffer {changed[0]!r}; running statistics cannot be kept for each trial: "
+            "use BatchNorm with track_running_stats=False, LayerNorm or GroupNorm"
+        )
+    net.checked.update(sizes)
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """torch's own number of threads, for a while; small operations of many threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _try_alone(net: Network, loss: LossFunction, features: torch.Tensor, targets: torch.Tensor) -> None:
+    batch = len(targets)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            raw = net.module(features)
+    except Exception as error:  # whatever the user's module raises
+        raise InvalidTask(f"module: it fails on a batch of {batch}: {type(error).__name__}: {_line(error)}") from error
+    if not isinstance(raw, torch.Tensor) or tuple(raw.shape) not in ((batch,), (batch, 1)):
+        shape = tuple(raw.shape) if isinstance(raw, torch.Tensor) else type(raw).__name__
+        raise InvalidTask(f"module: its output for a batch of {batch} must be ({batch}, 1) or ({batch},), not {shape}")
+    trained = [p for p in net.module.parameters() if p.requires_grad]
+    outputs = raw[:, 0] if raw.ndim == 2 else raw
+    parts = torch.autograd.grad(loss(outputs, targets), trained, allow_unused=True)
+    for name, part in zip(net.names, parts, strict=True):
+        if part is None:
+            raise InvalidTask(f"module: its parameter {name!r} takes no part in the output")
+
+
+def _try_in_a_pack(net: Network, loss: LossFunction, features: torch.Tensor, targets: torch.Tensor) -> None:
+    values = {name: p.detach() for name, p in net.module.named_parameters() if p.requires_grad}
+    pack = {name: torch.stack([value, value]) for name, value in values.items()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says where vmap is slow
+            gradients(net, loss, own_samples=False)(pack, features, targets)
+    except RuntimeError as error:
+        if "randomness" in str(error):
+            raise InvalidTask(
+                "module: it draws random numbers in training (dropout?), which a pack cannot do"
+            ) from error
+        if "running_mean" in str(error) or "in-place" in str(error):
+            return  # the buffers it changes are told of by name
+        raise InvalidTask(f"module: it cannot be run for several trials at a time: {_line(error)}") from error
+
+
+def _line(error: Exception) -> Any:
+    return str(error).strip().partition("\n")[0]

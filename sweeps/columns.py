@@ -1,0 +1,35 @@
+"""Arrow columns from arrays and back; null stands for what is not finite, or not there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sgdcore.trajectories import NEVER
+
+
+def floats(values: NDArray[Any]) -> pa.Array:
+    """Values with null where they are not finite."""
+    return pa.array(values, mask=~np.isfinite(values))
+
+
+def steps(values: NDArray[Any]) -> pa.Array:
+    """Steps with null where there is none."""
+    return pa.array(values, mask=values == NEVER)
+
+
+def lists(values: NDArray[Any]) -> pa.Array:
+    """(T, K) values as T lists of K, null where they are not finite."""
+    trials, points = values.shape
+    flat = np.ascontiguousarray(values).reshape(-1)
+    offsets = np.arange(0, (trials + 1) * points, points or 1, dtype=np.int32)[: trials + 1]
+    return pa.ListArray.from_arrays(pa.array(offsets), floats(flat))
+
+
+def matrix(column: pa.ChunkedArray, rows: int) -> NDArray[Any]:
+    """A column of lists of equal length as a (rows, K) matrix; null becomes NaN."""
+    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(values).reshape(rows, -1)

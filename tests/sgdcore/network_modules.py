@@ -1,0 +1,64 @@
+"""Modules that tests name as package.module:callable; each stands for a kind that works, or is refused."""
+
+import torch
+from torch import nn
+
+
+def small(hidden: int = 3, activation: str = "Tanh") -> nn.Module:
+    return nn.Sequential(nn.Linear(2, hidden), getattr(nn, activation)(), nn.Linear(hidden, 1))
+
+
+def normalised(layer: str = "LayerNorm", **arguments) -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 4), getattr(nn, layer)(4, **arguments), nn.ReLU(), nn.Linear(4, 1))
+
+
+def dropout() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+
+
+class Fourier(nn.Module):
+    """Fixed features as a buffer, from a seed of their own or from the trial's; its output is (B,)."""
+
+    def __init__(self, fixed: bool = True) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0) if fixed else None
+        self.register_buffer("frequencies", torch.randn(2, 5, generator=generator))
+        self.head = nn.Linear(5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.sin(x @ self.frequencies))[:, 0]
+
+
+class Tied(nn.Module):
+    """One weight in two places, and one that is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(2, 2, bias=False)
+        self.second = nn.Linear(2, 2, bias=False)
+        self.second.weight = self.first.weight
+        self.scale = nn.Parameter(torch.full((1, 2), 0.5), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.second(torch.tanh(self.first(x))) * self.scale).sum(1, keepdim=True)
+
+
+class Unused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.spare = nn.Linear(2, 1), nn.Linear(2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.used(x)
+
+
+def two_outputs() -> nn.Module:
+    return nn.Linear(2, 2)
+
+
+def nothing_to_train() -> nn.Module:
+    return nn.Flatten()
+
+
+def not_a_module() -> int:
+    return 3
