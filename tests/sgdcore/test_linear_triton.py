@@ -25,6 +25,7 @@ HERE = Path(__file__).parent
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
+@pytest.mark.skipif(triton.__version__ < "3.9", reason="its interpreter rounds fused multiply-adds twice")
 def test_interpreted_it_passes_the_suite_of_all_kernels(tmp_path: Path):
     modules = [HERE / name for name in ("test_kernels.py", "test_engine.py", "interpreted.py")]
     log = tmp_path / "results.xml"
