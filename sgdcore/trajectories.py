@@ -135,10 +135,23 @@ class Trajectories:
             penalty = decay / 2 * self.curves.squared_norm
         return self.loss + np.where(decay != 0, penalty, 0.0)
 
+    @property
+    def distance(self) -> FloatArray | None:
+        """(T, K) |p - p*|, p* the minimiser of the trial's objective nearest to its start; None without a path.
+
+        NaN from the step at which a trial stopped, and where p* is not known.
+        """
+        if self.curves.path is None:
+            return None
+        with np.errstate(over="ignore"):
+            away = self.curves.path - self.state.target[:, np.newaxis]
+            return np.asarray(np.hypot.reduce(away, axis=2))  # squares would overflow long before the distance does
+
     def columns(self) -> dict[str, NDArray[Any]]:
         """Curves as columns, one row a trial and recorded step, for ``pandas.DataFrame(result.columns())``.
 
-        trial, step, loss, validation_loss where there is a validation set, and the parameters where they are recorded.
+        trial, step, loss, validation_loss where there is a validation set, and the distance to the optimum and the
+        parameters where they are recorded.
         """
         trials, points = self.loss.shape
         columns: dict[str, NDArray[Any]] = {
@@ -148,6 +161,7 @@ class Trajectories:
         }
         if self.curves.validation_loss is not None:
             columns["validation_loss"] = self.curves.validation_loss.ravel()
-        if self.curves.path is not None:
+        if self.curves.path is not None and (distance := self.distance) is not None:
+            columns["distance"] = distance.ravel()
             columns |= {name: self.curves.path[:, :, j].ravel() for j, name in enumerate(self.parameter_names)}
         return columns

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ from typer.core import TyperGroup
 from sweeps.errors import CheckFailed, InputError, SweepsError, TrialsFailed
 
 if TYPE_CHECKING:
+    from sweeps.forecast import Forecast
     from sweeps.report.expected import ExpectedOutcome
     from sweeps.run import Outcome
     from sweeps.store import Store, SweepFiles
@@ -94,12 +96,14 @@ _DEFAULT_STORE = Path("sweep-store")
 @app.command()
 def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False) -> None:
     """Show what a sweep would run; nothing is written."""
+    from sweeps.forecast import forecast
     from sweeps.terminal import say, show_frame, show_json
 
     work = _prepare(config, set_)
     summary = work.plan.summary()
+    told = forecast(work)
     if as_json:
-        show_json(summary)
+        show_json(summary | {"predicted": asdict(told) if told else None})
         return
     say(f"{work.config.name}: {len(work.plan):,} trials of {work.plan.steps:,} steps")
     say(
@@ -110,8 +114,7 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
     for what, tally in (("dropped", work.plan.dropped), ("merged", work.plan.merged)):
         for reason, count in tally.items():
             say(f"{what}: {count:,} ({reason})")
-    if (stable := _stable_share(work)) is not None:
-        say(f"predicted: {stable:.0%} of the trials are stable (spectral radius of an epoch's map below 1)")
+    _say_forecast(work, told)
     show_frame(_axes(work), False, "axes")
 
 
@@ -358,6 +361,8 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
         say()
     say(reports.headline(loaded))
     show_table(reports.verdict_counts(loaded))
+    if (finding := reports.finding(loaded)) is not None:
+        say(f"finding: {finding}")
     say()
     say(f"sweep:    {files.sweep_id} ({where})")
     say(f"report:   {page}")
@@ -395,21 +400,22 @@ def _resume(files: SweepFiles) -> str:
     return f"sweeps resume {files.sweep_id}{where}"
 
 
-def _stable_share(work: Work) -> float | None:
-    """Of at most 10,000 trials, evenly spread over the plan; None where theory says nothing."""
-    import numpy as np
+def _say_forecast(work: Work, told: Forecast | None) -> None:
+    """What theory says of the plan, in lines."""
+    from sweeps.forecast import prediction
+    from sweeps.terminal import say
 
-    from sweeps.worker import predicted_radius
-
-    total, blocks = len(work.plan), 100
-    size = max(1, min(total, 10_000) // blocks)
-    starts = np.unique(np.linspace(0, total - size, blocks).astype(int)) if total > 10_000 else [0]
-    size = size if total > 10_000 else total
-    parts = [
-        predicted_radius(work, work.plan.trials(int(s), int(s) + size)).to_numpy(zero_copy_only=False) for s in starts
-    ]
-    radius = np.concatenate(parts)
-    return None if np.isnan(radius).all() else float((radius < 1).mean())
+    if told is None:
+        say(f"predicted: {prediction(work)}")
+        return
+    of = "" if told.trials == len(work.plan) else f" {told.trials:,} sampled"
+    say(f"predicted: {told.stable_share:.0%} of the{of} trials are stable ({told.kind} below 1)")
+    swept = [f"{name} {_word(name, value)}" for name, value in told.best.items() if name in work.plan.swept]
+    if swept:
+        among = "" if told.settings == told.settings_in_all else f"; {told.settings:,} of {told.settings_in_all:,} seen"
+        say(f"best predicted: {', '.join(swept)} ({told.best['growth']:.3g} per epoch{among})")
+    for edge in told.edges:
+        say(str(edge))
 
 
 def _axes(work: Work) -> Any:
@@ -419,8 +425,16 @@ def _axes(work: Work) -> Any:
     for name, _ in work.plan.blocks[0].axes:
         everything = {v for block in work.plan.blocks for v in block[name]}
         values = sorted(v for v in everything if v == v)
-        shown = [f"{v:g}" for v in values[:6]] + ([f"... {values[-1]:g}"] if len(values) > 6 else [])
+        if not values:
+            continue  # no start value is given
+        words = [_word(name, v) for v in values]
+        shown = words[:6] + ([f"... {words[-1]}"] if len(words) > 6 else [])
         if len(values) < len(everything):
             shown.insert(0, "the model's initialisation")
         rows.append({"axis": name, "values": len(everything), "from": ", ".join(shown)})
     return pd.DataFrame(rows)
+
+
+def _word(axis: str, value: float) -> str:
+    """An axis' value as the sweep file writes it."""
+    return str(bool(value)).lower() if axis == "nesterov" else f"{value:g}"

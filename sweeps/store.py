@@ -216,7 +216,7 @@ class SweepFiles:
             yield self.read_shard(index, columns)
 
     def metadata(self) -> dict[str, Any]:
-        """What the shards say of themselves: recorded steps, parameter names, kernel, device."""
+        """What the shards say of themselves: recorded steps, parameter names, kernel, device, kind of prediction."""
         schema = self.schema(min(self.done()))
         raw = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
         return {
@@ -224,6 +224,7 @@ class SweepFiles:
             "parameters": json.loads(raw["parameters"]),
             "kernel": raw["kernel"],
             "device": raw["device"],
+            "prediction": raw.get("prediction"),
         }
 
     def tracking(self) -> dict[str, Any]:

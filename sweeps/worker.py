@@ -13,13 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sgdcore import Judgement, Recording, Task, Thresholds, Trajectories, judge, train
-from sgdcore.batches import steps_per_epoch
-from sgdcore.stability import epoch_radius
 from sweeps.columns import floats, lists, steps
 from sweeps.config import HYPERPARAMETERS, SweepConfig
+from sweeps.forecast import predicted_radius, prediction
 from sweeps.plan import Plan, Shard, Trials
-
-_MAX_RADIUS_WORK = 2_000_000  # steps x parameters^3: about 10 ms a trial
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,18 +90,9 @@ def start_values(work: Work, trials: Trials) -> NDArray[np.float64]:
     return np.where(unset, drawn, start)
 
 
-def predicted_radius(work: Work, trials: Trials) -> pa.Array:
-    """Spectral radius of each trial's epoch map (sgdcore.stability); null where there is none or it costs too much."""
-    training = work.config.training
-    per_epoch = steps_per_epoch(work.task.samples, training.batch_size)
-    radius = None
-    if work.task.is_quadratic and per_epoch * len(work.plan.parameter_names) ** 3 <= _MAX_RADIUS_WORK:
-        radius = epoch_radius(work.task, trials.hyperparams, batch_size=training.batch_size, order=training.order)
-    return pa.nulls(len(trials), pa.float64()) if radius is None else pa.array(radius)
-
-
 def _table(work: Work, trials: Trials, trajectories: Trajectories, verdicts: Judgement) -> pa.Table:
     names = trajectories.parameter_names
+    radius = predicted_radius(work, trials)
     columns: dict[str, pa.Array] = {
         "trial": pa.array(trials.number),
         "trial_id": pa.array(work.plan.ids(trials)),
@@ -124,12 +112,12 @@ def _table(work: Work, trials: Trials, trajectories: Trajectories, verdicts: Jud
         ),
         "peak_value": floats(verdicts.peak_value),
         "peak_step": steps(verdicts.peak_step),
-        "predicted_radius": predicted_radius(work, trials),
+        "predicted_radius": pa.nulls(len(trials), pa.float64()) if radius is None else pa.array(radius),
         "final": lists(trajectories.params),
         "loss": lists(trajectories.loss),
     }
     curves = trajectories.curves
-    if not work.task.is_quadratic and trials.hyperparams.weight_decay.any():
+    if not work.task.is_quadratic and any(decay for block in work.plan.blocks for decay in block["weight_decay"]):
         columns["objective"] = lists(trajectories.objective)
     if curves.validation_loss is not None:
         columns["validation_loss"] = lists(curves.validation_loss)
@@ -140,5 +128,6 @@ def _table(work: Work, trials: Trials, trajectories: Trajectories, verdicts: Jud
         "parameters": json.dumps(names),
         "kernel": trajectories.kernel,
         "device": trajectories.device,
+        "prediction": prediction(work),
     }
     return pa.table(columns).replace_schema_metadata(metadata)

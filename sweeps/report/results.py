@@ -19,6 +19,7 @@ from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.store import SweepFiles
 
 MAX_FINAL_COLUMNS = 16
+_MADE_BY = ("kernel", "device", "prediction")
 _STEPS = ("best_step", "first_nonfinite_step", "steps_to_tolerance", "peak_step")
 _TEXTS = ("trial_id", "verdict", "overshoot_parameter")
 _MEASURES = ("predicted_radius", "initial_loss", "final_loss", "best_loss", "overshoot_percent", "peak_value", "growth")
@@ -31,7 +32,7 @@ class Results:
     files: SweepFiles
     config: SweepConfig
     manifest: dict[str, Any]  # plan.json
-    metadata: dict[str, Any]  # steps, parameters, kernel, device
+    metadata: dict[str, Any]  # steps, parameters, kernel, device, prediction
     trials: pd.DataFrame  # one row a trial: the shards' scalar columns, final.<name> and growth
     shard_starts: tuple[tuple[int, int], ...]  # (index, first trial) of each stored shard, in order
 
@@ -117,7 +118,7 @@ def load(files: SweepFiles) -> Results:
     """
     manifest = files.manifest()
     done = sorted(files.done())
-    nothing = {"steps": [], "parameters": manifest.get("parameters", []), "kernel": None, "device": None}
+    nothing = {"steps": [], "parameters": manifest.get("parameters", []), **dict.fromkeys(_MADE_BY)}
     metadata = files.metadata() if done else nothing
     names = list(metadata["parameters"])
     tables = {index: files.read_shard(index, _scalar_columns(files, index, names)) for index in done}

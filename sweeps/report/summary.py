@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from sgdcore.stability import Kind
 from sgdcore.verdict import VERDICTS
 from sweeps.config import HYPERPARAMETERS
 from sweeps.report.expected import ExpectedOutcome
@@ -37,6 +38,7 @@ def tables(results: Results, expected: Sequence[ExpectedOutcome] | None = None, 
     """All tables that have something to say, in the report's order."""
     expected = expected or ()
     coming_back = "farthest past the target, in percent of the way from start to target"
+    against = f"the most decided first; radius: {_prediction(results)}; growth: the last finite loss over the first"
     found = [
         Table("expected", "Held against what was expected", _expected_note(expected), expected_table(expected)),
         Table("verdicts", "Verdicts", "", verdict_counts(results)),
@@ -49,6 +51,12 @@ def tables(results: Results, expected: Sequence[ExpectedOutcome] | None = None, 
         ),
         Table("overshoots", "Overshoots of trials that came back", coming_back, overshoots(results, n)),
         Table("predictions", "Prediction against outcome", _prediction_note(results), predictions(results)),
+        Table(
+            "contradictions",
+            "Trials that contradict the prediction",
+            against,
+            contradicting_trials(results, n),
+        ),
         Table(
             "overshoots_diverging",
             "Overshoots of trials that are diverging",
@@ -139,13 +147,14 @@ def overshoots(results: Results, n: int = 10, *, include_diverging: bool = False
 
 
 def predictions(results: Results) -> pd.DataFrame:
-    """Verdicts of the trials by what the spectral radius of their epoch map predicts; empty where none is known."""
+    """Verdicts of the trials by what their predicted growth per epoch says; empty where none is known."""
     known = results.trials.dropna(subset=["predicted_radius"])
-    radius = known["predicted_radius"]
+    growth = known["predicted_radius"]
+    word = "radius" if _prediction(results) == Kind.EPOCH_MAP else "growth"
     classes = {
-        "settles (radius < 1)": radius < 1 - _UNDECIDED,
-        "undecided (radius near 1)": (radius - 1).abs() <= _UNDECIDED,
-        "diverges (radius > 1)": radius > 1 + _UNDECIDED,
+        f"settles ({word} < 1)": growth < 1 - _UNDECIDED,
+        f"undecided ({word} near 1)": (growth - 1).abs() <= _UNDECIDED,
+        f"diverges ({word} > 1)": growth > 1 + _UNDECIDED,
     }
     against = contradictions(results).index
     rows = []
@@ -159,18 +168,53 @@ def predictions(results: Results) -> pd.DataFrame:
 
 def contradictions(results: Results) -> pd.DataFrame:
     """Trials whose outcome contradicts the theory, among those that ran long enough for it to show."""
-    trials = results.trials
+    disagreeing: pd.DataFrame = results.trials[_disagrees(results)]
+    return disagreeing[_log_change(results)[disagreeing.index].abs() > math.log(_LONG_ENOUGH)]
+
+
+def contradicting_trials(results: Results, n: int = 10) -> pd.DataFrame:
+    """The n contradicting trials whose outcome was predicted most decidedly."""
+    trials = contradictions(results)
+    order = _log_change(results)[trials.index].abs().sort_values(ascending=False, kind="stable").index
+    return trials.loc[order[:n], [*_name(results), "predicted_radius", "growth"]].reset_index(drop=True)
+
+
+def finding(results: Results) -> str | None:
+    """Where theory and outcome disagree, and what can be behind it; None where they do not."""
+    grew = contradictions(results)["predicted_radius"] < 1
+    causes = {
+        "that theory lets settle ended above the start: on a noise floor, of batches without a common optimum near "
+        "the stable boundary, or beyond the range of the dtype": int(grew.sum()),
+        "that theory lets diverge did not: for a start without the growing direction, or an error in the theory": int(
+            (~grew).sum()
+        ),
+    }
+    found = [f"{count:,} {'trial' if count == 1 else 'trials'} {cause}" for cause, count in causes.items() if count]
+    return "; ".join(found) or None
+
+
+def _prediction(results: Results) -> str:
+    return results.metadata["prediction"] or Kind.EPOCH_MAP
+
+
+def _log_change(results: Results) -> pd.Series[float]:
+    """Log of the factor by which theory changes each trial's distance over the run."""
+    growth = results.trials["predicted_radius"].astype("float64")
     with np.errstate(divide="ignore"):  # a radius of 0 settles at once
-        factor = np.log(trials["predicted_radius"].to_numpy(dtype=np.float64)) * results.config.training.epochs
-    decided = (trials["predicted_radius"] - 1).abs() > _UNDECIDED
-    grew = decided & (factor > math.log(_LONG_ENOUGH)) & (trials["verdict"] == "converged")
-    shrank = decided & (factor < -math.log(_LONG_ENOUGH)) & trials["verdict"].isin(_BAD)
-    contradicting: pd.DataFrame = trials[grew | shrank]
-    return contradicting
+        return pd.Series(np.log(growth.to_numpy()), growth.index) * results.config.training.epochs
+
+
+def _disagrees(results: Results) -> pd.Series[bool]:
+    """Which trials with a decided prediction grew where they should have settled, or the reverse."""
+    growth, grew = results.trials["predicted_radius"], results.trials["verdict"].isin(_BAD)
+    return ((growth > 1 + _UNDECIDED) & ~grew) | ((growth < 1 - _UNDECIDED) & grew)
 
 
 def _prediction_note(results: Results) -> str:
-    return f"by the spectral radius of the epoch's map; {len(contradictions(results)):,} trials contradict it"
+    against, disagreeing = len(contradictions(results)), int(_disagrees(results).sum())
+    contradict = "one trial contradicts" if against == 1 else f"{against:,} trials contradict"
+    short = f"; {disagreeing - against:,} more disagree, over too few epochs to tell" if disagreeing > against else ""
+    return f"by the {_prediction(results)}; {contradict} it{short}"
 
 
 def dropped_and_merged(results: Results) -> pd.DataFrame:
@@ -197,6 +241,7 @@ def settings(results: Results) -> pd.DataFrame:
         "dtype": training.dtype,
         "steps": f"{int(results.manifest['steps']):,}" if "steps" in results.manifest else None,
         "kernel": results.metadata["kernel"],
+        "prediction": results.metadata["prediction"],
     }
     if len(results.trials):
         fixed = [*HYPERPARAMETERS, *(results.starts if len(results.starts) <= _MAX_FINAL else []), "seed"]

@@ -192,6 +192,8 @@ def _notices(results: Results) -> list[str]:
         notices.append(f"Partial: {len(results.trials):,} of {results.planned:,} trials are stored.")
     if failed := len(results.files.failures()):
         notices.append(f"{failed:,} shards could not be run; their tracebacks are in the sweep's failures folder.")
+    if (finding := summary.finding(results)) is not None:
+        notices.append(f"Finding: {finding}.")
     return notices
 
 

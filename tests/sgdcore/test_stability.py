@@ -1,14 +1,35 @@
+"""stability: growth per epoch is what runs do; radii are the textbook's; no trial sees its neighbours."""
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Task, train
-from sgdcore.stability import epoch_radius
+from sgdcore.stability import Kind, predict
 from sgdcore.tasks import line, linear
 
 ONE_WEIGHT = Task(Dataset(np.array([1.0, -1.0]), np.array([0.5, 0.1])), LinearModel(bias=False))  # H = 2
 MOMENTA = st.floats(0, 0.99)
+KINDS_OF_STEPS = Hyperparams(
+    lr=[0.01, 0.02, 0.06, 0.1, 0.03],
+    momentum=[0, 0.9, 0.5, 0.9, 0.9],
+    dampening=[0, 0, 0.5, 0, 0],
+    nesterov=[False, False, False, False, True],
+)
+
+
+def epoch_radius(task, hyperparams, **options):
+    growth = predict(task, hyperparams, epochs=7, **options)
+    assert growth.kind is Kind.EPOCH_MAP
+    return growth.per_epoch
+
+
+def drawn_growth(task, hyperparams, epochs, **options):
+    growth = predict(task, hyperparams, epochs=epochs, order="shuffled", **options)
+    assert growth.kind is Kind.DRAWN_ORDERS
+    return growth.per_epoch
 
 
 def test_published_radii_of_the_five_points():
@@ -36,17 +57,15 @@ def test_full_batch_bound_of_nesterov(lr, momentum):
     assert (radius < 1) == (lr < bound)
 
 
+def decayed(h, decay):
+    return Hyperparams(h.lr, h.momentum, decay, h.dampening, h.nesterov)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 @pytest.mark.parametrize("decay", [0.0, 0.2])
 def test_distance_is_multiplied_by_the_radius_every_epoch(batch_size, decay):
     task = Task(line())
-    hyperparams = Hyperparams(
-        lr=[0.01, 0.02, 0.06, 0.1, 0.03],
-        momentum=[0, 0.9, 0.5, 0.9, 0.9],
-        weight_decay=decay,
-        dampening=[0, 0, 0.5, 0, 0],
-        nesterov=[False, False, False, False, True],
-    )
+    hyperparams = decayed(KINDS_OF_STEPS, decay)
     radius = epoch_radius(task, hyperparams, batch_size=batch_size)
     per_epoch = -(-5 // batch_size)
     run = train(
@@ -79,16 +98,66 @@ def test_long_diverging_epochs_do_not_overflow():
     assert np.isfinite(radius).all()
     assert radius[0] > 1e200
     assert radius[1] < 1
+    one_step = Hyperparams(lr=[1e308, 1e308, 0.1], momentum=[0, 0.9, 0])
+    assert (epoch_radius(Task(line()), one_step)[:2] > 1e300).all()
+    assert (drawn_growth(Task(line()), one_step, 2)[:2] > 1e300).all()
 
 
-def test_random_orders_have_no_one_map():
-    assert epoch_radius(Task(line()), Hyperparams(0.1), order="shuffled") is None
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("decay", [0.0, 0.2])
+def test_growth_over_drawn_orders_is_that_of_the_runs_themselves(batch_size, decay):
+    """G's columns are differences of runs that start a unit apart."""
+    task, epochs, seeds = Task(linear(7, 2, noise=0.5)), 6, [3, 0, 3, 1, 0]
+    hyperparams = decayed(KINDS_OF_STEPS, decay)
+    options = {"epochs": epochs, "batch_size": batch_size, "order": "shuffled", "seeds": seeds}
+    starts = np.vstack([np.zeros(3), np.eye(3)])
+    ends = [train(task, hyperparams, start=start, dtype="float64", **options).params for start in starts]
+    squared = np.square(np.array(ends[1:]) - ends[0]).sum(axis=(0, 2)) / 3
+    growth = predict(task, hyperparams, **options)
+    assert growth.kind is Kind.DRAWN_ORDERS
+    np.testing.assert_allclose(growth.per_epoch, squared ** (1 / (2 * epochs)), rtol=1e-9)
 
 
-@given(st.permutations(range(6)))
-def test_a_trials_radius_does_not_depend_on_its_neighbours(order):
+@pytest.mark.parametrize("lr", [0.06, 0.001])
+def test_growth_of_long_runs_is_that_of_the_product_of_matrices(lr):
+    """Matrices in long double, whose range holds what overflows or vanishes in double."""
+    data, epochs, momentum = line(), 300, 0.9
+    x = np.column_stack([data.inputs[:, 0], np.ones(5)]).astype(np.longdouble)
+    orders = torch.utils.data.DataLoader(range(5), shuffle=True, generator=torch.Generator().manual_seed(4))
+    product = np.vstack([np.eye(2), np.zeros((2, 2))]).astype(np.longdouble)
+    for sample in [int(i) for _ in range(epochs) for i in orders]:
+        hessian = 2 * np.outer(x[sample], x[sample])
+        to_buffer = np.hstack([hessian, momentum * np.eye(2)])
+        product = np.vstack([np.hstack([np.eye(2), np.zeros((2, 2))]) - lr * to_buffer, to_buffer]) @ product
+    expected = (np.linalg.norm(product[:2].astype(np.longdouble).ravel() / np.sqrt(2, dtype=np.longdouble))) ** (
+        np.longdouble(1) / epochs
+    )
+    [growth] = drawn_growth(Task(data), Hyperparams(lr, momentum), epochs, seeds=4)
+    assert growth == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_orders_of_equal_samples_are_one_map():
+    task = Task(Dataset(np.full(4, 2.0), np.arange(4.0)))
+    growth = drawn_growth(task, KINDS_OF_STEPS, epochs=4000)
+    np.testing.assert_allclose(growth, epoch_radius(task, KINDS_OF_STEPS), rtol=2e-3)
+
+
+def test_nothing_to_learn_settles_at_once():
+    empty = Task(Dataset(np.zeros((3, 2)), [1.0, 2.0, 6.0]), LinearModel(bias=False))
+    assert epoch_radius(empty, Hyperparams(0.1)) == 0
+    assert drawn_growth(empty, Hyperparams(0.1), 2) == 0
+
+
+def test_no_epochs_change_nothing():
+    assert drawn_growth(Task(line()), Hyperparams(0.1), 0) == pytest.approx(1)
+
+
+@given(st.permutations(range(6)), st.integers(1, 6), st.sampled_from(["sequential", "shuffled"]))
+def test_a_trials_growth_does_not_depend_on_its_neighbours(permutation, taken, order):
     hyperparams = Hyperparams(
         lr=np.linspace(0.01, 0.1, 6), momentum=[0, 0.5, 0.9, 0, 0.3, 0.99], weight_decay=[0, 0.1] * 3
     )
-    radius = epoch_radius(Task(line()), hyperparams)
-    np.testing.assert_allclose(epoch_radius(Task(line()), hyperparams[np.array(order)]), radius[order], rtol=1e-9)
+    seeds, some = np.array([0, 0, 1, 1, 2, 2]), np.array(permutation[:taken])
+    growth = predict(Task(line()), hyperparams, epochs=3, order=order, seeds=seeds)
+    fewer = predict(Task(line()), hyperparams[some], epochs=3, order=order, seeds=seeds[some])
+    np.testing.assert_array_equal(fewer.per_epoch, growth.per_epoch[some])

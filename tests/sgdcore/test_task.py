@@ -179,6 +179,86 @@ def test_losses_near_the_minimum_do_not_cancel(noise):
         assert gained == pytest.approx(expected, rel=1e-8, abs=1e-16 * quadratic.minimum)
 
 
+def exact_minimiser(matrix: np.ndarray, targets: np.ndarray) -> list[Fraction]:
+    """A solution of the normal equations in fractions, 0 in directions that the data leave open."""
+    a = [[Fraction(x) for x in row] for row in matrix.tolist()]
+    z = [Fraction(y) for y in targets.tolist()]
+    columns = list(zip(*a, strict=True))
+    rows = [[dot(c, d) for d in columns] + [dot(c, z)] for c in columns]
+    pivots: list[int] = []
+    for column in range(len(columns)):
+        pivot = next((i for i in range(len(pivots), len(rows)) if rows[i][column]), None)
+        if pivot is None:
+            continue
+        rows[len(pivots)], rows[pivot] = rows[pivot], rows[len(pivots)]
+        top = rows[len(pivots)] = [value / rows[len(pivots)][column] for value in rows[len(pivots)]]
+        for i, row in enumerate(rows):
+            if i != len(pivots) and row[column]:
+                rows[i] = [value - row[column] * above for value, above in zip(row, top, strict=True)]
+        pivots.append(column)
+    solution = [Fraction(0)] * len(columns)
+    for row, column in zip(rows, pivots, strict=False):
+        solution[column] = row[-1]
+    return solution
+
+
+def dot(a, b) -> Fraction:
+    return sum((x * y for x, y in zip(a, b, strict=True)), Fraction(0))
+
+
+HILBERT = 1 / (np.arange(8)[:, np.newaxis] + np.arange(1, 7))
+NARROW = {
+    "linear, 1e8": Task(linear(12, 3, condition=1e8)),
+    "linear, 1e12, noise": Task(linear(12, 3, condition=1e12, noise=0.1)),
+    "Hilbert, exact": Task(Dataset(HILBERT, HILBERT.sum(axis=1)), LinearModel(bias=False)),
+    "Hilbert": Task(Dataset(HILBERT, np.arange(8.0)), LinearModel(bias=False)),
+    "polynomial of degree 7": Task(sine(10), PolynomialModel(7)),
+    "beyond float64": Task(Dataset([[1.0, 1.0], [0.0, 1e-20], [1.0, 1.0]], [1.0, 2.0, 3.0])),
+}
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-10, 1e-3])
+@pytest.mark.parametrize("name", NARROW)
+def test_losses_of_ill_conditioned_data_do_not_cancel(name, size):
+    """Against exact fractions: a residual is off by its own rounding at most, not the loss by that of its terms."""
+    matrix, targets = design(NARROW[name])
+    minimiser = np.array([float(x) for x in exact_minimiser(matrix, targets)])
+    if name == "beyond float64":
+        minimiser = np.array([1.0, 1.0, 0.0])  # the exact one is at 1e20: no float near it has a loss near the least
+    directions = np.random.default_rng(0).standard_normal((5, len(minimiser)))
+    params = minimiser * (1 + size * directions)
+    losses, exact = NARROW[name].quadratic().value(params), mean_squared_error(NARROW[name], params)
+    largest = np.abs(params) @ np.abs(matrix).max(axis=0) + np.abs(targets).max()
+    rounding = 8 * max(matrix.shape) * np.finfo(float).eps * largest
+    assert (np.abs(losses - exact) <= 2 * rounding * np.sqrt(exact) + rounding**2).all()
+
+
+@given(data=st.data(), n=st.integers(1, 7), k=st.integers(1, 6), rank=st.integers(0, 6), bias=st.booleans())
+def test_rank_deficient_data(data, n, k, rank, bias):
+    """Small integers, so that the rank is exact: minimum, nearest minimiser and ridge against fractions and lstsq."""
+    integers = st.integers(-3, 3)
+    left = data.draw(st.lists(integers, min_size=n * rank, max_size=n * rank))
+    right = data.draw(st.lists(integers, min_size=rank * k, max_size=rank * k))
+    targets = np.array(data.draw(st.lists(integers, min_size=n, max_size=n)), dtype=float)
+    task = Task(Dataset(np.reshape(left, (n, rank)) @ np.reshape(right, (rank, k)) + 0.0, targets), LinearModel(bias))
+    matrix, _ = design(task)
+    quadratic = task.quadratic()
+    assert len(quadratic.singular_values) == np.linalg.matrix_rank(matrix)
+    solution = exact_minimiser(matrix, targets)
+    rows = zip(matrix.tolist(), targets.tolist(), strict=True)
+    least = sum((dot(map(Fraction, row), solution) - Fraction(y)) ** 2 for row, y in rows) / n
+    assert quadratic.minimum == pytest.approx(float(least), rel=1e-12, abs=1e-28)
+    start = np.arange(1.0, matrix.shape[1] + 1)
+    away = np.linalg.lstsq(matrix, targets - matrix @ start, rcond=None)[0]
+    (nearest,) = quadratic.nearest_minimisers(np.zeros(1), start[np.newaxis])
+    np.testing.assert_allclose(nearest, start + away, rtol=1e-9, atol=1e-9)
+    assert quadratic.value(nearest) == pytest.approx(float(least), rel=1e-9, abs=1e-24)
+    (ridge,) = quadratic.ridge_minimiser(np.array([0.5]))
+    penalised = np.vstack([matrix, np.sqrt(n * 0.25) * np.eye(len(start))])
+    expected = np.linalg.lstsq(penalised, np.append(targets, 0 * start), rcond=None)[0]
+    np.testing.assert_allclose(ridge, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_a_run_without_noise_converges_to_a_loss_of_rounding_squared():
     options = {"epochs": 4000, "batch_size": 5, "dtype": "float64", "record": Recording(spacing="all")}
     result = train(Task(line()), Hyperparams(lr=0.03), start=[0, 0], **options)

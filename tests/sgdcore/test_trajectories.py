@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sgdcore import Hyperparams, Recording, Task, train
+from sgdcore import Dataset, Hyperparams, Recording, Task, train
 from sgdcore.tasks import line, linear
 
 from .cases import LINE, assert_same_bits, take
@@ -54,18 +54,47 @@ def test_momentum_buffers_are_kept_only_with_momentum(result):
 
 def test_table_has_a_row_a_trial_and_step(result):
     table = pd.DataFrame(result.columns())
-    assert table.columns.tolist() == ["trial", "step", "loss", "weight", "bias"]
+    assert table.columns.tolist() == ["trial", "step", "loss", "distance", "weight", "bias"]
     assert len(table) == 3 * 51
     row = table[(table.trial == 2) & (table.step == 7)].iloc[0]
     assert row["loss"] == result.loss[2, 7]
+    assert row["distance"] == result.distance[2, 7]
     assert (row["weight"], row["bias"]) == tuple(result.curves.path[2, 7])
 
 
 def test_table_shows_validation_and_leaves_out_long_paths():
     held_out = train(Task(linear(9, 2).split(0.3)), Hyperparams(lr=0.01), epochs=1).columns()
-    assert list(held_out) == ["trial", "step", "loss", "validation_loss", "weight.0", "weight.1", "bias"]
+    assert list(held_out) == ["trial", "step", "loss", "validation_loss", "distance", "weight.0", "weight.1", "bias"]
     wide = train(Task(linear(20, 20)), Hyperparams(lr=0.001), epochs=1).columns()
     assert list(wide) == ["trial", "step", "loss"]
+
+
+def test_distance_is_that_to_the_minimiser_of_the_objective(result):
+    line_itself, ridge = [0.8, 1.2], LINE.quadratic("float32").ridge_minimiser(np.array([0.5]))[0]
+    for trial, target in ((0, line_itself), (2, ridge)):
+        expected = np.linalg.norm(result.curves.path[trial].astype(np.float64) - target, axis=1)
+        np.testing.assert_allclose(result.distance[trial], expected, rtol=1e-6)
+    assert result.distance.dtype == np.float64
+    assert result.distance[0, -1] < result.distance[0, 0] / 2
+
+
+def test_distance_ends_where_a_trial_stops(result):
+    stop = int(result.first_nonfinite_step[1])
+    assert np.isnan(result.distance[1, stop:]).all()
+    assert np.isfinite(result.distance[1, :stop]).all()
+    far = train(LINE, Hyperparams(lr=0.0), epochs=1, start=[3e200, 4e200], dtype="float64")
+    np.testing.assert_allclose(far.distance[0], 5e200)
+
+
+def test_distance_leaves_out_what_the_data_leave_open():
+    twice = Task(Dataset(np.repeat(line().inputs, 2, axis=1), line().targets))
+    result = train(twice, Hyperparams(lr=0.02), epochs=5000, batch_size=5, start=[5.0, -5.0, 0.0], dtype="float64")
+    assert result.distance[0, 0] > 1
+    assert result.distance[0, -1] < 1e-6
+
+
+def test_no_distance_without_a_path():
+    assert train(Task(linear(20, 20)), Hyperparams(lr=0.001), epochs=1).distance is None
 
 
 def test_taken_trials_are_copies(result):

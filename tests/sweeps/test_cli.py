@@ -83,6 +83,11 @@ def test_a_sweep_from_plan_to_report(cli: Cli, config: Callable[..., Path], stor
     assert "predicted: 83% of the trials are stable" in cli("plan", path).stdout
     assert not (store.root / "sweeps").exists()
     assert json.loads(cli("plan", path, "--json").stdout)["trials"] == 12
+    plain = ("plan", path, "--set", "parameters.momentum={value: 0}")
+    assert "lr: the best predicted value, 0.03, is the largest of its axis: extend it" in cli(*plain).stdout
+    planned = json.loads(cli(*plain, "--json").stdout)
+    assert planned["predicted"]["kind"] == "spectral radius of the epoch's map"
+    assert planned["predicted"]["edges"] == [{"axis": "lr", "value": 0.03, "end": "largest"}]
     ran = cli("run", path, "--executor", "inline")
     assert "logged 12 of 12" in ran.stdout
     sweep_id = only_id(cli)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -490,6 +491,53 @@ def test_predictions_are_held_against_outcomes(
     assert table.loc["diverges (radius > 1)", "converged"] == 0
     assert table.loc["settles (radius < 1)", ["diverging", "diverged"]].sum() == 0
     assert table.loc["settles (radius < 1)", "converged"] > 10
+    assert "spectral radius of the epoch's map; 0 trials contradict it" in report.render(report.load(files), "md")
+
+
+def test_a_contradiction_is_a_finding(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]) -> None:
+    files = stored(
+        make_work(
+            parameters={
+                "lr": {"values": [0.01, 0.02, 0.03, 0.2]},
+                "momentum": {"value": 0},
+                "init.weight": {"value": 0},
+            },
+            training={"epochs": 1000},
+        )
+    )
     loaded = report.load(files)
+    assert report.finding(loaded) is None
+    assert "Finding" not in report.render(loaded, "md")
     loaded.trials["predicted_radius"] = 1 / loaded.trials["predicted_radius"]
-    assert len(summary.contradictions(loaded)) > 10
+    assert list(summary.contradictions(loaded)["trial"]) == [0, 1, 2, 3]
+    assert summary.contradicting_trials(loaded, 2)["trial"].tolist() == [3, 2]
+    found = report.finding(loaded)
+    assert found is not None
+    assert found.startswith("1 trial that theory lets settle ended above the start")
+    assert "; 3 trials that theory lets diverge did not" in found
+    for page in (report.render(loaded, "md"), report.render(loaded, "html")):
+        assert f"Finding: {found}." in page
+        assert "Trials that contradict the prediction" in page
+    training = loaded.config.training.model_copy(update={"epochs": 3})
+    short = replace(loaded, config=loaded.config.model_copy(update={"training": training}))
+    assert report.finding(short) is None
+    assert "0 trials contradict it; 4 more disagree, over too few epochs to tell" in report.render(short, "md")
+
+
+def test_a_noise_floor_above_the_start_is_told(
+    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+) -> None:
+    """Growth is about differences: with weight decay no two batches have a common optimum."""
+    parameters = {
+        "lr": {"value": 0.099},
+        "weight_decay": {"values": [0, 0.1]},
+        "init.weight": {"value": 0},
+        "init.bias": {"value": 0},
+    }
+    files = stored(make_work(parameters=parameters, training={"epochs": 200, "order": "shuffled"}))
+    loaded = report.load(files)
+    assert list(loaded.trials["verdict"]) == ["converged", "diverging"]
+    table = summary.predictions(loaded).set_index("predicted")
+    assert table.loc["settles (growth < 1)", ["trials", "contradicted"]].tolist() == [2, 1]
+    assert "on a noise floor" in str(report.finding(loaded))
+    assert "growth per epoch over the drawn orders; one trial contradicts it" in report.render(loaded, "md")

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from sgdcore import Hyperparams, Recording, train
+from sgdcore.stability import predict
 from sweeps.errors import StoreError
 from sweeps.store import Store, SweepFiles
 from sweeps.worker import ShardFailure, ShardResult, Work, run_shard
@@ -42,11 +44,27 @@ def test_the_predicted_radius_is_the_theorys(make_work: MakeWork, stored: Stored
     parameters = {"lr": {"values": [0.02, 0.03, 0.05]}, "momentum": {"value": 0.9}}
     table = stored(make_work(parameters=parameters)).read_shard(0)
     np.testing.assert_allclose(table["predicted_radius"].to_pylist(), [1.53, 0.77, 1.34], atol=0.005)
+    assert table.schema.metadata[b"prediction"] == b"spectral radius of the epoch's map"
 
 
-def test_random_orders_are_not_predicted(make_work: MakeWork, stored: Stored) -> None:
-    files = stored(make_work(training={"epochs": 1, "order": "shuffled"}))
-    assert files.read_shard(0)["predicted_radius"].null_count == 4
+def test_shuffled_trials_are_predicted_over_their_own_orders(make_work: MakeWork, stored: Stored) -> None:
+    work = make_work(training={"epochs": 3, "order": "shuffled"}, seeds=[0, 7])
+    files = stored(work)
+    table = pa.concat_tables(files.tables(["seed", "predicted_radius"]))
+    assert files.metadata()["prediction"] == "growth per epoch over the drawn orders"
+    trials = work.plan.trials(0, len(work.plan))
+    growth = predict(work.task, trials.hyperparams, epochs=3, order="shuffled", seeds=trials.seed)
+    np.testing.assert_array_equal(table["predicted_radius"].to_numpy(), growth.per_epoch)
+    assert len(set(table["predicted_radius"].to_pylist())) == len(work.plan) == 24
+
+
+def test_what_costs_too_much_is_not_predicted_and_the_shard_says_why(make_work: MakeWork, stored: Stored) -> None:
+    files = stored(make_work(training={"epochs": 50_000, "order": "shuffled"}, parameters={"lr": {"value": 0.01}}))
+    assert files.read_shard(0)["predicted_radius"].null_count == 1
+    assert files.metadata()["prediction"] == (
+        "none: the growth per epoch over the drawn orders would take 18,000,000 operations a trial; "
+        "at most 10,000,000 are made"
+    )
 
 
 def test_what_is_not_finite_is_null(make_work: MakeWork, stored: Stored) -> None:
