@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# For the tests, where torch brings none. Not among the constraints: CUDA builds of torch demand a Triton of their own.
+TRITON := triton==3.9.0
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format bench ui constraints clean
 
@@ -55,6 +58,7 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(INSTALL) --editable '.[dev]'
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) --no-deps $(TRITON)
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.runtime

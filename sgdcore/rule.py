@@ -64,10 +64,13 @@ def update(
     return fma(negative_lr, direction, param), momentum_buffer
 
 
-def bind(fma: Callable[..., Any], select: Callable[..., Any]) -> FunctionType:
-    """The same code as :func:`update`, calling a kernel's own ``fma`` and ``select``."""
-    names = {"__builtins__": {}, "fma": fma, "select": select}
-    return FunctionType(update.__code__, names, update.__name__)
+def bind(fma: Callable[..., Any], select: Callable[..., Any], **names: Any) -> FunctionType:
+    """The same code as :func:`update`, calling a kernel's own ``fma`` and ``select``.
+
+    ``names``: what else a compiler of the source text looks up, such as the types in annotations.
+    """
+    scope = {"__name__": __name__, "__builtins__": {}, "fma": fma, "select": select, **names}
+    return FunctionType(update.__code__, scope, update.__name__)
 
 
 def sgd(

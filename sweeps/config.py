@@ -232,6 +232,12 @@ class TaskConfig(Model):
     huber_delta: Positive = 1.0
 
 
+def _device(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
+        return value
+    raise PydanticCustomError(_CUSTOM, "auto, cpu, cuda or cuda:N is needed")
+
+
 class TrainingConfig(Model):
     """How every trial is trained; ``compile`` is for networks: torch.compile makes their steps."""
 
@@ -239,7 +245,7 @@ class TrainingConfig(Model):
     batch_size: Count = 1
     order: Literal["sequential", "shuffled"] = "sequential"
     dtype: Literal["float32", "float64"] = "float32"
-    device: Literal["auto", "cpu"] = "auto"
+    device: Annotated[str, BeforeValidator(_device)] = "auto"
     compile: bool = False
 
 

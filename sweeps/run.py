@@ -85,7 +85,7 @@ def run(work: Work, store: Store, executor: Executor, tracker: Tracker, progress
         Interrupted: by Ctrl-C.
     """
     store.check_writable()
-    _start(tracker, executor)
+    _start(tracker, executor, work)
     sweep_id = secrets.token_hex(4)
     files = store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id))
     return _finish(Outcome(files, work), executor, tracker, progress)
@@ -98,7 +98,7 @@ def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Pr
         InputError: as run(), or the data has changed since.
     """
     work = reopen(files)
-    _start(tracker, executor)
+    _start(tracker, executor, work)
     return _finish(Outcome(files, work), executor, tracker, progress)
 
 
@@ -120,11 +120,12 @@ def reopen(files: SweepFiles) -> Work:
     return Work(config, work.task, make_plan(config, work.task))
 
 
-def _start(tracker: Tracker, executor: Executor) -> None:
+def _start(tracker: Tracker, executor: Executor, work: Work) -> None:
     """Both take seconds to come up, most of it waiting, so side by side."""
     with ThreadPoolExecutor(1) as pool:
         checked = pool.submit(tracker.check)
         executor.start()
+        executor.check(work.config.training.device)
         checked.result()
 
 

@@ -1,14 +1,21 @@
-"""Hypothesis for all tests: no deadlines; on CI (CI=true) the same examples every time. Slow tests run last."""
+"""Hypothesis for all tests: no deadlines; on CI (CI=true) the same examples every time. Slow tests run last,
+tests on CUDA only where there is a GPU."""
 
 import os
 
 import pytest
 from hypothesis import settings
 
+from sgdcore.devices import gpus
+
 settings.register_profile("local", deadline=None, max_examples=40)
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("cluster") is not None)
+    if not gpus():
+        needing = [item for item in items if item.get_closest_marker("cuda")]
+        items[:] = [item for item in items if not item.get_closest_marker("cuda")]
+        config.hook.pytest_deselected(items=needing)

@@ -12,6 +12,7 @@ from sgdcore.tasks.networks import MlpModel
 from sgdcore.tasks.task import Task
 
 KERNELS = ("numba", "triton", "torch", "reference")
+MOST_PARAMETERS = 16  # of the triton kernel: what a thread's registers hold of a trial
 PERCEPTRON_ACTIVATIONS = ("relu", "tanh", "sigmoid", "silu")  # that the numba kernel has
 PERCEPTRON_PARAMETERS = 1 << 17  # beyond, tiles leave the caches, and the torch kernel's large products are faster
 
@@ -51,14 +52,23 @@ def choose(task: Task, kernel: str = "auto", device: str = "auto") -> Choice:
         raise KernelUnavailable(f"the numba kernel runs on the CPU only, not on {device}: use {use}")
     if kernel == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise KernelUnavailable("the triton kernel needs a CUDA GPU: use numba")
+    if kernel == "triton" and not _fits_registers(task):
+        given = len(task.parameter_names)
+        raise KernelUnavailable(f"the triton kernel holds up to {MOST_PARAMETERS} parameters, not {given}: use torch")
     return _load(task, kernel, device)
 
 
 def _fastest(task: Task, device: str) -> str:
-    if task.is_quadratic:
-        return "numba" if device == "cpu" else "triton"
+    if task.is_quadratic and device == "cpu":
+        return "numba"
+    if task.is_quadratic and _fits_registers(task):
+        return "triton"
     small = _is_perceptron(task) and len(task.parameter_names) <= PERCEPTRON_PARAMETERS
     return "numba" if device == "cpu" and small else "torch"
+
+
+def _fits_registers(task: Task) -> bool:
+    return len(task.parameter_names) <= MOST_PARAMETERS
 
 
 def _is_perceptron(task: Task) -> bool:
@@ -84,7 +94,7 @@ def _load(task: Task, kernel: str, device: str) -> Choice:
             ) from error
         from sgdcore.kernels import linear_triton
 
-        return Choice(kernel, device, linear_triton.advance)
+        return Choice(kernel, device, linear_triton.advance, mixes_orders=True)
     if kernel == "torch":
         from sgdcore.kernels import module_torch
 

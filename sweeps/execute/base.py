@@ -25,6 +25,13 @@ class Executor(Protocol):
             ExecutorError: it cannot be reached.
         """
 
+    def check(self, device: str) -> None:
+        """After start(): whether a sweep that asks for this device (``training.device``) can run here.
+
+        Raises:
+            ExecutorError: it asks for a GPU that is not there.
+        """
+
     def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
         """Results as they come, in any order; closing the generator gives up the shards in flight."""
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 
+from sgdcore import KernelUnavailable
+from sgdcore.devices import resolve
+from sweeps.errors import ExecutorError
 from sweeps.execute.base import Outcome
 from sweeps.plan import Shard
 from sweeps.worker import Work, run_shard
@@ -16,6 +19,17 @@ class InlineExecutor:
 
     def start(self) -> None:
         """Nothing to bring up."""
+
+    def check(self, device: str) -> None:
+        """Whether this machine has the device.
+
+        Raises:
+            ExecutorError: it has no such GPU.
+        """
+        try:
+            resolve(device)
+        except KernelUnavailable as error:
+            raise ExecutorError(f"training.device: {error}") from error
 
     def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
         """Run each shard when the next result is asked for."""

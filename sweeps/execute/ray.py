@@ -14,18 +14,19 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
+from sweeps.config import SweepConfig
 from sweeps.errors import ExecutorError
 from sweeps.execute.base import Outcome
 from sweeps.plan import Shard
 from sweeps.worker import ShardFailure, Work, run_shard
 
-IN_FLIGHT_PER_CORE = 2  # enough to keep a core busy while a result travels
+IN_FLIGHT_PER_CORE = 2  # or per GPU: enough to keep it busy while a result travels
 _PROBE_SECONDS = 5
 MAX_RETRIES = 3  # of a shard whose worker process died
 
 
 class RayExecutor:
-    """Runs shards as Ray tasks of one core each.
+    """Runs shards as Ray tasks of one core each, and of one GPU each where the sweep may use the cluster's GPUs.
 
     Args:
         address: a running cluster (``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``), or None for a Ray of its own.
@@ -44,7 +45,12 @@ class RayExecutor:
             return where
         nodes = sum(node["Alive"] for node in self._ray.nodes())
         cores = int(self._ray.cluster_resources().get("CPU", 0))
-        return f"{where}: {nodes} node{'s' * (nodes != 1)}, {cores} core{'s' * (cores != 1)}"
+        gpus = f", {self._gpus} GPU{'s' * (self._gpus != 1)}" if self._gpus else ""
+        return f"{where}: {nodes} node{'s' * (nodes != 1)}, {cores} core{'s' * (cores != 1)}{gpus}"
+
+    @property
+    def _gpus(self) -> int:
+        return int(self._ray.cluster_resources().get("GPU", 0))
 
     def start(self) -> None:
         """Join the cluster, or start a local Ray: loopback only, with a token, without dashboard or usage reports.
@@ -74,12 +80,26 @@ class RayExecutor:
             raise ExecutorError(f"Ray at {self.address or 'this machine'} cannot be joined: {first}") from error
         self._ray = ray
 
+    def check(self, device: str) -> None:
+        """Whether the cluster has GPUs, where they are asked for.
+
+        Raises:
+            ExecutorError: it has none, or one of a number is asked for, which no task can choose.
+        """
+        if device.startswith("cuda:"):
+            raise ExecutorError(f"training.device: on Ray, tasks are given GPUs: ask for cuda, not for {device}")
+        if device == "cuda" and not self._gpus:
+            raise ExecutorError(f"training.device: cuda needs a GPU, and there is none on {self.description}")
+
     def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
-        """Results in the order in which tasks finish; at most IN_FLIGHT_PER_CORE tasks a core are submitted."""
+        """Results in the order in which tasks finish; at most IN_FLIGHT_PER_CORE tasks a core or GPU are submitted."""
         ray = self._ray
-        shared = ray.put(dataclasses.replace(work, threads=1))
-        task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(run_shard)
-        limit = max(2, IN_FLIGHT_PER_CORE * int(ray.cluster_resources().get("CPU", 1)))
+        device = work.config.training.device
+        on_gpus = device != "cpu" and self._gpus > 0
+        shared = ray.put(dataclasses.replace(work, config=_on(work.config, device, on_gpus), threads=1))
+        task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=MAX_RETRIES)(run_shard)
+        slots = self._gpus if on_gpus else int(ray.cluster_resources().get("CPU", 1))
+        limit = max(2, IN_FLIGHT_PER_CORE * slots)
         waiting: Iterator[Shard] = iter(shards)
         flying: dict[Any, Shard] = {}
         try:
@@ -106,6 +126,14 @@ class RayExecutor:
         if self._ray is not None:
             self._ray.shutdown()
             self._ray = None
+
+
+def _on(config: SweepConfig, device: str, on_gpus: bool) -> SweepConfig:
+    """The config with the device as a task sees it: Ray shows it the one GPU that it is given, or none."""
+    if device == "auto" and on_gpus:
+        return config  # the GPU, if torch can use it there
+    inside = "cuda:0" if device.startswith("cuda") else "cpu"
+    return config.model_copy(update={"training": config.training.model_copy(update={"device": inside})})
 
 
 def _probe(address: str) -> None:

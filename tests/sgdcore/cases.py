@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,7 +27,9 @@ from sgdcore import (
 )
 from sgdcore.tasks import line, linear, sine
 
-EXACT = ("numba", "reference")  # kernels whose results are the same bits on any CPU
+# test_linear_triton.py runs tests of all kernels again in a process in which Triton interprets, slowly, on the CPU.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+EXACT = ("triton" if INTERPRETED else "numba", "reference")  # kernels whose results are the same bits on any CPU
 LINE = Task(line())
 SHAPES = (  # (features, bias, dtype) of the random runs: few, because each costs seconds to compile
     (1, True, "float32"),
@@ -294,6 +297,36 @@ ERROR_INPUTS = [
         _train(kernel="cuda"),
         KernelUnavailable,
         "kernel must be auto, numba, triton, torch or reference, not 'cuda'",
+    ),
+    ErrorInput(
+        "device",
+        _train(device="gpu"),
+        KernelUnavailable,
+        "device must be auto, cpu, cuda or cuda:N, not 'gpu'",
+    ),
+    ErrorInput(
+        "a GPU that is not there",
+        _train(device="cuda:99"),
+        KernelUnavailable,
+        "device 'cuda:99' needs a CUDA GPU that torch can use; here there",
+    ),
+    ErrorInput(
+        "numba on a GPU that is not there",
+        _train(kernel="numba", device="cuda:99"),
+        KernelUnavailable,
+        "device 'cuda:99' needs a CUDA GPU",
+    ),
+    ErrorInput(
+        "another loss for numba",
+        _train(task=Task(line(), loss="mae"), kernel="numba"),
+        KernelUnavailable,
+        "the numba kernel trains linear and polynomial models with mse only: use torch",
+    ),
+    ErrorInput(
+        "another loss for triton",
+        _train(task=Task(line(), loss="huber"), kernel="triton"),
+        KernelUnavailable,
+        "the triton kernel trains linear and polynomial models with mse only: use torch",
     ),
 ]
 

@@ -62,6 +62,13 @@ def test_the_published_cases_come_out(cli: Cli) -> None:
     assert "local Ray" in out
 
 
+def test_a_gpu_that_is_not_there_is_one_line(cli: Cli, config: Callable[..., Path], store: Store) -> None:
+    path = config(training={"epochs": 1, "device": "cuda:99"})
+    [line] = cli("run", path, "--executor", "inline", code=2).stderr.splitlines()
+    assert "training.device: device 'cuda:99' needs a CUDA GPU that torch can use; here there" in line
+    assert not (store.root / "sweeps").exists()
+
+
 def test_what_is_not_as_expected_fails_the_sweep(cli: Cli) -> None:
     out = cli(
         "run", ROOT / "configs" / "seed.yaml", "--executor", "inline", "--set", "expected.2.final.weight=0.8", code=4

@@ -33,7 +33,10 @@ BAD = {
         document(training={"epochs": 1, "order": "random"}),
         "training.order: given 'random'; allowed: sequential, shuffled",
     ),
-    "cuda": (document(training={"epochs": 1, "device": "cuda"}), "training.device: given 'cuda'; allowed: auto, cpu"),
+    "device": (
+        document(training={"epochs": 1, "device": "gpu"}),
+        "training.device: given 'gpu'; auto, cpu, cuda or cuda:N is needed",
+    ),
     "no mapping": ([], "a mapping is needed"),
     "dataset kind": (
         document(task={"dataset": {"kind": "mnist"}}),
@@ -98,6 +101,11 @@ def test_bad_input_is_one_line_with_path_value_and_what_is_allowed(doc: object, 
     found = problems(doc)
     assert len(found) == 1, found
     assert message in found[0]
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])
+def test_devices(device: str) -> None:
+    assert parse(document(training={"epochs": 1, "device": device}), "c.yaml").training.device == device
 
 
 def test_every_problem_is_told_at_once() -> None:

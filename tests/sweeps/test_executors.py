@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sgdcore import Task
+from sgdcore.devices import gpus
 from sweeps.errors import ExecutorError
 from sweeps.execute.base import Executor
 from sweeps.execute.inline import InlineExecutor
@@ -182,20 +183,65 @@ def test_an_address_that_nobody_answers(address: str, message: str) -> None:
         RayExecutor(address).start()
 
 
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_devices_that_are_always_there(executor: Executor, device: str) -> None:
+    executor.check(device)
+
+
+@pytest.mark.skipif(gpus() > 0, reason="there is a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_there(executor: Executor, device: str) -> None:
+    with pytest.raises(ExecutorError, match=r"^training\.device: .*cuda"):
+        executor.check(device)
+
+
+class Witness(Task):
+    """Writes down which GPUs each process may see that looks at it."""
+
+    def __init__(self, dataset: Any, folder: Path) -> None:
+        super().__init__(dataset)
+        object.__setattr__(self, "folder", folder)
+
+    @property
+    def samples(self) -> int:
+        folder: Path = self.__dict__["folder"]
+        (folder / f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}").touch()
+        return len(self.dataset)
+
+
+def assert_one_gpu_each(executor: RayExecutor, make_work: MakeWork, folder: Path) -> None:
+    """The GPUs are only Ray's word for it: ``auto`` then trains on the CPU, ``cuda`` fails."""
+    work = make_work(execution={"trials_per_shard": 1})
+    results = list(executor.run(replace(work, task=Witness(work.task.dataset, folder=folder)), work.plan.shards()))
+    assert [type(result) for result in results] == [ShardResult] * 12
+    assert {path.name.partition(" ")[2] for path in folder.iterdir()} <= {"0", "1"}
+    executor.check("cuda")
+    with pytest.raises(ExecutorError, match="ask for cuda, not for cuda:0"):
+        executor.check("cuda:0")
+    work = make_work(training={"epochs": 1, "device": "cuda"})
+    for result in executor.run(work, work.plan.shards()):
+        assert isinstance(result, ShardFailure)
+        assert "device 'cuda:0' needs a CUDA GPU that torch can use" in result.traceback
+
+
 @pytest.mark.cluster
-def test_a_running_cluster_of_several_nodes_is_joined(ray_executor: RayExecutor, make_work: MakeWork) -> None:
+def test_a_running_cluster_of_several_nodes_is_joined(
+    ray_executor: RayExecutor, make_work: MakeWork, tmp_path: Path
+) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
     ray_executor.stop()
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "node_ip_address": "127.0.0.1"})
+    each = {"num_cpus": 2, "num_gpus": 1, "node_ip_address": "127.0.0.1"}
+    cluster = Cluster(initialize_head=True, head_node_args=each)
     try:
-        cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
+        cluster.add_node(**each)
         executor = RayExecutor(cluster.address)
         executor.start()
-        assert executor.description == f"Ray at {cluster.address}: 2 nodes, 2 cores"
-        work = make_work(execution={"trials_per_shard": 1})
+        assert executor.description == f"Ray at {cluster.address}: 2 nodes, 4 cores, 2 GPUs"
+        work = make_work(training={"epochs": 1, "device": "cpu"}, execution={"trials_per_shard": 1})
         assert len(list(executor.run(work, work.plan.shards()))) == 12
+        assert_one_gpu_each(executor, make_work, tmp_path)
         executor.stop()
     finally:
         cluster.shutdown()
