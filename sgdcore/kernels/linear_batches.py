@@ -1,0 +1,71 @@
+"""How the batches of a segment reach the step functions: as samples, or each as a triangle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdcore.batches import steps_per_epoch
+from sgdcore.kernels.base import Problem, Segment
+from sgdcore.kernels.linear_steps import Form
+from sgdcore.kernels.linear_triangles import triangles
+
+EXACT = 2  # samples in a batch up to which torch's own sums are kept, bit for bit
+TRIANGLE_BYTES = 1 << 24  # of triangles at a time, however long the run
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """The batches of the steps up to ``stop``: of step t, row (t - origin) % len(table) of the table.
+
+    Of samples: their places among ``data`` (features) and ``targets``, -1 for none; of triangles: the place in ``data``.
+    """
+
+    form: Form
+    data: NDArray[Any]
+    targets: NDArray[Any]
+    table: NDArray[Any]
+    origin: int
+    stop: int
+
+    def arrays(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """For the compiled code."""
+        return self.data, self.targets, self.table
+
+
+def stretches(problem: Problem, segment: Segment, start: int) -> Iterator[Batches]:
+    """The segment's batches from step ``start`` on: all at once, or as many as memory should hold."""
+    n, dtype = problem.features.shape[0], problem.features.dtype
+    size, per_epoch = min(segment.batch_size, n), steps_per_epoch(n, segment.batch_size)
+    origin, samples = segment.first_epoch * per_epoch, segment.samples.reshape(-1, n)
+    if size == n and n > EXACT:
+        samples = np.arange(n, dtype=samples.dtype)[np.newaxis]  # in whatever order, all of them
+    table = np.full((len(samples), per_epoch * size), -1, samples.dtype)
+    table[:, :n] = samples
+    table = table.reshape(-1, size)
+    shape = (dtype.name, problem.features.shape[1], problem.bias)
+    if size <= EXACT:
+        yield Batches(Form(*shape, size), problem.features.ravel(), problem.targets, table, origin, segment.stop)
+        return
+    design = np.hstack([problem.features, np.ones((n, int(problem.bias)), dtype)])
+    form = Form(*shape, 0, min(size, design.shape[1]))
+    most = max(1, TRIANGLE_BYTES // (form.triangle * dtype.itemsize))
+    if segment.stop - start > len(table):  # each is used again
+        most = len(table)
+    while True:
+        first = (start - origin) % len(table)
+        rows = table if most >= len(table) else table[first : first + most]
+        data = triangles(design, problem.targets, rows, form.block).ravel()
+        places = np.arange(len(rows), dtype=table.dtype)[:, np.newaxis]
+        if len(rows) == len(table):
+            yield Batches(form, data, problem.targets, places, origin, segment.stop)
+            return
+        stop = min(start + len(rows), segment.stop)
+        yield Batches(form, data, problem.targets, places, start, stop)
+        start = stop
+        if start == segment.stop:
+            return
