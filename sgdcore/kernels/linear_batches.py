@@ -22,7 +22,8 @@ TRIANGLE_BYTES = 1 << 24  # of triangles at a time, however long the run
 class Batches:
     """The batches of the steps up to ``stop``: of step t, row (t - origin) % len(table) of the table.
 
-    Of samples: their places among ``data`` (features) and ``targets``, -1 for none; of triangles: the place in ``data``.
+    It holds, of samples, their places among ``data`` (the features) and ``targets``, -1 for none; of triangles, their
+    places in ``data``.
     """
 
     form: Form
@@ -53,19 +54,24 @@ def stretches(problem: Problem, segment: Segment, start: int) -> Iterator[Batche
         return
     design = np.hstack([problem.features, np.ones((n, int(problem.bias)), dtype)])
     form = Form(*shape, 0, min(size, design.shape[1]))
-    most = max(1, TRIANGLE_BYTES // (form.triangle * dtype.itemsize))
     if segment.stop - start > len(table):  # each is used again
-        most = len(table)
+        data, places = _laid_out(problem, design, table, form)
+        yield Batches(form, data, problem.targets, places, origin, segment.stop)
+        return
+    most = max(1, TRIANGLE_BYTES // (form.triangle * dtype.itemsize))
     while True:
         first = (start - origin) % len(table)
-        rows = table if most >= len(table) else table[first : first + most]
-        data = triangles(design, problem.targets, rows, form.block).ravel()
-        places = np.arange(len(rows), dtype=table.dtype)[:, np.newaxis]
-        if len(rows) == len(table):
-            yield Batches(form, data, problem.targets, places, origin, segment.stop)
-            return
-        stop = min(start + len(rows), segment.stop)
-        yield Batches(form, data, problem.targets, places, start, stop)
-        start = stop
+        rows = table[first : first + min(most, segment.stop - start)]
+        data, places = _laid_out(problem, design, rows, form)
+        yield Batches(form, data, problem.targets, places, start, start + len(rows))
+        start += len(rows)
         if start == segment.stop:
             return
+
+
+def _laid_out(
+    problem: Problem, design: NDArray[Any], table: NDArray[Any], form: Form
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The triangles of these batches, and a table of their places."""
+    data = triangles(design, problem.targets, table, form.block).ravel()
+    return data, np.arange(len(table), dtype=table.dtype)[:, np.newaxis]

@@ -23,14 +23,24 @@ from numba import literally, njit, types
 from numpy.typing import NDArray
 
 from sgdcore.hyperparams import Hyperparams
-from sgdcore.kernels import linear_record, linear_steps
+from sgdcore.kernels import linear_record, linear_steps, linear_tiles
 from sgdcore.kernels.base import Problem, Segment
-from sgdcore.kernels.linear_batches import Batches, stretches
+from sgdcore.kernels.linear_batches import stretches
 from sgdcore.kernels.linear_record import blank, capacity, keep, write
 from sgdcore.kernels.linear_steps import COLUMNS, DECAY, MOMENTUM, NESTEROV, SCRATCH, call_steps, compile_steps
+from sgdcore.kernels.linear_tiles import (
+    aligned,
+    dampen,
+    fill,
+    nonfinite,
+    prepare_first_step,
+    settle,
+    stop_lanes,
+    write_back,
+)
 from sgdcore.kernels.vectors import compiled
 from sgdcore.tasks.task import Quadratic
-from sgdcore.trajectories import NEVER, Curves, State
+from sgdcore.trajectories import Curves, State
 
 CHUNK = 64  # steps between two looks at whether all is finite
 PART = 8  # a chunk in which something is not finite is looked through in parts of 1/PART
@@ -38,7 +48,7 @@ TILE_BYTES = 24_000  # what a tile should take
 ROWS = 8  # times the parameters: rows of a tile and its surroundings
 
 # As in linear_steps, for what is compiled here.
-_FILES = [linear_record.__file__, __file__]
+_FILES = [linear_record.__file__, linear_tiles.__file__, __file__]
 _SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES), linear_steps.SOURCE)
 
 
@@ -66,7 +76,9 @@ def advance(
             curves.loss,
             _or_empty(curves.squared_norm, 2),
             _or_empty(curves.validation_loss, 2),
-            _or_empty(curves.path, 3, dtype),
+            _or_empty(
+                None if curves.path is None else curves.path.reshape(trials, len(curves.steps) * parameters), 2, dtype
+            ),
         ),
     )
     start = state.step
@@ -74,7 +86,8 @@ def advance(
         for batches in stretches(problem, segment, start):
             form = batches.form
             lanes = lanes_of(parameters, form.width, dtype.itemsize)
-            points = slice(recorded.start, int(np.searchsorted(curves.steps, batches.stop, side="right")))
+            within = int(np.searchsorted(curves.steps, batches.stop, side="right"))
+            points = slice(recorded.start, min(within, recorded.stop))
             recorded = slice(points.stop, recorded.stop)
             common = (
                 (order, parameters, form.width, lanes),
@@ -106,9 +119,7 @@ def _by_kind(hyperparams: Hyperparams) -> tuple[list[tuple[int, int, int]], NDAr
     order = np.argsort(kind, kind="stable")
     counts = np.bincount(kind, minlength=1)
     stops = np.cumsum(counts)
-    return [
-        (int(k), int(stops[k] - counts[k]), int(stops[k])) for k in np.flatnonzero(counts)
-    ], order
+    return [(int(k), int(stops[k] - counts[k]), int(stops[k])) for k in np.flatnonzero(counts)], order
 
 
 def _shares(kinds: list[tuple[int, int, int]], lanes: int, threads: int) -> Iterator[tuple[int, int, int]]:
@@ -129,7 +140,8 @@ def _clock(dtype: np.dtype[Any]) -> NDArray[Any]:
 @cache
 def _compiled(argument_types: tuple[Any, ...]) -> Callable[..., None]:
     """The driver for these types."""
-    entry: Callable[..., None] = _run_tiles.compile((*argument_types, types.literal(_SOURCE)))
+    source = types.literal(_SOURCE)  # type: ignore[no-untyped-call, unused-ignore]
+    entry: Callable[..., None] = _run_tiles.compile((*argument_types, source))
     return entry
 
 
@@ -165,9 +177,9 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     start, end, origin, clock = plan
     recorded, recorded_from = recording
     dtype, size, per_step = state[0].dtype, parameters * lanes, table.shape[1]
-    tile, after = _aligned(3 * size, dtype), _aligned(3 * size, dtype)
-    fixed = _aligned((1 + SCRATCH) * size + COLUMNS * lanes, dtype)
-    ticks, peak_steps = _aligned(size, clock.dtype), np.zeros(size, np.int64)
+    tile, after = aligned(3 * size, dtype), aligned(3 * size, dtype)
+    fixed = aligned((1 + SCRATCH) * size + COLUMNS * lanes, dtype)
+    ticks, peak_steps = aligned(size, clock.dtype), np.zeros(size, np.int64)
     ticks[:] = 0
     places = np.empty(CHUNK * per_step, np.int64)
     snapshots = np.empty((capacity(parameters, lanes, len(recorded)), size), dtype)
@@ -176,16 +188,29 @@ def _run_tiles(  # type: ignore[no-untyped-def]
         trials = order[base : min(base + lanes, stop)]
         used = (len(trials) + group - 1) // group * group
         after[:] = dtype.type(0)
-        alive = _load(tile, fixed, peak_steps, running, trials, columns, state, parameters, lanes)
+        alive = fill(tile, fixed, peak_steps, running, trials, columns, state, parameters, lanes)
         if start == 0 and end > 0:
-            _prepare_first_step(tile, fixed, parameters, lanes)
+            prepare_first_step(tile, fixed, parameters, lanes)
         step, length, point, written = start, CHUNK, 0, 0
         if alive > 0 and len(recorded) > 0 and recorded[0] == start:
             keep(tile, snapshots[0])
             point = 1
         while alive > 0 and step < end:
             if point - written == len(snapshots):
-                write(curves, snapshots, trials, recorded, recorded_from, written, point, state[5], training, validation, parameters, lanes)
+                write(
+                    curves,
+                    snapshots,
+                    trials,
+                    recorded,
+                    recorded_from,
+                    written,
+                    point,
+                    state[5],
+                    training,
+                    validation,
+                    parameters,
+                    lanes,
+                )
                 written = point
             until = min(step + length, end) if step > 0 else 1
             _plan_places(places, table, step - origin, until - step)
@@ -210,23 +235,38 @@ def _run_tiles(  # type: ignore[no-untyped-def]
                     seen += 1
                     if seen - written == len(snapshots):
                         until = at
-            if _nonfinite(after, size):
+            if nonfinite(after, size):
                 if until - step > 1:  # from here again, but not so far
                     ticks[:] = 0
                     length = max(1, length // PART)
                     continue
-                alive -= _stop_lanes(tile, after, ticks, fixed, peak_steps, running, trials, step, state, parameters, lanes)
+                alive -= stop_lanes(
+                    tile, after, ticks, fixed, peak_steps, running, trials, step, state, parameters, lanes
+                )
                 length = CHUNK
-            _settle(ticks, peak_steps, step)
+            settle(ticks, peak_steps, step)
             if step == 0:
-                _dampen(fixed, trials, columns, running, parameters, lanes)
+                dampen(fixed, trials, columns, running, parameters, lanes)
             tile, after = after, tile
             step, point = until, seen
-        write(curves, snapshots, trials, recorded, recorded_from, written, point, state[5], training, validation, parameters, lanes)
-        blank(curves, trials, recorded_from + point, recorded_from + len(recorded))
+        write(
+            curves,
+            snapshots,
+            trials,
+            recorded,
+            recorded_from,
+            written,
+            point,
+            state[5],
+            training,
+            validation,
+            parameters,
+            lanes,
+        )
+        blank(curves, trials, recorded_from + point, recorded_from + len(recorded), parameters)
         for lane in range(len(trials)):
             if running[lane]:
-                _store(tile, tile, peak_steps, lane, trials[lane], state, parameters, lanes)
+                write_back(tile, tile, peak_steps, lane, trials[lane], state, parameters, lanes)
 
 
 @compiled
@@ -237,114 +277,3 @@ def _plan_places(places, table, step, steps):  # type: ignore[no-untyped-def]
         for i in range(table.shape[1]):
             places[t * table.shape[1] + i] = table[row, i]
         row = row + 1 if row + 1 < len(table) else 0
-
-
-@compiled
-def _nonfinite(tile, size):  # type: ignore[no-untyped-def]
-    """Whether any parameter of the tile is not finite."""
-    zero = tile.dtype.type(0)
-    count = 0
-    for i in range(size):
-        count += tile[i] - tile[i] != zero
-    return count > 0
-
-
-@compiled
-def _settle(ticks, peak_steps, step):  # type: ignore[no-untyped-def]
-    """Date the new peaks, and begin to count again."""
-    for i in range(len(ticks)):
-        peak_steps[i] = step + ticks[i] if ticks[i] > 0 else peak_steps[i]
-        ticks[i] = 0
-
-
-@compiled
-def _load(tile, fixed, peak_steps, running, trials, columns, state, parameters, lanes):  # type: ignore[no-untyped-def]
-    """Fill the tile with the trials; returns how many run. Idle lanes are zero and stay zero."""
-    params, buffers, direction, peak, steps, stopped = state
-    zero = tile.dtype.type(0)
-    tile[:] = zero
-    fixed[:] = zero
-    running[:] = False
-    alive = 0
-    for lane in range(len(trials)):
-        trial = trials[lane]
-        if stopped[trial] != NEVER:
-            continue
-        running[lane] = True
-        alive += 1
-        for j in range(parameters):
-            at, towards = j * lanes + lane, direction[trial, j]
-            tile[at] = params[trial, j]
-            tile[parameters * lanes + at] = buffers[trial, j]
-            # A parameter that starts on its target has no direction: nothing is farther than infinity.
-            tile[2 * parameters * lanes + at] = peak[trial, j] * towards if towards != zero else tile.dtype.type(np.inf)
-            fixed[at] = -zero if towards < zero else zero
-            peak_steps[at] = steps[trial, j]
-        for c in range(COLUMNS):
-            fixed[(parameters + c) * lanes + lane] = columns[c, trial]
-    return alive
-
-
-@compiled
-def _prepare_first_step(tile, fixed, parameters, lanes):  # type: ignore[no-untyped-def]
-    """Make buf <- g a step like any other: momentum * -0 + 1 * g is g, to its sign of zero."""
-    size, undamped = parameters * lanes, (parameters + 3) * lanes
-    tile[size : 2 * size] = -tile.dtype.type(0)
-    fixed[undamped : undamped + lanes] = tile.dtype.type(1)
-
-
-@compiled
-def _dampen(fixed, trials, columns, running, parameters, lanes):  # type: ignore[no-untyped-def]
-    """After the first step, 1 - dampening as it is."""
-    for lane in range(lanes):
-        fixed[(parameters + 3) * lanes + lane] = columns[3, trials[lane]] if running[lane] else fixed.dtype.type(0)
-
-
-@compiled
-def _store(tile, peaks, peak_steps, lane, trial, state, parameters, lanes):  # type: ignore[no-untyped-def]
-    """Write one lane back: parameters and buffers from the tile, peaks from ``peaks`` (the tile or an earlier one)."""
-    params, buffers, direction, peak, steps, _ = state
-    for j in range(parameters):
-        at = j * lanes + lane
-        params[trial, j] = tile[at]
-        buffers[trial, j] = tile[parameters * lanes + at]
-        if direction[trial, j] != 0:
-            peak[trial, j] = peaks[2 * parameters * lanes + at] * direction[trial, j]
-        steps[trial, j] = peak_steps[at]
-
-
-@compiled
-def _stop_lanes(before, tile, ticks, fixed, peak_steps, running, trials, step, state, parameters, lanes):  # type: ignore[no-untyped-def]
-    """Write back and idle the lanes that this step made non-finite; returns how many.
-
-    An idle lane sits at p = 0, where the gradient itself can overflow: it is set back to zero and not counted.
-    """
-    zero = tile.dtype.type(0)
-    count = 0
-    for lane in range(lanes):
-        bad = False
-        for j in range(parameters):
-            value = tile[j * lanes + lane]
-            bad |= value - value != zero
-        if not bad:
-            continue
-        if running[lane]:
-            count += 1
-            running[lane] = False
-            state[5][trials[lane]] = step + 1
-            _store(tile, before, peak_steps, lane, trials[lane], state, parameters, lanes)
-        for row in range(3 * parameters):
-            tile[row * lanes + lane] = zero
-        for row in range(parameters + COLUMNS):
-            fixed[row * lanes + lane] = zero
-        for row in range(parameters):
-            ticks[row * lanes + lane] = 0
-    return count
-
-
-@compiled
-def _aligned(size, dtype):  # type: ignore[no-untyped-def]
-    """An uninitialised array that begins at a cache line, so that no vector lies across two."""
-    raw = np.empty(size + 64, dtype)
-    skip = -np.int64(raw.ctypes.data) % 64 // raw.itemsize
-    return raw[skip : skip + size]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache as cached
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from sgdcore.kernels.vectors import (
 )
 
 FEW = 16  # parameters up to which a step is unrolled
+WIDTHS = ((2, 64), (4, 32), (FEW, 16), (np.inf, 32))  # parameters up to which so many float32 trials go together
 BLOCK = 4  # rows of a triangle that are taken together, where there are more parameters
 COLUMNS = 4  # rows of ``fixed`` that hold hyperparameters
 SCRATCH = 1  # times P: rows of ``fixed`` behind them, for gradients, where they are not in registers
@@ -76,8 +77,8 @@ class Form:
 
     @property
     def width(self) -> int:
-        """Trials stepped together: so many that their operations hide each other's latency, so few that registers do."""
-        float32 = 64 if self.parameters <= 2 else 32 if self.parameters <= 4 or not self.unrolled and not self.batch else 16
+        """Trials stepped together: as many as it takes to hide latency, as few as registers hold."""
+        float32 = next(width for most, width in WIDTHS if self.parameters <= most)
         return max(vectors.GROUP, float32 * 4 // np.dtype(self.dtype).itemsize)
 
     @property
@@ -96,17 +97,17 @@ class Form:
         return -(-self.rows // self.block) * self.block * (self.parameters + 1)
 
 
-@cache
-def compile_steps(form: Form, kind: int) -> Any:
-    """The step function, as a numba CFunc, of trials of one kind."""
+@cached
+def compile_steps(form: Form, kind: int, cache: bool = True) -> Any:
+    """The step function, as a numba CFunc, of trials of one kind; ``cache`` says whether on disk."""
     features, parameters, batch, rows, width = form.features, form.parameters, form.batch, form.rows, form.width
     source = SOURCE
-    number = types.CPointer(numba.from_dtype(np.dtype(form.dtype)))
-    tick = types.CPointer(types.int32 if form.dtype == "float32" else types.int64)
-    place = types.CPointer(types.int64)
+    number = types.CPointer(numba.from_dtype(np.dtype(form.dtype)))  # type: ignore[no-untyped-call, unused-ignore]
+    tick = types.CPointer(types.int32 if form.dtype == "float32" else types.int64)  # type: ignore[no-untyped-call, unused-ignore]
+    place = types.CPointer(types.int64)  # type: ignore[no-untyped-call, unused-ignore]
     arguments = (number, number, tick, number, number, number, place, tick, *[types.intp] * 3)
 
-    @numba.cfunc(types.intp(*arguments), cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+    @numba.cfunc(types.intp(*arguments), cache=cache)  # type: ignore[untyped-decorator, unused-ignore]
     def steps(tile, after, ticks, fixed, data, targets, places, clock, count, lanes, used):  # type: ignore[no-untyped-def]
         arrays, batches, size = (tile, after, ticks, fixed), (data, targets, places, clock), (count, lanes, used)
         _steps(arrays, batches, size, features, parameters, batch, rows, width, kind)
@@ -126,7 +127,7 @@ def call_steps(context: Any, address: Any, arrays: Any, numbers: Any) -> Any:
         builder.call(builder.inttoptr(values[0], function), arguments)
         return context.get_dummy_value()
 
-    return types.none(types.intp, types.UniTuple(types.intp, 8), types.UniTuple(types.intp, 3)), codegen
+    return types.none(types.intp, types.UniTuple(types.intp, 8), types.UniTuple(types.intp, 3)), codegen  # type: ignore[no-untyped-call, unused-ignore]
 
 
 _update = njit(forceinline=True)(rule.bind(fma, select))
@@ -166,7 +167,10 @@ def _few(arrays, batches, size, features, parameters, batch, rows, width, kind):
     (tile, after, ticks, fixed), (_, _, _, clock), (count, lanes, used) = arrays, batches, size
     length = parameters * lanes
     for lane in range(0, used, width):
-        params, buffers = load(tile, lane, lanes, parameters, width), load(tile, length + lane, lanes, parameters, width)
+        params, buffers = (
+            load(tile, lane, lanes, parameters, width),
+            load(tile, length + lane, lanes, parameters, width),
+        )
         peaks = load(tile, 2 * length + lane, lanes, parameters, width)
         for step in range(np.uintp(count)):
             gradients = _gradients(params, batches, step, features, parameters, batch, rows, width)
@@ -273,16 +277,14 @@ def _many_by_samples(arrays, batches, size, features, parameters, batch, rows, w
             other = slope
             if not single:
                 other = scale * _residual(after, lane, data, targets, second, features, parameters, lanes, width)
-            for j in range(parameters):
-                if j < features:
-                    gradient = slope * spread(data, first * features + j, 1, width)
-                    if not single:
-                        gradient = gradient + other * spread(data, second * features + j, 1, width)
-                else:
-                    gradient = slope
-                    if not single:
-                        gradient = gradient + other
+            for j in range(features):
+                gradient = slope * spread(data, first * features + j, 1, width)
+                if not single:
+                    gradient = gradient + other * spread(data, second * features + j, 1, width)
                 _step_one(arrays, batches, step, gradient, j, lane, parameters, lanes, width, kind)
+            if parameters > features:
+                gradient = slope if single else slope + other
+                _step_one(arrays, batches, step, gradient, features, lane, parameters, lanes, width, kind)
 
 
 @njit(forceinline=True)
@@ -319,7 +321,9 @@ def _many_by_triangles(arrays, batches, size, features, parameters, batch, rows,
                 first = block * BLOCK
                 e = zero - spread(data, begin + parameters * BLOCK, BLOCK, width)
                 for k in range(first, parameters):
-                    e = fma(spread(data, begin + k * BLOCK, BLOCK, width), load(after, k * lanes + lane, lanes, 1, width), e)
+                    e = fma(
+                        spread(data, begin + k * BLOCK, BLOCK, width), load(after, k * lanes + lane, lanes, 1, width), e
+                    )
                 for k in range(first, parameters):
                     factors, at = spread(data, begin + k * BLOCK, BLOCK, width), gradients + k * lanes
                     if block == 0:
@@ -347,7 +351,8 @@ def _step_one(arrays, batches, step, gradient, j, lane, parameters, lanes, width
     param, buffer = load(after, at, lanes, 1, width), load(after, length + at, lanes, 1, width)
     param, buffer = _stepped(param, gradient, buffer, fixed, length + lane, lanes, width, kind)
     store(after, at, lanes, param)
-    store(after, length + at, lanes, buffer)
+    if kind & MOMENTUM:
+        store(after, length + at, lanes, buffer)
     reached, peak = param ^ load(fixed, at, lanes, 1, width), load(after, 2 * length + at, lanes, 1, width)
     farther = reached > peak
     store(after, 2 * length + at, lanes, select(farther, reached, peak))

@@ -1,9 +1,9 @@
 """Batches as triangles: of more than two samples, at most P, in new coordinates, have the same gradient.
 
-With X the batch's design and y its targets, sqrt(2/B) [X y] = Q [R t; 0 s] (Householder) has X^T(X p - y) 2/B = R^T(R p - t),
-whatever s is: R is upper triangular with at most min(B, P) rows, so that a step costs P^2 multiply-adds instead of
-2 B P. It is computed in float64 and rounded once. Its rounding errors are those of samples: like theirs, and unlike
-those of the matrix X^T X, they grow with the condition of X, not with its square.
+With X the batch's design and y its targets, sqrt(2/B) [X y] = Q [R t; 0 s] (Householder) gives the gradient
+2/B X^T(X p - y) = R^T(R p - t), whatever s is. R is upper triangular with min(B, P) rows, so that a step costs P^2
+multiply-adds at most, instead of 2 B P. It is computed in float64 and rounded once. Its rounding errors are like those
+of samples: unlike those of the matrix X^T X, they grow with the condition of X, not with its square.
 
 A triangle lies in memory by blocks of rows: column after column, within a column the rows of the block; the targets
 are the last column. What lies below the diagonal is zero, is stored, and is skipped.

@@ -1,9 +1,9 @@
 """Lanes: rows of neighbouring numbers as one numba value, so that scalar code compiles to SIMD code.
 
-A Lanes value is ``rows`` rows of ``width`` elements; LLVM sees a row as vectors of GROUP elements, which every CPU takes
-in as many parts as it needs. ``+``, ``-``, ``*``, ``^`` (of sign bits), ``>``, :func:`fma` and :func:`select` work row
-by row; a value of one row meets every row of the other. Each is IEEE's operation, once for every element: nothing is
-contracted or reordered, so that an element's bits do not depend on its neighbours or on the CPU's vectors.
+A Lanes value is ``rows`` rows of ``width`` elements; LLVM sees a row as vectors of GROUP elements, which every CPU
+takes in as many parts as it needs. ``+``, ``-``, ``*``, ``^`` (of sign bits), ``>``, :func:`fma` and :func:`select`
+work row by row; a value of one row meets every row of the other. Each is IEEE's operation, once for every element:
+nothing is contracted or reordered, so that an element's bits do not depend on its neighbours or on the CPU's vectors.
 
 What :func:`load`, :func:`store` and :func:`spread` call an array is an array or a pointer; nothing is checked.
 
@@ -291,10 +291,12 @@ def _by_vector(builder: Any, sig: Any, values: Any, emit: Callable[..., Any]) ->
 
 
 def parts_of(builder: Any, lanes: Lanes, value: Any) -> list[Any]:
+    """The LLVM vectors of a value, row after row."""
     return [builder.extract_value(value, i) for i in range(lanes.rows * lanes.groups)]
 
 
 def whole(builder: Any, lanes: Lanes, parts: Iterable[Any]) -> Any:
+    """The value of these LLVM vectors."""
     all_parts = ir.Constant(lanes.layout, ir.Undefined)
     for i, vector in enumerate(parts):
         all_parts = builder.insert_value(all_parts, vector, i)
@@ -313,6 +315,7 @@ def repeated(builder: Any, lanes: Lanes, numbers: list[Any]) -> Any:
 
 
 def fused(builder: Any, lanes: Lanes) -> Any:
+    """LLVM's fused multiply-add of two such vectors and a third."""
     function_type = ir.FunctionType(lanes.vector, [lanes.vector] * 3)
     name = f"llvm.fma.v{GROUP}f{lanes.dtype.bitwidth}"
     return cgutils.get_or_insert_function(builder.module, function_type, name)  # type: ignore[no-untyped-call, unused-ignore]
