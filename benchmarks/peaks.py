@@ -67,5 +67,3 @@ def _fused(values: Any, factor: Any, summand: Any, sweeps: int) -> None:
     for _ in range(sweeps):
         chains = fma(chains, f, s)
     store(values, 0, WIDTH, chains)
-
-

@@ -101,17 +101,21 @@ def row(shape: Shape, repeats: int) -> tuple[str, ...]:
     kind = "without FMA" if shape.batch == 1 else "with FMA"
     size = "all" if shape.batch == SAMPLES else str(shape.batch)
     numbers = (f"{our:.3g}", f"{their:.3g} ({fastest.name})", f"{our / their:.2f} x")
-    return str(shape.features), size, f"{shape.trials:,}", f"{shape.steps:,}", *numbers, f"{limit:.3g} {kind}", (
-        f"{our / limit:.0%}"
+    return (
+        str(shape.features),
+        size,
+        f"{shape.trials:,}",
+        f"{shape.steps:,}",
+        *numbers,
+        f"{limit:.3g} {kind}",
+        (f"{our / limit:.0%}"),
     )
 
 
 def sgdcore_contender(task: sgdcore.Task, work: Workload, shape: Shape) -> Contender:
     """sgdcore.train, recording the ends only."""
     scale = np.float32(1 / (1 + shape.features))  # of lr, so that no trial diverges
-    hyperparams = sgdcore.Hyperparams(
-        work.lr * scale, work.momentum, work.weight_decay, work.dampening, work.nesterov
-    )
+    hyperparams = sgdcore.Hyperparams(work.lr * scale, work.momentum, work.weight_decay, work.dampening, work.nesterov)
     start = np.zeros(shape.features + 1)
     epochs = shape.steps // -(-SAMPLES // shape.batch)
 
