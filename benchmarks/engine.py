@@ -158,9 +158,10 @@ def _print(
     extra = 1 / medians[recorded] - 1 / medians[ours[0]]
     points, written = work.recorded_points, work.trials * work.recorded_points * POINT_BYTES
     least = written / writing / (work.trials * work.steps)
+    cost, floor = extra * medians[ours[0]], least * medians[ours[0]]
     console.print(
-        f"recording {points} points costs {extra * medians[ours[0]]:.0%} of the run; "
-        f"writing their {written / 1e6:,.0f} MB to fresh memory takes {least * medians[ours[0]]:.0%} of it at {writing / 1e9:.1f} GB/s"
+        f"recording {points} points costs {cost:.0%} of the run; writing {written / 1e6:,.0f} MB to fresh memory, "
+        f"at {writing / 1e9:.1f} GB/s, takes {floor:.0%} of it"
     )
     share = FLOP * medians[ours[0]] / peak
     console.print(

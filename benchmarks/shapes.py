@@ -10,7 +10,8 @@ trial, every contender applies the whole rule, and no trial diverges.
 
 Every form's final parameters are held against sgdcore's before anything is timed. Then the two take turns, and the
 table shows medians. The limit is the arithmetic that sgdcore needs at the cores' measured rate: without FMA for
-batches of one, whose products and sums have to stay apart, with FMA above, where a batch is a triangle.
+batches of one, whose products and sums have to stay apart, with FMA above, where a batch that is larger than P
+is a triangle.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ class Shape:
         parameters = self.features + 1
         if self.batch == 1:
             return 4 * self.features + 3 + 9 * parameters
-        rows = min(self.batch, parameters)
-        return 2 * (2 * rows * parameters - rows * (rows - 1)) + 9 * parameters
+        if self.batch <= parameters:
+            return 4 * self.batch * parameters + 9 * parameters
+        return 2 * parameters * (parameters + 1) + 9 * parameters  # of a triangle
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""How the batches of a segment reach the step functions: as samples, or each as a triangle."""
+"""How the batches of a segment reach the step functions: as samples, or as blocks of rows."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from sgdcore.batches import steps_per_epoch
 from sgdcore.kernels.base import Problem, Segment
-from sgdcore.kernels.linear_steps import Form
-from sgdcore.kernels.linear_triangles import triangles
+from sgdcore.kernels.linear_steps import RECTANGLE, TRIANGLE, Form
+from sgdcore.kernels.linear_triangles import blocks_of_rows
 
 EXACT = 2  # samples in a batch up to which torch's own sums are kept, bit for bit
-TRIANGLE_BYTES = 1 << 24  # of triangles at a time, however long the run
+ROW_BYTES = 1 << 24  # of rows at a time, however long the run
 
 
 @dataclass(frozen=True, eq=False)
 class Batches:
     """The batches of the steps up to ``stop``: of step t, row (t - origin) % len(table) of the table.
 
-    It holds, of samples, their places among ``data`` (the features) and ``targets``, -1 for none; of triangles, their
-    places in ``data``.
+    It holds, of samples, their places among ``data`` (the features) and ``targets``, -1 for none; of blocks of rows,
+    their places in ``data``.
     """
 
     form: Form
@@ -53,12 +53,13 @@ def stretches(problem: Problem, segment: Segment, start: int) -> Iterator[Batche
         yield Batches(Form(*shape, size), problem.features.ravel(), problem.targets, table, origin, segment.stop)
         return
     design = np.hstack([problem.features, np.ones((n, int(problem.bias)), dtype)])
-    form = Form(*shape, 0, min(size, design.shape[1]))
+    parameters = design.shape[1]
+    form = Form(*shape, TRIANGLE, parameters) if size > parameters else Form(*shape, RECTANGLE, size)
     if segment.stop - start > len(table):  # each is used again
         data, places = _laid_out(problem, design, table, form)
         yield Batches(form, data, problem.targets, places, origin, segment.stop)
         return
-    most = max(1, TRIANGLE_BYTES // (form.triangle * dtype.itemsize))
+    most = max(1, ROW_BYTES // (form.numbers * dtype.itemsize))
     while True:
         first = (start - origin) % len(table)
         rows = table[first : first + min(most, segment.stop - start)]
@@ -72,6 +73,7 @@ def stretches(problem: Problem, segment: Segment, start: int) -> Iterator[Batche
 def _laid_out(
     problem: Problem, design: NDArray[Any], table: NDArray[Any], form: Form
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The triangles of these batches, and a table of their places."""
-    data = triangles(design, problem.targets, table, form.block).ravel()
+    """The rows of these batches, and a table of their places."""
+    steepest = problem.training.right[0] if form.batch == TRIANGLE else None
+    data = blocks_of_rows(design, problem.targets, table, form.block, steepest).ravel()
     return data, np.arange(len(table), dtype=table.dtype)[:, np.newaxis]

@@ -12,7 +12,8 @@ registers; of a larger one, one parameter after the other comes from the cache a
 ways of stepping is a constant, hence costs nothing: the flags of the trials in the tile, the form of its batches.
 
 Samples: products and sums that are not the rule's own stay apart (numba contracts nothing by itself), in the order in
-which torch's Linear and mse_loss round them for batches of one and two. Triangles: see linear_triangles.
+which torch's Linear and mse_loss round them for batches of one and two. Larger
+batches: see linear_triangles.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from numba.extending import overload
 
 from sgdcore import rule
 from sgdcore.kernels import linear_triangles, vectors
-from sgdcore.kernels.linear_triangles import residuals, slopes
+from sgdcore.kernels.linear_triangles import EXTRA, residuals, slopes
 from sgdcore.kernels.vectors import (
     aligned_stack,
     compiled,
@@ -52,6 +53,7 @@ WIDTHS = ((2, 64), (4, 32), (FEW, 16), (np.inf, 32))  # parameters up to which s
 BLOCK = 4  # rows of a triangle that are taken together, where there are more parameters
 COLUMNS = 4  # rows of ``fixed`` that hold hyperparameters
 SCRATCH = 1  # times P: rows of ``fixed`` behind them, for gradients, where they are not in registers
+TRIANGLE, RECTANGLE = 0, 3  # what a batch of more than two samples is
 MOMENTUM, DECAY, NESTEROV = 1, 2, 4  # bits of a kind of trials
 
 # numba's on-disk cache watches one file's date, but a step is compiled from four: their checksum is a constant of the
@@ -67,8 +69,8 @@ class Form:
     dtype: str
     features: int
     bias: bool
-    batch: int  # samples in a batch, 1 or 2; 0 for triangles
-    rows: int = 0  # of a triangle
+    batch: int  # samples in a batch, 1 or 2; of more: 0 for triangles, RECTANGLE for the samples as they are
+    rows: int = 0  # of a triangle or rectangle
 
     @property
     def parameters(self) -> int:
@@ -88,13 +90,13 @@ class Form:
 
     @property
     def block(self) -> int:
-        """Rows in a block of a triangle."""
+        """Rows in a block."""
         return self.rows if self.unrolled else BLOCK
 
     @property
-    def triangle(self) -> int:
-        """Numbers that a triangle takes."""
-        return -(-self.rows // self.block) * self.block * (self.parameters + 1)
+    def numbers(self) -> int:
+        """How many a triangle or rectangle takes."""
+        return -(-self.rows // self.block) * self.block * (self.parameters + EXTRA)
 
 
 @cached
@@ -142,7 +144,7 @@ def _steps(*arguments: Any) -> None:
 def _choose_steps(arrays, batches, size, features, parameters, batch, rows, width, kind):  # type: ignore[no-untyped-def]
     if not isinstance(features, types.IntegerLiteral):
         return None
-    many = _many_by_samples if batch.literal_value else _many_by_triangles
+    many = _many_by_samples if batch.literal_value in (1, 2) else _many_by_rows
     chosen = _few if parameters.literal_value <= FEW else many
 
     def steps(arrays, batches, size, features, parameters, batch, rows, width, kind):  # type: ignore[no-untyped-def]
@@ -214,10 +216,12 @@ def _choose_gradients(params, batches, step, features, parameters, batch, rows, 
     if not isinstance(batch, types.IntegerLiteral):
         return None
 
-    def by_triangle(params, batches, step, features, parameters, batch, rows, width):  # type: ignore[no-untyped-def]
+    triangular = int(batch.literal_value == TRIANGLE)
+
+    def by_rows(params, batches, step, features, parameters, batch, rows, width):  # type: ignore[no-untyped-def]
         data, _, places, _ = batches
-        place = places[step] * (rows * (parameters + 1))
-        return slopes(data, place, residuals(data, place, params, rows), parameters)
+        place = places[step] * (rows * (parameters + EXTRA))
+        return slopes(data, place, residuals(data, place, params, rows, triangular), parameters, triangular)
 
     def by_sample(params, batches, step, features, parameters, batch, rows, width):  # type: ignore[no-untyped-def]
         two = splat_like(batches[0], 2, width)
@@ -231,7 +235,7 @@ def _choose_gradients(params, batches, step, features, parameters, batch, rows, 
             gradients = gradients + _of_sample(params, batches, second, scale, features, parameters, width)
         return gradients
 
-    return (by_triangle, by_sample, by_pair)[batch.literal_value]
+    return {1: by_sample, 2: by_pair}.get(batch.literal_value, by_rows)
 
 
 def _of_sample(*arguments: Any) -> Any:
@@ -300,30 +304,32 @@ def _residual(after, lane, data, targets, sample, features, parameters, lanes, w
 
 
 @compiled
-def _many_by_triangles(arrays, batches, size, features, parameters, batch, rows, width, kind):  # type: ignore[no-untyped-def]
-    """BLOCK rows of the triangle at a time, then one parameter at a time, from and to the cache."""
+def _many_by_rows(arrays, batches, size, features, parameters, batch, rows, width, kind):  # type: ignore[no-untyped-def]
+    """BLOCK rows of the batch at a time, then one parameter at a time, from and to the cache."""
     literally(features)
     literally(parameters)
+    literally(batch)
     literally(rows)
     literally(width)
     literally(kind)
     (_, after, _, fixed), (data, _, places, _), (count, lanes, used) = arrays, batches, size
-    columns, blocks = parameters + 1, (rows + BLOCK - 1) // BLOCK
+    columns, blocks = parameters + EXTRA, (rows + BLOCK - 1) // BLOCK
     scratch = (parameters + COLUMNS) * lanes
     zero = splat_like(data, 0, width)
     _carry_over(arrays, parameters, lanes)
     for lane in range(0, used, width):
         gradients = scratch + lane
         for step in range(np.uintp(count)):
-            triangle = places[step] * (blocks * columns * BLOCK)
+            rows_at = places[step] * (blocks * columns * BLOCK)
             for block in range(blocks):
-                begin = triangle + block * (columns * BLOCK)
-                first = block * BLOCK
+                begin = rows_at + block * (columns * BLOCK)
+                first = block * BLOCK if batch == TRIANGLE else 0
                 e = zero - spread(data, begin + parameters * BLOCK, BLOCK, width)
                 for k in range(first, parameters):
                     e = fma(
                         spread(data, begin + k * BLOCK, BLOCK, width), load(after, k * lanes + lane, lanes, 1, width), e
                     )
+                e = e * spread(data, begin + (parameters + 1) * BLOCK, BLOCK, width)
                 for k in range(first, parameters):
                     factors, at = spread(data, begin + k * BLOCK, BLOCK, width), gradients + k * lanes
                     if block == 0:

@@ -137,8 +137,8 @@ CONDITIONS = {  # what is hard about the data
 @pytest.mark.parametrize("kernel", COMPILED)
 @pytest.mark.parametrize("condition", CONDITIONS)
 @pytest.mark.parametrize("order", ["sequential", "shuffled"])
-@pytest.mark.parametrize(("features", "batch_size"), [(8, 5), (8, 40), (1, 40), (20, 40), (20, 7)])
-def test_many_epochs_of_triangles_are_as_near_to_float64_as_torch(kernel, condition, order, features, batch_size):
+@pytest.mark.parametrize(("features", "batch_size"), [(8, 5), (8, 40), (1, 40), (20, 40), (12, 7)])
+def test_many_epochs_of_larger_batches_are_as_near_to_float64_as_torch(kernel, condition, order, features, batch_size):
     """Until long after convergence, and until far away: every kind of trial, of which two diverge."""
     rng = np.random.default_rng(features)
     x, y = CONDITIONS[condition](rng.standard_normal((40, features)), rng.standard_normal(40))
@@ -182,7 +182,7 @@ def test_more_than_16_parameters_are_as_near_to_float64_as_torch(kernel: str, fe
             "momentum": np.float32([0, 0.9, 0.9, 0]),
             "weight_decay": [0, 0, 0.5, 0],
         },
-        {"batch_size": batch_size, "epochs": 5},
+        {"batch_size": batch_size, "epochs": max(5, batch_size)},
     )
     ours, torchs = case.train(kernel=kernel), case.train(kernel="reference")
     exact = case.train(kernel="reference", dtype="float64", start=torchs.state.start)
