@@ -315,7 +315,6 @@ def _many_by_rows(arrays, batches, size, features, parameters, batch, rows, widt
     (_, after, _, fixed), (data, _, places, _), (count, lanes, used) = arrays, batches, size
     columns, blocks = parameters + EXTRA, (rows + BLOCK - 1) // BLOCK
     scratch = (parameters + COLUMNS) * lanes
-    zero = splat_like(data, 0, width)
     _carry_over(arrays, parameters, lanes)
     for lane in range(0, used, width):
         gradients = scratch + lane
@@ -324,11 +323,14 @@ def _many_by_rows(arrays, batches, size, features, parameters, batch, rows, widt
             for block in range(blocks):
                 begin = rows_at + block * (columns * BLOCK)
                 first = block * BLOCK if batch == TRIANGLE else 0
-                e = zero - spread(data, begin + parameters * BLOCK, BLOCK, width)
-                for k in range(first, parameters):
+                e = spread(data, begin + first * BLOCK, BLOCK, width) * load(
+                    after, first * lanes + lane, lanes, 1, width
+                )
+                for k in range(first + 1, parameters):
                     e = fma(
                         spread(data, begin + k * BLOCK, BLOCK, width), load(after, k * lanes + lane, lanes, 1, width), e
                     )
+                e = e - spread(data, begin + parameters * BLOCK, BLOCK, width)  # last, where the two cancel
                 e = e * spread(data, begin + (parameters + 1) * BLOCK, BLOCK, width)
                 for k in range(first, parameters):
                     factors, at = spread(data, begin + k * BLOCK, BLOCK, width), gradients + k * lanes

@@ -129,10 +129,11 @@ def residuals(context: Any, array: Any, first: Any, params: Any, rows: Any, tria
             begin = i if triangular.literal_value else 0
             offsets = [k * size + i for k in range(begin, params.rows + EXTRA)]
             *factors, target, scale = _everywhere(context, builder, sig, values, params, offsets)
-            sums = [builder.fneg(target)] * params.groups
-            for k, factor in enumerate(factors, start=begin):
-                group = parts[k * params.groups : (k + 1) * params.groups]
+            groups = [parts[k * params.groups : (k + 1) * params.groups] for k in range(begin, params.rows)]
+            sums = [builder.fmul(factors[0], p) for p in groups[0]]
+            for factor, group in zip(factors[1:], groups[1:], strict=True):
                 sums = [builder.call(function, [factor, p, s]) for p, s in zip(group, sums, strict=True)]
+            sums = [builder.fsub(s, target) for s in sums]  # last, where the two cancel: sums before are smaller
             results += [builder.fmul(scale, s) for s in sums]
         return whole(builder, lanes, results)
 
