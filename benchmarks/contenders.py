@@ -65,6 +65,11 @@ class Workload:
         """Number of trials T."""
         return len(self.lr)
 
+    @property
+    def recorded_points(self) -> int:
+        """Points of the default recording."""
+        return len(sgdcore.Recording().steps(0, self.steps))
+
     def columns(self) -> tuple[Floats, Floats, Floats, Floats, NDArray[np.bool_]]:
         """lr, momentum, weight_decay, 1 - dampening, nesterov."""
         return self.lr, self.momentum, self.weight_decay, 1 - self.dampening, self.nesterov

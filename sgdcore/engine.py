@@ -243,12 +243,13 @@ def _start(
 def _curves(problem: Problem, hyperparams: Hyperparams, state: State, steps: NDArray[np.int64]) -> Curves:
     trials, parameters = state.params.shape
     shape = (trials, len(steps))
+    has_path = parameters <= MAX_PATH_PARAMETERS
     return Curves(
         steps=steps,
         loss=np.empty(shape),
-        squared_norm=np.empty(shape) if hyperparams.weight_decay.any() else None,
+        squared_norm=np.empty(shape) if hyperparams.weight_decay.any() and not has_path else None,
         validation_loss=np.empty(shape) if problem.held_out else None,
-        path=np.empty((*shape, parameters), state.params.dtype) if parameters <= MAX_PATH_PARAMETERS else None,
+        path=np.empty((*shape, parameters), state.params.dtype) if has_path else None,
     )
 
 

@@ -61,7 +61,7 @@ class Curves:
 
     steps: NDArray[np.int64]  # (K,)
     loss: FloatArray  # (T, K): over the full training set, in float64
-    squared_norm: FloatArray | None  # (T, K): |p|^2, for the penalty; None where no trial has weight decay
+    squared_norm: FloatArray | None  # (T, K): |p|^2, for the penalty; None where a path gives it or no trial has decay
     validation_loss: FloatArray | None  # (T, K)
     path: NDArray[Any] | None  # (T, K, P) in the run's dtype; None where the model has more than 16 parameters
 
@@ -128,11 +128,11 @@ class Trajectories:
     @property
     def objective(self) -> FloatArray:
         """(T, K) J = loss + weight_decay/2 |p|^2, what each trial descends."""
-        if self.curves.squared_norm is None:
+        if not self.weight_decay.any():
             return self.loss
         decay = self.weight_decay[:, np.newaxis]
         with np.errstate(over="ignore", invalid="ignore"):  # of trials that diverge: also 0 * inf, which is not taken
-            penalty = decay / 2 * self.curves.squared_norm
+            penalty = decay / 2 * self._squared_norm()
         return self.loss + np.where(decay != 0, penalty, 0.0)
 
     @property
@@ -146,6 +146,15 @@ class Trajectories:
         with np.errstate(over="ignore"):
             away = self.curves.path - self.state.target[:, np.newaxis]
             return np.asarray(np.hypot.reduce(away, axis=2))  # squares would overflow long before the distance does
+
+    def _squared_norm(self) -> FloatArray:
+        if self.curves.path is None:
+            assert self.curves.squared_norm is not None
+            return self.curves.squared_norm
+        norm = np.zeros(self.loss.shape)
+        for j in range(self.curves.path.shape[2]):
+            norm += np.square(self.curves.path[:, :, j], dtype=np.float64)
+        return norm
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Curves as columns, one row a trial and recorded step, for ``pandas.DataFrame(result.columns())``.

@@ -51,6 +51,12 @@ class Resources:
     compile: bool = False  # of the torch kernel: whether torch.compile makes its steps
 
 
+def columns(hyperparams: Hyperparams, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """(5, T) -lr, momentum, weight_decay, 1 - dampening, nesterov: computed in double, then cast, as torch does."""
+    given = (hyperparams.momentum, hyperparams.weight_decay, 1 - hyperparams.dampening, hyperparams.nesterov)
+    return np.array([-hyperparams.lr, *given]).astype(dtype)
+
+
 class Kernel(Protocol):
     """Steps all trials of ``state`` to ``segment.stop``, in place, and fills the segment's part of the curves.
 

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 
 from sgdcore.kernels.vector_math import Row
-from sgdcore.kernels.vectors import Lanes, _everywhere, _literal, _whole, intrinsic
+from sgdcore.kernels.vectors import Lanes, everywhere, intrinsic, literal, whole
 
 
 @intrinsic
@@ -21,14 +21,14 @@ def load_grid(
     context: Any, array: Any, first: Any, by_across: Any, by_down: Any, across: Any, down: Any, width: Any
 ) -> Any:
     """array[first + a * by_across + d * by_down : ...] as (a, d); nothing is checked."""
-    if not _literal(across, down, width):
+    if not literal(across, down, width):
         return None
     lanes = Lanes(array.dtype, across.literal_value * down.literal_value, width.literal_value)
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         data, (_, first, by_across, by_down) = _array(context, builder, sig, values, 0), values[:4]
         steps = _steps(builder, (by_across, across.literal_value), (by_down, down.literal_value))
-        return _whole(builder, lanes, (_load(builder, data, builder.add(first, step), lanes) for step in steps))
+        return whole(builder, lanes, (_load(builder, data, builder.add(first, step), lanes) for step in steps))
 
     return lanes(array, types.intp, types.intp, types.intp, across, down, width), codegen
 
@@ -36,7 +36,7 @@ def load_grid(
 @intrinsic
 def store_grid(context: Any, array: Any, first: Any, by_across: Any, by_down: Any, across: Any, lanes: Any) -> Any:
     """Write (a, d) to array[first + a * by_across + d * by_down : ...]; nothing is checked."""
-    if not _literal(across):
+    if not literal(across):
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -54,13 +54,13 @@ def store_grid(context: Any, array: Any, first: Any, by_across: Any, by_down: An
 @intrinsic
 def grid(context: Any, across: Any, down: Any) -> Any:
     """A grid whose every line across is ``down``: (a, d) is down[d]; ``across`` is a literal."""
-    if not _literal(across):
+    if not literal(across):
         return None
     lanes = Lanes(down.dtype, across.literal_value * down.rows, down.width)
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         rows = (builder.extract_value(values[1], row // across.literal_value) for row in range(lanes.rows))
-        return _whole(builder, lanes, rows)
+        return whole(builder, lanes, rows)
 
     return lanes(across, down), codegen
 
@@ -85,7 +85,7 @@ def _product(shared: bool) -> Any:
 
         k = 0 .. count - 1, one fused multiply-add after the other; ``lines`` is how many a there are, a literal.
         """
-        if not _literal(lines):
+        if not literal(lines):
             return None
         across_count = lines.literal_value
         down_count = sums.rows // across_count
@@ -101,7 +101,7 @@ def _product(shared: bool) -> Any:
             def body(k: Any, rows: list[Any]) -> list[Any]:
                 places = [builder.add(place, builder.mul(k, along)) for place in lefts]
                 if shared:
-                    a = [_everywhere(builder, one, builder.load(builder.gep(left, [place]))) for place in places]
+                    a = [everywhere(builder, one, builder.load(builder.gep(left, [place]))) for place in places]
                 else:
                     a = [_load(builder, left, place, one) for place in places]
                 d = [_load(builder, right, builder.add(place, builder.mul(k, by_step)), one) for place in rights]
@@ -112,7 +112,7 @@ def _product(shared: bool) -> Any:
                     for r, row in enumerate(rows)
                 ]
 
-            return _whole(builder, sums, _repeat(builder, count, before, body))
+            return whole(builder, sums, _repeat(builder, count, before, body))
 
         arguments = (source, *[types.intp] * 3, array, *[types.intp] * 4, sums, lines)
         return sums(*arguments), codegen

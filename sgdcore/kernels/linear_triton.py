@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels import triton_steps
-from sgdcore.kernels.base import Problem, Resources, Segment
+from sgdcore.kernels.base import Problem, Resources, Segment, columns
 from sgdcore.kernels.triton_steps import OPTIONS
 from sgdcore.tasks.task import Quadratic
 from sgdcore.trajectories import NEVER, Curves, State
@@ -96,7 +96,7 @@ class _Pack:
     def of(cls, hyperparams: Hyperparams, state: State, slots: NDArray[np.intp], device: str) -> _Pack:
         """Upload. An empty slot holds zeros and does not run."""
         parts = (state.params, state.momentum_buffers, state.peak * state.direction, state.direction)
-        table = np.vstack([*(part.T for part in parts), _columns(hyperparams, state.params.dtype)])
+        table = np.vstack([*(part.T for part in parts), columns(hyperparams, state.params.dtype)])
         dates = np.vstack([state.peak_step.T, state.first_nonfinite_step])
         table, dates = table[:, slots], dates[:, slots]
         table[:, slots < 0], dates[:, slots < 0] = 0, 0
@@ -113,12 +113,6 @@ class _Pack:
         state.params[:], state.momentum_buffers[:], reached = (part.T for part in np.split(table, 3))
         np.multiply(reached, state.direction, out=state.peak, where=state.direction != 0)
         state.peak_step[:], state.first_nonfinite_step[:] = dates[:parameters].T, dates[parameters]
-
-
-def _columns(hyperparams: Hyperparams, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """(5, T) -lr, momentum, weight_decay, 1 - dampening, nesterov: computed in double, then cast, as torch does."""
-    given = (hyperparams.momentum, hyperparams.weight_decay, 1 - hyperparams.dampening, hyperparams.nesterov)
-    return np.array([-hyperparams.lr, *given]).astype(dtype)
 
 
 class _Run:

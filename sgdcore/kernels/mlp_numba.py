@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from sgdcore import rule
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels import grids, mlp_layers, mlp_passes, vector_math, vectors
-from sgdcore.kernels.base import Problem, Resources, Segment
-from sgdcore.kernels.linear_numba import COLUMNS, _aligned, _columns, _or_empty
+from sgdcore.kernels.base import Problem, Resources, Segment, columns
+from sgdcore.kernels.linear_numba import or_empty
+from sgdcore.kernels.linear_tiles import aligned
 from sgdcore.kernels.mlp_layers import ACTIVATIONS, SUMS, inner
 from sgdcore.kernels.mlp_passes import make_scratch, run_pass
 from sgdcore.kernels.vectors import fma, load, select, splat, store
@@ -35,6 +36,7 @@ from sgdcore.tasks.networks import MlpModel
 from sgdcore.tasks.task import LOSSES
 from sgdcore.trajectories import NEVER, Curves, State
 
+COLUMNS = 5  # rows of a tile that hold hyperparameters
 VECTOR_BYTES = 64 if get_host_cpu_features().get("avx512f") else 32  # no result depends on it
 UNITS_BYTES = 1 << 16  # what the activations of the samples that are worked on together may take
 
@@ -66,13 +68,13 @@ def advance(
         ACTIVATIONS[model.activation].kept is not None,
         (segment.first_epoch, segment.samples.shape[1], segment.batch_size, state.step, segment.stop),
         (curves.steps[segment.recorded], segment.recorded.start),
-        _columns(hyperparams, dtype),
+        columns(hyperparams, dtype),
         (state.params, state.momentum_buffers, state.first_nonfinite_step),
         (
             curves.loss,
-            _or_empty(curves.squared_norm, 2),
-            _or_empty(curves.validation_loss, 2),
-            _or_empty(curves.path, 3, dtype),
+            or_empty(curves.squared_norm, 2),
+            or_empty(curves.validation_loss, 2),
+            or_empty(curves.path, 3, dtype),
         ),
     )
     constants = (list(ACTIVATIONS).index(model.activation), at_once, width, _SOURCE)
@@ -140,9 +142,9 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     recorded, recorded_from = recording
     parameters, n = state[0].shape[1], len(training[1])
     per_epoch = (n + batch_size - 1) // batch_size
-    tile = _aligned((3 * parameters + COLUMNS) * width, columns.dtype)
+    tile = aligned((3 * parameters + COLUMNS) * width, columns.dtype)
     scratch = make_scratch(columns.dtype, network, keeps, width)
-    doubt, values = _aligned(width, columns.dtype), np.empty((2, width))
+    doubt, values = aligned(width, columns.dtype), np.empty((2, width))
     running = np.zeros(width, np.bool_)
     for base in range(first_trial, stop_trial, width):
         lanes = trials[base : min(base + width, stop_trial)]

@@ -15,7 +15,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from sgdcore.kernels.linear_numba import _aligned
+from sgdcore.kernels.linear_tiles import aligned
 from sgdcore.kernels.mlp_layers import ACTIVATIONS, inner, layers
 from sgdcore.kernels.vectors import compiled, load, load_double, select, splat, store
 from sgdcore.tasks.task import LOSSES
@@ -29,7 +29,7 @@ def make_scratch(dtype, network, keeps, width):  # type: ignore[no-untyped-def]
     """Room for a tile's passes; finite from the start, as blocks reach beyond a batch's end."""
     shape, pitch, _, _ = network
     units, inputs, goals = shape.sum() * pitch * width, pitch * shape[0], pitch * width
-    room = _aligned((1 + keeps) * units + goals + inputs, dtype)
+    room = aligned((1 + keeps) * units + goals + inputs, dtype)
     room[:] = dtype.type(0)
     slopes, after = room[units * keeps :], room[units * (1 + keeps) :]
     return room[:units], slopes[:units], after[goals:], after[:goals]

@@ -14,7 +14,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from sgdcore.kernels.vectors import _by_row, intrinsic
+from sgdcore.kernels.vectors import by_vector, intrinsic
 
 
 class Row:
@@ -75,7 +75,7 @@ def elementwise(formula: Callable[[Row], Row]) -> Any:
 
     @intrinsic
     def call(context: Any, x: Any) -> Any:
-        return x(x), lambda context, builder, sig, values: _by_row(builder, sig, values, of_rows(builder))
+        return x(x), lambda context, builder, sig, values: by_vector(builder, sig, values, of_rows(builder))
 
     of_rows = _of_rows(formula)
     return call
@@ -86,7 +86,7 @@ def elementwise_of_two(formula: Callable[[Row, Row], Row]) -> Any:
 
     @intrinsic
     def call(context: Any, x: Any, y: Any) -> Any:
-        return x(x, y), lambda context, builder, sig, values: _by_row(builder, sig, values, of_rows(builder))
+        return x(x, y), lambda context, builder, sig, values: by_vector(builder, sig, values, of_rows(builder))
 
     of_rows = _of_rows(formula)
     return call

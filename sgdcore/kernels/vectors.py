@@ -1,9 +1,12 @@
 """Lanes: rows of neighbouring numbers as one numba value, so that scalar code compiles to SIMD code.
 
-A Lanes value is ``rows`` LLVM vectors of ``width`` elements, which every CPU takes in as many parts as it needs.
-``+``, ``-``, ``*``, ``>``, ``!=``, :func:`fma` and :func:`select` work row by row; a value of one row meets every row
-of the other. Each is IEEE's operation, once for every element: nothing is contracted or reordered, so that an element's
-bits do not depend on its neighbours or on the CPU's vectors.
+A Lanes value is ``rows`` rows of ``width`` elements; LLVM sees a row as vectors of GROUP elements, which every CPU
+takes in as many parts as it needs. ``+``, ``-``, ``*``, ``^`` (of sign bits), ``>``, ``!=``, :func:`fma` and
+:func:`select` work row by row; a value of one row meets every row of the other. Each is IEEE's operation, once for
+every element: nothing is contracted or reordered, so that an element's bits do not depend on its neighbours or on the
+CPU's vectors.
+
+What :func:`load`, :func:`store` and :func:`spread` call an array is an array or a pointer; nothing is checked.
 
 Why this is not left to LLVM's loop vectoriser: around the update rule's selects it makes loads conditional, as
 gathers, and it does not keep values in registers from one step to the next. That costs a factor of two to three.
@@ -12,7 +15,8 @@ gathers, and it does not keep values in registers from one step to the next. Tha
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from typing import Any
 
 from llvmlite import ir
@@ -21,6 +25,8 @@ from numba.core import cgutils
 from numba.core.datamodel.models import PrimitiveModel
 from numba.core.datamodel.registry import register_default
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+
+GROUP = 16  # elements of an LLVM vector: a cache line of float32; a narrower row is one vector
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
@@ -34,71 +40,85 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 class Lanes(types.Type):  # type: ignore[misc, unused-ignore]
-    """``rows`` vectors of ``width`` elements of ``dtype``: floats, integers, or booleans, as comparisons give."""
+    """``rows`` rows of ``width`` elements of ``dtype``: floats, integers, or booleans, as comparisons give."""
 
     def __init__(self, dtype: Any, rows: int, width: int) -> None:
         self.dtype, self.rows, self.width = dtype, rows, width
         super().__init__(name=f"Lanes({dtype}, {rows}, {width})")  # type: ignore[no-untyped-call, unused-ignore]
 
     @property
+    def groups(self) -> int:
+        """LLVM vectors in a row."""
+        return self.width // self.group
+
+    @property
+    def group(self) -> int:
+        """Elements of each."""
+        return min(self.width, GROUP)
+
+    @property
     def vector(self) -> Any:
-        """The LLVM type of a row."""
+        """Their type."""
         bits = 1 if self.dtype == types.boolean else self.dtype.bitwidth
         if not isinstance(self.dtype, types.Float):
-            return ir.VectorType(ir.IntType(bits), self.width)
-        return ir.VectorType(ir.FloatType() if bits == 32 else ir.DoubleType(), self.width)
+            return ir.VectorType(ir.IntType(bits), self.group)
+        return ir.VectorType(ir.FloatType() if bits == 32 else ir.DoubleType(), self.group)
+
+    @property
+    def alignment(self) -> int:
+        """Bytes at which every array begins at least."""
+        return int(self.dtype.bitwidth) // 8
+
+    @property
+    def layout(self) -> Any:
+        """The LLVM type of all: row after row."""
+        return ir.ArrayType(self.vector, self.rows * self.groups)
 
 
 @register_default(Lanes)
 class _Model(PrimitiveModel):  # type: ignore[misc, unused-ignore]
     def __init__(self, manager: Any, lanes: Lanes) -> None:
-        super().__init__(manager, lanes, ir.ArrayType(lanes.vector, lanes.rows))  # type: ignore[no-untyped-call, unused-ignore]
+        super().__init__(manager, lanes, lanes.layout)  # type: ignore[no-untyped-call, unused-ignore]
 
 
 @intrinsic
 def load(context: Any, array: Any, first: Any, stride: Any, rows: Any, width: Any) -> Any:
-    """array[first + r * stride : ...] as row r < ``rows``; nothing is checked. ``rows`` and ``width`` are literals."""
-    if not _literal(rows, width):
+    """array[first + r * stride : ...] as row r < ``rows``. ``rows`` and ``width`` are literals."""
+    if not literal(rows, width):
         return None
     lanes = Lanes(array.dtype, rows.literal_value, width.literal_value)
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        return _whole(
-            builder,
-            lanes,
-            (
-                builder.load(builder.bitcast(address, lanes.vector.as_pointer()), align=array.dtype.bitwidth // 8)
-                for address in _addresses(context, builder, sig, values, lanes.rows, values[2])
-            ),
-        )
+        places = _vectors(context, builder, sig, values, lanes)
+        return whole(builder, lanes, (builder.load(place, align=lanes.alignment) for place in places))
 
     return lanes(array, types.intp, types.intp, rows, width), codegen
 
 
 @intrinsic
 def load_double(context: Any, array: Any, first: Any, width: Any) -> Any:
-    """One row of array[first : ...] in float64; nothing is checked."""
-    if not _literal(width):
+    """One row of array[first : ...] in float64."""
+    if not literal(width):
         return None
-    lanes = Lanes(types.float64, 1, width.literal_value)
-    source = Lanes(array.dtype, 1, lanes.width).vector
+    lanes, source = (Lanes(dtype, 1, width.literal_value) for dtype in (types.float64, array.dtype))
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        [address] = _addresses(context, builder, sig, values, 1, values[1])
-        row = builder.load(builder.bitcast(address, source.as_pointer()), align=array.dtype.bitwidth // 8)
-        return _whole(builder, lanes, [row if array.dtype == types.float64 else builder.fpext(row, lanes.vector)])
+        places = _vectors(context, builder, sig, values, source)
+        loaded = (builder.load(place, align=source.alignment) for place in places)
+        if array.dtype == types.float64:
+            return whole(builder, lanes, loaded)
+        return whole(builder, lanes, (builder.fpext(vector, lanes.vector) for vector in loaded))
 
     return lanes(array, types.intp, width), codegen
 
 
 @intrinsic
 def store(context: Any, array: Any, first: Any, stride: Any, lanes: Any) -> Any:
-    """Write row r to array[first + r * stride : ...]; nothing is checked."""
+    """Write row r to array[first + r * stride : ...]."""
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        for row, address in enumerate(_addresses(context, builder, sig, values, lanes.rows, values[2])):
-            pointer = builder.bitcast(address, lanes.vector.as_pointer())
-            builder.store(builder.extract_value(values[3], row), pointer, align=array.dtype.bitwidth // 8)
+        for i, place in enumerate(_vectors(context, builder, sig, values, lanes)):
+            builder.store(builder.extract_value(values[3], i), place, align=lanes.alignment)
         return context.get_dummy_value()
 
     return types.none(array, types.intp, types.intp, lanes), codegen
@@ -106,14 +126,15 @@ def store(context: Any, array: Any, first: Any, stride: Any, lanes: Any) -> Any:
 
 @intrinsic
 def spread(context: Any, array: Any, first: Any, rows: Any, width: Any) -> Any:
-    """array[first + r] in every element of row r < ``rows``; nothing is checked."""
-    if not _literal(rows, width):
+    """array[first + r] in every element of row r < ``rows``. ``rows`` and ``width`` are literals."""
+    if not literal(rows, width):
         return None
     lanes = Lanes(array.dtype, rows.literal_value, width.literal_value)
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        addresses = _addresses(context, builder, sig, values, lanes.rows, ir.Constant(values[1].type, 1))
-        return _whole(builder, lanes, (_everywhere(builder, lanes, builder.load(address)) for address in addresses))
+        data = _data(context, builder, sig, values)
+        places = (builder.gep(data, [_plus(builder, values[1], row)]) for row in range(lanes.rows))
+        return repeated(builder, lanes, [builder.load(place) for place in places])
 
     return lanes(array, types.intp, rows, width), codegen
 
@@ -121,14 +142,39 @@ def spread(context: Any, array: Any, first: Any, rows: Any, width: Any) -> Any:
 @intrinsic
 def splat(context: Any, number: Any, width: Any) -> Any:
     """One row with the number in every element."""
-    if not _literal(width):
+    if not literal(width):
         return None
     lanes = Lanes(number, 1, width.literal_value)
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        return _whole(builder, lanes, [_everywhere(builder, lanes, values[0])])
+        return repeated(builder, lanes, [values[0]])
 
     return lanes(number, width), codegen
+
+
+@intrinsic
+def splat_like(context: Any, array: Any, number: Any, width: Any) -> Any:
+    """One row with the number, cast to the array's dtype, in every element."""
+    if not literal(width):
+        return None
+    lanes = Lanes(array.dtype, 1, width.literal_value)
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        return repeated(builder, lanes, [context.cast(builder, values[1], sig.args[1], lanes.dtype)])
+
+    return lanes(array, types.intp, width), codegen
+
+
+@intrinsic
+def with_one(context: Any, lanes: Any) -> Any:
+    """The rows, and one more of the constant 1: what is multiplied by it costs nothing."""
+    more = Lanes(lanes.dtype, lanes.rows + 1, lanes.width)
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        ones = [ir.Constant(lanes.vector, [1.0] * lanes.group)] * lanes.groups
+        return whole(builder, more, [*parts_of(builder, lanes, values[0]), *ones])
+
+    return more(lanes), codegen
 
 
 @intrinsic
@@ -137,10 +183,8 @@ def total(context: Any, lanes: Any) -> Any:
     one = Lanes(lanes.dtype, 1, lanes.width)
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        result = builder.extract_value(values[0], 0)
-        for row in range(1, lanes.rows):
-            result = builder.fadd(result, builder.extract_value(values[0], row))
-        return _whole(builder, one, [result])
+        parts, groups = parts_of(builder, lanes, values[0]), lanes.groups
+        return whole(builder, one, (reduce(builder.fadd, parts[group::groups]) for group in range(groups)))
 
     return one(lanes), codegen
 
@@ -151,14 +195,30 @@ def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
     lanes = _joined(a, b, c)
     if lanes is None:
         return None
-    name = f"llvm.fma.v{lanes.width}f{lanes.dtype.bitwidth}"
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        function_type = ir.FunctionType(lanes.vector, [lanes.vector] * 3)
-        function = cgutils.get_or_insert_function(builder.module, function_type, name)  # type: ignore[no-untyped-call, unused-ignore]
-        return _by_row(builder, sig, values, lambda *rows: builder.call(function, rows))
+        function = fused(builder, lanes)
+        return by_vector(builder, sig, values, lambda *vectors: builder.call(function, vectors))
 
     return lanes(a, b, c), codegen
+
+
+@intrinsic
+def fma_total(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """One row: c + a[0] * b[0] + a[1] * b[1] + ..., each product fused with its sum; c has one row."""
+    lanes = _joined(a, b, c)
+    if lanes is None or c.rows != 1:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        function = fused(builder, lanes)
+        sums = parts_of(builder, c, values[2])
+        a_parts, b_parts = parts_of(builder, a, values[0]), parts_of(builder, b, values[1])
+        for i, pair in enumerate(zip(a_parts, b_parts, strict=True)):
+            sums[i % lanes.groups] = builder.call(function, [*pair, sums[i % lanes.groups]])
+        return whole(builder, c, sums)
+
+    return c(a, b, c), codegen
 
 
 @intrinsic
@@ -169,7 +229,7 @@ def select(context: Any, condition: Any, yes: Any, no: Any) -> Any:
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        return _by_row(builder, sig, values, builder.select)
+        return by_vector(builder, sig, values, builder.select)
 
     return lanes(condition, yes, no), codegen
 
@@ -197,7 +257,7 @@ def _operator(function: Callable[..., Any], emit: Callable[..., Any], compares: 
             return signature(Lanes(types.boolean, lanes.rows, lanes.width) if compares else lanes, *args)  # type: ignore[no-untyped-call, unused-ignore]
 
     def lower(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        return _by_row(builder, sig, values, lambda a, b: emit(builder, a, b))
+        return by_vector(builder, sig, values, lambda a, b: emit(builder, a, b))
 
     infer_global(function)(Template)  # type: ignore[no-untyped-call, unused-ignore]
     extending.lower_builtin(function, Lanes, Lanes)(lower)  # type: ignore[no-untyped-call, unused-ignore]
@@ -208,9 +268,10 @@ _operator(operator.sub, lambda builder, a, b: builder.fsub(a, b))
 _operator(operator.mul, lambda builder, a, b: builder.fmul(a, b))
 _operator(operator.gt, lambda builder, a, b: builder.fcmp_ordered(">", a, b), compares=True)
 _operator(operator.ne, lambda builder, a, b: builder.fcmp_unordered("!=", a, b), compares=True)
+_operator(operator.xor, lambda builder, a, b: _exclusive_or(builder, a, b))
 
 
-def _literal(*numbers: Any) -> bool:
+def literal(*numbers: Any) -> bool:
     """Whether these are compile-time constants; numba asks first without, then with them."""
     return all(isinstance(number, types.IntegerLiteral) for number in numbers)
 
@@ -227,34 +288,70 @@ def _joined(*operands: Any) -> Lanes | None:
     return lanes if fits else None
 
 
-def _by_row(builder: Any, sig: Any, values: Any, emit: Callable[..., Any]) -> Any:
-    """``emit`` for every row of the operands; a plain number goes to all."""
-    rows = (
-        [
-            builder.extract_value(value, min(row, operand.rows - 1)) if isinstance(operand, Lanes) else value
-            for operand, value in zip(sig.args, values, strict=True)
-        ]
-        for row in range(sig.return_type.rows)
-    )
-    return _whole(builder, sig.return_type, (emit(*operands) for operands in rows))
+def by_vector(builder: Any, sig: Any, values: Any, emit: Callable[..., Any]) -> Any:
+    """``emit`` for every vector of the operands; a row meets every row, a plain number all."""
+    lanes, operands = sig.return_type, []
+    for operand, value in zip(sig.args, values, strict=True):
+        parts = parts_of(builder, operand, value) if isinstance(operand, Lanes) else [value]
+        operands.append(parts * (lanes.rows * lanes.groups // len(parts)))
+    return whole(builder, lanes, (emit(*vectors) for vectors in zip(*operands, strict=True)))
 
 
-def _whole(builder: Any, lanes: Lanes, rows: Iterable[Any]) -> Any:
-    whole = ir.Constant(ir.ArrayType(lanes.vector, lanes.rows), ir.Undefined)
-    for row, vector in enumerate(rows):
-        whole = builder.insert_value(whole, vector, row)
-    return whole
+def parts_of(builder: Any, lanes: Lanes, value: Any) -> list[Any]:
+    """The LLVM vectors of a value, row after row."""
+    return [builder.extract_value(value, i) for i in range(lanes.rows * lanes.groups)]
 
 
-def _everywhere(builder: Any, lanes: Lanes, number: Any) -> Any:
+def whole(builder: Any, lanes: Lanes, parts: Iterable[Any]) -> Any:
+    """The value of these LLVM vectors."""
+    all_parts = ir.Constant(lanes.layout, ir.Undefined)
+    for i, vector in enumerate(parts):
+        all_parts = builder.insert_value(all_parts, vector, i)
+    return all_parts
+
+
+def repeated(builder: Any, lanes: Lanes, numbers: list[Any]) -> Any:
+    """Row r has number r in every element."""
+    vectors = [everywhere(builder, lanes, number) for number in numbers for _ in range(lanes.groups)]
+    return whole(builder, lanes, vectors)
+
+
+def everywhere(builder: Any, lanes: Lanes, number: Any) -> Any:
+    """An LLVM vector with the number in every element."""
     undefined = ir.Constant(lanes.vector, ir.Undefined)
     first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes.width), [0] * lanes.width)
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes.group), [0] * lanes.group)
     return builder.shuffle_vector(first, undefined, zeros)
 
 
-def _addresses(context: Any, builder: Any, sig: Any, values: Any, rows: int, stride: Any) -> list[Any]:
-    """Of elements first, first + stride, ... of the array: the call's first two arguments are (array, first)."""
-    data = context.make_array(sig.args[0])(context, builder, values[0]).data
-    indices = (builder.add(values[1], builder.mul(stride, ir.Constant(stride.type, row))) for row in range(rows))
-    return [builder.gep(data, [index]) for index in indices]
+def fused(builder: Any, lanes: Lanes) -> Any:
+    """LLVM's fused multiply-add of two such vectors and a third."""
+    function_type = ir.FunctionType(lanes.vector, [lanes.vector] * 3)
+    name = f"llvm.fma.v{lanes.group}f{lanes.dtype.bitwidth}"
+    return cgutils.get_or_insert_function(builder.module, function_type, name)  # type: ignore[no-untyped-call, unused-ignore]
+
+
+def _exclusive_or(builder: Any, a: Any, b: Any) -> Any:
+    bits = ir.VectorType(ir.IntType(32 if isinstance(a.type.element, ir.FloatType) else 64), a.type.count)
+    return builder.bitcast(builder.xor(builder.bitcast(a, bits), builder.bitcast(b, bits)), a.type)
+
+
+def _data(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+    """The address of the call's first argument, an array or a pointer."""
+    if isinstance(sig.args[0], types.CPointer):
+        return values[0]
+    return context.make_array(sig.args[0])(context, builder, values[0]).data
+
+
+def _vectors(context: Any, builder: Any, sig: Any, values: Any, lanes: Lanes) -> Iterator[Any]:
+    """Where the vectors of such Lanes lie, of a call that begins (array, first, stride) or has but one row."""
+    data = _data(context, builder, sig, values)
+    for row in range(lanes.rows):
+        at = builder.add(values[1], builder.mul(values[2], ir.Constant(values[2].type, row))) if row else values[1]
+        for group in range(lanes.groups):
+            place = builder.gep(data, [_plus(builder, at, group * lanes.group)])
+            yield builder.bitcast(place, lanes.vector.as_pointer())
+
+
+def _plus(builder: Any, index: Any, number: int) -> Any:
+    return builder.add(index, ir.Constant(index.type, number))

@@ -99,18 +99,24 @@ def a_pack(trials, seed=0):
     return rows, rng.standard_normal((trials, 2)), rng.integers(0, 3, trials)
 
 
-def train_pack(rows, start, seeds, **kwargs):
-    return train(LINE, rows, epochs=4, start=start, seeds=seeds, **{"record": Recording(6)} | kwargs)
+def train_pack(rows, start, seeds, batch_size=1, **kwargs):
+    options = {"epochs": 4 * batch_size, "batch_size": batch_size, "record": Recording(6)} | kwargs
+    return train(LINE, rows, start=start, seeds=seeds, **options)
 
 
-@pytest.fixture(scope="module", params=["sequential", "shuffled"])
+@pytest.fixture(
+    scope="module",
+    params=[("sequential", 1), ("shuffled", 1), ("sequential", 3), ("shuffled", 4), ("shuffled", 5)],
+    ids=lambda param: f"{param[0]}-{param[1]}",
+)
 def whole(request):
-    """The order, the pack's inputs, and its result."""
+    """Order and batch size, the pack's inputs, and its result."""
+    options = dict(zip(("order", "batch_size"), request.param, strict=True))
     pack = a_pack(MANY)
-    result = train_pack(*pack, order=request.param)
+    result = train_pack(*pack, **options)
     stopped = (result.first_nonfinite_step >= 0).mean()
     assert 0.05 < stopped < 0.9
-    return request.param, pack, result
+    return options, pack, result
 
 
 def part_of(pack, trials):
@@ -119,29 +125,29 @@ def part_of(pack, trials):
 
 @given(trial=st.integers(0, MANY - 1))
 def test_a_trial_alone_is_the_trial_in_a_pack(whole, trial):
-    order, pack, expected = whole
-    alone = train_pack(*part_of(pack, np.array([trial])), order=order)
+    options, pack, expected = whole
+    alone = train_pack(*part_of(pack, np.array([trial])), **options)
     assert_same(alone, take(expected, [trial]))
 
 
 @given(cut=st.integers(1, MANY - 1))
 def test_a_pack_split_anywhere_is_the_whole(whole, cut):
-    order, pack, expected = whole
+    options, pack, expected = whole
     for trials in (np.arange(cut), np.arange(cut, MANY)):
-        assert_same(train_pack(*part_of(pack, trials), order=order), take(expected, trials))
+        assert_same(train_pack(*part_of(pack, trials), **options), take(expected, trials))
 
 
 @given(seed=st.integers(0, 1000))
 def test_a_permuted_pack_is_permuted(whole, seed):
-    order, pack, expected = whole
+    options, pack, expected = whole
     trials = np.random.default_rng(seed).permutation(MANY)
-    assert_same(train_pack(*part_of(pack, trials), order=order), take(expected, trials))
+    assert_same(train_pack(*part_of(pack, trials), **options), take(expected, trials))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 16])
 def test_threads_change_no_bit(whole, threads):
-    order, pack, expected = whole
-    assert_same(train_pack(*pack, order=order, threads=threads), expected)
+    options, pack, expected = whole
+    assert_same(train_pack(*pack, **options, threads=threads), expected)
 
 
 @given(case=runs(batch_sizes=(1, 2, 3, 5), max_epochs=10), more=st.integers(0, 10))

@@ -178,8 +178,52 @@ def test_larger_batches_are_as_near_to_float64_as_torch(kernel: str, features: i
         assert distance(ours.curves.path[trial], exact[trial]) <= allowed, case.hyperparams["lr"][trial]
 
 
+CONDITIONS = {  # what is hard about the data
+    "plain": lambda x, y: (x, y),
+    "ill-conditioned": lambda x, y: (x * np.geomspace(1, 1e-3, x.shape[1]), y),
+    "offset in the targets": lambda x, y: (x, y + 1e4),
+    "offset in the features": lambda x, y: (0.1 * x + 10, y),
+    "fewer samples than parameters": lambda x, y: (x[:6], y[:6]),
+}
+
+
+@pytest.mark.parametrize("kernel", COMPILED)
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("order", ["sequential", "shuffled"])
+@pytest.mark.parametrize(("features", "batch_size"), [(8, 5), (8, 40), (1, 40), (20, 40), (12, 7)])
+def test_many_epochs_of_larger_batches_are_as_near_to_float64_as_torch(kernel, condition, order, features, batch_size):
+    """Until long after convergence, and until far away: every kind of trial, of which two diverge."""
+    rng = np.random.default_rng(features)
+    x, y = CONDITIONS[condition](rng.standard_normal((40, features)), rng.standard_normal(40))
+    task = Task(Dataset(np.float32(x).astype(np.float64), np.float32(y).astype(np.float64)))
+    curvature = 2 * np.linalg.norm(np.column_stack([x, np.ones(len(x))]), 2) ** 2 / len(x)
+    case = TrainInput(
+        condition,
+        task,
+        {
+            "lr": np.float32(np.array([1, 0.3, 0.3, 0.3, 0.3, 3, 100]) / curvature),
+            "momentum": np.float32([0, 0.9, 0.5, 0.5, 0.9, 0, 0.9]),
+            "weight_decay": np.float32([0, 0, 0.5, 0.5, 0, 0, 0.5]),
+            "dampening": np.float32([0, 0, 0, 0.5, 0, 0, 0]),
+            "nesterov": [False, False, False, False, True, False, True],
+        },
+        {"epochs": 150, "batch_size": batch_size, "order": order, "start": np.zeros(features + 1)},
+    )
+    ours, torchs = case.train(kernel=kernel), case.train(kernel="reference")
+    exact = case.train(kernel="reference", dtype="float64")
+    assert (torchs.first_nonfinite_step[-2:] >= 0).all()
+    np.testing.assert_array_equal(ours.first_nonfinite_step, torchs.first_nonfinite_step)
+    for trial in np.flatnonzero(torchs.first_nonfinite_step < 0):
+        if torchs.curves.path is None:
+            paths = [run.params[trial] for run in (ours, torchs, exact)]
+        else:
+            paths = [run.curves.path[trial] for run in (ours, torchs, exact)]
+        slack = 4 * np.finfo(np.float32).eps * np.abs(paths[2]).max()
+        assert distance(paths[0], paths[2]) <= 2 * distance(paths[1], paths[2]) + slack, case.hyperparams["lr"][trial]
+
+
 @pytest.mark.parametrize("kernel", OF_ANY_WIDTH)
-@pytest.mark.parametrize(("features", "batch_size"), [(20, 1), (20, 2), (20, 9)])
+@pytest.mark.parametrize(("features", "batch_size"), [(20, 1), (20, 2), (20, 9), (20, 25), (40, 25)])
 def test_more_than_16_parameters_are_as_near_to_float64_as_torch(kernel: str, features: int, batch_size: int):
     rng = np.random.default_rng(features + batch_size)
     data = np.float32(rng.standard_normal((25, features + 1))).astype(np.float64)
@@ -191,7 +235,7 @@ def test_more_than_16_parameters_are_as_near_to_float64_as_torch(kernel: str, fe
             "momentum": np.float32([0, 0.9, 0.9, 0]),
             "weight_decay": [0, 0, 0.5, 0],
         },
-        {"batch_size": batch_size, "epochs": 5},
+        {"batch_size": batch_size, "epochs": max(5, batch_size)},
     )
     ours, torchs = case.train(kernel=kernel), case.train(kernel="reference")
     exact = case.train(kernel="reference", dtype="float64", start=torchs.state.start)

@@ -5,56 +5,51 @@ import re
 import subprocess
 import sys
 
-import numba
 import numpy as np
 import pytest
 from llvmlite.binding import get_host_cpu_features
-from numba import njit, types
 
 from sgdcore import Dataset, Hyperparams, Recording, Task, train
-from sgdcore.kernels import linear_numba
-from sgdcore.kernels.linear_numba import CHUNK, IN_REGISTERS, lanes_of, width_of
+from sgdcore.kernels import linear_batches, linear_numba
+from sgdcore.kernels.linear_numba import CHUNK, lanes_of
+from sgdcore.kernels.linear_steps import BLOCK, DECAY, FEW, MOMENTUM, NESTEROV, Form, compile_steps
+from sgdcore.kernels.linear_triangles import EXTRA, blocks_of_rows
+from sgdcore.kernels.vectors import GROUP
+from sgdcore.tasks import linear
 from sgdcore.tasks.datasets import line
 
-from .cases import TrainInput, assert_same_training
+from .cases import TrainInput, assert_same, assert_same_training
+
+KINDS = [0, DECAY, MOMENTUM, MOMENTUM | DECAY, MOMENTUM | NESTEROV, MOMENTUM | DECAY | NESTEROV]
 
 
-def assembly_of_steps(dtype: str, parameters: int) -> str:
-    """The machine code of the function that steps a tile of these."""
-    lanes = lanes_of(parameters, np.dtype(dtype).itemsize)
-
-    @njit
-    def step(tile, after, ticks, fixed, data, batches, steps, is_first):
-        linear_numba._step_lanes(tile, after, ticks, fixed, data, batches, steps, is_first, parameters, lanes)
-
-    floats, clock, places = (
-        types.Array(numba.from_dtype(np.dtype(d)), 1, "C") for d in (dtype, dtype.replace("float", "int"), "int64")
-    )
-    data = types.Tuple([floats, floats, floats, types.Array(types.int32, 1, "C")])
-    batches = types.Tuple([places, places, clock])
-    step.compile((floats, floats, clock, floats, data, batches, types.int64, types.boolean))
-    return "\n".join(step.inspect_asm().values())
+def assembly_of_steps(form: Form, kind: int) -> str:
+    """The machine code of a step function, compiled afresh: what comes from the cache has none."""
+    return str(compile_steps.__wrapped__(form, kind, cache=False)._library.get_asm_str())
 
 
-@pytest.mark.parametrize("parameters", [1, 2, 3, 4])
+@pytest.mark.parametrize("features", [1, 2, 3])
 @pytest.mark.parametrize(("dtype", "packed"), [("float32", "ps"), ("float64", "pd")])
-def test_steps_are_packed_fused_multiply_adds_without_gathers(dtype: str, packed: str, parameters: int):
-    assembly = assembly_of_steps(dtype, parameters)
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_are_packed_fused_multiply_adds_without_gathers(features: int, dtype: str, packed: str, kind: int):
+    assembly = assembly_of_steps(Form(dtype, features, True, 1), kind)
     assert "gather" not in assembly
     if platform.machine() == "x86_64" and get_host_cpu_features().get("fma"):
         fused = re.findall(r"\bvfn?m(?:add|sub)\d+(\w\w)\b", assembly)
-        assert fused.count(packed) >= 4 * parameters  # decay, buffer, Nesterov, step
+        rule = 1 + bool(kind & DECAY) + bool(kind & MOMENTUM) + bool(kind & NESTEROV)  # step, decay, buffer, Nesterov
+        assert len(fused) >= rule * (features + 1)
         assert set(fused) == {packed}
         assert not re.search(r"\bv(?:mul|add|sub)s[sd]\b", assembly)
 
 
-@pytest.mark.parametrize("parameters", [1, 2, 3, IN_REGISTERS, IN_REGISTERS + 1, 17, 300])
-@pytest.mark.parametrize("itemsize", [4, 8])
-def test_tiles_are_whole_vectors(parameters: int, itemsize: int):
-    lanes, width = lanes_of(parameters, itemsize), width_of(parameters, itemsize)
+@pytest.mark.parametrize("features", [1, 2, 5, FEW, FEW + 1, 300])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tiles_are_whole_vectors(features: int, dtype: str):
+    form = Form(dtype, features, False, 1)
+    lanes = lanes_of(features, form.width, np.dtype(dtype).itemsize)
     assert 0 < lanes <= 512
-    assert lanes % width == 0
-    assert width % linear_numba.linear_record.DOUBLES == 0
+    assert lanes % form.width == 0
+    assert form.width % GROUP == 0
 
 
 def cases_of(features: int, dtype: str, **arguments) -> TrainInput:
@@ -72,10 +67,10 @@ def cases_of(features: int, dtype: str, **arguments) -> TrainInput:
     return TrainInput("every kind", task, hyperparams, {"dtype": dtype, "start": np.ones(features + 1)} | arguments)
 
 
-@pytest.mark.parametrize("features", [1, 2, 3, IN_REGISTERS - 1, IN_REGISTERS, 8])
+@pytest.mark.parametrize("features", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_on_both_sides_of_what_registers_hold(features: int, dtype: str, batch_size: int):
+def test_every_kind_at_every_width_of_tile(features: int, dtype: str, batch_size: int):
     case = cases_of(features, dtype, epochs=20, batch_size=batch_size, order="shuffled")
     assert_same_training(case.train(kernel="numba"), case.train(kernel="reference"))
 
@@ -91,14 +86,68 @@ def test_points_do_not_change_peaks_and_stops():
             np.testing.assert_array_equal(getattr(result.state, name), getattr(expected.state, name))
 
 
-def test_a_second_process_compiles_nothing():
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_second_process_compiles_nothing(batch_size: int):
     script = (
-        "from sgdcore import *; from sgdcore.kernels import linear_numba\n"
+        "from sgdcore import *; from sgdcore.kernels import linear_numba, linear_steps, linear_triangles\n"
         "from sgdcore.tasks.datasets import line\n"
-        "train(Task(line()), Hyperparams(lr=0.01), epochs=1, start=[0.0, 0.0])\n"
-        "stats = linear_numba._run_tiles.stats\n"
-        "print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))"
-    )
-    train(Task(line()), Hyperparams(lr=0.01), epochs=1, start=[0.0, 0.0])
+        f"train(Task(line()), Hyperparams(lr=0.01), epochs=1, start=[0.0, 0.0], batch_size={batch_size})\n"
+        "stats = [linear_numba._run_tiles.stats, linear_triangles._factorise.stats]\n"
+        "steps = linear_steps.compile_steps\n"
+        "form = linear_steps.Form('float32', 1, True, *((1,) if BATCH == 1 else (0, 2)))\n"
+        "print(sum(sum(s.cache_misses.values()) for s in stats), sum(stats[0].cache_hits.values()),\n"
+        "      steps.cache_info().misses, steps(form, 0).cache_hits)"
+    ).replace("BATCH", str(batch_size))
+    train(Task(line()), Hyperparams(lr=0.01), epochs=1, start=[0.0, 0.0], batch_size=batch_size)
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["1", "0"]
+    assert run.stdout.split() == ["0", "1", "1", "1"]
+
+
+@pytest.mark.parametrize(("size", "features"), [(1, 1), (3, 1), (3, 5), (5, 5), (40, 5), (9, 20), (30, 20)])
+@pytest.mark.parametrize("block", [BLOCK, 40])
+@pytest.mark.parametrize("triangular", [True, False])
+def test_rows_have_the_gradient_of_their_batch(size: int, features: int, block: int, triangular: bool):
+    rng = np.random.default_rng(size)
+    design = np.column_stack([rng.standard_normal((50, features)) + 100, np.ones(50)])
+    targets = rng.standard_normal(50) * 1e3
+    batch = rng.permutation(50)[:size]
+    padded = np.concatenate([batch, [-1, -1]])[np.newaxis]
+    x, y, p = design[batch], targets[batch], rng.standard_normal(features + 1)
+    steepest = np.linalg.svd(design)[2][0] if triangular else None
+    columns = blocks_of_rows(design, targets, padded, block, steepest).reshape(-1, features + 1 + EXTRA, block)
+    rows = np.moveaxis(columns, 1, 2).reshape(-1, features + 1 + EXTRA)
+    factor, centre, scale = rows[:, :-2], rows[:, -2], rows[:, -1]
+    if triangular:
+        assert not np.tril(factor, -1).any()
+        largest = [np.abs(side @ steepest).max() for side in (factor, x)]
+        np.testing.assert_allclose(*largest)  # so that both overflow at the same step
+    expected = 2 / size * x.T @ (x @ p - y)
+    np.testing.assert_allclose(factor.T @ (scale * (factor @ p - centre)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("features", [2, 20])
+@pytest.mark.parametrize("batch_size", [3, 7, 30])
+def test_rows_by_stretches_change_no_bit(features: int, batch_size: int, monkeypatch: pytest.MonkeyPatch):
+    rows = Hyperparams(lr=[0.01, 0.02, 5.0], momentum=[0, 0.9, 0.5], weight_decay=[0, 0.1, 0])
+    task = Task(linear(30, features))
+    options = {"epochs": 7, "batch_size": batch_size, "order": "shuffled", "seeds": [0, 1, 0]}
+    expected = train(task, rows, record=Recording(20, "linear"), **options)
+    monkeypatch.setattr(linear_batches, "ROW_BYTES", 5_000)
+    assert_same(train(task, rows, record=Recording(20, "linear"), **options), expected)
+
+
+def test_a_full_batch_has_no_order():
+    rows, task = Hyperparams(lr=[0.01, 0.02], momentum=0.9), Task(linear(30, 3))
+    options = {"epochs": 20, "batch_size": 30, "start": np.zeros(4)}
+    sequential = train(task, rows, **options)
+    assert_same(train(task, rows, order="shuffled", seeds=[3, 4], **options), sequential)
+
+
+def test_snapshots_that_fill_a_tiles_memory_change_no_bit():
+    """More points than a tile keeps at a time, and trials that stop between them."""
+    case = cases_of(1, "float32", epochs=300)
+    every = case.train(kernel="numba", record=Recording(spacing="all"))
+    some = case.train(kernel="numba", record=Recording(40))
+    assert len(every.steps) > linear_numba.linear_record.SNAPSHOT_BYTES // (4 * 2 * lanes_of(2, 64, 4))
+    np.testing.assert_array_equal(some.loss, every.loss[:, some.steps])
+    np.testing.assert_array_equal(some.curves.path, every.curves.path[:, some.steps])

@@ -1,0 +1,370 @@
+"""The step functions of the linear CPU kernel: some steps of one tile, compiled for just its kind of trials and model.
+
+A tile is rows of ``lanes`` neighbouring numbers, one a trial, in arrays of rows:
+
+    tile:  parameters, momentum buffers, peaks; P rows each. A peak is the largest value so far of the parameter with
+           its sign turned so that its target lies above its start
+    ticks: by parameter, the step that reached the peak, counted from the chunk's start; 0 where it is older
+    fixed: signs (P rows of 0 and -0), -lr, momentum, weight_decay, 1 - dampening
+
+``width`` lanes are stepped together, several steps in a row. A model of up to FEW parameters is unrolled and stays in
+registers; of a larger one, one parameter after the other comes from the cache and goes back. Whatever decides between
+ways of stepping is a constant, hence costs nothing: the flags of the trials in the tile, the form of its batches.
+
+Samples: products and sums that are not the rule's own stay apart (numba contracts nothing by itself), in the order in
+which torch's Linear and mse_loss round them for batches of one and two. Larger
+batches: see linear_triangles.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import astuple, dataclass
+from functools import cache as cached
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import literally, njit, types
+from numba.extending import overload
+
+from sgdcore import rule
+from sgdcore.kernels import linear_triangles, vectors
+from sgdcore.kernels.linear_triangles import EXTRA, residuals, slopes
+from sgdcore.kernels.vectors import (
+    aligned_stack,
+    compiled,
+    fma,
+    fma_total,
+    intrinsic,
+    load,
+    select,
+    splat_like,
+    spread,
+    store,
+    total,
+    with_one,
+)
+
+FEW = 16  # parameters up to which a step is unrolled
+WIDTHS = ((2, 64), (4, 32), (FEW, 16), (np.inf, 32))  # parameters up to which so many float32 trials go together
+BLOCK = 4  # rows of a triangle that are taken together, where there are more parameters
+COLUMNS = 4  # rows of ``fixed`` that hold hyperparameters
+SCRATCH = 1  # times P: rows of ``fixed`` behind them, for gradients, where they are not in registers
+TRIANGLE, RECTANGLE = 0, 3  # what a batch of more than two samples is
+MOMENTUM, DECAY, NESTEROV = 1, 2, 4  # bits of a kind of trials
+
+# numba's on-disk cache watches one file's date, but a step is compiled from four: their checksum is a constant of the
+# compiled function, hence part of its key.
+_FILES = [rule.__file__, vectors.__file__, linear_triangles.__file__, __file__]
+SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES))
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the steps of a run have in common."""
+
+    dtype: str
+    features: int
+    bias: bool
+    batch: int  # samples in a batch, 1 or 2; of more: 0 for triangles, RECTANGLE for the samples as they are
+    rows: int = 0  # of a triangle or rectangle
+
+    @property
+    def parameters(self) -> int:
+        """P."""
+        return self.features + self.bias
+
+    @property
+    def width(self) -> int:
+        """Trials stepped together: as many as it takes to hide latency, as few as registers hold."""
+        float32 = next(width for most, width in WIDTHS if self.parameters <= most)
+        return max(vectors.GROUP, float32 * 4 // np.dtype(self.dtype).itemsize)
+
+    @property
+    def unrolled(self) -> bool:
+        """Whether a step is."""
+        return self.parameters <= FEW
+
+    @property
+    def block(self) -> int:
+        """Rows in a block."""
+        return self.rows if self.unrolled else BLOCK
+
+    @property
+    def numbers(self) -> int:
+        """How many a triangle or rectangle takes."""
+        return -(-self.rows // self.block) * self.block * (self.parameters + EXTRA)
+
+
+@cached
+def compile_steps(form: Form, kind: int, cache: bool = True) -> Any:
+    """The step function, as a numba CFunc, of trials of one kind; ``cache`` says whether on disk."""
+    features, parameters, batch, rows, width = form.features, form.parameters, form.batch, form.rows, form.width
+    source = SOURCE
+    number = types.CPointer(numba.from_dtype(np.dtype(form.dtype)))  # type: ignore[no-untyped-call, unused-ignore]
+    tick = types.CPointer(types.int32 if form.dtype == "float32" else types.int64)  # type: ignore[no-untyped-call, unused-ignore]
+    place = types.CPointer(types.int64)  # type: ignore[no-untyped-call, unused-ignore]
+    arguments = (number, number, tick, number, number, number, place, tick, *[types.intp] * 3)
+
+    def steps(tile, after, ticks, fixed, data, targets, places, clock, count, lanes, used):  # type: ignore[no-untyped-def]
+        arrays, batches, size = (tile, after, ticks, fixed), (data, targets, places, clock), (count, lanes, used)
+        _steps(arrays, batches, size, features, parameters, batch, rows, width, kind)
+        return source
+
+    # numba numbers the functions of a process to name them: among functions from the disk cache, which other processes
+    # have named, only the constants tell this one apart.
+    steps.__qualname__ = f"steps_{'_'.join(map(str, (*astuple(form), kind)))}"
+    return numba.cfunc(types.intp(*arguments), cache=cache)(steps)  # type: ignore[no-untyped-call, unused-ignore]
+
+
+@intrinsic
+def call_steps(context: Any, address: Any, arrays: Any, numbers: Any) -> Any:
+    """Call a step function by its address, with 8 addresses of arrays and 3 numbers."""
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        word = values[0].type
+        function = ir.FunctionType(word, [word] * 11).as_pointer()
+        arguments = [builder.extract_value(values[1 + i // 8], i % 8) for i in range(11)]
+        builder.call(builder.inttoptr(values[0], function), arguments)
+        return context.get_dummy_value()
+
+    return types.none(types.intp, types.UniTuple(types.intp, 8), types.UniTuple(types.intp, 3)), codegen  # type: ignore[no-untyped-call, unused-ignore]
+
+
+_update = njit(forceinline=True)(rule.bind(fma, select))
+
+
+def _steps(*arguments: Any) -> None:
+    """Take ``count`` steps with ``used`` lanes, from ``tile`` to ``after``."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(_steps, jit_options={"nogil": True, "error_model": "numpy"}, prefer_literal=True)
+def _choose_steps(arrays, batches, size, features, parameters, batch, rows, width, kind):  # type: ignore[no-untyped-def]
+    if not isinstance(features, types.IntegerLiteral):
+        return None
+    many = _many_by_samples if batch.literal_value in (1, 2) else _many_by_rows
+    chosen = _few if parameters.literal_value <= FEW else many
+
+    def steps(arrays, batches, size, features, parameters, batch, rows, width, kind):  # type: ignore[no-untyped-def]
+        chosen(arrays, batches, size, features, parameters, batch, rows, width, kind)
+
+    return steps
+
+
+@compiled
+def _few(arrays, batches, size, features, parameters, batch, rows, width, kind):  # type: ignore[no-untyped-def]
+    """All parameters at a time, in registers from the first step to the last.
+
+    What is used but once a step is loaded there: held over all steps, it would drive what changes from the registers.
+    """
+    literally(features)
+    literally(parameters)
+    literally(batch)
+    literally(rows)
+    literally(width)
+    literally(kind)
+    aligned_stack()
+    (tile, after, ticks, fixed), (_, _, _, clock), (count, lanes, used) = arrays, batches, size
+    length = parameters * lanes
+    for lane in range(0, used, width):
+        params, buffers = (
+            load(tile, lane, lanes, parameters, width),
+            load(tile, length + lane, lanes, parameters, width),
+        )
+        peaks = load(tile, 2 * length + lane, lanes, parameters, width)
+        for step in range(np.uintp(count)):
+            gradients = _gradients(params, batches, step, features, parameters, batch, rows, width)
+            params, buffers = _stepped(params, gradients, buffers, fixed, length + lane, lanes, width, kind)
+            reached = params ^ load(fixed, lane, lanes, parameters, width)
+            farther = reached > peaks
+            peaks = select(farther, reached, peaks)
+            tick = spread(clock, step, 1, width)
+            store(ticks, lane, lanes, select(farther, tick, load(ticks, lane, lanes, parameters, width)))
+        store(after, lane, lanes, params)
+        store(after, length + lane, lanes, buffers)
+        store(after, 2 * length + lane, lanes, peaks)
+
+
+@njit(forceinline=True)
+def _stepped(params, gradients, buffers, fixed, first, lanes, width, kind):  # type: ignore[no-untyped-def]
+    """Parameters and buffers after a step; a first one is a step from buffers of -0 without dampening."""
+    new_params, new_buffers = _update(
+        params,
+        gradients,
+        buffers,
+        False,
+        load(fixed, first, lanes, 1, width),
+        load(fixed, first + lanes, lanes, 1, width),
+        load(fixed, first + 2 * lanes, lanes, 1, width),
+        load(fixed, first + 3 * lanes, lanes, 1, width),
+        kind & MOMENTUM != 0,
+        kind & DECAY != 0,
+        kind & NESTEROV != 0,
+    )
+    return new_params, select(kind & MOMENTUM != 0, new_buffers, buffers)
+
+
+def _gradients(*arguments: Any) -> Any:
+    """The gradients of a step's batch at ``params``."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(_gradients, jit_options={"forceinline": True}, prefer_literal=True)
+def _choose_gradients(params, batches, step, features, parameters, batch, rows, width):  # type: ignore[no-untyped-def]
+    if not isinstance(batch, types.IntegerLiteral):
+        return None
+
+    triangular = int(batch.literal_value == TRIANGLE)
+
+    def by_rows(params, batches, step, features, parameters, batch, rows, width):  # type: ignore[no-untyped-def]
+        data, _, places, _ = batches
+        place = places[step] * (rows * (parameters + EXTRA))
+        return slopes(data, place, residuals(data, place, params, rows, triangular), parameters, triangular)
+
+    def by_sample(params, batches, step, features, parameters, batch, rows, width):  # type: ignore[no-untyped-def]
+        two = splat_like(batches[0], 2, width)
+        return _of_sample(params, batches, batches[2][step], two, features, parameters, width)
+
+    def by_pair(params, batches, step, features, parameters, batch, rows, width):  # type: ignore[no-untyped-def]
+        first, second = batches[2][2 * step], batches[2][2 * step + 1]
+        scale = splat_like(batches[0], 1 if second >= 0 else 2, width)
+        gradients = _of_sample(params, batches, first, scale, features, parameters, width)
+        if second >= 0:
+            gradients = gradients + _of_sample(params, batches, second, scale, features, parameters, width)
+        return gradients
+
+    return {1: by_sample, 2: by_pair}.get(batch.literal_value, by_rows)
+
+
+def _of_sample(*arguments: Any) -> Any:
+    """What one sample adds to the batch's gradients; ``scale`` is 2 / B."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(_of_sample, jit_options={"forceinline": True}, prefer_literal=True)
+def _choose_sample(params, batches, sample, scale, features, parameters, width):  # type: ignore[no-untyped-def]
+    if not isinstance(parameters, types.IntegerLiteral):
+        return None
+    inputs = with_one if parameters.literal_value > features.literal_value else _as_they_are
+
+    def of_sample(params, batches, sample, scale, features, parameters, width):  # type: ignore[no-untyped-def]
+        data, targets, _, _ = batches
+        x = inputs(spread(data, sample * features, features, width))
+        return scale * (total(x * params) - spread(targets, sample, 1, width)) * x
+
+    return of_sample
+
+
+@njit(forceinline=True)
+def _as_they_are(lanes):  # type: ignore[no-untyped-def]
+    return lanes
+
+
+@compiled
+def _many_by_samples(arrays, batches, size, features, parameters, batch, rows, width, kind):  # type: ignore[no-untyped-def]
+    """One parameter at a time, from and to the cache at every step."""
+    literally(features)
+    literally(parameters)
+    literally(batch)
+    literally(width)
+    literally(kind)
+    (_, after, _, _), (data, targets, places, _), (count, lanes, used) = arrays, batches, size
+    _carry_over(arrays, parameters, lanes)
+    for lane in range(0, used, width):
+        for step in range(np.uintp(count)):
+            first, second = places[step * batch], places[step * batch + batch - 1]
+            single = batch == 1 or second < 0
+            scale = splat_like(data, 2 if single else 1, width)
+            slope = scale * _residual(after, lane, data, targets, first, features, parameters, lanes, width)
+            other = slope
+            if not single:
+                other = scale * _residual(after, lane, data, targets, second, features, parameters, lanes, width)
+            for j in range(features):
+                gradient = slope * spread(data, first * features + j, 1, width)
+                if not single:
+                    gradient = gradient + other * spread(data, second * features + j, 1, width)
+                _step_one(arrays, batches, step, gradient, j, lane, parameters, lanes, width, kind)
+            if parameters > features:
+                gradient = slope if single else slope + other
+                _step_one(arrays, batches, step, gradient, features, lane, parameters, lanes, width, kind)
+
+
+@njit(forceinline=True)
+def _residual(after, lane, data, targets, sample, features, parameters, lanes, width):  # type: ignore[no-untyped-def]
+    """x p - y of one sample."""
+    x = sample * features
+    prediction = spread(data, x, 1, width) * load(after, lane, lanes, 1, width)
+    for j in range(1, features):
+        prediction = prediction + spread(data, x + j, 1, width) * load(after, j * lanes + lane, lanes, 1, width)
+    if parameters > features:
+        prediction = prediction + load(after, features * lanes + lane, lanes, 1, width)
+    return prediction - spread(targets, sample, 1, width)
+
+
+@compiled
+def _many_by_rows(arrays, batches, size, features, parameters, batch, rows, width, kind):  # type: ignore[no-untyped-def]
+    """BLOCK rows of the batch at a time, then one parameter at a time, from and to the cache."""
+    literally(features)
+    literally(parameters)
+    literally(batch)
+    literally(rows)
+    literally(width)
+    literally(kind)
+    (_, after, _, fixed), (data, _, places, _), (count, lanes, used) = arrays, batches, size
+    columns, blocks = parameters + EXTRA, (rows + BLOCK - 1) // BLOCK
+    scratch = (parameters + COLUMNS) * lanes
+    _carry_over(arrays, parameters, lanes)
+    for lane in range(0, used, width):
+        gradients = scratch + lane
+        for step in range(np.uintp(count)):
+            rows_at = places[step] * (blocks * columns * BLOCK)
+            for block in range(blocks):
+                begin = rows_at + block * (columns * BLOCK)
+                first = block * BLOCK if batch == TRIANGLE else 0
+                e = spread(data, begin + first * BLOCK, BLOCK, width) * load(
+                    after, first * lanes + lane, lanes, 1, width
+                )
+                for k in range(first + 1, parameters):
+                    e = fma(
+                        spread(data, begin + k * BLOCK, BLOCK, width), load(after, k * lanes + lane, lanes, 1, width), e
+                    )
+                e = e - spread(data, begin + parameters * BLOCK, BLOCK, width)  # last, where the two cancel
+                e = e * spread(data, begin + (parameters + 1) * BLOCK, BLOCK, width)
+                for k in range(first, parameters):
+                    factors, at = spread(data, begin + k * BLOCK, BLOCK, width), gradients + k * lanes
+                    if block == 0:
+                        store(fixed, at, lanes, total(factors * e))
+                    else:
+                        store(fixed, at, lanes, fma_total(factors, e, load(fixed, at, lanes, 1, width)))
+            for j in range(parameters):
+                gradient = load(fixed, gradients + j * lanes, lanes, 1, width)
+                _step_one(arrays, batches, step, gradient, j, lane, parameters, lanes, width, kind)
+
+
+@njit(forceinline=True)
+def _carry_over(arrays, parameters, lanes):  # type: ignore[no-untyped-def]
+    """Begin ``after`` as ``tile``."""
+    tile, after, _, _ = arrays
+    for i in range(3 * parameters * lanes):
+        after[i] = tile[i]
+
+
+@njit(forceinline=True)
+def _step_one(arrays, batches, step, gradient, j, lane, parameters, lanes, width, kind):  # type: ignore[no-untyped-def]
+    """Step parameter j in ``after``, and watch its peak."""
+    _, after, ticks, fixed = arrays
+    length, at = parameters * lanes, j * lanes + lane
+    param, buffer = load(after, at, lanes, 1, width), load(after, length + at, lanes, 1, width)
+    param, buffer = _stepped(param, gradient, buffer, fixed, length + lane, lanes, width, kind)
+    store(after, at, lanes, param)
+    if kind & MOMENTUM:
+        store(after, length + at, lanes, buffer)
+    reached, peak = param ^ load(fixed, at, lanes, 1, width), load(after, 2 * length + at, lanes, 1, width)
+    farther = reached > peak
+    store(after, 2 * length + at, lanes, select(farther, reached, peak))
+    tick = spread(batches[3], step, 1, width)
+    store(ticks, at, lanes, select(farther, tick, load(ticks, at, lanes, 1, width)))
