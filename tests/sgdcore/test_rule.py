@@ -88,9 +88,9 @@ def test_bind_gives_the_same_code_other_operations():
 
 
 def test_compiled_kernel_steps_with_this_very_code():
-    from sgdcore.kernels import linear_numba
+    from sgdcore.kernels import linear_steps
 
-    assert linear_numba._update.py_func.__code__ is update.__code__
+    assert linear_steps._update.py_func.__code__ is update.__code__
 
 
 def test_flags_select_and_never_multiply_by_zero():
