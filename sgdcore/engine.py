@@ -224,9 +224,10 @@ def _start(
         raise InvalidTraining(f"start values must be finite in {dtype}")
     exact = params.astype(np.float64)
     if problem.training is None:
-        target = np.full(shape, np.nan)
+        target, direction = np.full(shape, np.nan), np.zeros_like(params)
     else:
         target = problem.training.nearest_minimisers(hyperparams.weight_decay, exact)
+        direction = np.sign(target - exact).astype(dtype)
     return State(
         step=0,
         params=params,
@@ -234,7 +235,7 @@ def _start(
         first_nonfinite_step=np.full(shape[0], NEVER, dtype=np.int64),
         start=params.copy(),
         target=target,
-        direction=np.nan_to_num(np.sign(target - exact)).astype(dtype),
+        direction=direction,
         peak=params.copy(),
         peak_step=np.zeros(shape, dtype=np.int64),
     )
