@@ -37,6 +37,7 @@ format: $(VENV)/.dev ## format the code
 bench: $(VENV)/.bench ## measure against peers, side by side
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.shapes
+	$(BIN)/python -m benchmarks.networks
 	$(BIN)/python -m benchmarks.scale
 
 constraints: ## renew constraints.txt from the newest versions that pyproject.toml allows
