@@ -19,29 +19,25 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from rich.console import Console
 from rich.table import Table
 
 import sgdcore
 from benchmarks.contenders import CORES, BenchmarkError, Contender, Workload
 from benchmarks.engine import rate
-from sgdcore.kernels.vectors import fma, load, store
+from benchmarks.peaks import fused_rate
 
 INPUTS, HIDDEN, BATCH, SAMPLES = 8, 32, 32, 1024
 MULTIPLY_ADDS = BATCH * (2 * INPUTS * HIDDEN + 3 * HIDDEN)  # forward and gradients; and once back through the output
 TARGETS = {"jax": 1.0, "torch.optim": 30.0}  # the project's: sgdcore is at least so much faster
 TOLERANCE = 1e-5  # of parameters of size 1: float32 sums in another order
-WIDTH, CHAINS, SWEEPS = 16, 12, 4_000_000
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def compare(work: Networks, repeats: int, compiled: bool) -> None:
     for _ in range(repeats):
         for row in rows:
             rates[row.name].append(rate(row))
-        peaks.append(peak_rate())
+        peaks.append(fused_rate() / 2)
     _print(work, rates, deviations, statistics.median(peaks))
 
 
@@ -240,24 +236,6 @@ def torch_optim(work: Networks, trials: int = 2) -> Contender:
         return finals
 
     return Contender("torch.optim, trial by trial", trials * work.trial_steps // len(work.hyperparams), run)
-
-
-def peak_rate() -> float:
-    """Float32 fused multiply-adds a second on all cores, in chains that do not wait for each other."""
-    values = [np.ones(CHAINS * WIDTH, np.float32) for _ in range(CORES)]
-    _chains(values[0], np.full(WIDTH, 0.5, np.float32), 1)
-    with ThreadPoolExecutor(CORES) as pool:
-        begin = time.perf_counter()
-        list(pool.map(lambda value: _chains(value, np.full(WIDTH, 0.5, np.float32), SWEEPS), values))
-        return CORES * SWEEPS * CHAINS * WIDTH / (time.perf_counter() - begin)
-
-
-@njit(nogil=True)
-def _chains(values: Any, factor: Any, sweeps: int) -> None:
-    factors, chains = load(factor, 0, WIDTH, 1, WIDTH), load(values, 0, WIDTH, CHAINS, WIDTH)
-    for _ in range(sweeps):
-        chains = fma(chains, factors, factors)
-    store(values, 0, WIDTH, chains)
 
 
 def _print(work: Networks, rates: dict[str, list[float]], deviations: dict[str, float], peak: float) -> None:
