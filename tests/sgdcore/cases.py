@@ -320,7 +320,7 @@ ERROR_INPUTS = [
         "another loss for numba",
         _train(task=Task(line(), loss="mae"), kernel="numba"),
         KernelUnavailable,
-        "the numba kernel trains linear and polynomial models with mse only: use torch",
+        "the numba kernel trains linear and polynomial models with mse, and mlp models with the activations relu",
     ),
     ErrorInput(
         "another loss for triton",
