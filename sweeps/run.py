@@ -85,7 +85,7 @@ def run(work: Work, store: Store, executor: Executor, tracker: Tracker, progress
         Interrupted: by Ctrl-C.
     """
     store.check_writable()
-    _start(tracker, executor)
+    _start(tracker, executor, work)
     sweep_id = secrets.token_hex(4)
     files = store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id))
     return _finish(Outcome(files, work), executor, tracker, progress)
@@ -98,7 +98,7 @@ def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Pr
         InputError: as run(), or the data has changed since.
     """
     work = reopen(files)
-    _start(tracker, executor)
+    _start(tracker, executor, work)
     return _finish(Outcome(files, work), executor, tracker, progress)
 
 
@@ -120,10 +120,10 @@ def reopen(files: SweepFiles) -> Work:
     return Work(config, work.task, make_plan(config, work.task))
 
 
-def _start(tracker: Tracker, executor: Executor) -> None:
+def _start(tracker: Tracker, executor: Executor, work: Work) -> None:
     """Both take seconds to come up, most of it waiting, so side by side."""
     with ThreadPoolExecutor(1) as pool:
-        checked = pool.submit(tracker.check)
+        checked = pool.submit(tracker.check, work.config.tracking.writer)
         executor.start()
         checked.result()
 
@@ -230,14 +230,15 @@ def tracker_for(store: Store, uri: str | None, files: SweepFiles | None = None) 
     Raises:
         TrackingError: the sweep was tracked at a URI with a password, which is not kept.
     """
-    from sweeps.tracking.client import ClientTracker, redacted
+    from sweeps.tracking.probe import redacted
+    from sweeps.tracking.tracker import MlflowTracker
 
     known = files.tracking().get("uri") if files else None
     if uri is None and known not in (None, redacted(store.tracking_uri)):
         if REDACTED in known:
             raise TrackingError(f"the sweep is tracked at {known}: pass it again with its password (--tracking-uri)")
         uri = known
-    return ClientTracker(uri) if uri else ClientTracker(store.tracking_uri, store.artifacts)
+    return MlflowTracker(uri) if uri else MlflowTracker(store.tracking_uri, store.artifacts)
 
 
 def executor_for(kind: str, address: str | None) -> Executor:

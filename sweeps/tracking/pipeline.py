@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from sweeps.tracking.base import Sweep, Tracker
 
 _END = None
-_ROWS = 200  # turned into Python objects at a time
 
 
 class Pipeline:
@@ -54,7 +53,7 @@ class Pipeline:
         self._thread.join()
 
     def interrupt(self) -> None:
-        """Stop after the trial that is being logged."""
+        """Stop after the pack, or with the public client the trial, that is being logged."""
         self._stop.set()
         self.join()
 
@@ -65,18 +64,19 @@ class Pipeline:
             while (entry := self._shards.get()) is not _END:
                 steps = steps or self._sweep.files.metadata()["steps"]
                 self._log(*entry, steps)
+            self._tracker.end_trials()
             if self._stop.is_set():
                 self._tracker.interrupt()
         except Exception as error:  # noqa: BLE001 - the sweep goes on; whoever joins reads it
             self.error = error
 
     def _log(self, shard: int, trials: list[int] | None, steps: list[int]) -> None:
+        if self._stop.is_set():
+            return
         table = self._sweep.files.read_shard(shard)
         if trials is not None:
             table = table.filter(pc.is_in(table["trial"], pa.array(trials, pa.int64())))
-        for batch in table.to_batches(max_chunksize=_ROWS):
-            for row in batch.to_pylist():
-                if self._stop.is_set():
-                    return
-                self._tracker.log_trial(row, steps)
-                self._logged(1)
+        for count in self._tracker.log_trials(table, steps):
+            self._logged(count)
+            if self._stop.is_set():
+                return
