@@ -56,7 +56,7 @@ def sample() -> pa.Table:
     count = len(curves)
     values = pa.array([0.1, None, 1e-300, 2.0])
     columns: dict[str, Any] = {
-        "trial": [0, 1, 2, 70_000],
+        "trial": [100, 101, 102, 70_000],
         "trial_id": [f"{i:016x}" for i in range(count)],
         **{name: pa.array([0.1, 0.0, 1e-7, 3.0]) for name in HYPERPARAMETERS if name != "nesterov"},
         "nesterov": [True, False, False, True],

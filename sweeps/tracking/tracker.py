@@ -107,7 +107,7 @@ class MlflowTracker:
         experiment = self._experiment(sweep.experiment)
         parent, resumed = self._parent(sweep, experiment)
         self._parent_id, self._started_ms = parent.info.run_id, parent.info.start_time
-        self._describe(sweep)
+        self._describe(sweep, parent.data.params)
         wanted = sweep.config.tracking.writer
         choice = for_experiment(self._choice or choose(self._uri, wanted), wanted, experiment)
         family = Family(
@@ -165,11 +165,13 @@ class MlflowTracker:
             )
         return experiment
 
-    def _describe(self, sweep: Sweep) -> None:
+    def _describe(self, sweep: Sweep, known: dict[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput, Param
 
         flat = _flatten(sweep.config.model_dump(mode="json", exclude_unset=True))
         params = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in list(flat.items())[:_MAX_PARENT_PARAMS]]
+        # MLflow refuses other values for params that are there, and another writer is one.
+        params = [param for param in params if param.key not in known]
         for first in range(0, len(params), _PARAMS_PER_CALL):
             self.client.log_batch(self._parent_id, params=params[first : first + _PARAMS_PER_CALL])
         data = sweep.config.task.dataset

@@ -126,7 +126,7 @@ def _thinned(
     if points is None or len(steps) <= points:
         return steps, values
     at = np.asarray(steps)
-    wanted = np.concatenate([[0], np.geomspace(1, max(at[-1] - at[0], 1), points - 1)]) + at[0]
+    wanted = np.concatenate([[0], np.geomspace(1, max(at[-1] - at[0], 1), points)[1:]]) + at[0]
     chosen = np.zeros(len(at), np.bool_)
     chosen[np.clip(np.searchsorted(at, np.rint(wanted)), 0, len(at) - 1)] = True
     chosen[-1] = True
