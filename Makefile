@@ -33,6 +33,7 @@ format: $(VENV)/.dev ## format the code
 
 bench: $(VENV)/.bench ## measure against peers, side by side
 	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.tracking
 
 constraints: ## renew constraints.txt from the newest versions that pyproject.toml allows
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints

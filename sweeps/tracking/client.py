@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_METRICS_PER_CALL = 1000  # MLflow's limits, together with
+_ENTITIES_PER_CALL = 1000  # MLflow's limits: metrics and params together,
 _PARAMS_PER_CALL = 100
-_ENTITIES_PER_CALL = 1000  # metrics, params and tags of one call
 
 
 class ClientWriter:
@@ -74,16 +73,18 @@ class ClientWriter:
         metrics = [Metric(key, value, self._family.started_ms, step) for key, value, step in runs.metrics(index)]
         first = _ENTITIES_PER_CALL - min(len(params), _PARAMS_PER_CALL)
         self._client.log_batch(run_id, metrics=metrics[:first], params=params[:_PARAMS_PER_CALL])
-        for at in range(first, len(metrics), _METRICS_PER_CALL):
-            self._client.log_batch(run_id, metrics=metrics[at : at + _METRICS_PER_CALL])
+        for at in range(first, len(metrics), _ENTITIES_PER_CALL):
+            self._client.log_batch(run_id, metrics=metrics[at : at + _ENTITIES_PER_CALL])
         for at in range(_PARAMS_PER_CALL, len(params), _PARAMS_PER_CALL):
             self._client.log_batch(run_id, params=params[at : at + _PARAMS_PER_CALL])
         self._client.set_terminated(run_id, "FINISHED")
+        self._earlier[runs.ids[index]] = run_id, True
 
     def _create(self, runs: TrialRuns, index: int) -> str:
         tags = {"mlflow.parentRunId": self._family.parent_id, "mlflow.user": self._family.user}
         tags |= {key: texts[index] for key, texts in runs.tags.items()}
         run = self._client.create_run(self._family.experiment_id, tags=tags, run_name=runs.name(index))
+        self._earlier[runs.ids[index]] = str(run.info.run_id), False
         return str(run.info.run_id)
 
     def close(self) -> None:

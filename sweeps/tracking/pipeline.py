@@ -60,19 +60,24 @@ class Pipeline:
     def _work(self) -> None:
         try:
             self.run = self._tracker.start(self._sweep)
-            steps: list[int] | None = None
-            while (entry := self._shards.get()) is not _END:
-                steps = steps or self._sweep.files.metadata()["steps"]
-                self._log(*entry, steps)
-            self._tracker.end_trials()
+            try:
+                self._log_all()
+            finally:
+                self._tracker.end_trials()
             if self._stop.is_set():
                 self._tracker.interrupt()
         except Exception as error:  # noqa: BLE001 - the sweep goes on; whoever joins reads it
             self.error = error
 
+    def _log_all(self) -> None:
+        steps: list[int] | None = None
+        while (entry := self._shards.get()) is not _END:
+            if self._stop.is_set():
+                continue
+            steps = steps or self._sweep.files.metadata()["steps"]
+            self._log(*entry, steps)
+
     def _log(self, shard: int, trials: list[int] | None, steps: list[int]) -> None:
-        if self._stop.is_set():
-            return
         table = self._sweep.files.read_shard(shard)
         if trials is not None:
             table = table.filter(pc.is_in(table["trial"], pa.array(trials, pa.int64())))

@@ -65,7 +65,7 @@ def client(store: Store) -> MlflowClient:
 def log_all(tracker: MlflowTracker, sweep: Sweep) -> list[dict[str, Any]]:
     rows = [row for table in sweep.files.tables() for row in table.to_pylist()]
     tracker.start(sweep)
-    for table in sweep.files.tables():
+    for table in (*sweep.files.tables(), next(sweep.files.tables())):  # the first one twice: it is there once
         assert sum(tracker.log_trials(table, sweep.files.metadata()["steps"])) == len(table)
     tracker.end_trials()
     tracker.finish(sweep, {"trials": float(len(rows))}, {"sweeps.trials": str(len(rows))})
@@ -282,7 +282,7 @@ class Failing:
     """A tracker that breaks at its second trial."""
 
     uri = "nowhere"
-    interrupted = False
+    interrupted = ended = False
 
     def start(self, sweep: Sweep) -> dict[str, str]:
         return {"run_id": "0"}
@@ -291,16 +291,21 @@ class Failing:
         yield 1
         raise ConnectionError("gone")
 
+    def end_trials(self) -> None:
+        self.ended = True
+
     def interrupt(self) -> None:
         self.interrupted = True
 
 
 def test_a_fault_stops_the_pipeline_and_nothing_else(sweep: Sweep) -> None:
     logged: list[int] = []
-    pipeline = Pipeline(Failing(), sweep, logged.append)  # type: ignore[arg-type]
+    tracker = Failing()
+    pipeline = Pipeline(tracker, sweep, logged.append)  # type: ignore[arg-type]
     pipeline.start()
     for shard in (0, 1):
         pipeline.put(shard)
     pipeline.join()
     assert isinstance(pipeline.error, ConnectionError)
     assert logged == [1]
+    assert tracker.ended
