@@ -160,14 +160,14 @@ def _finish(outcome: Outcome, executor: Executor, tracker: Tracker, progress: Pr
             for index, trials in best.items():
                 pipeline.put(index, trials)
         pipeline.join()
+        outcome.tracking_error = pipeline.error
+        outcome.tracking = {"uri": tracker.uri, **pipeline.run, "complete": False}
+        files.write_tracking(outcome.tracking)
     except KeyboardInterrupt:
         pipeline.interrupt()
         raise Interrupted(outcome) from None
     finally:
         progress.end()
-    outcome.tracking_error = pipeline.error
-    outcome.tracking = {"uri": tracker.uri, **pipeline.run, "complete": False}
-    files.write_tracking(outcome.tracking)
     return outcome
 
 

@@ -53,9 +53,15 @@ class Pipeline:
         self._thread.join()
 
     def interrupt(self) -> None:
-        """Stop after the pack, or with the public client the trial, that is being logged."""
+        """Stop after the pack, or with the public client the trial, that is being logged, and mark the parent run."""
         self._stop.set()
         self.join()
+        if self.error is not None:
+            return
+        try:
+            self._tracker.interrupt()
+        except Exception as error:  # noqa: BLE001 - as a fault of the logging itself
+            self.error = error
 
     def _work(self) -> None:
         try:
@@ -64,8 +70,6 @@ class Pipeline:
                 self._log_all()
             finally:
                 self._tracker.end_trials()
-            if self._stop.is_set():
-                self._tracker.interrupt()
         except Exception as error:  # noqa: BLE001 - the sweep goes on; whoever joins reads it
             self.error = error
 

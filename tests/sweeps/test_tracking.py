@@ -309,3 +309,16 @@ def test_a_fault_stops_the_pipeline_and_nothing_else(sweep: Sweep) -> None:
     assert isinstance(pipeline.error, ConnectionError)
     assert logged == [1]
     assert tracker.ended
+
+
+def test_an_interrupt_marks_the_parent_even_when_all_is_logged(
+    tracker: MlflowTracker, sweep: Sweep, client: MlflowClient
+) -> None:
+    pipeline = Pipeline(tracker, sweep, lambda _: None)
+    pipeline.start()
+    pipeline.put(0)
+    pipeline.join()
+    pipeline.interrupt()
+    assert pipeline.error is None
+    [parent] = runs_of(client, "parent")
+    assert parent.info.status == "KILLED"
