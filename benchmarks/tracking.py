@@ -17,6 +17,7 @@ import argparse
 import os
 import shutil
 import sqlite3
+import statistics
 import sys
 import tempfile
 import time
@@ -104,11 +105,29 @@ def compare(trials: int, points: int, curves: int, client_trials: int) -> int:
         bulk.end()
         missing = [c.name for c in (bulk, client) if _runs(c.database) != c.trials]
         size = bulk.database.stat().st_size / 1e6
+        pages = page_seconds(bulk)
     _print(bulk, client, TARGETS.get((trials, points, curves)), by_thirds, f"{points} points x {curves} curves", load)
     print(f"the bulk writer's database: {size:,.0f} MB")
+    print("a page of 100 of its runs: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in pages.items()))
     if missing:
         print(f"benchmarks.tracking: runs are missing: {', '.join(missing)}", file=sys.stderr)
     return int(bool(missing))
+
+
+def page_seconds(contender: Contender) -> dict[str, float]:
+    """How long the client takes for pages as the MLflow UI asks for them, the median of five."""
+    client = contender.tracker.client
+    experiment = client.get_experiment_by_name("benchmark").experiment_id
+    orders = {"newest first": [], "by a metric": ["metrics.final_loss ASC"], "by a parameter": ["params.lr ASC"]}
+    found = {}
+    for name, order in orders.items():
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            client.search_runs([experiment], max_results=100, order_by=order)
+            times.append(time.perf_counter() - began)
+        found[name] = statistics.median(times)
+    return found
 
 
 def trial_table(numbers: range, steps: list[int], curves: int) -> pa.Table:
