@@ -368,6 +368,8 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
     say(f"report:   {page}")
     embedded = "  ('sweeps ui' shows it)" if tracker.uri == store.tracking_uri else ""
     say(f"tracking: {tracker.uri}{embedded}")
+    if outcome.tracking.get("writer"):
+        say(f"writer:   {outcome.tracking['writer']} ({outcome.tracking['writer_reason']})")
     _raise_for(outcome, expected)
 
 

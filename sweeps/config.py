@@ -331,10 +331,15 @@ def _policy(value: Any) -> Any:
     raise PydanticCustomError(_CUSTOM, "all, none or top:N (the N best) is needed")
 
 
+WriterName = Literal["auto", "bulk", "client"]
+
+
 class TrackingConfig(Model):
-    """What goes to MLflow: which trials become runs of their own."""
+    """What goes to MLflow: which trials become runs of their own, by which writer, with how many points a curve."""
 
     trials: Annotated[str, BeforeValidator(_policy)] = "all"
+    writer: WriterName = "auto"
+    points: Annotated[Integer, Field(ge=2, le=1_000_000)] | None = None
 
 
 class ExecutionConfig(Model):

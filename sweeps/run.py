@@ -123,7 +123,7 @@ def reopen(files: SweepFiles) -> Work:
 def _start(tracker: Tracker, executor: Executor, work: Work) -> None:
     """Both take seconds to come up, most of it waiting, so side by side."""
     with ThreadPoolExecutor(1) as pool:
-        checked = pool.submit(tracker.check)
+        checked = pool.submit(tracker.check, work.config.tracking.writer)
         executor.start()
         executor.check(work.config.training.device)
         checked.result()
@@ -161,14 +161,14 @@ def _finish(outcome: Outcome, executor: Executor, tracker: Tracker, progress: Pr
             for index, trials in best.items():
                 pipeline.put(index, trials)
         pipeline.join()
+        outcome.tracking_error = pipeline.error
+        outcome.tracking = {"uri": tracker.uri, **pipeline.run, "complete": False}
+        files.write_tracking(outcome.tracking)
     except KeyboardInterrupt:
         pipeline.interrupt()
         raise Interrupted(outcome) from None
     finally:
         progress.end()
-    outcome.tracking_error = pipeline.error
-    outcome.tracking = {"uri": tracker.uri, **pipeline.run, "complete": False}
-    files.write_tracking(outcome.tracking)
     return outcome
 
 
@@ -231,14 +231,15 @@ def tracker_for(store: Store, uri: str | None, files: SweepFiles | None = None) 
     Raises:
         TrackingError: the sweep was tracked at a URI with a password, which is not kept.
     """
-    from sweeps.tracking.client import ClientTracker, redacted
+    from sweeps.tracking.probe import redacted
+    from sweeps.tracking.tracker import MlflowTracker
 
     known = files.tracking().get("uri") if files else None
     if uri is None and known not in (None, redacted(store.tracking_uri)):
         if REDACTED in known:
             raise TrackingError(f"the sweep is tracked at {known}: pass it again with its password (--tracking-uri)")
         uri = known
-    return ClientTracker(uri) if uri else ClientTracker(store.tracking_uri, store.artifacts)
+    return MlflowTracker(uri) if uri else MlflowTracker(store.tracking_uri, store.artifacts)
 
 
 def executor_for(kind: str, address: str | None) -> Executor:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sweeps.config import SweepConfig
+from sweeps.config import SweepConfig, WriterName
 from sweeps.store import SweepFiles
+
+if TYPE_CHECKING:
+    from sweeps.tracking.trials import TrialRuns
 
 SWEEP_ID = "sweeps.sweep_id"
 TRIAL_ID = "sweeps.trial_id"
@@ -40,6 +44,18 @@ class Sweep:
         return self.config.experiment or self.config.name
 
 
+@dataclass(frozen=True)
+class Family:
+    """What the child runs of one sweep share."""
+
+    sweep_id: str
+    experiment_id: str
+    artifact_location: str  # the experiment's
+    parent_id: str
+    started_ms: int  # the parent's start, and the time of every point, so that a repeated point is the same point
+    user: str
+
+
 class Tracker(Protocol):
     """Writes a sweep's runs. Every call may be repeated: what is there already is not written again."""
 
@@ -47,24 +63,40 @@ class Tracker(Protocol):
     def uri(self) -> str:
         """Where to, without secrets."""
 
-    def check(self) -> None:
-        """Try the server or database before anything is computed.
+    def check(self, writer: WriterName = "auto") -> None:
+        """Try the server or database before anything is computed, and choose the writer.
 
         Raises:
             TrackingError: it cannot be reached, or refuses.
         """
 
     def start(self, sweep: Sweep) -> dict[str, str]:
-        """Create or find the sweep's parent run; returns its experiment_id and run_id."""
+        """Create or find the parent run; returns its experiment_id and run_id, the writer and why it was chosen."""
 
-    def log_trial(self, row: dict[str, Any], steps: list[int]) -> None:
-        """Log one trial (a row of a shard file) as a child run."""
+    def log_trials(self, table: pa.Table, steps: list[int]) -> Iterator[int]:
+        """Log rows of a shard file as child runs; yields a number of trials whenever so many more are logged."""
+
+    def end_trials(self) -> None:
+        """No more trials come."""
 
     def finish(self, sweep: Sweep, metrics: dict[str, float], tags: dict[str, str], complete: bool = True) -> None:
         """Write the parent's metrics, tags and artifacts, and mark it finished, or failed where trials are missing."""
 
     def interrupt(self) -> None:
         """Mark the parent as killed: somebody stopped the sweep."""
+
+
+class Writer(Protocol):
+    """Writes the child runs of one sweep."""
+
+    def find_earlier(self) -> None:
+        """Look for child runs that were logged before, by whichever writer."""
+
+    def write(self, runs: TrialRuns) -> Iterator[int]:
+        """Log the trials that are not logged; yields a number of trials whenever so many more are in MLflow."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
 
 
 def wanted(policy: str, trials: int) -> int:

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from sweeps.tracking.base import Sweep, Tracker
 
 _END = None
-_ROWS = 200  # turned into Python objects at a time
 
 
 class Pipeline:
@@ -54,29 +53,39 @@ class Pipeline:
         self._thread.join()
 
     def interrupt(self) -> None:
-        """Stop after the trial that is being logged."""
+        """Stop after the pack, or with the public client the trial, that is being logged, and mark the parent run."""
         self._stop.set()
         self.join()
+        if self.error is not None:
+            return
+        try:
+            self._tracker.interrupt()
+        except Exception as error:  # noqa: BLE001 - as a fault of the logging itself
+            self.error = error
 
     def _work(self) -> None:
         try:
             self.run = self._tracker.start(self._sweep)
-            steps: list[int] | None = None
-            while (entry := self._shards.get()) is not _END:
-                steps = steps or self._sweep.files.metadata()["steps"]
-                self._log(*entry, steps)
-            if self._stop.is_set():
-                self._tracker.interrupt()
+            try:
+                self._log_all()
+            finally:
+                self._tracker.end_trials()
         except Exception as error:  # noqa: BLE001 - the sweep goes on; whoever joins reads it
             self.error = error
+
+    def _log_all(self) -> None:
+        steps: list[int] | None = None
+        while (entry := self._shards.get()) is not _END:
+            if self._stop.is_set():
+                continue
+            steps = steps or self._sweep.files.metadata()["steps"]
+            self._log(*entry, steps)
 
     def _log(self, shard: int, trials: list[int] | None, steps: list[int]) -> None:
         table = self._sweep.files.read_shard(shard)
         if trials is not None:
             table = table.filter(pc.is_in(table["trial"], pa.array(trials, pa.int64())))
-        for batch in table.to_batches(max_chunksize=_ROWS):
-            for row in batch.to_pylist():
-                if self._stop.is_set():
-                    return
-                self._tracker.log_trial(row, steps)
-                self._logged(1)
+        for count in self._tracker.log_trials(table, steps):
+            self._logged(count)
+            if self._stop.is_set():
+                return

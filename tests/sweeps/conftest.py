@@ -15,7 +15,7 @@ from sweeps.execute.inline import InlineExecutor
 from sweeps.execute.ray import RayExecutor
 from sweeps.run import prepare
 from sweeps.store import Store, SweepFiles
-from sweeps.tracking.client import ClientTracker
+from sweeps.tracking.tracker import MlflowTracker
 from sweeps.worker import ShardResult, Work, run_shard
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def make_work(make_config: Callable[..., SweepConfig]) -> Callable[..., Work]:
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables in an empty SQLite database; making them takes seconds, copying them does not."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    ClientTracker(f"sqlite:///{path}").check()
+    MlflowTracker(f"sqlite:///{path}").check()
     return path
 
 

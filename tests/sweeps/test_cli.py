@@ -91,6 +91,9 @@ def test_a_sweep_from_plan_to_report(cli: Cli, config: Callable[..., Path], stor
     ran = cli("run", path, "--executor", "inline")
     assert "logged 12 of 12" in ran.stdout
     sweep_id = only_id(cli)
+    told = store.find(sweep_id).tracking()
+    assert told["writer"] == "bulk"
+    assert f"writer:   bulk ({told['writer_reason']})" in ran.stdout
     shown = json.loads(cli("show", sweep_id[:4], "--json").stdout)
     assert shown["state"] == "reported"
     assert sum(row["trials"] for row in shown["verdicts"]) == 12
@@ -201,7 +204,8 @@ def test_a_sweep_is_resumed_where_it_is_tracked(
     cli: Cli, config: Callable[..., Path], store: Store, tmp_path: Path, migrated_database: Path
 ) -> None:
     elsewhere = f"sqlite:///{shutil.copy(migrated_database, tmp_path / 'elsewhere.db')}"
-    assert elsewhere in cli("run", config(), "--executor", "inline", MLFLOW_TRACKING_URI=elsewhere).stdout
+    path = config(tracking={"writer": "client"})  # to the bulk writer a run with another trial's id is an error
+    assert elsewhere in cli("run", path, "--executor", "inline", MLFLOW_TRACKING_URI=elsewhere).stdout
     client = MlflowClient(elsewhere)
     experiment = client.get_experiment_by_name("small").experiment_id
     [lost] = client.search_runs(

@@ -1,4 +1,4 @@
-"""The client writer against MLflow's own client as the oracle."""
+"""Both writers against MLflow's own client as the oracle; what the bulk writer adds is in test_bulk.py."""
 
 import http.server
 import math
@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -19,18 +20,25 @@ from sweeps.errors import TrackingError
 from sweeps.run import tracker_for
 from sweeps.store import Store, SweepFiles
 from sweeps.tracking.base import Sweep, best_trials, wanted
-from sweeps.tracking.client import ClientTracker, redacted
 from sweeps.tracking.pipeline import Pipeline
+from sweeps.tracking.probe import redacted
+from sweeps.tracking.tracker import MlflowTracker
 from sweeps.worker import Work
 
 Stored = Callable[[Work], SweepFiles]
 MakeWork = Callable[..., Work]
 
 
+@pytest.fixture(params=["client", "bulk"])
+def writer(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def sweep(make_work: MakeWork, stored: Stored) -> Sweep:
+def sweep(make_work: MakeWork, stored: Stored, writer: str) -> Sweep:
     work = make_work(
         name="tracked",
+        tracking={"writer": writer},
         description="what is <b>logged</b>",
         parameters={
             "lr": {"values": [0.01, 0.02, 10]},
@@ -45,8 +53,8 @@ def sweep(make_work: MakeWork, stored: Stored) -> Sweep:
 
 
 @pytest.fixture
-def tracker(store: Store) -> ClientTracker:
-    return ClientTracker(store.tracking_uri, store.artifacts)
+def tracker(store: Store) -> MlflowTracker:
+    return MlflowTracker(store.tracking_uri, store.artifacts)
 
 
 @pytest.fixture
@@ -54,11 +62,12 @@ def client(store: Store) -> MlflowClient:
     return MlflowClient(store.tracking_uri)
 
 
-def log_all(tracker: ClientTracker, sweep: Sweep) -> list[dict[str, Any]]:
+def log_all(tracker: MlflowTracker, sweep: Sweep) -> list[dict[str, Any]]:
     rows = [row for table in sweep.files.tables() for row in table.to_pylist()]
     tracker.start(sweep)
-    for row in rows:
-        tracker.log_trial(row, sweep.files.metadata()["steps"])
+    for table in (*sweep.files.tables(), next(sweep.files.tables())):  # the first one twice: it is there once
+        assert sum(tracker.log_trials(table, sweep.files.metadata()["steps"])) == len(table)
+    tracker.end_trials()
     tracker.finish(sweep, {"trials": float(len(rows))}, {"sweeps.trials": str(len(rows))})
     return rows
 
@@ -70,7 +79,7 @@ def runs_of(client: MlflowClient, kind: str) -> list[Run]:
 
 
 def test_every_trial_is_a_child_run_with_all_that_is_documented(
-    tracker: ClientTracker, sweep: Sweep, client: MlflowClient
+    tracker: MlflowTracker, sweep: Sweep, client: MlflowClient
 ) -> None:
     rows = log_all(tracker, sweep)
     children = {run.data.tags["sweeps.trial_id"]: run for run in runs_of(client, "child")}
@@ -94,7 +103,7 @@ def test_every_trial_is_a_child_run_with_all_that_is_documented(
         assert run.data.metrics.get("final/bias") == row["final"][1]
 
 
-def test_no_value_in_mlflow_is_nan_or_infinite(tracker: ClientTracker, sweep: Sweep, store: Store) -> None:
+def test_no_value_in_mlflow_is_nan_or_infinite(tracker: MlflowTracker, sweep: Sweep, store: Store) -> None:
     rows = log_all(tracker, sweep)
     assert any(row["first_nonfinite_step"] for row in rows)
     with closing(sqlite3.connect(store.root / "mlflow.db")) as database:
@@ -103,7 +112,7 @@ def test_no_value_in_mlflow_is_nan_or_infinite(tracker: ClientTracker, sweep: Sw
     assert all(math.isfinite(value) and not is_nan for value, is_nan in values)
 
 
-def test_the_parent_tells_what_the_sweep_was(tracker: ClientTracker, sweep: Sweep, client: MlflowClient) -> None:
+def test_the_parent_tells_what_the_sweep_was(tracker: MlflowTracker, sweep: Sweep, client: MlflowClient) -> None:
     log_all(tracker, sweep)
     [parent] = runs_of(client, "parent")
     assert parent.info.status == "FINISHED"
@@ -126,17 +135,18 @@ def contents(store: Store) -> dict[str, list[Any]]:
         }
 
 
-def test_logging_again_writes_nothing_twice(tracker: ClientTracker, sweep: Sweep, store: Store) -> None:
+def test_logging_again_writes_nothing_twice(tracker: MlflowTracker, sweep: Sweep, store: Store) -> None:
     log_all(tracker, sweep)
     before = contents(store)
-    log_all(ClientTracker(store.tracking_uri, store.artifacts), sweep)
+    log_all(MlflowTracker(store.tracking_uri, store.artifacts), sweep)
     assert contents(store) == before
 
 
+@pytest.mark.parametrize("writer", ["client"], indirect=True)
 def test_a_half_logged_trial_is_completed(
-    tracker: ClientTracker, sweep: Sweep, client: MlflowClient, store: Store, monkeypatch: pytest.MonkeyPatch
+    tracker: MlflowTracker, sweep: Sweep, client: MlflowClient, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = next(sweep.files.tables()).to_pylist()[0]
+    row = next(sweep.files.tables()).slice(0, 1)
     tracker.start(sweep)
     with monkeypatch.context() as patch:
 
@@ -145,9 +155,9 @@ def test_a_half_logged_trial_is_completed(
 
         patch.setattr(tracker.client, "set_terminated", torn)
         with pytest.raises(ConnectionError):
-            tracker.log_trial(row, sweep.files.metadata()["steps"])
+            list(tracker.log_trials(row, sweep.files.metadata()["steps"]))
     assert [run.info.status for run in runs_of(client, "child")] == ["RUNNING"]
-    log_all(ClientTracker(store.tracking_uri, store.artifacts), sweep)
+    log_all(MlflowTracker(store.tracking_uri, store.artifacts), sweep)
     children = runs_of(client, "child")
     assert [run.info.status for run in children] == ["FINISHED"] * 6
     assert len({run.data.tags["sweeps.trial_id"] for run in children}) == 6
@@ -156,10 +166,11 @@ def test_a_half_logged_trial_is_completed(
 
 
 def test_long_curves_and_many_parameters_are_logged_whole(
-    make_work: MakeWork, stored: Stored, tracker: ClientTracker, client: MlflowClient
+    make_work: MakeWork, stored: Stored, tracker: MlflowTracker, client: MlflowClient, writer: str
 ) -> None:
     work = make_work(
         name="tracked",
+        tracking={"writer": writer},
         task={"dataset": {"kind": "linear", "n": 120, "d": 110}},
         parameters={"lr": {"value": 0.001}},
         record={"spacing": "all"},
@@ -173,7 +184,7 @@ def test_long_curves_and_many_parameters_are_logged_whole(
     assert sum(key.startswith("final/") for key in run.data.metrics) == 111
 
 
-def test_a_deleted_experiment_is_told(tracker: ClientTracker, sweep: Sweep, client: MlflowClient) -> None:
+def test_a_deleted_experiment_is_told(tracker: MlflowTracker, sweep: Sweep, client: MlflowClient) -> None:
     client.delete_experiment(client.create_experiment("tracked"))
     with pytest.raises(TrackingError, match=r"the experiment 'tracked' is deleted; restore it, or name another"):
         tracker.start(sweep)
@@ -222,19 +233,19 @@ def test_unreachable_tracking_uris_are_told_in_one_line(tmp_path: Path) -> None:
     }
     for uri, message in uris.items():
         with pytest.raises(TrackingError, match=message) as caught:
-            ClientTracker(uri).check()
+            MlflowTracker(uri).check()
         assert "\n" not in str(caught.value)
 
 
 def test_a_server_that_is_not_mlflow_is_told() -> None:
     with web_server_that_is_not_mlflow() as uri, pytest.raises(TrackingError, match="MLflow cannot be used there"):
-        ClientTracker(uri).check()
+        MlflowTracker(uri).check()
 
 
 def test_passwords_are_not_shown() -> None:
     assert redacted("postgresql://user:secret@host/db") == "postgresql://user:***@host/db"
     assert redacted("http://host:5000") == "http://host:5000"
-    assert "secret" not in ClientTracker("http://user:secret@host:1").uri
+    assert "secret" not in MlflowTracker("http://user:secret@host:1").uri
 
 
 def test_a_uri_with_a_password_has_to_be_given_again(store: Store, sweep: Sweep) -> None:
@@ -245,7 +256,7 @@ def test_a_uri_with_a_password_has_to_be_given_again(store: Store, sweep: Sweep)
 
 @pytest.mark.parametrize(("chosen", "kept"), [(None, "true"), ("false", "false")])
 def test_mlflows_usage_reports_are_off_unless_the_user_turned_them_on(
-    tracker: ClientTracker, monkeypatch: pytest.MonkeyPatch, chosen: str | None, kept: str
+    tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch, chosen: str | None, kept: str
 ) -> None:
     monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
     if chosen is not None:
@@ -271,16 +282,17 @@ class Failing:
     """A tracker that breaks at its second trial."""
 
     uri = "nowhere"
-    trials = 0
-    interrupted = False
+    interrupted = ended = False
 
     def start(self, sweep: Sweep) -> dict[str, str]:
         return {"run_id": "0"}
 
-    def log_trial(self, row: dict[str, Any], steps: list[int]) -> None:
-        self.trials += 1
-        if self.trials == 2:
-            raise ConnectionError("gone")
+    def log_trials(self, table: pa.Table, steps: list[int]) -> Iterator[int]:
+        yield 1
+        raise ConnectionError("gone")
+
+    def end_trials(self) -> None:
+        self.ended = True
 
     def interrupt(self) -> None:
         self.interrupted = True
@@ -288,10 +300,25 @@ class Failing:
 
 def test_a_fault_stops_the_pipeline_and_nothing_else(sweep: Sweep) -> None:
     logged: list[int] = []
-    pipeline = Pipeline(Failing(), sweep, logged.append)  # type: ignore[arg-type]
+    tracker = Failing()
+    pipeline = Pipeline(tracker, sweep, logged.append)  # type: ignore[arg-type]
     pipeline.start()
     for shard in (0, 1):
         pipeline.put(shard)
     pipeline.join()
     assert isinstance(pipeline.error, ConnectionError)
     assert logged == [1]
+    assert tracker.ended
+
+
+def test_an_interrupt_marks_the_parent_even_when_all_is_logged(
+    tracker: MlflowTracker, sweep: Sweep, client: MlflowClient
+) -> None:
+    pipeline = Pipeline(tracker, sweep, lambda _: None)
+    pipeline.start()
+    pipeline.put(0)
+    pipeline.join()
+    pipeline.interrupt()
+    assert pipeline.error is None
+    [parent] = runs_of(client, "parent")
+    assert parent.info.status == "KILLED"

@@ -1,0 +1,74 @@
+"""Probe: whether a tracking server or database can be reached, told in one line before anything is computed."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import re
+import urllib.error
+import urllib.request
+
+from sweeps.errors import TrackingError
+from sweeps.tracking.base import REDACTED
+
+_PROBE_SECONDS = 5
+
+
+def probe(uri: str) -> None:
+    """Try a server or database with a short time limit, before MLflow's client does so with a long one.
+
+    Raises:
+        TrackingError: it cannot be reached.
+    """
+    if re.match(r"https?://", uri):
+        _probe_server(uri)
+    elif re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?", uri):
+        raise TrackingError(f"{redacted(uri)}: a database in memory is gone before anybody can look at it")
+    elif re.match(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://", uri):
+        _probe_database(uri)
+
+
+def _probe_server(uri: str) -> None:
+    try:
+        request = urllib.request.Request(uri.rstrip("/") + "/health")
+        with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
+            return
+    except urllib.error.HTTPError:
+        return  # somebody answers; MLflow's client will say what is wrong
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise TrackingError(f"{redacted(uri)}: the tracking server cannot be reached: {reason}") from error
+
+
+def _probe_database(uri: str) -> None:
+    import sqlalchemy
+
+    options = {"connect_timeout": _PROBE_SECONDS} if uri.startswith("postgresql") else {}
+    try:
+        engine = sqlalchemy.create_engine(uri, connect_args=options)
+        with engine.connect():
+            pass
+        engine.dispose()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
+        raise TrackingError(f"{redacted(uri)}: the database cannot be opened: {first_line(error)}") from error
+
+
+def redacted(uri: str) -> str:
+    """The URI without a password."""
+    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", rf"\1:{REDACTED}@", uri)
+
+
+def first_line(error: BaseException) -> str:
+    """An error's first line that is not empty, without passwords."""
+    lines = [line.strip() for line in redacted(str(error)).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def quiet() -> None:
+    """MLflow reads its switches from the environment; what the user has set stays."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)

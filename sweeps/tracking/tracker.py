@@ -1,0 +1,244 @@
+"""The tracker: the experiment and the sweep's parent run by MLflow's public client; a writer does the trials."""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sweeps import __version__
+from sweeps.config import WriterName
+from sweeps.errors import TrackingError
+from sweeps.tracking.base import MAX_FINAL_METRICS, SWEEP_ID, Family, Sweep, Writer
+from sweeps.tracking.bulk import BulkWriter
+from sweeps.tracking.client import ClientWriter
+from sweeps.tracking.guard import Choice, choose, database_path, for_experiment
+from sweeps.tracking.probe import first_line, probe, quiet, redacted
+from sweeps.tracking.trials import PARAM_LENGTH, trial_runs
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+
+_PARAMS_PER_CALL = 100  # MLflow's limit
+_MAX_PARENT_PARAMS = 500
+_PACK_TRIALS = 1000  # a transaction holds at most so many trials
+_PACK_POINTS = 200_000  # and about so many points
+
+
+class MlflowTracker:
+    """Logs sweeps to MLflow.
+
+    Args:
+        uri: any MLflow tracking URI.
+        artifacts: where a new experiment keeps artifacts; None leaves that to the server.
+    """
+
+    def __init__(self, uri: str, artifacts: Path | None = None) -> None:
+        """Nothing is imported or contacted yet."""
+        self._uri, self._artifacts = uri, artifacts
+        self._client: MlflowClient | None = None
+        self._choice: Choice | None = None
+        self._writer: Writer | None = None
+        self._sweep_id = self._parent_id = ""
+        self._started_ms = 0
+        self._names: tuple[str, ...] = ()
+        self._points: int | None = None
+
+    @property
+    def uri(self) -> str:
+        """Where to, without secrets."""
+        return redacted(self._uri)
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client, made when first needed."""
+        if self._client is None:
+            quiet()
+            from mlflow import MlflowClient
+
+            self._client = MlflowClient(tracking_uri=self._uri)
+        return self._client
+
+    def check(self, writer: WriterName = "auto") -> None:
+        """Probe the server or database with a short time limit, ask it for one experiment, and choose the writer.
+
+        Raises:
+            TrackingError: it cannot be reached, or refuses, or the writer asked for cannot be used there.
+        """
+        quiet()
+        probe(self._uri)
+        from alembic.util import CommandError
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            with self._migration_lock():
+                self.client.search_experiments(max_results=1)
+        except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, ValueError) as error:
+            raise TrackingError(f"{self.uri}: MLflow cannot be used there: {first_line(error)}") from error
+        self._choice = choose(self._uri, writer)
+
+    @contextmanager
+    def _migration_lock(self) -> Iterator[None]:
+        """Two sweeps that start in a fresh store must not both make MLflow's tables."""
+        if self._artifacts is None:
+            yield
+            return
+        with (self._artifacts.parent / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def start(self, sweep: Sweep) -> dict[str, str]:
+        """Create or find the experiment and the sweep's parent run, and settle which writer logs its trials.
+
+        Raises:
+            TrackingError: the experiment is deleted, or not one that the writer asked for can log to.
+        """
+        self._names = sweep.parameter_names if len(sweep.parameter_names) <= MAX_FINAL_METRICS else ()
+        self._sweep_id, self._points = sweep.sweep_id, sweep.config.tracking.points
+        experiment = self._experiment(sweep.experiment)
+        parent, resumed = self._parent(sweep, experiment)
+        self._parent_id, self._started_ms = parent.info.run_id, parent.info.start_time
+        self._describe(sweep, parent.data.params)
+        wanted = sweep.config.tracking.writer
+        choice = for_experiment(self._choice or choose(self._uri, wanted), wanted, experiment)
+        family = Family(
+            sweep.sweep_id,
+            experiment.experiment_id,
+            experiment.artifact_location,
+            self._parent_id,
+            self._started_ms,
+            _user(),
+        )
+        client_writer = ClientWriter(self.client, family)
+        if choice.name == "bulk":
+            self._writer = BulkWriter(database_path(self._uri), family, client_writer)
+        else:
+            self._writer = client_writer
+        if resumed:
+            self._writer.find_earlier()
+        return {
+            "experiment_id": family.experiment_id,
+            "run_id": self._parent_id,
+            "writer": choice.name,
+            "writer_reason": choice.reason,
+        }
+
+    def _parent(self, sweep: Sweep, experiment: Experiment) -> tuple[Run, bool]:
+        """The sweep's parent run, and whether it was there before."""
+        found = self.client.search_runs(
+            [experiment.experiment_id], f"tags.`{SWEEP_ID}` = '{sweep.sweep_id}' and tags.`sweeps.kind` = 'sweep'"
+        )
+        if found:
+            self.client.update_run(found[0].info.run_id, status="RUNNING")
+            return found[0], True
+        parent = self.client.create_run(
+            experiment.experiment_id,
+            run_name=f"{sweep.config.name} {sweep.sweep_id}"[:250],
+            tags={
+                SWEEP_ID: sweep.sweep_id,
+                "sweeps.kind": "sweep",
+                "sweeps.version": __version__,
+                "mlflow.user": _user(),
+                "mlflow.source.name": "sweeps",
+                "mlflow.note.content": sweep.config.description or sweep.config.name,
+            },
+        )
+        return parent, False
+
+    def _experiment(self, name: str) -> Experiment:
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            location = f"{self._artifacts.as_uri()}/{_slug(name)}" if self._artifacts else None
+            return self.client.get_experiment(self.client.create_experiment(name, artifact_location=location))
+        if experiment.lifecycle_stage != "active":
+            raise TrackingError(
+                f"{self.uri}: the experiment {name!r} is deleted; restore it, or name another one ('experiment:')"
+            )
+        return experiment
+
+    def _describe(self, sweep: Sweep, known: dict[str, str]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, Param
+
+        flat = _flatten(sweep.config.model_dump(mode="json", exclude_unset=True))
+        params = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in list(flat.items())[:_MAX_PARENT_PARAMS]]
+        # MLflow refuses other values for params that are there, and another writer is one.
+        params = [param for param in params if param.key not in known]
+        for first in range(0, len(params), _PARAMS_PER_CALL):
+            self.client.log_batch(self._parent_id, params=params[first : first + _PARAMS_PER_CALL])
+        data = sweep.config.task.dataset
+        dataset = Dataset(
+            name=data.kind,
+            digest=str(sweep.manifest["data"]["digest"])[:36],
+            source_type="local" if hasattr(data, "path") else "code",
+            source=json.dumps(data.model_dump(mode="json")),
+            schema=None,
+            profile=json.dumps({k: v for k, v in sweep.manifest["data"].items() if k != "digest"}),
+        )
+        self.client.log_inputs(self._parent_id, [DatasetInput(dataset)])
+
+    def log_trials(self, table: pa.Table, steps: list[int]) -> Iterator[int]:
+        """Log rows of a shard file as child runs; yields a number of trials whenever so many more are in MLflow.
+
+        Raises:
+            TrackingError: a run is there that has this trial's id, and is not this trial's.
+        """
+        assert self._writer is not None, "start() comes first"
+        width = max(1, sum(pa.types.is_list(field.type) for field in table.schema)) * len(steps)
+        size = max(1, min(_PACK_TRIALS, _PACK_POINTS // width))
+        for first in range(0, len(table), size):
+            rows = table.slice(first, size)
+            yield from self._writer.write(trial_runs(rows, steps, self._names, self._sweep_id, self._points))
+
+    def end_trials(self) -> None:
+        """No more trials come: what the writer holds open is closed."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def finish(self, sweep: Sweep, metrics: dict[str, float], tags: dict[str, str], complete: bool = True) -> None:
+        """Write the parent's metrics, tags and artifacts, and mark it finished, or failed where trials are missing."""
+        from mlflow.entities import Metric, RunTag
+
+        self.client.log_batch(
+            self._parent_id,
+            metrics=[Metric(key, value, self._started_ms, 0) for key, value in metrics.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        self.client.log_artifact(self._parent_id, str(sweep.files.config_path))
+        self.client.log_artifact(self._parent_id, str(sweep.files.plan_path))
+        for folder in (sweep.files.shards_folder, sweep.files.report_folder):
+            if folder.is_dir():
+                self.client.log_artifacts(self._parent_id, str(folder), folder.name)
+        self.client.set_terminated(self._parent_id, "FINISHED" if complete else "FAILED")
+
+    def interrupt(self) -> None:
+        """Mark the parent as killed: somebody stopped the sweep."""
+        if self._parent_id:
+            self.client.set_terminated(self._parent_id, "KILLED")
+
+
+def _flatten(document: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(document, dict) and document:
+        return {k: v for key, part in document.items() for k, v in _flatten(part, f"{prefix}{key}.").items()}
+    if isinstance(document, list) and document and isinstance(document[0], dict):
+        return {k: v for i, part in enumerate(document) for k, v in _flatten(part, f"{prefix}{i}.").items()}
+    return {prefix.rstrip("."): document}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "experiment"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
