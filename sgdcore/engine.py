@@ -87,7 +87,7 @@ def train(
     resources = Resources(chosen.device, threads or len(os.sched_getaffinity(0)), compile)
     run = _Run(problem, order, batch_size, ahead, chosen, resources)
     orders = np.zeros_like(seeds) if order == "sequential" else seeds
-    groups = np.unique(orders)
+    groups = _distinct(orders)[0]
     if len(groups) <= 1 or chosen.mixes_orders:
         run(hyperparams, state, curves, orders)
     else:
@@ -152,7 +152,7 @@ class _Run:
     def __call__(self, hyperparams: Hyperparams, state: State, curves: Curves, seeds: NDArray[np.int64]) -> None:
         n = len(self.problem.targets)
         per_epoch = steps_per_epoch(n, self.batch_size)
-        distinct, which = np.unique(seeds, return_inverse=True)
+        distinct, which = _distinct(seeds)
         for block, samples in blocks(self.order, n, distinct, self.epochs):
             stop = block.stop * per_epoch
             low = np.searchsorted(curves.steps, state.step + (block.start > self.epochs.start))
@@ -185,6 +185,13 @@ def _check_range(hyperparams: Hyperparams, dtype: str) -> None:
         largest = np.abs(getattr(hyperparams, name)).max(initial=0.0)
         if largest > np.finfo(dtype).max:  # torch: "value cannot be converted to type float without overflow"
             raise InvalidTraining(f"{name} must be finite in {dtype}, not {largest}")
+
+
+def _distinct(seeds: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """The distinct seeds, and each trial's place among them; of one seed for all, without sorting them."""
+    if len(seeds) and (seeds == seeds[0]).all():
+        return seeds[:1], np.zeros(len(seeds), dtype=np.intp)
+    return np.unique(seeds, return_inverse=True)
 
 
 def _seeds(seeds: ArrayLike, trials: int) -> NDArray[np.int64]:
