@@ -53,8 +53,12 @@ class Resources:
 
 def columns(hyperparams: Hyperparams, dtype: np.dtype[Any]) -> NDArray[Any]:
     """(5, T) -lr, momentum, weight_decay, 1 - dampening, nesterov: computed in double, then cast, as torch does."""
-    given = (hyperparams.momentum, hyperparams.weight_decay, 1 - hyperparams.dampening, hyperparams.nesterov)
-    return np.array([-hyperparams.lr, *given]).astype(dtype)
+    result = np.empty((5, len(hyperparams)), dtype)
+    np.negative(hyperparams.lr, out=result[0], casting="unsafe")
+    result[1], result[2] = hyperparams.momentum, hyperparams.weight_decay
+    np.subtract(1, hyperparams.dampening, out=result[3], casting="unsafe")
+    result[4] = hyperparams.nesterov
+    return result
 
 
 class Kernel(Protocol):

@@ -125,7 +125,7 @@ def _by_kind(hyperparams: Hyperparams) -> tuple[list[tuple[int, int, int]], NDAr
 def _shares(kinds: list[tuple[int, int, int]], lanes: int, threads: int) -> Iterator[tuple[int, int, int]]:
     """Ranges of whole tiles: several a thread, which evens out trials that stop early."""
     trials = sum(stop - first for _, first, stop in kinds)
-    share = max(1, -(-trials // (lanes * threads * 4))) * lanes
+    share = max(1, -(-trials // (lanes * threads * 8))) * lanes
     for kind, first, stop in kinds:
         for begin in range(first, stop, share):
             yield kind, begin, min(begin + share, stop)
