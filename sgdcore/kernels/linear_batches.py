@@ -75,6 +75,7 @@ def _laid_out(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """The rows of these batches, and a table of their places."""
     assert problem.training is not None
-    steepest = problem.training.right[0] if form.batch == TRIANGLE else None
+    directions = problem.training.right if len(problem.training.right) else np.zeros((1, design.shape[1]))
+    steepest = directions[0] if form.batch == TRIANGLE else None
     data = blocks_of_rows(design, problem.targets, table, form.block, steepest).ravel()
     return data, np.arange(len(table), dtype=table.dtype)[:, np.newaxis]

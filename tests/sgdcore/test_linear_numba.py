@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from llvmlite.binding import get_host_cpu_features
 
-from sgdcore import Dataset, Hyperparams, Recording, Task, train
+from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Task, train
 from sgdcore.kernels import linear_batches, linear_numba
 from sgdcore.kernels.linear_numba import CHUNK, lanes_of
 from sgdcore.kernels.linear_steps import BLOCK, DECAY, FEW, MOMENTUM, NESTEROV, Form, compile_steps
@@ -151,3 +151,9 @@ def test_snapshots_that_fill_a_tiles_memory_change_no_bit():
     assert len(every.steps) > linear_numba.linear_record.SNAPSHOT_BYTES // (4 * 2 * lanes_of(2, 64, 4))
     np.testing.assert_array_equal(some.loss, every.loss[:, some.steps])
     np.testing.assert_array_equal(some.curves.path, every.curves.path[:, some.steps])
+
+
+def test_features_that_are_all_zero_have_no_steepest_direction():
+    task = Task(Dataset(np.zeros((5, 1)), np.arange(5.0)), LinearModel(bias=False))
+    result = train(task, Hyperparams(lr=0.1, weight_decay=[0, 0.5]), epochs=1, batch_size=5, start=[2.0])
+    np.testing.assert_allclose(result.params[:, 0], [2.0, 2.0 * (1 - 0.1 * 0.5)], rtol=1e-6)
