@@ -11,19 +11,12 @@ from sgdcore import Dataset, Hyperparams, InvalidTask, MlpModel, ModuleModel, Re
 from sgdcore.kernels import module_torch
 
 from . import network_modules
-from .cases import assert_same
+from .cases import ALL_KINDS, assert_same
 
 HERE = "tests.sgdcore.network_modules"
 RNG = np.random.default_rng(0)
 INPUTS = RNG.standard_normal((22, 2))
 DATA = Dataset(INPUTS, np.sin(INPUTS[:, 0]) + INPUTS[:, 1] ** 2)
-ALL_KINDS = {
-    "lr": [0.02, 0.02, 0.05, 0.02, 0.01],
-    "momentum": [0, 0.9, 0.5, 0.9, 0.9],
-    "weight_decay": [0, 0, 0.1, 0.01, 0],
-    "dampening": [0, 0, 0.5, 0, 0],
-    "nesterov": [False, False, False, True, True],
-}
 BOUND = {"float32": 1e-5, "float64": 1e-12}
 
 
