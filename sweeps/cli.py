@@ -421,16 +421,16 @@ def _say_forecast(work: Work, told: Forecast | None) -> None:
 
 
 def _axes(work: Work) -> Any:
+    import numpy as np
     import pandas as pd
 
     rows = []
     for name, _ in work.plan.blocks[0].axes:
-        everything = {v for block in work.plan.blocks for v in block[name]}
-        values = sorted(v for v in everything if v == v)
-        if not values:
+        everything = np.unique(np.concatenate([block[name] for block in work.plan.blocks]))
+        values = everything[~np.isnan(everything)]
+        if not len(values):
             continue  # no start value is given
-        words = [_word(name, v) for v in values]
-        shown = words[:6] + ([f"... {words[-1]}"] if len(words) > 6 else [])
+        shown = [_word(name, v) for v in values[:6]] + ([f"... {_word(name, values[-1])}"] if len(values) > 6 else [])
         if len(values) < len(everything):
             shown.insert(0, "the model's initialisation")
         rows.append({"axis": name, "values": len(everything), "from": ", ".join(shown)})

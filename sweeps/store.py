@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ class SweepFiles:
         """Indices of the shards that are stored."""
         return {int(m[1]) for path in self.shards_folder.glob("*.parquet") if (m := _SHARD.fullmatch(path.name))}
 
-    def missing(self, shards: list[Shard]) -> list[Shard]:
+    def missing(self, shards: Iterable[Shard]) -> list[Shard]:
         """The shards that are still to be run."""
         done = self.done()
         return [shard for shard in shards if shard.index not in done]

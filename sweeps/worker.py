@@ -117,7 +117,7 @@ def _table(work: Work, trials: Trials, trajectories: Trajectories, verdicts: Jud
         "loss": lists(trajectories.loss),
     }
     curves = trajectories.curves
-    if not work.task.is_quadratic and any(decay for block in work.plan.blocks for decay in block["weight_decay"]):
+    if not work.task.is_quadratic and any(block["weight_decay"].any() for block in work.plan.blocks):
         columns["objective"] = lists(trajectories.objective)
     if curves.validation_loss is not None:
         columns["validation_loss"] = lists(curves.validation_loss)
