@@ -140,8 +140,14 @@ class Plan:
         """Each trial's id: the hash of what defines it, the same in every sweep."""
         h = trials.hyperparams
         rows = np.column_stack([*(getattr(h, name) for name in HYPERPARAMETERS), trials.seed, trials.start])
-        key = bytes.fromhex(self.context)
-        return [hashlib.blake2b(row.tobytes(), key=key, digest_size=16).hexdigest() for row in rows + 0.0]
+        data, width = (rows + 0.0).tobytes(), rows.shape[1] * rows.itemsize
+        keyed = hashlib.blake2b(key=bytes.fromhex(self.context), digest_size=16)
+        ids = []
+        for i in range(0, len(data), width):
+            digest = keyed.copy()  # a third cheaper than a new one with the key
+            digest.update(data[i : i + width])
+            ids.append(digest.hexdigest())
+        return ids
 
     def summary(self) -> dict[str, object]:
         """What plan.json and the terminal say."""

@@ -250,7 +250,9 @@ class SweepFiles:
     def _write_table(self, path: Path, table: pa.Table) -> None:
         aside = path.with_suffix(f".{os.getpid()}.new")
         try:
-            pq.write_table(table, aside, compression="zstd")
+            # Curves hardly repeat: a dictionary of them takes a third of the time to write, and more room.
+            repeating = [field.name for field in table.schema if not pa.types.is_list(field.type)]
+            pq.write_table(table, aside, compression="zstd", use_dictionary=repeating)
             _rename(aside, path)
         except OSError as error:
             aside.unlink(missing_ok=True)

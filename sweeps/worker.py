@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sgdcore import Judgement, Recording, Task, Thresholds, Trajectories, judge, train
-from sweeps.columns import floats, lists, steps
+from sweeps.columns import floats, lists, steps, texts
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.forecast import predicted_radius, prediction
 from sweeps.plan import Plan, Shard, Trials
@@ -107,9 +107,7 @@ def _table(work: Work, trials: Trials, trajectories: Trajectories, verdicts: Jud
         "first_nonfinite_step": steps(verdicts.first_nonfinite_step),
         "steps_to_tolerance": steps(verdicts.steps_to_tolerance),
         "overshoot_percent": floats(verdicts.overshoot_percent),
-        "overshoot_parameter": pa.array(
-            [names[j] if j >= 0 else None for j in verdicts.overshoot_parameter], pa.string()
-        ),
+        "overshoot_parameter": texts(verdicts.overshoot_parameter, names),
         "peak_value": floats(verdicts.peak_value),
         "peak_step": steps(verdicts.peak_step),
         "predicted_radius": pa.nulls(len(trials), pa.float64()) if radius is None else pa.array(radius),
