@@ -196,7 +196,7 @@ def show(sweep_id: SweepId, store: StoreOption = _DEFAULT_STORE, as_json: JsonOp
             {"manifest": loaded.manifest, "state": files.state(), "headline": summary.headline(loaded), **records}
         )
         return
-    say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {len(loaded.trials):,} trials")
+    say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {loaded.stored:,} trials")
     say(summary.headline(loaded))
     for name, frame in tables.items():
         if len(frame):
@@ -218,6 +218,9 @@ def report(
     _, files = _find(store, sweep_id)
     loaded = reports.load(files)
     expected = reports.check(reopen(files), loaded) if loaded.config.expected and files.done() else None
+    if format_ is ReportFormat.csv:
+        reports.write_csv(loaded, sys.stdout)
+        return
     if format_ is not None:
         sys.stdout.write(reports.render(loaded, format_.value, expected=expected))
         return

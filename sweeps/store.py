@@ -201,6 +201,17 @@ class SweepFiles:
         with self._readable(index) as path:
             return pq.read_schema(path)
 
+    def extent(self, index: int) -> tuple[int, int]:
+        """One shard's first trial and number of trials, from the file's footer.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        with self._readable(index) as path:
+            footer = pq.read_metadata(path)
+        first = footer.row_group(0).column(footer.schema.names.index("trial")).statistics.min
+        return int(first), int(footer.num_rows)
+
     @contextmanager
     def _readable(self, index: int) -> Iterator[Path]:
         path = self._shard_path(index)
