@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sweeps.report.text import cell, meaning, number
 
-MAX_CELLS = 300  # along an axis; more values are binned
+MAX_CELLS = 200  # along an axis; more values are binned
 MAX_MAP_CELLS = 20_000  # of a map: about a megabyte of a page
 _MANY_LABELS = 40
 _EVEN = 1.5  # largest over smallest gap of values that count as evenly spaced

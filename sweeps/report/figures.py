@@ -87,7 +87,7 @@ def heat_map(results: Results) -> go.Figure | None:
         bad = cells[cells["badness"] == badness]
         if len(bad):
             solid = {"colorscale": [[0, COLOURS[verdict]], [1, COLOURS[verdict]]], "showscale": False}
-            _add_cells(figure, bad, np.zeros(len(bad)), across, up, solid)
+            _add_cells(figure, bad, None, across, up, solid)
             marker = {"color": COLOURS[verdict], "symbol": "square", "size": 12}
             figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=words, showlegend=True)
     figure.update_xaxes(title_text=heading(across.name), showgrid=False, **across.layout())
@@ -203,28 +203,35 @@ def _table(cells: Cells) -> pd.DataFrame:
 def _add_cells(
     figure: go.Figure,
     cells: pd.DataFrame,
-    colours: NDArray[np.float64],
+    colours: NDArray[np.float64] | None,
     across: MapAxis,
     up: MapAxis,
     style: dict[str, object],
 ) -> None:
-    shape = (len(up.labels), len(across.labels))
+    """Draw cells with their losses in colours, or all in one, and then no farther than they reach."""
     rows, columns = cells["row"].to_numpy(), cells["column"].to_numpy()
-    z = np.full(shape, np.nan, dtype=np.float32)
-    z[rows, columns] = colours
-    told = cells[[across.name, up.name, "final_loss", "trial"]].astype(float).to_numpy()
-    # rounded, and 0 where nothing is shown, since it is most of the page
-    hover: list[list[list[float] | int]] = [[0] * shape[1] for _ in range(shape[0])]
-    for row, column, values in zip(rows, columns, told, strict=True):
-        hover[row][column] = [float(f"{value:.4g}") for value in values[:3]] + [int(values[3])]
+    shown = {across.name: ".4g", up.name: ".4g", "trial": "d"}
+    left, low, right, high = 0, 0, len(across.labels), len(up.labels)
+    if colours is None:
+        left, low, right, high = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    else:
+        shown["final_loss"] = ".4g"
+    z = np.full((high - low, right - left), np.nan, dtype=np.float32)
+    z[rows - low, columns - left] = 0 if colours is None else colours
+    told = cells[list(shown)].astype(float).to_numpy()
+    # Most of the page, therefore rounded; 0 up to the cells of a row that are shown, and nothing after them.
+    hover: list[list[list[float] | int]] = [[] for _ in z]
+    for row, column, values in zip((rows - low).tolist(), (columns - left).tolist(), told.tolist(), strict=True):
+        hover[row] += [0] * (column - len(hover[row]))
+        hover[row].append([float(f"{value:.4g}") if i != 2 else int(value) for i, value in enumerate(values)])
+    lines = [f"{heading(name)} %{{customdata[{i}]:{format}}}" for i, (name, format) in enumerate(shown.items())]
     figure.add_heatmap(
-        x=across.edges,
-        y=up.edges,
+        x=across.edges[left : right + 1],
+        y=up.edges[low : high + 1],
         z=z,
         customdata=hover,
         hoverongaps=False,
-        hovertemplate=f"{heading(across.name)} %{{customdata[0]:.4g}}<br>{heading(up.name)} %{{customdata[1]:.4g}}"
-        "<br>final loss %{customdata[2]:.4g}<br>trial %{customdata[3]:d}<extra></extra>",
+        hovertemplate="<br>".join(lines) + "<extra></extra>",
         **style,
     )
 

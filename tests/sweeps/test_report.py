@@ -429,9 +429,9 @@ class TestFigures:
         values = pd.Series(np.geomspace(1e-4, 1, 1000))
         axis = MapAxis.of(values, "lr")
         assert axis.kind == "log"
-        assert len(axis.labels) == 300
+        assert len(axis.labels) == 200
         counts = np.bincount(axis.places(values))
-        assert (counts.min(), counts.max()) == (3, 4)
+        assert (counts.min(), counts.max()) == (5, 5)
         assert (np.diff(axis.edges) > 0).all()
 
 
