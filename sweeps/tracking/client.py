@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING
 
 from sweeps.tracking.base import TRIAL_ID, Family
@@ -22,18 +23,20 @@ class ClientWriter:
     Args:
         client: MLflow's client.
         family: the sweep.
+        threads: that log trials at the same time.
     """
 
-    def __init__(self, client: MlflowClient, family: Family) -> None:
+    def __init__(self, client: MlflowClient, family: Family, threads: int = 1) -> None:
         """Nothing is logged yet."""
-        self._client, self._family = client, family
+        self._client, self._family, self._threads = client, family, threads
         self._earlier: dict[str, tuple[str, bool]] = {}  # trial id: run id, and whether it is all there
 
     def find_earlier(self) -> None:
         """Look for child runs that were logged before; one that somebody deleted stays deleted."""
         for run in self._children():
             done = run.info.status == "FINISHED" or run.info.lifecycle_stage == "deleted"
-            self._earlier[run.data.tags[TRIAL_ID]] = run.info.run_id, done
+            if done or run.data.tags[TRIAL_ID] not in self._earlier:
+                self._earlier[run.data.tags[TRIAL_ID]] = run.info.run_id, done
 
     def adopt(self, earlier: dict[str, tuple[str, bool]]) -> None:
         """Take over what another writer knows of earlier runs."""
@@ -57,10 +60,17 @@ class ClientWriter:
                 return
 
     def write(self, runs: TrialRuns) -> Iterator[int]:
-        """Log the trials that are not logged; yields 1 after each."""
-        for index in range(len(runs)):
-            self._write(runs, index)
-            yield 1
+        """Log the trials that are not logged; yields 1 after each.
+
+        When it is closed or one trial fails, the trials under way are ended and no others begun.
+        """
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tracking")
+        try:
+            for future in as_completed([pool.submit(self._write, runs, index) for index in range(len(runs))]):
+                future.result()
+                yield 1
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _write(self, runs: TrialRuns, index: int) -> None:
         from mlflow.entities import Metric, Param

@@ -53,15 +53,14 @@ class Pipeline:
         self._thread.join()
 
     def interrupt(self) -> None:
-        """Stop after the pack, or with the public client the trial, that is being logged, and mark the parent run."""
+        """Stop after the pack, or with the public client the trials, being logged, and mark the parent run."""
         self._stop.set()
+        self._tracker.hurry()
         self.join()
-        if self.error is not None:
-            return
         try:
             self._tracker.interrupt()
         except Exception as error:  # noqa: BLE001 - as a fault of the logging itself
-            self.error = error
+            self.error = self.error or error
 
     def _work(self) -> None:
         try:

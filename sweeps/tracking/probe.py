@@ -21,7 +21,7 @@ def probe(uri: str) -> None:
     Raises:
         TrackingError: it cannot be reached.
     """
-    if re.match(r"https?://", uri):
+    if is_server(uri):
         _probe_server(uri)
     elif re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?", uri):
         raise TrackingError(f"{redacted(uri)}: a database in memory is gone before anybody can look at it")
@@ -52,6 +52,11 @@ def _probe_database(uri: str) -> None:
         engine.dispose()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
         raise TrackingError(f"{redacted(uri)}: the database cannot be opened: {first_line(error)}") from error
+
+
+def is_server(uri: str) -> bool:
+    """Whether it is the address of an HTTP tracking server."""
+    return re.match(r"https?://", uri) is not None
 
 
 def redacted(uri: str) -> str:
