@@ -17,6 +17,7 @@ from sweeps.run import prepare
 from sweeps.store import Store, SweepFiles
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.worker import ShardResult, Work, run_shard
+from tests.postgres import Cluster, private_cluster
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,6 +64,13 @@ def store(tmp_path: Path, migrated_database: Path) -> Store:
     home.check_writable()
     shutil.copy(migrated_database, home.root / "mlflow.db")
     return home
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL server for the session."""
+    with private_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
