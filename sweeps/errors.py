@@ -5,6 +5,7 @@
     │   ├── ConfigError                 the sweep file: one line a problem
     │   ├── DataError                   the data set's file
     │   ├── StoreError                  the store: not writable, unknown or ambiguous sweep id, damaged file
+    │   ├── SweepHeld                   another process works on the sweep
     │   ├── TrackingError               the tracking URI cannot be reached or refuses
     │   └── ExecutorError               the Ray address cannot be joined
     ├── TrialsFailed                3   some trials could not be run
@@ -41,6 +42,10 @@ class DataError(InputError):
 
 class StoreError(InputError):
     """The store cannot be used, or does not hold what was asked for."""
+
+
+class SweepHeld(InputError):
+    """Another process works on the sweep."""
 
 
 class TrackingError(InputError):

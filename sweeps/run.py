@@ -77,22 +77,29 @@ def prepare(config: SweepConfig, where: str = "config") -> Work:
     return Work(config, task, make_plan(config, task, where))
 
 
-def run(work: Work, store: Store, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
-    """Run a new sweep.
+def create(work: Work, store: Store, executor: Executor, tracker: Tracker) -> SweepFiles:
+    """Bring up the executor, try the tracker, and make a new sweep's folder.
 
     Raises:
-        InputError: the store, the executor or the tracking URI cannot be used; nothing was computed.
-        Interrupted: by Ctrl-C.
+        InputError: the store, the executor or the tracking URI cannot be used; nothing was written.
     """
     store.check_writable()
     _start(tracker, executor, work)
     sweep_id = secrets.token_hex(4)
-    files = store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id))
+    return store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id))
+
+
+def run(files: SweepFiles, work: Work, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
+    """Run a sweep that was created; the caller holds its lease.
+
+    Raises:
+        Interrupted: by Ctrl-C.
+    """
     return _finish(Outcome(files, work), executor, tracker, progress)
 
 
 def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
-    """Compute and log what a sweep still lacks.
+    """Compute and log what a sweep still lacks; the caller holds its lease.
 
     Raises:
         InputError: as run(), or the data has changed since.
