@@ -63,8 +63,13 @@ class Interrupted(KeyboardInterrupt):
         self.outcome = outcome
 
 
-def prepare(config: SweepConfig, where: str = "config") -> Work:
+def prepare(config: SweepConfig, where: str = "config", trials_per_shard: int | None = None) -> Work:
     """Load the data and plan the trials; nothing is written.
+
+    Args:
+        config: the sweep.
+        where: what messages call it.
+        trials_per_shard: of a plan that was made before; by default what the config says, or what suits this machine.
 
     Raises:
         ConfigError, DataError: the input cannot be used.
@@ -74,7 +79,7 @@ def prepare(config: SweepConfig, where: str = "config") -> Work:
         check_task(task, config.training.dtype, config.training.batch_size)
     except InvalidTask as error:
         raise ConfigError(where, [f"task: {error}"]) from error
-    return Work(config, task, make_plan(config, task, where))
+    return Work(config, task, make_plan(config, task, where, trials_per_shard))
 
 
 def create(work: Work, store: Store, executor: Executor, tracker: Tracker) -> SweepFiles:
@@ -115,16 +120,11 @@ def reopen(files: SweepFiles) -> Work:
     Raises:
         StoreError: its data set is not what it was.
     """
-    work = prepare(load(files.config_path), str(files.config_path))
     manifest = files.manifest()
+    work = prepare(load(files.config_path), str(files.config_path), int(manifest["trials_per_shard"]))
     if work.plan.context != manifest["context"]:
         raise StoreError(f"sweep {files.sweep_id}: its data set has changed since the sweep was planned")
-    size = int(manifest["trials_per_shard"])
-    if work.plan.trials_per_shard == size:
-        return work
-    execution = work.config.execution.model_copy(update={"trials_per_shard": size})
-    config = work.config.model_copy(update={"execution": execution})
-    return Work(config, work.task, make_plan(config, work.task))
+    return work
 
 
 def _start(tracker: Tracker, executor: Executor, work: Work) -> None:
