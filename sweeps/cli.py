@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sweeps.errors import CheckFailed, InputError, SweepsError, TrialsFailed
+from sweeps.errors import CheckFailed, InputError, NotLogged, SweepsError, TrialsFailed
 
 if TYPE_CHECKING:
     from sweeps.forecast import Forecast
@@ -46,6 +46,9 @@ app = typer.Typer(
     name="sweeps",
     cls=_Commands,
     help="Hyperparameter sweeps of SGD: thousands of exact trials at a time, tracked in MLflow, judged and reported.",
+    epilog="Exit codes: 0 done; 2 wrong input, or another process holds the sweep; 3 some trials could not be run; "
+    "4 a check failed; 5 all trials are computed and reported, but not all are in MLflow yet (sweeps resume ID logs "
+    "them); 130 interrupted, what was done is kept.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -392,13 +395,19 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
 
 
 def _raise_for(outcome: Outcome, expected: list[ExpectedOutcome] | None) -> None:
+    from sweeps.run import reason
+
     again = _resume(outcome.files)
+    unlogged = None
+    if outcome.tracking_error is not None:
+        missing = f"{outcome.unlogged_trials:,} trials are" if outcome.unlogged_trials else "the sweep's own run is"
+        unlogged = f"{missing} not in MLflow yet: {reason(outcome.tracking_error)}; log what is missing: {again}"
     if outcome.failed_trials:
         first = outcome.files.failures()[0]
-        raise TrialsFailed(f"{outcome.failed_trials:,} trials could not be run; see {first}; try again: {again}")
-    if outcome.tracking_error is not None:
-        reason = " ".join(str(outcome.tracking_error).split())[:300]
-        raise SweepsError(f"all trials are computed, but not all are in MLflow: {reason}; log them: {again}")
+        failed = f"{outcome.failed_trials:,} trials could not be run; see {first}; try again: {again}"
+        raise TrialsFailed("\n".join(filter(None, [failed, unlogged])))
+    if unlogged is not None:
+        raise NotLogged(f"all trials are computed and reported, but {unlogged}")
     missed = [e.case for e in expected or [] if not e.matches]
     if missed:
         raise CheckFailed(f"not as expected: {', '.join(missed)}")

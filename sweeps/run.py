@@ -50,6 +50,7 @@ class Outcome:
     files: SweepFiles
     work: Work
     failed_trials: int = 0
+    unlogged_trials: int = 0  # that are to be in MLflow and are not
     tracking_error: Exception | None = None
     tracking: dict[str, Any] = field(default_factory=dict)
 
@@ -163,17 +164,25 @@ def _finish(outcome: Outcome, executor: Executor, tracker: Tracker, progress: Pr
         if policy == "all" and not at_once:
             for index in sorted(files.done()):
                 pipeline.put(index)
+        to_log = wanted(policy, total - outcome.failed_trials)
         if policy.startswith("top:"):
             best = best_trials(files, work.config.metric.name, wanted(policy, total))
             for index, trials in best.items():
                 pipeline.put(index, trials)
+            to_log = sum(map(len, best.values()))  # fewer where more diverged
         pipeline.join()
         outcome.tracking_error = pipeline.error
-        outcome.tracking = {"uri": tracker.uri, **pipeline.run, "complete": False}
+        outcome.unlogged_trials = to_log - pipeline.trials
+        outcome.tracking = {"uri": tracker.uri, **pipeline.run, "complete": False, "logged": pipeline.trials}
+        if pipeline.error is not None:
+            outcome.tracking["error"] = reason(pipeline.error)
         files.write_tracking(outcome.tracking)
     except KeyboardInterrupt:
         pipeline.interrupt()
         raise Interrupted(outcome) from None
+    except Exception:
+        pipeline.interrupt()
+        raise
     finally:
         progress.end()
     return outcome
@@ -191,6 +200,11 @@ def publish(outcome: Outcome, tracker: Tracker) -> None:
         return
     outcome.tracking["complete"] = outcome.failed_trials == 0
     files.write_tracking(outcome.tracking)
+
+
+def reason(error: Exception) -> str:
+    """What a tracking fault was, in a line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _totals(files: SweepFiles, metric: str) -> tuple[dict[str, float], dict[str, str]]:

@@ -180,9 +180,7 @@ class SweepFiles:
 
     def write_failure(self, failure: ShardFailure) -> None:
         """Keep a failed shard's traceback."""
-        path = self._failure_path(failure.shard.index)
-        path.parent.mkdir(exist_ok=True)
-        _write(path, failure.traceback)
+        self._write_text(self._failure_path(failure.shard.index), failure.traceback)
 
     def failures(self) -> list[Path]:
         """The tracebacks of shards that could not be run, and have not been since."""
@@ -250,7 +248,7 @@ class SweepFiles:
 
     def write_tracking(self, record: dict[str, Any]) -> None:
         """Keep where and how far the sweep is logged."""
-        _write(self.folder / "tracking.json", json.dumps(record, indent=2) + "\n")
+        self._write_text(self.folder / "tracking.json", json.dumps(record, indent=2) + "\n")
 
     def state(self) -> str:
         """How far the sweep is.
@@ -268,6 +266,13 @@ class SweepFiles:
         if not self.tracking().get("complete"):
             return "computed"
         return "reported" if (self.report_folder / "report.html").exists() else "logged"
+
+    def _write_text(self, path: Path, text: str) -> None:
+        try:
+            path.parent.mkdir(exist_ok=True)
+            _write(path, text)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be written: {error.strerror}; make room, then resume") from error
 
     def _write_table(self, path: Path, table: pa.Table) -> None:
         aside = path.with_suffix(f".{os.getpid()}.new")
@@ -300,8 +305,12 @@ class SweepFiles:
 
 def _write(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    aside.write_text(text, encoding="utf-8")
-    _rename(aside, path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        _rename(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def _rename(aside: Path, path: Path) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _ENTITIES_PER_CALL = 1000  # MLflow's limits: metrics and params together,
 _PARAMS_PER_CALL = 100
+_DELETED, _UNFINISHED, _FINISHED = range(3)  # of several runs of one trial, the greatest counts
 
 
 class ClientWriter:
@@ -30,10 +31,18 @@ class ClientWriter:
         self._earlier: dict[str, tuple[str, bool]] = {}  # trial id: run id, and whether it is all there
 
     def find_earlier(self) -> None:
-        """Look for child runs that were logged before; one that somebody deleted stays deleted."""
+        """Look for child runs that were logged before; one that somebody deleted stays deleted.
+
+        A call whose answer was lost is repeated by MLflow's client, and a repeated one makes a second run of a trial:
+        the lesser of the two is deleted.
+        """
+        found: dict[str, tuple[int, str]] = {}
         for run in self._children():
-            done = run.info.status == "FINISHED" or run.info.lifecycle_stage == "deleted"
-            self._earlier[run.data.tags[TRIAL_ID]] = run.info.run_id, done
+            trial_id, this = run.data.tags[TRIAL_ID], (_worth(run), str(run.info.run_id))
+            lesser, found[trial_id] = sorted((found.get(trial_id, (_DELETED, "")), this))
+            if lesser[0] != _DELETED:
+                self._client.delete_run(lesser[1])
+        self._earlier = {trial_id: (run_id, worth != _UNFINISHED) for trial_id, (worth, run_id) in found.items()}
 
     def adopt(self, earlier: dict[str, tuple[str, bool]]) -> None:
         """Take over what another writer knows of earlier runs."""
@@ -89,3 +98,9 @@ class ClientWriter:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _worth(run: Run) -> int:
+    if run.info.lifecycle_stage == "deleted":
+        return _DELETED
+    return _FINISHED if run.info.status == "FINISHED" else _UNFINISHED
