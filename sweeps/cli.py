@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sweeps.errors import CheckFailed, InputError, SweepsError, TrialsFailed
+from sweeps.errors import CheckFailed, InputError, NotLogged, SweepsError, TrialsFailed
 
 if TYPE_CHECKING:
     from sweeps.forecast import Forecast
@@ -46,6 +46,9 @@ app = typer.Typer(
     name="sweeps",
     cls=_Commands,
     help="Hyperparameter sweeps of SGD: thousands of exact trials at a time, tracked in MLflow, judged and reported.",
+    epilog="Exit codes: 0 done; 2 wrong input, or another process holds the sweep; 3 some trials could not be run; "
+    "4 a check failed; 5 all trials are computed and reported, but not all are in MLflow yet (sweeps resume ID logs "
+    "them); 130 interrupted, what was done is kept.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -137,8 +140,10 @@ def run(
     with _executor(executor, address) as where:
         tracker = road.tracker_for(home, tracking_uri)
         say(f"{work.config.name}: {len(work.plan):,} trials of {work.plan.steps:,} steps")
-        outcome = road.run(work, home, where, tracker, progress())
-        _conclude(outcome, home, where.description, tracker)
+        files = road.create(work, home, where, tracker)
+        with files.lease():
+            outcome = road.run(files, work, where, tracker, progress())
+            _conclude(outcome, home, where.description, tracker)
 
 
 @app.command()
@@ -154,7 +159,7 @@ def resume(
     from sweeps.terminal import progress
 
     home, files = _find(store, sweep_id)
-    with _executor(executor, address) as where:
+    with files.lease(), _executor(executor, address) as where:
         tracker = road.tracker_for(home, tracking_uri, files)
         outcome = road.resume(files, where, tracker, progress())
         _conclude(outcome, home, where.description, tracker)
@@ -192,11 +197,13 @@ def show(sweep_id: SweepId, store: StoreOption = _DEFAULT_STORE, as_json: JsonOp
     }
     if as_json:
         records = {name: frame.to_dict(orient="records") for name, frame in tables.items()}
-        show_json(
-            {"manifest": loaded.manifest, "state": files.state(), "headline": summary.headline(loaded), **records}
-        )
+        show_json(_standing(files) | {"headline": summary.headline(loaded), **records})
         return
     say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {len(loaded.trials):,} trials")
+    if (holder := files.holder()) is not None:
+        say(f"held by {holder}")
+    for path in files.failures():
+        say(f"failed: {path}")
     say(summary.headline(loaded))
     for name, frame in tables.items():
         if len(frame):
@@ -216,12 +223,13 @@ def report(
     from sweeps.terminal import say
 
     _, files = _find(store, sweep_id)
-    loaded = reports.load(files)
-    expected = reports.check(reopen(files), loaded) if loaded.config.expected and files.done() else None
-    if format_ is not None:
-        sys.stdout.write(reports.render(loaded, format_.value, expected=expected))
-        return
-    say(f"report: {reports.write(loaded, expected=expected)}")
+    with nullcontext() if format_ else files.lease():
+        loaded = reports.load(files)
+        expected = reports.check(reopen(files), loaded) if loaded.config.expected and files.done() else None
+        if format_ is not None:
+            sys.stdout.write(reports.render(loaded, format_.value, expected=expected))
+            return
+        say(f"report: {reports.write(loaded, expected=expected)}")
 
 
 @app.command()
@@ -301,14 +309,27 @@ def _listed(files: SweepFiles) -> dict[str, Any]:
     try:
         manifest = files.manifest()
     except StoreError:
-        return {"id": files.sweep_id, "name": "", "state": "damaged", "trials": None, "shards": "", "created": ""}
+        nothing = {"trials": None, "shards": "", "failed shards": None, "created": ""}
+        return {"id": files.sweep_id, "name": "", "state": "damaged", **nothing}
     return {
         "id": files.sweep_id,
         "name": manifest["name"],
         "state": files.state(),
         "trials": manifest["trials"],
         "shards": f"{len(files.done())}/{manifest['shards']}",
+        "failed shards": len(files.failures()),
         "created": manifest["created"],
+    }
+
+
+def _standing(files: SweepFiles) -> dict[str, Any]:
+    """Where a sweep stands."""
+    holder = files.holder()
+    return {
+        "manifest": files.manifest(),
+        "state": files.state(),
+        "held by": str(holder) if holder else None,
+        "failed shards": [str(path) for path in files.failures()],
     }
 
 
@@ -374,13 +395,19 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
 
 
 def _raise_for(outcome: Outcome, expected: list[ExpectedOutcome] | None) -> None:
+    from sweeps.run import reason
+
     again = _resume(outcome.files)
+    unlogged = None
+    if outcome.tracking_error is not None:
+        missing = f"{outcome.unlogged_trials:,} trials are" if outcome.unlogged_trials else "the sweep's own run is"
+        unlogged = f"{missing} not in MLflow yet: {reason(outcome.tracking_error)}; log what is missing: {again}"
     if outcome.failed_trials:
         first = outcome.files.failures()[0]
-        raise TrialsFailed(f"{outcome.failed_trials:,} trials could not be run; see {first}; try again: {again}")
-    if outcome.tracking_error is not None:
-        reason = " ".join(str(outcome.tracking_error).split())[:300]
-        raise SweepsError(f"all trials are computed, but not all are in MLflow: {reason}; log them: {again}")
+        failed = f"{outcome.failed_trials:,} trials could not be run; see {first}; try again: {again}"
+        raise TrialsFailed("\n".join(filter(None, [failed, unlogged])))
+    if unlogged is not None:
+        raise NotLogged(f"all trials are computed and reported, but {unlogged}")
     missed = [e.case for e in expected or [] if not e.matches]
     if missed:
         raise CheckFailed(f"not as expected: {', '.join(missed)}")

@@ -50,6 +50,7 @@ class Outcome:
     files: SweepFiles
     work: Work
     failed_trials: int = 0
+    unlogged_trials: int = 0  # that are to be in MLflow and are not
     tracking_error: Exception | None = None
     tracking: dict[str, Any] = field(default_factory=dict)
 
@@ -63,8 +64,13 @@ class Interrupted(KeyboardInterrupt):
         self.outcome = outcome
 
 
-def prepare(config: SweepConfig, where: str = "config") -> Work:
+def prepare(config: SweepConfig, where: str = "config", trials_per_shard: int | None = None) -> Work:
     """Load the data and plan the trials; nothing is written.
+
+    Args:
+        config: the sweep.
+        where: what messages call it.
+        trials_per_shard: of a plan that was made before; by default what the config says, or what suits this machine.
 
     Raises:
         ConfigError, DataError: the input cannot be used.
@@ -74,25 +80,32 @@ def prepare(config: SweepConfig, where: str = "config") -> Work:
         check_task(task, config.training.dtype, config.training.batch_size)
     except InvalidTask as error:
         raise ConfigError(where, [f"task: {error}"]) from error
-    return Work(config, task, make_plan(config, task, where))
+    return Work(config, task, make_plan(config, task, where, trials_per_shard))
 
 
-def run(work: Work, store: Store, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
-    """Run a new sweep.
+def create(work: Work, store: Store, executor: Executor, tracker: Tracker) -> SweepFiles:
+    """Bring up the executor, try the tracker, and make a new sweep's folder.
 
     Raises:
-        InputError: the store, the executor or the tracking URI cannot be used; nothing was computed.
-        Interrupted: by Ctrl-C.
+        InputError: the store, the executor or the tracking URI cannot be used; nothing was written.
     """
     store.check_writable()
     _start(tracker, executor, work)
     sweep_id = secrets.token_hex(4)
-    files = store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id))
+    return store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id))
+
+
+def run(files: SweepFiles, work: Work, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
+    """Run a sweep that was created; the caller holds its lease.
+
+    Raises:
+        Interrupted: by Ctrl-C.
+    """
     return _finish(Outcome(files, work), executor, tracker, progress)
 
 
 def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
-    """Compute and log what a sweep still lacks.
+    """Compute and log what a sweep still lacks; the caller holds its lease.
 
     Raises:
         InputError: as run(), or the data has changed since.
@@ -108,16 +121,11 @@ def reopen(files: SweepFiles) -> Work:
     Raises:
         StoreError: its data set is not what it was.
     """
-    work = prepare(load(files.config_path), str(files.config_path))
     manifest = files.manifest()
+    work = prepare(load(files.config_path), str(files.config_path), int(manifest["trials_per_shard"]))
     if work.plan.context != manifest["context"]:
         raise StoreError(f"sweep {files.sweep_id}: its data set has changed since the sweep was planned")
-    size = int(manifest["trials_per_shard"])
-    if work.plan.trials_per_shard == size:
-        return work
-    execution = work.config.execution.model_copy(update={"trials_per_shard": size})
-    config = work.config.model_copy(update={"execution": execution})
-    return Work(config, work.task, make_plan(config, work.task))
+    return work
 
 
 def _start(tracker: Tracker, executor: Executor, work: Work) -> None:
@@ -156,17 +164,25 @@ def _finish(outcome: Outcome, executor: Executor, tracker: Tracker, progress: Pr
         if policy == "all" and not at_once:
             for index in sorted(files.done()):
                 pipeline.put(index)
+        to_log = wanted(policy, total - outcome.failed_trials)
         if policy.startswith("top:"):
             best = best_trials(files, work.config.metric.name, wanted(policy, total))
             for index, trials in best.items():
                 pipeline.put(index, trials)
+            to_log = sum(map(len, best.values()))  # fewer where more diverged
         pipeline.join()
         outcome.tracking_error = pipeline.error
-        outcome.tracking = {"uri": tracker.uri, **pipeline.run, "complete": False}
+        outcome.unlogged_trials = to_log - pipeline.trials
+        outcome.tracking = {"uri": tracker.uri, **pipeline.run, "complete": False, "logged": pipeline.trials}
+        if pipeline.error is not None:
+            outcome.tracking["error"] = reason(pipeline.error)
         files.write_tracking(outcome.tracking)
     except KeyboardInterrupt:
         pipeline.interrupt()
         raise Interrupted(outcome) from None
+    except Exception:
+        pipeline.interrupt()
+        raise
     finally:
         progress.end()
     return outcome
@@ -184,6 +200,11 @@ def publish(outcome: Outcome, tracker: Tracker) -> None:
         return
     outcome.tracking["complete"] = outcome.failed_trials == 0
     files.write_tracking(outcome.tracking)
+
+
+def reason(error: Exception) -> str:
+    """What a tracking fault was, in a line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _totals(files: SweepFiles, metric: str) -> tuple[dict[str, float], dict[str, str]]:

@@ -33,6 +33,7 @@ class Pipeline:
     ) -> None:
         """Nothing is logged before start()."""
         self.error: Exception | None = None
+        self.trials = 0  # logged so far
         self.run: dict[str, str] = {}
         self._tracker, self._sweep, self._logged = tracker, sweep, logged
         self._shards: queue.SimpleQueue[tuple[int, list[int] | None] | None] = queue.SimpleQueue()
@@ -85,6 +86,7 @@ class Pipeline:
         if trials is not None:
             table = table.filter(pc.is_in(table["trial"], pa.array(trials, pa.int64())))
         for count in self._tracker.log_trials(table, steps):
+            self.trials += count
             self._logged(count)
             if self._stop.is_set():
                 return
