@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -19,8 +19,10 @@ from typer.core import TyperGroup
 from sweeps.errors import CheckFailed, InputError, NotLogged, SweepsError, TrialsFailed
 
 if TYPE_CHECKING:
+    from sweeps.config import WriterName
     from sweeps.forecast import Forecast
     from sweeps.report.expected import ExpectedOutcome
+    from sweeps.report.results import Results
     from sweeps.run import Outcome
     from sweeps.store import Store, SweepFiles
     from sweeps.worker import Work
@@ -61,6 +63,14 @@ class ExecutorName(StrEnum):
 
     ray = "ray"
     inline = "inline"
+
+
+class WriterChoice(StrEnum):
+    """Who writes the trials into MLflow."""
+
+    auto = "auto"
+    bulk = "bulk"
+    client = "client"
 
 
 class ReportFormat(StrEnum):
@@ -165,6 +175,40 @@ def resume(
         _conclude(outcome, home, where.description, tracker)
 
 
+@app.command()
+def log(
+    sweep_id: SweepId,
+    writer: Annotated[WriterChoice | None, typer.Option("--writer", help="Instead of the sweep file's.")] = None,
+    store: StoreOption = _DEFAULT_STORE,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Log what a sweep has computed to any MLflow, or complete what is logged there; nothing is logged twice."""
+    from sweeps import run as road
+    from sweeps.terminal import progress
+
+    home, files = _find(store, sweep_id)
+    with files.lease():
+        tracker = road.tracker_for(home, tracking_uri, files)
+        again = _again(files, "log") + (f" --tracking-uri {shlex.quote(tracker.uri)}" if tracking_uri else "")
+        try:
+            outcome = road.log(files, tracker, progress(), cast("WriterName | None", writer and writer.value))
+            if not (files.report_folder / "report.html").exists():
+                _write_report(outcome)
+            if outcome.tracking_error is None:
+                road.publish(outcome, tracker)
+        except KeyboardInterrupt:
+            tracker.interrupt()
+            raise KeyboardInterrupt(f"go on with: {again}") from None
+        _say_tracking(outcome, home, tracker)
+        if outcome.tracking_error is not None:
+            raise NotLogged(_unlogged(outcome, again))
+        if outcome.failed_trials:
+            raise TrialsFailed(
+                f"{outcome.failed_trials:,} of {len(outcome.work.plan):,} trials are not computed, and so not logged; "
+                f"compute them: {_again(files, 'resume')}; then log them: {again}"
+            )
+
+
 @app.command(name="list")
 def list_(store: StoreOption = _DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """List the store's sweeps, the newest first."""
@@ -204,6 +248,8 @@ def show(sweep_id: SweepId, store: StoreOption = _DEFAULT_STORE, as_json: JsonOp
         say(f"held by {holder}")
     for path in files.failures():
         say(f"failed: {path}")
+    for place in files.places():
+        say(f"logged to {place['uri']}{'' if place.get('complete') else ', not all of it'}")
     say(summary.headline(loaded))
     for name, frame in tables.items():
         if len(frame):
@@ -330,6 +376,7 @@ def _standing(files: SweepFiles) -> dict[str, Any]:
         "state": files.state(),
         "held by": str(holder) if holder else None,
         "failed shards": [str(path) for path in files.failures()],
+        "logged to": files.places(),
     }
 
 
@@ -370,9 +417,7 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
     from sweeps.terminal import say, show_table
 
     files = outcome.files
-    loaded = reports.load(files)
-    expected = reports.check(outcome.work, loaded) if outcome.work.config.expected and files.done() else None
-    page = reports.write(loaded, expected=expected)
+    loaded, expected, page = _write_report(outcome)
     if outcome.tracking_error is None:
         publish(outcome, tracker)
     if expected:
@@ -387,21 +432,30 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
     say()
     say(f"sweep:    {files.sweep_id} ({where})")
     say(f"report:   {page}")
+    _say_tracking(outcome, store, tracker)
+    _raise_for(outcome, expected)
+
+
+def _write_report(outcome: Outcome) -> tuple[Results, list[ExpectedOutcome] | None, Path]:
+    from sweeps import report as reports
+
+    loaded = reports.load(outcome.files)
+    expected = reports.check(outcome.work, loaded) if outcome.work.config.expected and outcome.files.done() else None
+    return loaded, expected, reports.write(loaded, expected=expected)
+
+
+def _say_tracking(outcome: Outcome, store: Store, tracker: Any) -> None:
+    from sweeps.terminal import say
+
     embedded = "  ('sweeps ui' shows it)" if tracker.uri == store.tracking_uri else ""
     say(f"tracking: {tracker.uri}{embedded}")
     if outcome.tracking.get("writer"):
         say(f"writer:   {outcome.tracking['writer']} ({outcome.tracking['writer_reason']})")
-    _raise_for(outcome, expected)
 
 
 def _raise_for(outcome: Outcome, expected: list[ExpectedOutcome] | None) -> None:
-    from sweeps.run import reason
-
-    again = _resume(outcome.files)
-    unlogged = None
-    if outcome.tracking_error is not None:
-        missing = f"{outcome.unlogged_trials:,} trials are" if outcome.unlogged_trials else "the sweep's own run is"
-        unlogged = f"{missing} not in MLflow yet: {reason(outcome.tracking_error)}; log what is missing: {again}"
+    again = _again(outcome.files, "resume")
+    unlogged = _unlogged(outcome, again) if outcome.tracking_error is not None else None
     if outcome.failed_trials:
         first = outcome.files.failures()[0]
         failed = f"{outcome.failed_trials:,} trials could not be run; see {first}; try again: {again}"
@@ -413,20 +467,29 @@ def _raise_for(outcome: Outcome, expected: list[ExpectedOutcome] | None) -> None
         raise CheckFailed(f"not as expected: {', '.join(missed)}")
 
 
+def _unlogged(outcome: Outcome, again: str) -> str:
+    """What a tracking fault has left, and the command that logs it."""
+    from sweeps.run import reason
+
+    assert outcome.tracking_error is not None
+    missing = f"{outcome.unlogged_trials:,} trials are" if outcome.unlogged_trials else "the sweep's own run is"
+    return f"{missing} not in MLflow yet: {reason(outcome.tracking_error)}; log what is missing: {again}"
+
+
 def _interrupted(interrupt: KeyboardInterrupt) -> str:
     outcome = getattr(interrupt, "outcome", None)
     if outcome is None:
-        return "interrupted"
+        return "; ".join(filter(None, ["interrupted", str(interrupt)]))
     done, total = len(outcome.files.done()), outcome.files.manifest()["shards"]
-    return f"interrupted: {done:,} of {total:,} shards are in the store; go on with: {_resume(outcome.files)}"
+    return f"interrupted: {done:,} of {total:,} shards are in the store; go on with: {_again(outcome.files, 'resume')}"
 
 
-def _resume(files: SweepFiles) -> str:
+def _again(files: SweepFiles, command: str) -> str:
     """The command that goes on with a sweep, from here."""
     root = files.folder.parents[1]
     default = Path(os.environ.get("SWEEPS_STORE", _DEFAULT_STORE)).expanduser().absolute()
     where = "" if root == default else f" --store {shlex.quote(str(root))}"
-    return f"sweeps resume {files.sweep_id}{where}"
+    return f"sweeps {command} {files.sweep_id}{where}"
 
 
 def _say_forecast(work: Work, told: Forecast | None) -> None:

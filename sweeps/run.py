@@ -16,7 +16,7 @@ from sgdcore import InvalidTask, Thresholds
 from sgdcore.engine import check_task
 from sgdcore.verdict import VERDICTS
 from sweeps import __version__, data
-from sweeps.config import SweepConfig, load
+from sweeps.config import SweepConfig, WriterName, load
 from sweeps.errors import ConfigError, StoreError, TrackingError
 from sweeps.execute.base import Executor
 from sweeps.plan import make_plan
@@ -24,6 +24,7 @@ from sweeps.settle import settle
 from sweeps.store import Store, SweepFiles
 from sweeps.tracking.base import BEST_TRIAL, REDACTED, TRIAL_COUNT, Sweep, Tracker, best_trials, wanted
 from sweeps.tracking.pipeline import Pipeline
+from sweeps.tracking.probe import redacted
 from sweeps.worker import ShardResult, Work
 
 
@@ -115,6 +116,34 @@ def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Pr
     return _finish(Outcome(files, work), executor, tracker, progress)
 
 
+def log(files: SweepFiles, tracker: Tracker, progress: Progress, writer: WriterName | None = None) -> Outcome:
+    """Log what a sweep has computed, or complete what is logged of it; the caller holds its lease.
+
+    Args:
+        files: the sweep.
+        tracker: where to.
+        progress: who shows how far it is.
+        writer: instead of the one that the sweep file names.
+
+    Raises:
+        InputError: there is nothing to log yet, or the tracking URI cannot be used; nothing was written.
+        Interrupted: by Ctrl-C.
+    """
+    work = reopen(files)
+    missing = files.missing(work.plan.shards())
+    given_up = {int(path.stem) for path in files.failures()}
+    config = work.config.tracking
+    if not files.done():
+        raise StoreError(f"sweep {files.sweep_id}: nothing is computed yet: sweeps resume {files.sweep_id}")
+    if not _is_final_at_once(work) and any(shard.index not in given_up for shard in missing):
+        known = "which trials are the best" if config.trials.startswith("top:") else "their verdicts"
+        raise StoreError(
+            f"sweep {files.sweep_id}: {known} can be said when all trials are computed: sweeps resume {files.sweep_id}"
+        )
+    tracker.check(writer or config.writer)
+    return _finish(Outcome(files, work, failed_trials=sum(map(len, missing))), None, tracker, progress)
+
+
 def reopen(files: SweepFiles) -> Work:
     """The work of a stored sweep.
 
@@ -137,20 +166,26 @@ def _start(tracker: Tracker, executor: Executor, work: Work) -> None:
         checked.result()
 
 
-def _finish(outcome: Outcome, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
+def _is_final_at_once(work: Work) -> bool:
+    """Whether a shard's trials can be logged before all shards are there."""
+    # The verdicts of other tasks are held against the best of the sweep.
+    return work.config.tracking.trials == "all" and work.task.is_quadratic
+
+
+def _finish(outcome: Outcome, executor: Executor | None, tracker: Tracker, progress: Progress) -> Outcome:
     files, work = outcome.files, outcome.work
     sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
     policy, total = work.config.tracking.trials, len(work.plan)
-    at_once = policy == "all" and work.task.is_quadratic  # other verdicts are final when all shards are there
-    missing = files.missing(work.plan.shards())
-    progress.begin(sum(map(len, missing)), wanted(policy, total))
+    at_once = _is_final_at_once(work)
+    missing = files.missing(work.plan.shards()) if executor else []
+    progress.begin(sum(map(len, missing)), wanted(policy, total - outcome.failed_trials))
     files.write_tracking({"uri": tracker.uri, "complete": False})
     pipeline = Pipeline(tracker, sweep, progress.logged)
     pipeline.start()
     try:
         for index in sorted(files.done()) if at_once else ():
             pipeline.put(index)
-        for result in executor.run(work, missing):
+        for result in executor.run(work, missing) if executor else ():
             if not isinstance(result, ShardResult):
                 files.write_failure(result)
                 outcome.failed_trials += len(result.shard)
@@ -203,8 +238,8 @@ def publish(outcome: Outcome, tracker: Tracker) -> None:
 
 
 def reason(error: Exception) -> str:
-    """What a tracking fault was, in a line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """What a tracking fault was, in a line, without passwords."""
+    return redacted(" ".join(str(error).split()))[:300] or type(error).__name__
 
 
 def _totals(files: SweepFiles, metric: str) -> tuple[dict[str, float], dict[str, str]]:
@@ -252,7 +287,6 @@ def tracker_for(store: Store, uri: str | None, files: SweepFiles | None = None) 
     Raises:
         TrackingError: the sweep was tracked at a URI with a password, which is not kept.
     """
-    from sweeps.tracking.probe import redacted
     from sweeps.tracking.tracker import MlflowTracker
 
     known = files.tracking().get("uri") if files else None

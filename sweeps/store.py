@@ -242,13 +242,23 @@ class SweepFiles:
         }
 
     def tracking(self) -> dict[str, Any]:
-        """Where and how far the sweep is logged; empty before it is."""
+        """Where and how far the sweep is logged; empty before it is. Its own place, if it is logged elsewhere too."""
+        return next(iter(self.places()), {})
+
+    def places(self) -> list[dict[str, Any]]:
+        """All places where the sweep is logged, its own first."""
         path = self.folder / "tracking.json"
-        return self._read_json(path) if path.exists() else {}
+        if not path.exists():
+            return []
+        own = self._read_json(path)
+        elsewhere = own.pop("elsewhere", [])
+        return [own, *elsewhere]
 
     def write_tracking(self, record: dict[str, Any]) -> None:
-        """Keep where and how far the sweep is logged."""
-        self._write_text(self.folder / "tracking.json", json.dumps(record, indent=2) + "\n")
+        """Keep where and how far the sweep is logged; the first place that is written is the sweep's own."""
+        own, *elsewhere = ({place["uri"]: place for place in self.places()} | {record["uri"]: record}).values()
+        document = own | ({"elsewhere": elsewhere} if elsewhere else {})
+        self._write_text(self.folder / "tracking.json", json.dumps(document, indent=2) + "\n")
 
     def state(self) -> str:
         """How far the sweep is.
@@ -263,7 +273,7 @@ class SweepFiles:
             return "planned"
         if len(done) + len(self.failures()) < total:
             return "interrupted"
-        if not self.tracking().get("complete"):
+        if not any(place.get("complete") for place in self.places()):
             return "computed"
         return "reported" if (self.report_folder / "report.html").exists() else "logged"
 

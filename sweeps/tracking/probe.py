@@ -8,6 +8,7 @@ import os
 import re
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
 
 from sweeps.errors import TrackingError
 from sweeps.tracking.base import REDACTED
@@ -31,7 +32,9 @@ def probe(uri: str) -> None:
 
 def _probe_server(uri: str) -> None:
     try:
-        request = urllib.request.Request(uri.rstrip("/") + "/health")
+        address = urlsplit(uri)
+        host = address.netloc.rpartition("@")[2]  # urllib knows no user names in addresses
+        request = urllib.request.Request(f"{address.scheme}://{host}{address.path.rstrip('/')}/health")
         with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
             return
     except urllib.error.HTTPError:

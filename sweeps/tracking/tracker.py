@@ -49,6 +49,7 @@ class MlflowTracker:
         self._client: MlflowClient | None = None
         self._server: ServerClient | None = None  # the client, where it is a tracking server's
         self._choice: Choice | None = None
+        self._wanted: WriterName | None = None  # the writer that check() was asked for
         self._writer: Writer | None = None
         self._sweep_id = self._parent_id = ""
         self._started_ms = 0
@@ -92,7 +93,7 @@ class MlflowTracker:
                 self.client.search_experiments(max_results=1)
         except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, ValueError) as error:
             raise TrackingError(f"{self.uri}: MLflow cannot be used there: {first_line(error)}") from error
-        self._choice = choose(self._uri, writer)
+        self._choice, self._wanted = choose(self._uri, writer), writer
 
     @contextmanager
     def _migration_lock(self) -> Iterator[None]:
@@ -116,7 +117,7 @@ class MlflowTracker:
         parent, resumed = self._parent(sweep, experiment)
         self._parent_id, self._started_ms = parent.info.run_id, parent.info.start_time
         self._describe(sweep, parent.data.params)
-        wanted = sweep.config.tracking.writer
+        wanted = self._wanted or sweep.config.tracking.writer
         choice = for_experiment(self._choice or choose(self._uri, wanted), wanted, experiment)
         family = Family(
             sweep.sweep_id,
