@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sgdcore import Judgement, Recording, Task, Thresholds, Trajectories, judge, train
+from sweeps.blas import one_thread
 from sweeps.columns import floats, lists, steps
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.forecast import predicted_radius, prediction
@@ -50,10 +51,11 @@ def run_shard(work: Work, shard: Shard) -> ShardResult | ShardFailure:
     """Train the shard's trials. An exception is part of the result: the other shards go on."""
     began = time.perf_counter()
     try:
-        trials = work.plan.trials(shard.start, shard.stop)
-        trajectories = train_trials(work, trials)
-        verdicts = judge(trajectories, Thresholds(**work.config.verdict.model_dump()))
-        table = _table(work, trials, trajectories, verdicts)
+        with one_thread():
+            trials = work.plan.trials(shard.start, shard.stop)
+            trajectories = train_trials(work, trials)
+            verdicts = judge(trajectories, Thresholds(**work.config.verdict.model_dump()))
+            table = _table(work, trials, trajectories, verdicts)
     except Exception:  # noqa: BLE001 - reported with the shard
         return ShardFailure(shard, traceback.format_exc())
     return ShardResult(shard, table, time.perf_counter() - began)
