@@ -154,12 +154,15 @@ def resume(
     store: StoreOption = _DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
 ) -> None:
-    """Compute and log what an interrupted sweep still lacks."""
+    """Compute and log what a sweep still lacks, also what could not be run before."""
     from sweeps import run as road
-    from sweeps.terminal import progress
+    from sweeps.terminal import progress, say
 
     home, files = _find(store, sweep_id)
     with files.lease(), _executor(executor, address) as where:
+        if failures := files.failures():
+            tries = sum(files.tries(int(path.stem)) for path in failures)
+            say(f"trying again what was given up before: {len(failures):,} shards, after {tries:,} tries")
         tracker = road.tracker_for(home, tracking_uri, files)
         outcome = road.resume(files, where, tracker, progress())
         _conclude(outcome, home, where.description, tracker)

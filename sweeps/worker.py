@@ -41,10 +41,11 @@ class ShardResult:
 
 @dataclass(frozen=True)
 class ShardFailure:
-    """A shard that raised, and its traceback."""
+    """A shard that raised, and its traceback; or one whose worker process died at every try, and how."""
 
     shard: Shard
     traceback: str
+    tries: int = 1
 
 
 def run_shard(work: Work, shard: Shard) -> ShardResult | ShardFailure:
