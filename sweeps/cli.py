@@ -129,6 +129,9 @@ def run(
     address: AddressOption = None,
     store: StoreOption = _DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train also what earlier sweeps of the store have; networks always are.")
+    ] = False,
 ) -> None:
     """Train all trials, track them in MLflow and report."""
     from sweeps import run as road
@@ -140,7 +143,7 @@ def run(
     with _executor(executor, address) as where:
         tracker = road.tracker_for(home, tracking_uri)
         say(f"{work.config.name}: {len(work.plan):,} trials of {work.plan.steps:,} steps")
-        files = road.create(work, home, where, tracker)
+        files = road.create(work, home, where, tracker, fresh)
         with files.lease():
             outcome = road.run(files, work, where, tracker, progress())
             _conclude(outcome, home, where.description, tracker)
@@ -388,6 +391,8 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
     if (finding := reports.finding(loaded)) is not None:
         say(f"finding: {finding}")
     say()
+    for earlier, trials in outcome.reused.most_common():
+        say(f"reused {trials:,} of {len(outcome.work.plan):,} trials of sweep {earlier}")
     say(f"sweep:    {files.sweep_id} ({where})")
     say(f"report:   {page}")
     embedded = "  ('sweeps ui' shows it)" if tracker.uri == store.tracking_uri else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import secrets
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from sweeps.config import SweepConfig, load
 from sweeps.errors import ConfigError, StoreError, TrackingError
 from sweeps.execute.base import Executor
 from sweeps.plan import make_plan
+from sweeps.reuse import Earlier, results_key
 from sweeps.settle import settle
 from sweeps.store import Store, SweepFiles
 from sweeps.tracking.base import BEST_TRIAL, REDACTED, TRIAL_COUNT, Sweep, Tracker, best_trials, wanted
@@ -50,6 +52,7 @@ class Outcome:
     files: SweepFiles
     work: Work
     failed_trials: int = 0
+    reused: Counter[str] = field(default_factory=Counter)  # trials taken from earlier sweeps, by sweep id
     unlogged_trials: int = 0  # that are to be in MLflow and are not
     tracking_error: Exception | None = None
     tracking: dict[str, Any] = field(default_factory=dict)
@@ -83,8 +86,15 @@ def prepare(config: SweepConfig, where: str = "config", trials_per_shard: int | 
     return Work(config, task, make_plan(config, task, where, trials_per_shard))
 
 
-def create(work: Work, store: Store, executor: Executor, tracker: Tracker) -> SweepFiles:
+def create(work: Work, store: Store, executor: Executor, tracker: Tracker, fresh: bool = False) -> SweepFiles:
     """Bring up the executor, try the tracker, and make a new sweep's folder.
+
+    Args:
+        work: the sweep.
+        store: where to.
+        executor: what is to run it.
+        tracker: what is to log it.
+        fresh: compute also what earlier sweeps of the store have computed.
 
     Raises:
         InputError: the store, the executor or the tracking URI cannot be used; nothing was written.
@@ -92,7 +102,7 @@ def create(work: Work, store: Store, executor: Executor, tracker: Tracker) -> Sw
     store.check_writable()
     _start(tracker, executor, work)
     sweep_id = secrets.token_hex(4)
-    return store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id))
+    return store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id, fresh))
 
 
 def run(files: SweepFiles, work: Work, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
@@ -143,6 +153,9 @@ def _finish(outcome: Outcome, executor: Executor, tracker: Tracker, progress: Pr
     policy, total = work.config.tracking.trials, len(work.plan)
     at_once = policy == "all" and work.task.is_quadratic  # other verdicts are final when all shards are there
     missing = files.missing(work.plan.shards())
+    allowed = executor.on_cpu(work.config.training.device) and not sweep.manifest.get("fresh")
+    earlier = Earlier(work, files, allowed)
+    outcome.reused = earlier.reused
     progress.begin(sum(map(len, missing)), wanted(policy, total))
     files.write_tracking({"uri": tracker.uri, "complete": False})
     pipeline = Pipeline(tracker, sweep, progress.logged)
@@ -150,7 +163,7 @@ def _finish(outcome: Outcome, executor: Executor, tracker: Tracker, progress: Pr
     try:
         for index in sorted(files.done()) if at_once else ():
             pipeline.put(index)
-        for result in executor.run(work, missing):
+        for result in earlier.run(executor, missing):
             if not isinstance(result, ShardResult):
                 files.write_failure(result)
                 outcome.failed_trials += len(result.shard)
@@ -225,13 +238,15 @@ def _totals(files: SweepFiles, metric: str) -> tuple[dict[str, float], dict[str,
     return metrics, tags
 
 
-def _manifest(work: Work, sweep_id: str) -> dict[str, Any]:
+def _manifest(work: Work, sweep_id: str, fresh: bool) -> dict[str, Any]:
     packages = ("numpy", "numba", "torch", "ray", "mlflow", "pyarrow")
     return {
         "sweep_id": sweep_id,
         "name": work.config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **work.plan.summary(),
+        "results": results_key(work),
+        "fresh": fresh,
         "data": {
             "digest": work.task.dataset.digest,
             "samples": work.task.samples,

@@ -118,6 +118,11 @@ class SweepFiles:
         return self.folder.name
 
     @property
+    def store(self) -> Store:
+        """The store that the sweep is in."""
+        return Store(self.folder.parents[1])
+
+    @property
     def created(self) -> str:
         """When it was planned, ISO 8601; empty where the manifest is damaged."""
         try:

@@ -93,6 +93,10 @@ class RayExecutor:
         if device == "cuda" and not self._gpus:
             raise ExecutorError(f"training.device: cuda needs a GPU, and there is none on {self.description}")
 
+    def on_cpu(self, device: str) -> bool:
+        """Whether a sweep that asks for this device is trained on CPUs only: no task is given a GPU."""
+        return device == "cpu" or not self._gpus
+
     def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
         """Results in the order in which tasks finish; at most IN_FLIGHT_PER_CORE tasks a core or GPU are submitted.
 
@@ -100,7 +104,7 @@ class RayExecutor:
         that takes too much memory for ever, and would not say how often it was tried.
         """
         ray = self._ray
-        on_gpus = work.config.training.device != "cpu" and self._gpus > 0
+        on_gpus = not self.on_cpu(work.config.training.device)
         here = _on(work.config, work.config.training.device, on_gpus)
         shared = ray.put(dataclasses.replace(work, config=here, threads=1))
         task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=0)(run_shard)

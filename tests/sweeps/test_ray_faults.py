@@ -70,10 +70,10 @@ def test_shards_that_crash_again_and_again_are_given_up_and_the_rest_goes_on(
     ray_executor: RayExecutor, make_work: MakeWork, store: Store
 ) -> None:
     work = make_work(execution={"trials_per_shard": 2, "max_retries": 1})
-    undisturbed = create(work, store, InlineExecutor(), Untracked())
+    undisturbed = create(work, store, InlineExecutor(), Untracked(), fresh=True)
     run(undisturbed, work, InlineExecutor(), Untracked(), Silent())
     cursed = with_plan(work, Cursed, curses=dict(zip((0, 2, 6, 8), CURSES, strict=True)))
-    files = create(cursed, store, ray_executor, Untracked())
+    files = create(cursed, store, ray_executor, Untracked(), fresh=True)
     outcome = run(files, cursed, ray_executor, Untracked(), Silent())
     assert outcome.failed_trials == 8
     assert files.done() == {2, 5}
