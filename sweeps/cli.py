@@ -139,6 +139,9 @@ def run(
     address: AddressOption = None,
     store: StoreOption = _DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train also what earlier sweeps of the store have; networks always are.")
+    ] = False,
 ) -> None:
     """Train all trials, track them in MLflow and report."""
     from sweeps import run as road
@@ -150,7 +153,7 @@ def run(
     with _executor(executor, address) as where:
         tracker = road.tracker_for(home, tracking_uri)
         say(f"{work.config.name}: {len(work.plan):,} trials of {work.plan.steps:,} steps")
-        files = road.create(work, home, where, tracker)
+        files = road.create(work, home, where, tracker, fresh)
         with files.lease():
             outcome = road.run(files, work, where, tracker, progress())
             _conclude(outcome, home, where.description, tracker)
@@ -164,12 +167,15 @@ def resume(
     store: StoreOption = _DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
 ) -> None:
-    """Compute and log what an interrupted sweep still lacks."""
+    """Compute and log what a sweep still lacks, also what could not be run before."""
     from sweeps import run as road
-    from sweeps.terminal import progress
+    from sweeps.terminal import progress, say
 
     home, files = _find(store, sweep_id)
     with files.lease(), _executor(executor, address) as where:
+        if failures := files.failures():
+            tries = sum(files.tries(int(path.stem)) for path in failures)
+            say(f"trying again what was given up before: {len(failures):,} shards, after {tries:,} tries")
         tracker = road.tracker_for(home, tracking_uri, files)
         outcome = road.resume(files, where, tracker, progress())
         _conclude(outcome, home, where.description, tracker)
@@ -430,6 +436,8 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
     if (finding := reports.finding(loaded)) is not None:
         say(f"finding: {finding}")
     say()
+    for earlier, trials in outcome.reused.most_common():
+        say(f"reused {trials:,} of {len(outcome.work.plan):,} trials of sweep {earlier}")
     say(f"sweep:    {files.sweep_id} ({where})")
     say(f"report:   {page}")
     _say_tracking(outcome, store, tracker)

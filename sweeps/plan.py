@@ -52,6 +52,10 @@ class Trials:
         """Number of trials T."""
         return len(self.number)
 
+    def take(self, rows: NDArray[np.int64]) -> Trials:
+        """Some of them."""
+        return Trials(self.number[rows], self.seed[rows], self.hyperparams[rows], self.start[rows])
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -60,6 +64,7 @@ class Shard:
     index: int
     start: int
     stop: int
+    rows: NDArray[np.int64] | None = field(default=None, compare=False)  # only these of its trials are run; None is all
 
     def __len__(self) -> int:
         """Number of trials."""

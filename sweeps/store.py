@@ -7,7 +7,7 @@ sweep-store/
     tracking.json                  where the trials are logged, and whether all of them are
     lease                          locked by the process that works on the sweep
     shards/00000.parquet ...       one file a shard
-    failures/00000.txt ...         the traceback of a shard that could not be run
+    failures/00000.txt ...         the traceback of a shard that could not be run, and how often it was tried
     report/                        report.html, report.md, trials.csv, ...
 """
 
@@ -118,6 +118,11 @@ class SweepFiles:
         return self.folder.name
 
     @property
+    def store(self) -> Store:
+        """The store that the sweep is in."""
+        return Store(self.folder.parents[1])
+
+    @property
     def created(self) -> str:
         """When it was planned, ISO 8601; empty where the manifest is damaged."""
         try:
@@ -179,8 +184,16 @@ class SweepFiles:
         self._write_table(self._shard_path(index), table)
 
     def write_failure(self, failure: ShardFailure) -> None:
-        """Keep a failed shard's traceback."""
-        self._write_text(self._failure_path(failure.shard.index), failure.traceback)
+        """Keep a failed shard's traceback, and how often it was tried in all."""
+        shard, tries = failure.shard, failure.tries + self.tries(failure.shard.index)
+        head = f"trials {shard.start} to {shard.stop - 1}: given up after {tries} {'try' if tries == 1 else 'tries'}"
+        self._write_text(self._failure_path(shard.index), f"{head}\n\n{failure.traceback}")
+
+    def tries(self, index: int) -> int:
+        """How often a shard that could not be run was tried."""
+        path = self._failure_path(index)
+        told = re.search(r"given up after (\d+) ", path.read_text(encoding="utf-8")) if path.exists() else None
+        return int(told[1]) if told else 0
 
     def failures(self) -> list[Path]:
         """The tracebacks of shards that could not be run, and have not been since."""
