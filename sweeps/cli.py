@@ -249,7 +249,7 @@ def show(sweep_id: SweepId, store: StoreOption = _DEFAULT_STORE, as_json: JsonOp
         records = {name: frame.to_dict(orient="records") for name, frame in tables.items()}
         show_json(_standing(files) | {"headline": summary.headline(loaded), **records})
         return
-    say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {len(loaded.trials):,} trials")
+    say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {loaded.stored:,} trials")
     if (holder := files.holder()) is not None:
         say(f"held by {holder}")
     for path in files.failures():
@@ -278,10 +278,12 @@ def report(
     with nullcontext() if format_ else files.lease():
         loaded = reports.load(files)
         expected = reports.check(reopen(files), loaded) if loaded.config.expected and files.done() else None
-        if format_ is not None:
+        if format_ is ReportFormat.csv:
+            reports.write_csv(loaded, sys.stdout)
+        elif format_ is not None:
             sys.stdout.write(reports.render(loaded, format_.value, expected=expected))
-            return
-        say(f"report: {reports.write(loaded, expected=expected)}")
+        else:
+            say(f"report: {reports.write(loaded, expected=expected)}")
 
 
 @app.command()
@@ -519,16 +521,16 @@ def _say_forecast(work: Work, told: Forecast | None) -> None:
 
 
 def _axes(work: Work) -> Any:
+    import numpy as np
     import pandas as pd
 
     rows = []
     for name, _ in work.plan.blocks[0].axes:
-        everything = {v for block in work.plan.blocks for v in block[name]}
-        values = sorted(v for v in everything if v == v)
-        if not values:
+        everything = np.unique(np.concatenate([block[name] for block in work.plan.blocks]))
+        values = everything[~np.isnan(everything)]
+        if not len(values):
             continue  # no start value is given
-        words = [_word(name, v) for v in values]
-        shown = words[:6] + ([f"... {words[-1]}"] if len(words) > 6 else [])
+        shown = [_word(name, v) for v in values[:6]] + ([f"... {_word(name, values[-1])}"] if len(values) > 6 else [])
         if len(values) < len(everything):
             shown.insert(0, "the model's initialisation")
         rows.append({"axis": name, "values": len(everything), "from": ", ".join(shown)})

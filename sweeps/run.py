@@ -266,19 +266,17 @@ def reason(error: Exception) -> str:
 
 def _totals(files: SweepFiles, metric: str) -> tuple[dict[str, float], dict[str, str]]:
     counts = dict.fromkeys(VERDICTS, 0)
-    trials, best, best_id = 0, float("inf"), ""
-    for table in files.tables(["trial_id", "verdict", metric]):
-        trials += len(table)
+    for table in files.tables(["verdict"]):
         for entry in pc.value_counts(table["verdict"]).to_pylist():
             counts[entry["values"]] += entry["counts"]
-        kept = table.filter(pc.not_equal(table["verdict"], "diverged")).sort_by(metric)
-        if len(kept) and kept[metric][0].is_valid and kept[metric][0].as_py() < best:
-            best, best_id = kept[metric][0].as_py(), kept["trial_id"][0].as_py()
+    trials = sum(counts.values())
     metrics = {"trials": float(trials), **{f"trials/{verdict}": float(n) for verdict, n in counts.items()}}
     tags = {TRIAL_COUNT: str(trials)}
-    if best_id:
-        metrics[f"best/{metric}"] = best
-        tags[BEST_TRIAL] = best_id
+    for index, [trial] in best_trials(files, metric, 1).items():
+        table = files.read_shard(index, ["trial", "trial_id", metric])
+        [best] = table.filter(pc.equal(table["trial"], trial)).to_pylist()
+        metrics[f"best/{metric}"] = best[metric]
+        tags[BEST_TRIAL] = best["trial_id"]
     return metrics, tags
 
 

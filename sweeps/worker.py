@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sgdcore import Judgement, Recording, Task, Thresholds, Trajectories, judge, train
 from sweeps.blas import one_thread
-from sweeps.columns import floats, lists, steps
+from sweeps.columns import floats, lists, steps, texts
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.forecast import predicted_radius, prediction
 from sweeps.plan import Plan, Shard, Trials
@@ -122,9 +122,7 @@ def _table(work: Work, trials: Trials, trajectories: Trajectories, verdicts: Jud
         "first_nonfinite_step": steps(verdicts.first_nonfinite_step),
         "steps_to_tolerance": steps(verdicts.steps_to_tolerance),
         "overshoot_percent": floats(verdicts.overshoot_percent),
-        "overshoot_parameter": pa.array(
-            [names[j] if j >= 0 else None for j in verdicts.overshoot_parameter], pa.string()
-        ),
+        "overshoot_parameter": texts(verdicts.overshoot_parameter, names),
         "peak_value": floats(verdicts.peak_value),
         "peak_step": steps(verdicts.peak_step),
         "predicted_radius": pa.nulls(len(trials), pa.float64()) if radius is None else pa.array(radius),
@@ -132,7 +130,7 @@ def _table(work: Work, trials: Trials, trajectories: Trajectories, verdicts: Jud
         "loss": lists(trajectories.loss),
     }
     curves = trajectories.curves
-    if not work.task.is_quadratic and any(decay for block in work.plan.blocks for decay in block["weight_decay"]):
+    if not work.task.is_quadratic and any(block["weight_decay"].any() for block in work.plan.blocks):
         columns["objective"] = lists(trajectories.objective)
     if curves.validation_loss is not None:
         columns["validation_loss"] = lists(curves.validation_loss)
