@@ -43,6 +43,9 @@ class Untracked:
     def end_trials(self) -> None:
         pass
 
+    def hurry(self) -> None:
+        pass
+
     def finish(self, sweep: Any, metrics: Any, tags: Any, complete: bool = True) -> None:
         pass
 
