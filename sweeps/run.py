@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow.compute as pc
 
@@ -27,6 +27,9 @@ from sweeps.store import Store, SweepFiles
 from sweeps.tracking.base import BEST_TRIAL, REDACTED, TRIAL_COUNT, Sweep, Tracker, best_trials, wanted
 from sweeps.tracking.pipeline import Pipeline
 from sweeps.worker import ShardResult, Work
+
+if TYPE_CHECKING:
+    from sweeps.tracking.tracker import MlflowTracker
 
 
 class Progress(Protocol):
@@ -261,7 +264,7 @@ def _manifest(work: Work, sweep_id: str, fresh: bool) -> dict[str, Any]:
     }
 
 
-def tracker_for(store: Store, uri: str | None, files: SweepFiles | None = None) -> Tracker:
+def tracker_for(store: Store, uri: str | None, files: SweepFiles | None = None) -> MlflowTracker:
     """The tracker of a URI: by default where the sweep was tracked before, else the store's embedded MLflow.
 
     Raises:

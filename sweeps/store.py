@@ -217,7 +217,7 @@ class SweepFiles:
             StoreError: the file is damaged.
         """
         with self._readable(index) as path:
-            return pq.read_table(path, columns=columns)
+            return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
     def schema(self, index: int) -> pa.Schema:
         """One shard's columns and metadata.
@@ -290,7 +290,7 @@ class SweepFiles:
     def _write_table(self, path: Path, table: pa.Table) -> None:
         aside = path.with_suffix(f".{os.getpid()}.new")
         try:
-            pq.write_table(table, aside, compression="zstd")
+            pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
             _rename(aside, path)
         except OSError as error:
             aside.unlink(missing_ok=True)

@@ -88,7 +88,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "network": {
         "task": {"dataset": {"kind": "sine", "n": 9}, "model": {"kind": "mlp", "hidden": [3]}},
         "training": {"epochs": 5},
-        "parameters": {"lr": {"min": 0.001, "max": 4, "count": 11}, "weight_decay": {"values": [0, 0.1]}},
+        "parameters": {"lr": {"min": 0.001, "max": 1, "count": 11}, "weight_decay": {"values": [0, 0.1]}},
     },
 }
 
