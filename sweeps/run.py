@@ -124,6 +124,7 @@ def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Pr
         InputError: as run(), or the data has changed since.
     """
     work = reopen(files)
+    files.remove_pieces()
     _start(tracker, executor, work)
     return _finish(Outcome(files, work), executor, tracker, progress)
 

@@ -201,6 +201,11 @@ class SweepFiles:
         found = (self.folder / "failures").glob("*.txt")
         return sorted(path for path in found if path.stem.isdigit() and int(path.stem) not in done)
 
+    def remove_pieces(self) -> None:
+        """Remove what a killed process was writing; whoever holds the lease may."""
+        for path in self.folder.rglob("*.new"):
+            path.unlink()
+
     def done(self) -> set[int]:
         """Indices of the shards that are stored."""
         return {int(m[1]) for path in self.shards_folder.glob("*.parquet") if (m := _SHARD.fullmatch(path.name))}
