@@ -313,6 +313,35 @@ def replay(
 
 
 @app.command()
+def verify(
+    sweep_id: SweepId,
+    sample: Annotated[int, typer.Option("--sample", min=0, metavar="N", help="How many trials to train again.")] = 20,
+    store: StoreOption = _DEFAULT_STORE,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold the store against the plan, MLflow against the store, and a sample of trials against torch.optim.SGD."""
+    from sweeps.run import tracker_for
+    from sweeps.terminal import say, show_json
+    from sweeps.verify import verify as audited
+
+    home, files = _find(store, sweep_id)
+    tracker = tracker_for(home, tracking_uri, files)
+    audit = audited(files, tracker, sample)
+    if as_json:
+        show_json(asdict(audit) | {"tracking": tracker.uri, "clean": not audit.differences})
+    else:
+        for difference in audit.differences:
+            say(str(difference))
+        say(f"store:    {audit.stored:,} of {audit.trials:,} trials are as planned")
+        say(f"tracking: {audit.logged:,} trials are as stored, at {tracker.uri}")
+        say(f"sample:   {audit.recomputed:,} trials trained by torch.optim.SGD, {audit.exact:,} are equal bit for bit")
+    if audit.differences:
+        count = len(audit.differences)
+        raise CheckFailed(f"sweep {files.sweep_id}: {count:,} difference{'s' * (count != 1)}")
+
+
+@app.command()
 def ui(
     store: StoreOption = _DEFAULT_STORE,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 5000,

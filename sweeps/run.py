@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow.compute as pc
 
@@ -30,6 +30,9 @@ from sweeps.tracking.base import BEST_TRIAL, REDACTED, TRIAL_COUNT, Sweep, Track
 from sweeps.tracking.pipeline import Pipeline
 from sweeps.tracking.probe import redacted
 from sweeps.worker import ShardResult, Work
+
+if TYPE_CHECKING:
+    from sweeps.tracking.tracker import MlflowTracker
 
 
 class Progress(Protocol):
@@ -124,6 +127,7 @@ def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Pr
         InputError: as run(), or the data has changed since.
     """
     work = reopen(files)
+    files.remove_pieces()
     _start(tracker, executor, work)
     return _finish(Outcome(files, work), executor, tracker, progress)
 
@@ -303,7 +307,7 @@ def _manifest(work: Work, sweep_id: str, fresh: bool) -> dict[str, Any]:
     }
 
 
-def tracker_for(store: Store, uri: str | None, files: SweepFiles | None = None) -> Tracker:
+def tracker_for(store: Store, uri: str | None, files: SweepFiles | None = None) -> MlflowTracker:
     """The tracker of a URI: by default where the sweep was tracked before, else the store's embedded MLflow.
 
     Raises:

@@ -6,6 +6,7 @@ import fcntl
 import getpass
 import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -216,9 +217,11 @@ class MlflowTracker:
         """Write the parent's metrics, tags and artifacts, and mark it finished, or failed where trials are missing."""
         from mlflow.entities import Metric, RunTag
 
+        # Of two points at one time and step MLflow takes the greater for the last; what is as it was is not said again.
+        known, now = self.client.get_run(self._parent_id).data.metrics, time.time_ns() // 1_000_000
         self.client.log_batch(
             self._parent_id,
-            metrics=[Metric(key, value, self._started_ms, 0) for key, value in metrics.items()],
+            metrics=[Metric(key, value, now, 0) for key, value in metrics.items() if known.get(key) != value],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
         self.client.log_artifact(self._parent_id, str(sweep.files.config_path))

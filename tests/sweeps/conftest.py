@@ -143,11 +143,14 @@ class Cli:
         assert "Traceback" not in err
         return subprocess.CompletedProcess(done.args, done.returncode, out, err)
 
-    def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: object, before: Callable[[], None] | None = None, **environment: str
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [Path(sys.executable).parent / "sweeps", *map(str, arguments)],
             cwd=self.folder,
             env={**os.environ, "SWEEPS_STORE": str(self.folder / "store"), **environment},
+            preexec_fn=before,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
