@@ -139,6 +139,9 @@ def run(
     address: AddressOption = None,
     store: StoreOption = _DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train also what earlier sweeps of the store have; networks always are.")
+    ] = False,
 ) -> None:
     """Train all trials, track them in MLflow and report."""
     from sweeps import run as road
@@ -150,7 +153,7 @@ def run(
     with _executor(executor, address) as where:
         tracker = road.tracker_for(home, tracking_uri)
         say(f"{work.config.name}: {len(work.plan):,} trials of {work.plan.steps:,} steps")
-        files = road.create(work, home, where, tracker)
+        files = road.create(work, home, where, tracker, fresh)
         with files.lease():
             outcome = road.run(files, work, where, tracker, progress())
             _conclude(outcome, home, where.description, tracker)
@@ -164,12 +167,15 @@ def resume(
     store: StoreOption = _DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
 ) -> None:
-    """Compute and log what an interrupted sweep still lacks."""
+    """Compute and log what a sweep still lacks, also what could not be run before."""
     from sweeps import run as road
-    from sweeps.terminal import progress
+    from sweeps.terminal import progress, say
 
     home, files = _find(store, sweep_id)
     with files.lease(), _executor(executor, address) as where:
+        if failures := files.failures():
+            tries = sum(files.tries(int(path.stem)) for path in failures)
+            say(f"trying again what was given up before: {len(failures):,} shards, after {tries:,} tries")
         tracker = road.tracker_for(home, tracking_uri, files)
         outcome = road.resume(files, where, tracker, progress())
         _conclude(outcome, home, where.description, tracker)
@@ -243,7 +249,7 @@ def show(sweep_id: SweepId, store: StoreOption = _DEFAULT_STORE, as_json: JsonOp
         records = {name: frame.to_dict(orient="records") for name, frame in tables.items()}
         show_json(_standing(files) | {"headline": summary.headline(loaded), **records})
         return
-    say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {len(loaded.trials):,} trials")
+    say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {loaded.stored:,} trials")
     if (holder := files.holder()) is not None:
         say(f"held by {holder}")
     for path in files.failures():
@@ -272,10 +278,12 @@ def report(
     with nullcontext() if format_ else files.lease():
         loaded = reports.load(files)
         expected = reports.check(reopen(files), loaded) if loaded.config.expected and files.done() else None
-        if format_ is not None:
+        if format_ is ReportFormat.csv:
+            reports.write_csv(loaded, sys.stdout)
+        elif format_ is not None:
             sys.stdout.write(reports.render(loaded, format_.value, expected=expected))
-            return
-        say(f"report: {reports.write(loaded, expected=expected)}")
+        else:
+            say(f"report: {reports.write(loaded, expected=expected)}")
 
 
 @app.command()
@@ -430,6 +438,8 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
     if (finding := reports.finding(loaded)) is not None:
         say(f"finding: {finding}")
     say()
+    for earlier, trials in outcome.reused.most_common():
+        say(f"reused {trials:,} of {len(outcome.work.plan):,} trials of sweep {earlier}")
     say(f"sweep:    {files.sweep_id} ({where})")
     say(f"report:   {page}")
     _say_tracking(outcome, store, tracker)
@@ -511,16 +521,16 @@ def _say_forecast(work: Work, told: Forecast | None) -> None:
 
 
 def _axes(work: Work) -> Any:
+    import numpy as np
     import pandas as pd
 
     rows = []
     for name, _ in work.plan.blocks[0].axes:
-        everything = {v for block in work.plan.blocks for v in block[name]}
-        values = sorted(v for v in everything if v == v)
-        if not values:
+        everything = np.unique(np.concatenate([block[name] for block in work.plan.blocks]))
+        values = everything[~np.isnan(everything)]
+        if not len(values):
             continue  # no start value is given
-        words = [_word(name, v) for v in values]
-        shown = words[:6] + ([f"... {words[-1]}"] if len(words) > 6 else [])
+        shown = [_word(name, v) for v in values[:6]] + ([f"... {_word(name, values[-1])}"] if len(values) > 6 else [])
         if len(values) < len(everything):
             shown.insert(0, "the model's initialisation")
         rows.append({"axis": name, "values": len(everything), "from": ", ".join(shown)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,12 @@ def floats(values: NDArray[Any]) -> pa.Array:
 def steps(values: NDArray[Any]) -> pa.Array:
     """Steps with null where there is none."""
     return pa.array(values, mask=values == NEVER)
+
+
+def texts(indices: NDArray[np.intp], words: Sequence[str]) -> pa.Array:
+    """Words by their place; null where it is negative."""
+    places = pa.array(indices.astype(np.int32), mask=indices < 0)
+    return pa.DictionaryArray.from_arrays(places, pa.array(words, pa.string())).cast(pa.string())
 
 
 def lists(values: NDArray[Any]) -> pa.Array:

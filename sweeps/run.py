@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import secrets
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +21,9 @@ from sweeps import __version__, data
 from sweeps.config import SweepConfig, WriterName, load
 from sweeps.errors import ConfigError, StoreError, TrackingError
 from sweeps.execute.base import Executor
+from sweeps.execute.base import Outcome as Result
 from sweeps.plan import make_plan
+from sweeps.reuse import Earlier, results_key
 from sweeps.settle import settle
 from sweeps.store import Store, SweepFiles
 from sweeps.tracking.base import BEST_TRIAL, REDACTED, TRIAL_COUNT, Sweep, Tracker, best_trials, wanted
@@ -51,6 +55,7 @@ class Outcome:
     files: SweepFiles
     work: Work
     failed_trials: int = 0
+    reused: Counter[str] = field(default_factory=Counter)  # trials taken from earlier sweeps, by sweep id
     unlogged_trials: int = 0  # that are to be in MLflow and are not
     tracking_error: Exception | None = None
     tracking: dict[str, Any] = field(default_factory=dict)
@@ -84,8 +89,15 @@ def prepare(config: SweepConfig, where: str = "config", trials_per_shard: int | 
     return Work(config, task, make_plan(config, task, where, trials_per_shard))
 
 
-def create(work: Work, store: Store, executor: Executor, tracker: Tracker) -> SweepFiles:
+def create(work: Work, store: Store, executor: Executor, tracker: Tracker, fresh: bool = False) -> SweepFiles:
     """Bring up the executor, try the tracker, and make a new sweep's folder.
+
+    Args:
+        work: the sweep.
+        store: where to.
+        executor: what is to run it.
+        tracker: what is to log it.
+        fresh: compute also what earlier sweeps of the store have computed.
 
     Raises:
         InputError: the store, the executor or the tracking URI cannot be used; nothing was written.
@@ -93,7 +105,7 @@ def create(work: Work, store: Store, executor: Executor, tracker: Tracker) -> Sw
     store.check_writable()
     _start(tracker, executor, work)
     sweep_id = secrets.token_hex(4)
-    return store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id))
+    return store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id, fresh))
 
 
 def run(files: SweepFiles, work: Work, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
@@ -177,15 +189,15 @@ def _finish(outcome: Outcome, executor: Executor | None, tracker: Tracker, progr
     sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
     policy, total = work.config.tracking.trials, len(work.plan)
     at_once = _is_final_at_once(work)
-    missing = files.missing(work.plan.shards()) if executor else []
-    progress.begin(sum(map(len, missing)), wanted(policy, total - outcome.failed_trials))
+    to_compute, results = _computed(outcome, executor) if executor else (0, iter(()))
+    progress.begin(to_compute, wanted(policy, total - outcome.failed_trials))
     files.write_tracking({"uri": tracker.uri, "complete": False})
     pipeline = Pipeline(tracker, sweep, progress.logged)
     pipeline.start()
     try:
         for index in sorted(files.done()) if at_once else ():
             pipeline.put(index)
-        for result in executor.run(work, missing) if executor else ():
+        for result in results:
             if not isinstance(result, ShardResult):
                 files.write_failure(result)
                 outcome.failed_trials += len(result.shard)
@@ -223,6 +235,16 @@ def _finish(outcome: Outcome, executor: Executor | None, tracker: Tracker, progr
     return outcome
 
 
+def _computed(outcome: Outcome, executor: Executor) -> tuple[int, Iterator[Result]]:
+    """How many trials are missing, and what computes them or takes them from earlier sweeps."""
+    files, work = outcome.files, outcome.work
+    missing = files.missing(work.plan.shards())
+    allowed = executor.on_cpu(work.config.training.device) and not files.manifest().get("fresh")
+    earlier = Earlier(work, files, allowed)
+    outcome.reused = earlier.reused
+    return sum(map(len, missing)), earlier.run(executor, missing)
+
+
 def publish(outcome: Outcome, tracker: Tracker) -> None:
     """Close the sweep's parent run: counts, the best trial, the shards and the report as artifacts."""
     files, work = outcome.files, outcome.work
@@ -244,29 +266,29 @@ def reason(error: Exception) -> str:
 
 def _totals(files: SweepFiles, metric: str) -> tuple[dict[str, float], dict[str, str]]:
     counts = dict.fromkeys(VERDICTS, 0)
-    trials, best, best_id = 0, float("inf"), ""
-    for table in files.tables(["trial_id", "verdict", metric]):
-        trials += len(table)
+    for table in files.tables(["verdict"]):
         for entry in pc.value_counts(table["verdict"]).to_pylist():
             counts[entry["values"]] += entry["counts"]
-        kept = table.filter(pc.not_equal(table["verdict"], "diverged")).sort_by(metric)
-        if len(kept) and kept[metric][0].is_valid and kept[metric][0].as_py() < best:
-            best, best_id = kept[metric][0].as_py(), kept["trial_id"][0].as_py()
+    trials = sum(counts.values())
     metrics = {"trials": float(trials), **{f"trials/{verdict}": float(n) for verdict, n in counts.items()}}
     tags = {TRIAL_COUNT: str(trials)}
-    if best_id:
-        metrics[f"best/{metric}"] = best
-        tags[BEST_TRIAL] = best_id
+    for index, [trial] in best_trials(files, metric, 1).items():
+        table = files.read_shard(index, ["trial", "trial_id", metric])
+        [best] = table.filter(pc.equal(table["trial"], trial)).to_pylist()
+        metrics[f"best/{metric}"] = best[metric]
+        tags[BEST_TRIAL] = best["trial_id"]
     return metrics, tags
 
 
-def _manifest(work: Work, sweep_id: str) -> dict[str, Any]:
+def _manifest(work: Work, sweep_id: str, fresh: bool) -> dict[str, Any]:
     packages = ("numpy", "numba", "torch", "ray", "mlflow", "pyarrow")
     return {
         "sweep_id": sweep_id,
         "name": work.config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **work.plan.summary(),
+        "results": results_key(work),
+        "fresh": fresh,
         "data": {
             "digest": work.task.dataset.digest,
             "samples": work.task.samples,

@@ -7,7 +7,7 @@ sweep-store/
     tracking.json                  where the trials are logged, and whether all of them are
     lease                          locked by the process that works on the sweep
     shards/00000.parquet ...       one file a shard
-    failures/00000.txt ...         the traceback of a shard that could not be run
+    failures/00000.txt ...         the traceback of a shard that could not be run, and how often it was tried
     report/                        report.html, report.md, trials.csv, ...
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,11 @@ class SweepFiles:
         return self.folder.name
 
     @property
+    def store(self) -> Store:
+        """The store that the sweep is in."""
+        return Store(self.folder.parents[1])
+
+    @property
     def created(self) -> str:
         """When it was planned, ISO 8601; empty where the manifest is damaged."""
         try:
@@ -179,8 +184,16 @@ class SweepFiles:
         self._write_table(self._shard_path(index), table)
 
     def write_failure(self, failure: ShardFailure) -> None:
-        """Keep a failed shard's traceback."""
-        self._write_text(self._failure_path(failure.shard.index), failure.traceback)
+        """Keep a failed shard's traceback, and how often it was tried in all."""
+        shard, tries = failure.shard, failure.tries + self.tries(failure.shard.index)
+        head = f"trials {shard.start} to {shard.stop - 1}: given up after {tries} {'try' if tries == 1 else 'tries'}"
+        self._write_text(self._failure_path(shard.index), f"{head}\n\n{failure.traceback}")
+
+    def tries(self, index: int) -> int:
+        """How often a shard that could not be run was tried."""
+        path = self._failure_path(index)
+        told = re.search(r"given up after (\d+) ", path.read_text(encoding="utf-8")) if path.exists() else None
+        return int(told[1]) if told else 0
 
     def failures(self) -> list[Path]:
         """The tracebacks of shards that could not be run, and have not been since."""
@@ -192,7 +205,7 @@ class SweepFiles:
         """Indices of the shards that are stored."""
         return {int(m[1]) for path in self.shards_folder.glob("*.parquet") if (m := _SHARD.fullmatch(path.name))}
 
-    def missing(self, shards: list[Shard]) -> list[Shard]:
+    def missing(self, shards: Iterable[Shard]) -> list[Shard]:
         """The shards that are still to be run."""
         done = self.done()
         return [shard for shard in shards if shard.index not in done]
@@ -214,6 +227,17 @@ class SweepFiles:
         """
         with self._readable(index) as path:
             return pq.read_schema(path)
+
+    def extent(self, index: int) -> tuple[int, int]:
+        """One shard's first trial and number of trials, from the file's footer.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        with self._readable(index) as path:
+            footer = pq.read_metadata(path)
+        first = footer.row_group(0).column(footer.schema.names.index("trial")).statistics.min
+        return int(first), int(footer.num_rows)
 
     @contextmanager
     def _readable(self, index: int) -> Iterator[Path]:
@@ -287,7 +311,9 @@ class SweepFiles:
     def _write_table(self, path: Path, table: pa.Table) -> None:
         aside = path.with_suffix(f".{os.getpid()}.new")
         try:
-            pq.write_table(table, aside, compression="zstd")
+            # Curves hardly repeat: a dictionary of them takes a third of the time to write, and more room.
+            repeating = [field.name for field in table.schema if not pa.types.is_list(field.type)]
+            pq.write_table(table, aside, compression="zstd", use_dictionary=repeating)
             _rename(aside, path)
         except OSError as error:
             aside.unlink(missing_ok=True)

@@ -43,6 +43,9 @@ class Untracked:
     def end_trials(self) -> None:
         pass
 
+    def hurry(self) -> None:
+        pass
+
     def finish(self, sweep: Any, metrics: Any, tags: Any, complete: bool = True) -> None:
         pass
 
@@ -103,7 +106,7 @@ def contents(files: SweepFiles) -> dict[str, bytes]:
 
 def computed(store: Store, config: SweepConfig, executor: InlineExecutor | None = None) -> SweepFiles:
     work = prepare(config)
-    files = create(work, store, executor or InlineExecutor(), Untracked())
+    files = create(work, store, executor or InlineExecutor(), Untracked(), fresh=True)
     run(files, work, executor or InlineExecutor(), Untracked(), Silent())
     return files
 
@@ -121,7 +124,7 @@ def test_a_sweep_resumed_after_any_interruptions_is_the_undisturbed_one(
         return random.sample(shards, len(shards))
 
     work = prepare(config)
-    files = create(work, store, InlineExecutor(), Untracked())
+    files = create(work, store, InlineExecutor(), Untracked(), fresh=True)
     for count in stops:
         with pytest.raises(Interrupted):
             resume(files, Stopped(shuffled, count), Untracked(), Silent())
