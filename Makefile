@@ -46,6 +46,8 @@ bench: $(VENV)/.bench ## measure against peers, side by side
 	$(BIN)/python -m benchmarks.networks
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.tracking
+	$(BIN)/python -m benchmarks.pages
+	$(BIN)/python -m benchmarks.sweep
 
 constraints: ## renew constraints.txt from the newest versions that pyproject.toml allows
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
