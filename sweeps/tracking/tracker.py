@@ -19,7 +19,7 @@ from sweeps.errors import TrackingError
 from sweeps.tracking.base import MAX_FINAL_METRICS, SWEEP_ID, Family, Sweep, Writer
 from sweeps.tracking.bulk import BulkWriter
 from sweeps.tracking.client import ClientWriter
-from sweeps.tracking.guard import Choice, choose, database_path, for_experiment
+from sweeps.tracking.guard import Choice, choose, for_run
 from sweeps.tracking.probe import first_line, probe, quiet, redacted
 from sweeps.tracking.trials import PARAM_LENGTH, trial_runs
 
@@ -109,7 +109,7 @@ class MlflowTracker:
         self._parent_id, self._started_ms = parent.info.run_id, parent.info.start_time
         self._describe(sweep, parent.data.params)
         wanted = sweep.config.tracking.writer
-        choice = for_experiment(self._choice or choose(self._uri, wanted), wanted, experiment)
+        choice = for_run(self._choice or choose(self._uri, wanted), wanted, experiment, parent)
         family = Family(
             sweep.sweep_id,
             experiment.experiment_id,
@@ -119,10 +119,7 @@ class MlflowTracker:
             _user(),
         )
         client_writer = ClientWriter(self.client, family)
-        if choice.name == "bulk":
-            self._writer = BulkWriter(database_path(self._uri), family, client_writer)
-        else:
-            self._writer = client_writer
+        self._writer = BulkWriter(choice.database, family, client_writer) if choice.database else client_writer
         if resumed:
             self._writer.find_earlier()
         return {
