@@ -1,7 +1,10 @@
-"""How time and memory grow: sgdcore on the line from 1e3 to 1e7 trials, each run in a process of its own.
+"""How time and memory grow: sgdcore on the line from 1e3 to 1e7 trials, and whole sweeps of the command line.
 
-Peak memory is the process's largest resident set, less what it held before the run (interpreter, numpy, numba, and the
-compiled code, which a small run before has loaded). All five hyperparameters are mixed, float32, batches of one.
+Each run is a process of its own. sgdcore: peak memory is the process's largest resident set, less what it held before
+the run (interpreter, numpy, numba, and the compiled code, which a small run before has loaded); all five
+hyperparameters are mixed, float32, batches of one. Sweeps: `sweeps run` from its start to its end, with a new store:
+line, 20 epochs, 16 recorded points, the 1000 best trials in MLflow, report; peak resident sets of the driver and of the
+largest worker, looked at while they run.
 """
 
 from __future__ import annotations
@@ -10,7 +13,12 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -40,12 +48,107 @@ print(json.dumps(train(trials, steps)))
 """
 
 
+_LOOK_SECONDS = 0.2
+
+
 def main() -> int:
     """Measure and print; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="up to 10,000 trials: does it run?")
+    parser.add_argument("--only", choices=("engine", "sweeps"), help="one of the two tables")
+    parser.add_argument("--executor", choices=("ray", "inline"), default="ray", help="of the sweeps")
+    parser.add_argument("--largest", type=float, default=1e6, metavar="TRIALS", help="of the sweeps, such as 1e7")
     options = parser.parse_args()
-    exponents = range(3, 5 if options.quick else 8)
+    if options.only != "sweeps":
+        measure_engine(options.quick)
+    if options.only != "engine":
+        measure_sweeps(1e4 if options.quick else options.largest, options.executor)
+    return 0
+
+
+def measure_sweeps(largest: float, executor: str) -> None:
+    """Whole sweeps of 1e4 trials and more, up to ``largest``."""
+    table = Table(title=f"whole sweeps, --executor {executor}: time and memory")
+    for heading in ("trials", "seconds", "trials/s", "driver MB", "worker MB", "stored MB", "report MB"):
+        table.add_column(heading, justify="right")
+    for exponent in range(4, 10):
+        if 10**exponent <= largest:
+            with tempfile.TemporaryDirectory() as folder:
+                table.add_row(*_sweep(10**exponent, executor, Path(folder)))
+    Console(width=None if sys.stdout.isatty() else 150, highlight=False).print(table)
+
+
+def _sweep(trials: int, executor: str, folder: Path) -> list[str]:
+    document = {
+        "name": "scale",
+        "task": {"dataset": {"kind": "line"}},
+        "training": {"epochs": 20},
+        "parameters": {
+            "lr": {"min": 5e-4, "max": 0.1, "count": trials // 100, "scale": "log"},
+            "momentum": {"min": 0, "max": 0.99, "count": 100},
+            "init.weight": {"value": 0},
+            "init.bias": {"value": 0},
+        },
+        "record": {"points": 16},
+        "tracking": {"trials": "top:1000"},
+    }
+    (folder / "scale.yaml").write_text(yaml.safe_dump(document))
+    command = ["-c", "from sweeps.cli import main; main()", "run", str(folder / "scale.yaml"), "--executor", executor]
+    begin = time.perf_counter()
+    with (folder / "output").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, *command, "--store", str(folder / "store")], stdout=output, stderr=subprocess.STDOUT
+        )
+        peaks: dict[int, int] = {}
+        while process.poll() is None:
+            peaks |= {pid: peak for pid in _family(process.pid) if (peak := _peak(pid)) is not None}
+            time.sleep(_LOOK_SECONDS)
+    seconds = time.perf_counter() - begin
+    if process.returncode:
+        raise SystemExit((folder / "output").read_text())
+    driver = peaks.pop(process.pid)
+    (sweep,) = (folder / "store" / "sweeps").iterdir()
+    stored = sum(path.stat().st_size for path in (sweep / "shards").iterdir())
+    sizes = [driver, max(peaks.values(), default=0), stored, (sweep / "report" / "report.html").stat().st_size]
+    return [f"{trials:,}", f"{seconds:,.1f}", f"{trials / seconds:,.0f}", *(f"{size / 1e6:,.1f}" for size in sizes)]
+
+
+def _family(root: int) -> Iterator[int]:
+    """A process and those of its descendants that are Ray's workers."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # it has just ended
+    yield root
+    for pid in parents:
+        ancestor = pid
+        while ancestor in parents and ancestor != root:
+            ancestor = parents[ancestor]
+        if ancestor == root and pid != root and _name(pid).startswith("ray::"):
+            yield pid
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _peak(pid: int) -> int | None:
+    """A process's largest resident set so far, in bytes."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
+
+
+def measure_engine(quick: bool) -> None:
+    """sgdcore alone."""
+    exponents = range(3, 5 if quick else 8)
     runs = [(10**e, 1_000, 0) for e in exponents] + [(10**e, 1_000, 64) for e in exponents if e <= 6]
     runs += [(10_000, steps, 0) for steps in (10_000, 100_000)]
     table = Table(title="sgdcore on the line: time and memory")
@@ -73,7 +176,6 @@ def main() -> int:
             f"{(after - before) * 2**20 / trials:,.0f}",
         )
     Console(width=None if sys.stdout.isatty() else 150, highlight=False).print(table)
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import math
 import re
 import unicodedata
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -26,11 +26,16 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from sweeps import yaml
 from sweeps.errors import ConfigError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 HYPERPARAMETERS = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
 _INIT = re.compile(r"init\.\w+(\.\w+)*")
 _MAX_AXIS = 10_000_000
 _LARGEST = {"float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
-_CUSTOM, _UNKNOWN = "needed", "unknown_key"  # pydantic error types of this module's own
+# pydantic error types of this module's own; what is given in place of a secret is not shown
+_CUSTOM, _UNKNOWN, _SECRET = "needed", "unknown_key", "secret"
 
 
 def _number(value: Any) -> Any:
@@ -112,7 +117,7 @@ class Model(BaseModel):
 def _again(problem: ErrorDetails) -> InitErrorDetails:
     kind: Any = problem["type"]
     context = problem.get("ctx", {})
-    if kind in (_CUSTOM, _UNKNOWN):
+    if kind in (_CUSTOM, _UNKNOWN, _SECRET):
         kind = PydanticCustomError(kind, problem["msg"], context)  # type: ignore[arg-type, unused-ignore]
     return InitErrorDetails(type=kind, loc=problem["loc"], input=problem["input"], ctx=context)
 
@@ -272,22 +277,32 @@ class Axis(Model):
             raise PydanticCustomError(_CUSTOM, "min must not be above max")
         if self.scale == "log" and self.min <= 0:
             raise PydanticCustomError(_CUSTOM, "a log scale needs min > 0")
+        if not math.isfinite(self.max - self.min):
+            raise PydanticCustomError(_CUSTOM, "a range whose width float64 can hold is needed")
         return self
 
-    def points(self) -> tuple[bool | float, ...]:
-        """The axis' values, in order."""
-        import numpy as np
+    def __len__(self) -> int:
+        """Number of values."""
+        return self.count or len(self.named())
 
+    def named(self) -> tuple[bool | float, ...]:
+        """The values that the file names: all of them, or both ends of a range."""
         if self.values is not None:
             return self.values
         if self.value is not None:
             return (self.value,)
         assert self.min is not None
         assert self.max is not None
-        assert self.count is not None
-        if self.scale == "log":
-            return tuple(np.geomspace(self.min, self.max, self.count).tolist())
-        return tuple(np.linspace(self.min, self.max, self.count).tolist())
+        return (self.min, self.max)
+
+    def points(self) -> NDArray[np.float64]:
+        """The axis' values, in order; booleans as 0 and 1."""
+        import numpy as np
+
+        if self.count is None:
+            return np.array(self.named(), dtype=np.float64)
+        low, high = map(float, self.named())
+        return (np.geomspace if self.scale == "log" else np.linspace)(low, high, self.count)
 
 
 Parameters = dict[str, Axis]
@@ -331,21 +346,38 @@ def _policy(value: Any) -> Any:
     raise PydanticCustomError(_CUSTOM, "all, none or top:N (the N best) is needed")
 
 
+def _variable(value: Any) -> Any:
+    if value is None or (isinstance(value, str) and re.fullmatch(r"\$[A-Za-z_]\w*", value)):
+        return value
+    raise PydanticCustomError(
+        _SECRET,
+        "the URI's environment variable is needed, such as $MLFLOW_DATABASE: sweep files are kept, passwords not",
+    )
+
+
 WriterName = Literal["auto", "bulk", "client"]
 
 
 class TrackingConfig(Model):
-    """What goes to MLflow: which trials become runs of their own, by which writer, with how many points a curve."""
+    """What goes to MLflow: which trials become runs of their own, by which writer, with how many points a curve.
+
+    ``database`` names the environment variable that holds the URI of the tracking server's database, as $NAME.
+    """
 
     trials: Annotated[str, BeforeValidator(_policy)] = "all"
     writer: WriterName = "auto"
     points: Annotated[Integer, Field(ge=2, le=1_000_000)] | None = None
+    database: Annotated[str | None, BeforeValidator(_variable)] = None
 
 
 class ExecutionConfig(Model):
-    """How trials are packed: ``trials_per_shard`` is chosen for about a second of work a shard if left out."""
+    """How trials are packed: ``trials_per_shard`` is chosen for about a second of work a shard if left out.
+
+    A shard whose worker process dies is run again ``max_retries`` times, then given up. One that raises is not.
+    """
 
     trials_per_shard: Count | None = None
+    max_retries: Annotated[Integer, Field(ge=0, le=1000)] = 3
 
 
 class Expected(Model):
@@ -464,9 +496,9 @@ def _parameter_problems(config: SweepConfig, index: int, mapping: Parameters) ->
             allowed = [*HYPERPARAMETERS, "init.weight", "init.bias"]
             problems.append(f"{path}.{name}: unknown parameter{_hint(name, allowed)}")
             continue
-        for i, value in enumerate(axis.points()):
+        for i, value in enumerate(axis.named()):
             if problem := _value_problem(name, value, config.training.dtype):
-                place = f"values[{i}]" if axis.values else "value" if axis.value is not None else "min"
+                place = f"values[{i}]" if axis.values else "value" if axis.value is not None else ("min", "max")[i]
                 problems.append(f"{path}.{name}.{place}: given {_show(value)}; {problem}")
                 break
     return problems
@@ -506,6 +538,8 @@ def _line(problem: ErrorDetails) -> str:
         return f"{path}: missing"
     if problem["type"] == "union_tag_not_found":
         return f"{path}.kind: missing"
+    if problem["type"] == _SECRET:
+        return f"{path}: {problem['msg']}"
     given = f"given {_show(problem['input'])}"
     if problem["type"] == "union_tag_invalid":
         allowed = context["expected_tags"].replace("'", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -146,39 +147,37 @@ def _spread(plan: Plan, limit: int) -> Iterator[Trials]:
 
 def _settings(plan: Plan) -> list[Block]:
     """The plan's blocks with the first seed, one start and the least weight decay, their axes in ascending order."""
-    decay = min(value for block in plan.blocks for value in block["weight_decay"])
+    decay = min(block["weight_decay"].min() for block in plan.blocks)
     settings = []
     for block in plan.blocks:
         if decay in block["weight_decay"]:
             one = {name: values[:1] for name, values in block.axes if name == "seed" or name.startswith("init.")}
-            one["weight_decay"] = (decay,)
-            settings.append(Block(tuple((name, one.get(name, tuple(sorted(v)))) for name, v in block.axes)))
+            one["weight_decay"] = np.array([decay])
+            settings.append(Block(tuple((name, one.get(name, np.sort(v))) for name, v in block.axes)))
     return settings
 
 
 def _thinned(blocks: list[Block], limit: int) -> list[Block]:
     """The same with so few values an axis that there are at most about ``limit`` settings."""
     most = max(len(values) for block in blocks for _, values in block.axes)
-    thinned = blocks
-    while sum(map(len, thinned)) > limit and most > 4:
+    while most > 4 and sum(math.prod(min(len(v), most) for _, v in block.axes) for block in blocks) > limit:
         most = max(4, most * 9 // 10)
-        thinned = [Block(tuple((name, _some(values, most)) for name, values in block.axes)) for block in blocks]
-    return thinned
+    return [Block(tuple((name, _some(values, most)) for name, values in block.axes)) for block in blocks]
 
 
-def _some(values: tuple[float, ...], most: int) -> tuple[float, ...]:
+def _some(values: FloatArray, most: int) -> FloatArray:
     """Both ends, the values next to these, and some between, evenly spread."""
     if len(values) <= most:
         return values
     between = np.linspace(1, len(values) - 2, most - 2).round().astype(int)
-    return tuple(values[i] for i in (0, *between.tolist(), -1))
+    return values[[0, *between.tolist(), -1]]
 
 
 def _edges(name: str, blocks: list[Block], best: FloatArray) -> Iterator[Edge]:
     """The end of an axis at which all of the best values lie, if it could be extended there: 0 is a natural bound."""
-    values = sorted({value for block in blocks for value in block[name]})
+    values = np.unique(np.concatenate([block[name] for block in blocks]))
     if len(values) < _MIN_VALUES:
         return
     for end, value in (("smallest", values[0]), ("largest", values[-1])):
         if (best == value).all() and value != 0:
-            yield Edge(name, value, end)
+            yield Edge(name, float(value), end)

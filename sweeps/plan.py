@@ -9,8 +9,10 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,7 @@ from sgdcore.tasks import ModuleModel
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.search import grid
-from sweeps.search.block import Block, FloatArray
+from sweeps.search.block import Block, FloatArray, Mask, disjoint
 
 NEEDS_MOMENTUM = "nesterov needs a momentum"
 NEEDS_ZERO_DAMPENING = "nesterov needs zero dampening"
@@ -36,6 +38,8 @@ _FLOPS_PER_SECOND = 4e9  # of one core, reached by the kernel; only sizes the sh
 _SHARD_BYTES = 64e6
 _LEAST_PACK = 64
 MAX_TRIALS = 10**9
+_MAX_COMBINATIONS = 10**12  # before any is dropped or merged: their axes still fit in memory
+_MAX_PIECES = 2_000  # that overlapping mappings are cut into
 MAX_POINTS = 1_000_000
 
 
@@ -52,6 +56,10 @@ class Trials:
         """Number of trials T."""
         return len(self.number)
 
+    def take(self, rows: NDArray[np.int64]) -> Trials:
+        """Some of them."""
+        return Trials(self.number[rows], self.seed[rows], self.hyperparams[rows], self.start[rows])
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -60,10 +68,35 @@ class Shard:
     index: int
     start: int
     stop: int
+    rows: NDArray[np.int64] | None = field(default=None, compare=False)  # only these of its trials are run; None is all
 
     def __len__(self) -> int:
         """Number of trials."""
         return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Shards(Sequence[Shard]):
+    """All shards of a plan, in order, each made when it is asked for."""
+
+    trials: int
+    trials_per_shard: int
+
+    def __len__(self) -> int:
+        """Number of shards."""
+        return -(-self.trials // self.trials_per_shard)
+
+    @overload
+    def __getitem__(self, index: int) -> Shard: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Shard]: ...
+    def __getitem__(self, index: int | slice) -> Shard | list[Shard]:
+        """One shard, or some."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        start = place * self.trials_per_shard
+        return Shard(place, start, min(start + self.trials_per_shard, self.trials))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +105,7 @@ class Plan:
 
     parameter_names: tuple[str, ...]
     starts: tuple[str, ...]  # the S parameters that can be given start values: all, or none of a large network
-    blocks: tuple[Block, ...]
-    overlaps: tuple[NDArray[np.int64] | None, ...]  # rows kept of a block that shares rows with an earlier one
+    blocks: tuple[Block, ...]  # no two of them share a row
     dropped: dict[str, int]
     merged: dict[str, int]
     trials_per_shard: int
@@ -83,50 +115,51 @@ class Plan:
 
     @cached_property
     def _offsets(self) -> NDArray[np.int64]:
-        sizes = [len(b) if kept is None else len(kept) for b, kept in zip(self.blocks, self.overlaps, strict=True)]
-        return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
+        return np.cumsum([0, *map(len, self.blocks)], dtype=np.int64)
 
     def __len__(self) -> int:
         """Number of trials."""
         return int(self._offsets[-1])
 
-    def shards(self) -> list[Shard]:
+    def shards(self) -> Shards:
         """All shards, in order."""
-        size = self.trials_per_shard
-        starts = range(0, len(self), size)
-        return [Shard(i, start, min(start + size, len(self))) for i, start in enumerate(starts)]
+        return Shards(len(self), self.trials_per_shard)
 
     def trials(self, start: int, stop: int) -> Trials:
         """The trials with numbers start ... stop - 1."""
-        numbers = np.arange(start, stop, dtype=np.int64)
+        first, last = np.searchsorted(self._offsets, [start, stop - 1], side="right") - 1
         parts = []
-        for i, (block, kept) in enumerate(zip(self.blocks, self.overlaps, strict=True)):
-            low, high = np.searchsorted(numbers, self._offsets[i : i + 2])
-            rows = numbers[low:high] - self._offsets[i]
-            parts.append(block.rows(rows if kept is None else kept[rows]))
+        for block, offset in zip(self.blocks[first : last + 1], self._offsets[first : last + 1].tolist(), strict=True):
+            parts.append(block.rows(np.arange(max(start - offset, 0), min(stop - offset, len(block)), dtype=np.int64)))
         columns = {name: np.concatenate([part[name] for part in parts]) for name, _ in self.blocks[0].axes}
         return Trials(
-            number=numbers,
+            number=np.arange(start, stop, dtype=np.int64),
             seed=columns["seed"].astype(np.int64),
             hyperparams=Hyperparams(**{name: columns[name] for name in HYPERPARAMETERS}),
             start=np.array([columns[f"init.{name}"] for name in self.starts]).reshape(len(self.starts), -1).T
             if self.starts
-            else np.empty((len(numbers), 0)),
+            else np.empty((stop - start, 0)),
         )
 
     def ids(self, trials: Trials) -> list[str]:
         """Each trial's id: the hash of what defines it, the same in every sweep."""
         h = trials.hyperparams
         rows = np.column_stack([*(getattr(h, name) for name in HYPERPARAMETERS), trials.seed, trials.start])
-        key = bytes.fromhex(self.context)
-        return [hashlib.blake2b(row.tobytes(), key=key, digest_size=16).hexdigest() for row in rows + 0.0]
+        data, width = (rows + 0.0).tobytes(), rows.shape[1] * rows.itemsize
+        keyed = hashlib.blake2b(key=bytes.fromhex(self.context), digest_size=16)
+        ids = []
+        for i in range(0, len(data), width):
+            digest = keyed.copy()  # a third cheaper than a new one with the key
+            digest.update(data[i : i + width])
+            ids.append(digest.hexdigest())
+        return ids
 
     def summary(self) -> dict[str, object]:
         """What plan.json and the terminal say."""
         return {
             "trials": len(self),
             "steps": self.steps,
-            "shards": math.ceil(len(self) / self.trials_per_shard),
+            "shards": len(self.shards()),
             "trials_per_shard": self.trials_per_shard,
             "swept": list(self.swept),
             "parameters": list(self.parameter_names),
@@ -136,8 +169,14 @@ class Plan:
         }
 
 
-def make_plan(config: SweepConfig, task: Task, where: str = "config") -> Plan:
+def make_plan(config: SweepConfig, task: Task, where: str = "config", trials_per_shard: int | None = None) -> Plan:
     """The plan of a sweep.
+
+    Args:
+        config: the sweep.
+        task: what it trains.
+        where: what messages call it.
+        trials_per_shard: by default what the config says, or what suits the work and this machine's cores.
 
     Raises:
         ConfigError: an init.* axis for a parameter that the model does not have, no trials left, or too many.
@@ -147,29 +186,31 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config") -> Plan:
     _check_starts(config, names, starts, where)
     dropped: dict[str, int] = {}
     merged: dict[str, int] = {}
+    _check_combinations(config, starts, where)
     products = grid.blocks(config, starts)
-    blocks = [part for block in products for part in _normalise(block, config, dropped, merged)]
-    if math.fsum(map(len, blocks)) > MAX_TRIALS:
-        raise ConfigError(where, [f"parameters: {sum(map(len, blocks)):,} trials; at most {MAX_TRIALS:,} are allowed"])
-    overlaps = _overlaps(blocks, merged)
+    parts = [part for block in products for part in _normalise(block, config, dropped, merged)]
+    blocks = _without_repeats(parts, merged, where)
+    total = sum(map(len, blocks))
+    if total > MAX_TRIALS:
+        raise ConfigError(where, [f"parameters: {total:,} trials; at most {MAX_TRIALS:,} are allowed"])
     steps = config.training.epochs * steps_per_epoch(task.samples, config.training.batch_size)
     if config.record.spacing == "all" and steps > MAX_POINTS:
         raise ConfigError(
             where, [f"record.spacing: given 'all' for {steps:,} steps; at most {MAX_POINTS:,} are recorded"]
         )
-    total = sum(len(b) if kept is None else len(kept) for b, kept in zip(blocks, overlaps, strict=True))
     if total == 0:
         reasons = "; ".join(f"{count:,} dropped: {reason}" for reason, count in dropped.items() if count)
         raise ConfigError(where, [f"parameters: no trials are left ({reasons})"])
-    widths = {name: len({v for b in products for v in b[name]}) for name, _ in products[0].axes}
+    widths = {name: len(_distinct(np.concatenate([b[name] for b in products]))) for name, _ in products[0].axes}
     return Plan(
         parameter_names=names,
         starts=starts,
         blocks=tuple(blocks),
-        overlaps=tuple(overlaps),
         dropped={k: v for k, v in dropped.items() if v},
         merged={k: v for k, v in merged.items() if v},
-        trials_per_shard=config.execution.trials_per_shard or _shard_size(config, task, total, steps),
+        trials_per_shard=trials_per_shard
+        or config.execution.trials_per_shard
+        or _shard_size(config, task, total, steps),
         steps=steps,
         context=_context(config, task),
         swept=tuple(sorted((n for n, w in widths.items() if w > 1), key=lambda n: -widths[n])),
@@ -190,6 +231,17 @@ def _check_starts(config: SweepConfig, names: tuple[str, ...], starts: tuple[str
         )
 
 
+def _check_combinations(config: SweepConfig, starts: tuple[str, ...], where: str) -> None:
+    """From the axes' lengths alone, before any axis is made."""
+    number = len(config.seeds) * sum(
+        math.prod(len(axis) ** max(1, len(grid.meant(name, starts))) for name, axis in mapping.items())
+        for mapping in config.mappings()
+    )
+    if number > _MAX_COMBINATIONS:
+        shown = f"{number:,}" if number < 10**18 else f"about 1e{len(str(number)) - 1}"
+        raise ConfigError(where, [f"parameters: {shown} combinations; at most {MAX_TRIALS:,} trials are allowed"])
+
+
 def _normalise(block: Block, config: SweepConfig, dropped: dict[str, int], merged: dict[str, int]) -> list[Block]:
     """Split a product into products of distinct trials that torch.optim.SGD accepts, counting what falls away."""
 
@@ -197,18 +249,18 @@ def _normalise(block: Block, config: SweepConfig, dropped: dict[str, int], merge
         tally[reason] = tally.get(reason, 0) + number
 
     if config.training.order == "sequential" and not _drawn(block, config) and len(block["seed"]) >= 1:
-        single = block.replace("seed", (0.0,))
+        single = block.replace("seed", np.zeros(1))
         count(merged, NO_SEED, len(block) - len(single))
         block = single
-    unique = Block(tuple((name, tuple(dict.fromkeys(values))) for name, values in block.axes))
+    unique = Block(tuple((name, _distinct(values)) for name, values in block.axes))
     count(merged, SAME_VALUE, len(block) - len(unique))
-    ahead, plain = unique.split("nesterov", bool)
-    ahead, without = ahead.split("momentum", bool)
+    ahead, plain = unique.split("nesterov", _nonzero)
+    ahead, without = ahead.split("momentum", _nonzero)
     count(dropped, NEEDS_MOMENTUM, len(without))
-    damped, ahead = ahead.split("dampening", bool)
+    damped, ahead = ahead.split("dampening", _nonzero)
     count(dropped, NEEDS_ZERO_DAMPENING, len(damped))
-    heavy, still = plain.split("momentum", bool)
-    undamped = still.replace("dampening", (0.0,))
+    heavy, still = plain.split("momentum", _nonzero)
+    undamped = still.replace("dampening", np.zeros(1))
     count(merged, NO_DAMPENING, len(still) - len(undamped) if len(still) else 0)
     return [part for part in (undamped, heavy, ahead) if len(part)]
 
@@ -216,22 +268,31 @@ def _normalise(block: Block, config: SweepConfig, dropped: dict[str, int], merge
 def _drawn(block: Block, config: SweepConfig) -> bool:
     """Whether some start value comes from torch's initialisation, hence from the seed."""
     starts = [values for name, values in block.axes if name.startswith("init.")]
-    unset = not starts or any(math.isnan(v) for values in starts for v in values)
+    unset = not starts or any(np.isnan(values).any() for values in starts)
     return unset and config.task.model.init == "torch"
 
 
-def _overlaps(blocks: list[Block], merged: dict[str, int]) -> list[NDArray[np.int64] | None]:
-    kept: list[NDArray[np.int64] | None] = []
-    for i, block in enumerate(blocks):
-        earlier = [other for other in blocks[:i] if other.meets(block)]
-        if not earlier:
-            kept.append(None)
-            continue
-        rows = np.arange(len(block), dtype=np.int64)
-        columns = block.rows(rows)
-        again = np.logical_or.reduce([other.contains(columns) for other in earlier])
-        merged[SAME_TRIAL] = merged.get(SAME_TRIAL, 0) + int(again.sum())
-        kept.append(rows[~again])
+def _nonzero(values: FloatArray) -> Mask:
+    return np.not_equal(values, 0)
+
+
+def _distinct(values: FloatArray) -> FloatArray:
+    """The values, each where it stands first."""
+    if (np.diff(values) > 0).all():
+        return values
+    return values[np.sort(np.unique(values, return_index=True)[1])]
+
+
+def _without_repeats(blocks: list[Block], merged: dict[str, int], where: str) -> list[Block]:
+    """The same trials, each once: a product without other products is again some products."""
+    kept: list[Block] = []
+    for block, pieces in zip(blocks, disjoint(blocks), strict=True):
+        if again := len(block) - sum(map(len, pieces)):
+            merged[SAME_TRIAL] = merged.get(SAME_TRIAL, 0) + again
+        kept += pieces
+        if len(kept) > len(blocks) + _MAX_PIECES:
+            problem = f"parameters: the mappings overlap in more than {_MAX_PIECES:,} pieces; overlap fewer"
+            raise ConfigError(where, [problem])
     return kept
 
 

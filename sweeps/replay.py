@@ -17,6 +17,7 @@ from sweeps.store import SweepFiles
 from sweeps.worker import Work, start_values
 
 _ROUNDING = {"float32": 1e-5, "float64": 1e-12}  # relative; the bar where sums run in another order than torch's
+_WHOLE_ID = 32  # characters
 _MAX_SHOWN = 4  # parameters that are shown one by one
 
 
@@ -86,6 +87,8 @@ def _number(files: SweepFiles, work: Work, trial: str) -> int:
     matches = []
     for table in files.tables(["trial", "trial_id"]):
         matches += table.filter(pc.starts_with(table["trial_id"], trial))["trial"].to_pylist()
+        if matches and len(trial) == _WHOLE_ID:
+            break
     if len(matches) == 1:
         return int(matches[0])
     which = "no trial" if not matches else f"{len(matches)} trials"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from sgdcore import Thresholds
 from sgdcore.verdict import conclude, least_reached
@@ -18,18 +17,24 @@ from sweeps.store import SweepFiles
 
 def settle(files: SweepFiles, thresholds: Thresholds) -> None:
     """Bring the verdicts and steps_to_tolerance of all stored shards up to date."""
+    done = sorted(files.done())
+    if not done:
+        return
+    metadata, objective = files.metadata(), _objective(files.schema(done[0]))
+    recorded = np.array(metadata["steps"], dtype=np.int64)
     best: dict[float, float] = {}
-    for index in sorted(files.done()):
-        table = files.read_shard(index)
+    for table in files.tables(["weight_decay", objective]):
         decays = table["weight_decay"].to_numpy()
-        for decay, least in zip(decays, least_reached(_objective(table), decays), strict=True):
-            best[decay] = min(least, best.get(decay, np.inf))
-    recorded = np.array(files.metadata()["steps"], dtype=np.int64) if best else np.empty(0, np.int64)
-    for index in sorted(files.done()):
+        distinct, first = np.unique(decays, return_index=True)
+        least = least_reached(columns.matrix(table[objective], len(table)), decays)[first]
+        for decay, value in zip(distinct.tolist(), least.tolist(), strict=True):
+            best[decay] = min(value, best.get(decay, np.inf))
+    for index in done:
         table = files.read_shard(index)
+        distinct, places = np.unique(table["weight_decay"].to_numpy(), return_inverse=True)
         verdict, steps = conclude(
-            _objective(table),
-            np.array([best[decay] for decay in table["weight_decay"].to_pylist()]),
+            columns.matrix(table[objective], len(table)),
+            np.array([best[decay] for decay in distinct.tolist()])[places],
             table["first_nonfinite_step"].is_valid().to_numpy(),
             recorded,
             thresholds,
@@ -39,9 +44,9 @@ def settle(files: SweepFiles, thresholds: Thresholds) -> None:
             files.replace_shard(index, judged)
 
 
-def _objective(table: pa.Table) -> NDArray[np.float64]:
-    column = "objective" if "objective" in table.column_names else "loss"
-    return columns.matrix(table[column], len(table))
+def _objective(schema: pa.Schema) -> str:
+    """The column of what trials descend."""
+    return "objective" if "objective" in schema.names else "loss"
 
 
 def _replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:

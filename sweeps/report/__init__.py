@@ -15,7 +15,7 @@ from sweeps.report.summary import (
     tables,
     verdict_counts,
 )
-from sweeps.report.write import FORMATS, render, write
+from sweeps.report.write import FORMATS, render, write, write_csv
 
 __all__ = [
     "FORMATS",
@@ -38,4 +38,5 @@ __all__ = [
     "tables",
     "verdict_counts",
     "write",
+    "write_csv",
 ]

@@ -1,20 +1,18 @@
-"""Axes of the maps: which two parameters are widest, and how a parameter's values become cells."""
+"""Axes of the maps: how a parameter's values become cells, and where these lie."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from sweeps.report.results import Results
-from sweeps.report.text import cell, number
+from sweeps.report.text import cell, meaning, number
 
-MAX_CELLS = 300  # along an axis; more values are binned
-_FULL = 0.9  # the share of its combinations that a pair of axes must have run to count as crossed
+MAX_CELLS = 200  # along an axis; more values are binned
+MAX_MAP_CELLS = 20_000  # of a map: about a megabyte of a page
 _MANY_LABELS = 40
 _EVEN = 1.5  # largest over smallest gap of values that count as evenly spaced
 
@@ -32,10 +30,10 @@ class MapAxis:
     edges: FloatArray  # (N + 1,)
 
     @classmethod
-    def of(cls, column: pd.Series[Any], name: str) -> MapAxis:
-        """The cells of a column's distinct values."""
-        values = np.unique(column.to_numpy(dtype=np.float64))
-        bins = np.array_split(values, min(len(values), MAX_CELLS))
+    def of(cls, column: ArrayLike, name: str, cells: int = MAX_CELLS) -> MapAxis:
+        """The cells of a column's distinct values; of more than ``cells`` values several share one."""
+        values = np.unique(np.asarray(column, dtype=np.float64))
+        bins = np.array_split(values, min(len(values), cells))
         starts = np.array([part[0] for part in bins])
         labels = np.array([part[len(part) // 2] for part in bins])
         kind = _kind(labels)
@@ -48,9 +46,9 @@ class MapAxis:
         """(N,) middle of each cell, as the axis counts."""
         return (self.edges[:-1] + self.edges[1:]) / 2
 
-    def places(self, column: pd.Series[Any]) -> NDArray[np.intp]:
+    def places(self, column: ArrayLike) -> NDArray[np.intp]:
         """The cell of each value."""
-        return np.searchsorted(self.starts, column.to_numpy(dtype=np.float64), side="right") - 1
+        return np.searchsorted(self.starts, np.asarray(column, dtype=np.float64), side="right") - 1
 
     def layout(self) -> dict[str, object]:
         """What plotly needs to draw the axis."""
@@ -60,33 +58,18 @@ class MapAxis:
             layout |= ticks(*ends)
         if self.kind == "listed":
             every = slice(None, None, -(-len(self.labels) // _MANY_LABELS))
-            booleans = self.name == "nesterov"
-            texts = [cell(bool(v) if booleans else float(v), self.name) for v in self.labels[every]]
+            texts = [cell(meaning(v, self.name), self.name) for v in self.labels[every]]
             layout |= {"tickvals": np.arange(len(self.labels))[every].tolist(), "ticktext": texts}
         return layout
 
 
-def widest_pair(results: Results) -> tuple[MapAxis, MapAxis] | None:
-    """The two widest axes that were crossed with each other, the wider first.
-
-    Of mappings in a list, two axes may have few values in common; such a pair makes an empty map, so it comes last.
-    """
-    names = [name for name in results.axes if name != "seed"]
-    if len(names) < 2:
-        return None
-    codes = {name: pd.factorize(results.trials[name])[0] for name in names}
-    widths = {name: int(codes[name].max()) + 1 for name in names}
-
-    def crossed(pair: tuple[str, str]) -> float:
-        first, second = pair
-        met = len(np.unique(codes[first].astype(np.int64) * widths[second] + codes[second]))
-        return met / (widths[first] * widths[second])
-
-    pairs = list(combinations(names, 2))  # in order of width
-    shares = [crossed(pair) for pair in pairs]
-    full = [pair for pair, share in zip(pairs, shares, strict=True) if share >= _FULL]
-    across, up = full[0] if full else pairs[int(np.argmax(shares))]
-    return MapAxis.of(results.trials[across], across), MapAxis.of(results.trials[up], up)
+def pair(first: str, firsts: ArrayLike, second: str, seconds: ArrayLike) -> tuple[MapAxis, MapAxis]:
+    """The cells of two columns' values, so few that a page can hold their product."""
+    most = [min(len(np.unique(values)), MAX_CELLS) for values in (firsts, seconds)]
+    if most[0] * most[1] > MAX_MAP_CELLS:
+        fewer = min(*most, math.isqrt(MAX_MAP_CELLS))
+        most = [min(n, fewer if n == min(most) else MAX_MAP_CELLS // fewer) for n in most]
+    return MapAxis.of(firsts, first, most[0]), MapAxis.of(seconds, second, most[1])
 
 
 def ticks(low: float, high: float) -> dict[str, list[Any]]:

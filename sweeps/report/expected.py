@@ -73,16 +73,17 @@ def sentences(expected: Sequence[ExpectedOutcome]) -> list[str]:
 
 
 def _check_case(work: Work, results: Results, expected: Expected) -> list[ExpectedOutcome]:
-    numbers = _matching(results, expected.where)
+    columns = {key: _columns(results, key) for key in expected.where}
+    where = {column: expected.where[key] for key, meant in columns.items() for column in meant}
+    numbers = results.matching(where) if all(columns.values()) else []
     if not numbers:
         return [_outcome(expected)]
     stored = results.final(numbers)
     published = isinstance(expected.final, dict)
     reference = {} if published else _reference(work, numbers)
     precise = {} if published else _reference(work, numbers, dtype="float64")
-    rows = results.trials.set_index("trial", drop=False).loc[numbers].to_dict("records")
     outcomes = []
-    for row in rows:
+    for row in results.rows(numbers).to_dict("records"):
         trial = int(row["trial"])
         final = dict(zip(results.parameters, map(float, stored[trial]), strict=True))
         if isinstance(expected.final, dict):
@@ -115,21 +116,6 @@ def _outcome(
         target=target,
         **found,
     )
-
-
-def _matching(results: Results, where: Mapping[str, Any]) -> list[int]:
-    """Numbers of the trials with these values, each compared in its column's own precision."""
-    trials = results.trials
-    inside = np.ones(len(trials), dtype=bool)
-    for key, value in where.items():
-        columns = _columns(results, key)
-        if not columns:
-            return []
-        for column in columns:
-            values = trials[column].to_numpy()
-            same = values.dtype.type(value) if values.dtype.kind == "f" else value
-            inside &= values == same
-    return [int(trial) for trial in trials.loc[inside, "trial"]]
 
 
 def _columns(results: Results, key: str) -> list[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from sgdcore.verdict import VERDICTS
-from sweeps.report.axes import MapAxis, ticks, widest_pair
+from sweeps.report.axes import MapAxis, ticks
+from sweeps.report.cells import Cells
 from sweeps.report.results import Results
 from sweeps.report.style import COLOURS, CURVES, LOSS_SCALE, template
 from sweeps.report.text import cell, heading
@@ -53,18 +56,10 @@ def loss_curves(results: Results) -> go.Figure:
 
 def example_trials(results: Results) -> dict[str, pd.Series]:
     """The trials whose curves are shown, by what they stand for; no trial stands for two things."""
-    metric = results.config.metric.name
-    ranked = results.settled.dropna(subset=[metric]).sort_values([metric, "steps_to_tolerance", "trial"])
-    places = {"best": 0, "median": (len(ranked) - 1) // 2, "worst": len(ranked) - 1}
     chosen: dict[str, pd.Series] = {}
-    for name in ("best", "worst", "median"):
-        if len(ranked) and places[name] not in {places[other] for other in chosen}:
-            chosen[name] = ranked.iloc[places[name]]
-    for verdict in ("diverging", "diverged"):
-        bad = results.trials[results.trials["verdict"] == verdict]
-        bad = bad.sort_values(["first_nonfinite_step", "growth", "trial"], ascending=[True, False, True])
-        if len(bad):
-            chosen[verdict] = bad.iloc[(len(bad) - 1) // 2]
+    for name, frame in _examples(results):
+        if len(frame) and frame["trial"].iloc[0] not in [other["trial"] for other in chosen.values()]:
+            chosen[name] = frame.iloc[0]
     return {name: chosen[name] for name in CURVES if name in chosen}
 
 
@@ -73,11 +68,11 @@ def heat_map(results: Results) -> go.Figure | None:
 
     A cell is coloured by the best of its trials; where none settled it says so in a colour of its own.
     """
-    pair = widest_pair(results)
-    if pair is None:
+    found = results.widest_pair
+    if found is None:
         return None
-    across, up = pair
-    cells = _cells(results, across, up)
+    across, up = found.axes
+    cells = _table(found)
     figure = go.Figure(layout={"template": template(), "height": 560})
     settled = cells[cells["badness"] == 0]
     loss = settled["final_loss"].to_numpy()
@@ -92,7 +87,7 @@ def heat_map(results: Results) -> go.Figure | None:
         bad = cells[cells["badness"] == badness]
         if len(bad):
             solid = {"colorscale": [[0, COLOURS[verdict]], [1, COLOURS[verdict]]], "showscale": False}
-            _add_cells(figure, bad, np.zeros(len(bad)), across, up, solid)
+            _add_cells(figure, bad, None, across, up, solid)
             marker = {"color": COLOURS[verdict], "symbol": "square", "size": 12}
             figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=words, showlegend=True)
     figure.update_xaxes(title_text=heading(across.name), showgrid=False, **across.layout())
@@ -104,9 +99,9 @@ def verdict_bars(results: Results, axis: str | None = None) -> go.Figure:
     """Trials by verdict; with an axis, the share of each verdict at each of its values."""
     figure = go.Figure(layout={"template": template()})
     if axis is None:
-        counts = results.trials["verdict"].value_counts().reindex(list(VERDICTS), fill_value=0)
+        counts = results.tally.verdicts
         figure.add_bar(
-            x=counts.to_numpy(),
+            x=counts,
             y=list(VERDICTS),
             orientation="h",
             marker_color=[COLOURS[verdict] for verdict in VERDICTS],
@@ -118,21 +113,47 @@ def verdict_bars(results: Results, axis: str | None = None) -> go.Figure:
         figure.update_xaxes(title_text="trials", rangemode="tozero")
         figure.update_yaxes(autorange="reversed", title_text="verdict")
         return figure.update_layout(height=300)
-    place = MapAxis.of(results.trials[axis], axis)
-    shares = pd.crosstab(place.places(results.trials[axis]), results.trials["verdict"].astype("str"), normalize="index")
-    for verdict in (v for v in VERDICTS if v in shares):
+    cells = results.tally.cells[(axis,)]
+    (place,), run = cells.axes, cells.trials > 0
+    for i, verdict in enumerate(VERDICTS):
+        if not cells.counts[:, i].any():
+            continue
         figure.add_bar(
-            x=place.centres[shares.index],
-            y=shares[verdict],
-            width=np.diff(place.edges)[shares.index],
+            x=place.centres[run],
+            y=cells.counts[run, i] / cells.trials[run],
+            width=np.diff(place.edges)[run],
             name=verdict,
             marker={"color": COLOURS[verdict], "line": {"width": 0}},
-            customdata=place.labels[shares.index],
+            customdata=place.labels[run],
             hovertemplate=f"{heading(axis)} %{{customdata}}<br>{verdict}: %{{y:.1%}}<extra></extra>",
         )
     figure.update_layout(barmode="stack", bargap=0, height=360, legend_traceorder="normal")
     figure.update_xaxes(title_text=heading(axis), showgrid=False, **place.layout())
     return figure.update_yaxes(title_text="share of trials", tickformat=".0%", range=[0, 1])
+
+
+def _examples(results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Candidates for the trials whose curves are shown, the most wanted first, each a table of one row or none."""
+    tally, metric = results.tally, results.config.metric.name
+    yield "best", results.frame(tally.best_settled)
+    yield "worst", results.frame(tally.worst_settled)
+    settled = [verdict for verdict in VERDICTS if verdict not in ("diverging", "diverged")]
+    yield "median", _median(results, settled, {metric: True, "steps_to_tolerance": True, "trial": True})
+    for verdict in ("diverging", "diverged"):
+        yield verdict, _median(results, [verdict], {"first_nonfinite_step": True, "growth": False, "trial": True})
+
+
+def _median(results: Results, verdicts: list[str], order: dict[str, bool]) -> pd.DataFrame:
+    """The trial in the middle of an order; where there are many, the middle of the samples, each of its weight."""
+    counts = dict(zip(VERDICTS, results.tally.verdicts.tolist(), strict=True))
+    samples = {verdict: results.tally.samples[verdict] for verdict in verdicts if counts[verdict]}
+    if not samples:
+        return pd.DataFrame()
+    frames = [results.frame(sample).assign(weight=counts[v] / len(sample)) for v, sample in samples.items()]
+    ranked = pd.concat(frames).sort_values(list(order), ascending=list(order.values()))
+    middle = (sum(counts[verdict] for verdict in verdicts) - 1) // 2
+    place = int(np.searchsorted(ranked["weight"].cumsum().to_numpy(), middle, side="right"))
+    return ranked.iloc[[min(place, len(ranked) - 1)]]
 
 
 def _settings(results: Results, trial: pd.Series) -> str:
@@ -169,41 +190,48 @@ def _step_axis(last: int, logarithmic: bool) -> dict[str, object]:
     }
 
 
-def _cells(results: Results, across: MapAxis, up: MapAxis) -> pd.DataFrame:
-    """One row a cell that was run: its best trial, and how bad that is: 0 settled, 1 diverging, 2 diverged."""
-    trials = results.trials
-    badness = trials["verdict"].astype("str").map({"diverging": 1, "diverged": 2}).fillna(0).astype(int)
-    cells = trials[["trial", "final_loss", across.name, up.name]].assign(
-        badness=badness, column=across.places(trials[across.name]), row=up.places(trials[up.name])
-    )
-    return cells.sort_values(["badness", "final_loss", "trial"]).drop_duplicates(["row", "column"])
+def _table(cells: Cells) -> pd.DataFrame:
+    """One row a cell that was run: where it is, and its best trial."""
+    rows, columns = np.nonzero(cells.trials.T)
+    at = (columns, rows)
+    names = [axis.name for axis in cells.axes]
+    table = pd.DataFrame({"row": rows, "column": columns, "badness": cells.badness[at], "trial": cells.trial[at]})
+    table["final_loss"] = np.where(np.isfinite(cells.loss[at]), cells.loss[at], np.nan)
+    return table.assign(**dict(zip(names, cells.position[at].T, strict=True)))
 
 
 def _add_cells(
     figure: go.Figure,
     cells: pd.DataFrame,
-    colours: NDArray[np.float64],
+    colours: NDArray[np.float64] | None,
     across: MapAxis,
     up: MapAxis,
     style: dict[str, object],
 ) -> None:
-    shape = (len(up.labels), len(across.labels))
+    """Draw cells with their losses in colours, or all in one, and then no farther than they reach."""
     rows, columns = cells["row"].to_numpy(), cells["column"].to_numpy()
-    z = np.full(shape, np.nan, dtype=np.float32)
-    z[rows, columns] = colours
-    told = cells[[across.name, up.name, "final_loss", "trial"]].astype(float).to_numpy()
-    # rounded, since it is most of the page
-    hover: list[list[list[float] | None]] = [[None] * shape[1] for _ in range(shape[0])]
-    for row, column, values in zip(rows, columns, told, strict=True):
-        hover[row][column] = [float(f"{value:.5g}") for value in values[:3]] + [int(values[3])]
+    shown = {across.name: ".4g", up.name: ".4g", "trial": "d"}
+    left, low, right, high = 0, 0, len(across.labels), len(up.labels)
+    if colours is None:
+        left, low, right, high = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    else:
+        shown["final_loss"] = ".4g"
+    z = np.full((high - low, right - left), np.nan, dtype=np.float32)
+    z[rows - low, columns - left] = 0 if colours is None else colours
+    told = cells[list(shown)].astype(float).to_numpy()
+    # Most of the page, therefore rounded; 0 up to the cells of a row that are shown, and nothing after them.
+    hover: list[list[list[float] | int]] = [[] for _ in z]
+    for row, column, values in zip((rows - low).tolist(), (columns - left).tolist(), told.tolist(), strict=True):
+        hover[row] += [0] * (column - len(hover[row]))
+        hover[row].append([float(f"{value:.4g}") if i != 2 else int(value) for i, value in enumerate(values)])
+    lines = [f"{heading(name)} %{{customdata[{i}]:{format}}}" for i, (name, format) in enumerate(shown.items())]
     figure.add_heatmap(
-        x=across.edges,
-        y=up.edges,
+        x=across.edges[left : right + 1],
+        y=up.edges[low : high + 1],
         z=z,
         customdata=hover,
         hoverongaps=False,
-        hovertemplate=f"{heading(across.name)} %{{customdata[0]:.5g}}<br>{heading(up.name)} %{{customdata[1]:.5g}}"
-        "<br>final loss %{customdata[2]:.4g}<br>trial %{customdata[3]:d}<extra></extra>",
+        hovertemplate="<br>".join(lines) + "<extra></extra>",
         **style,
     )
 

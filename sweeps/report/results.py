@@ -1,28 +1,37 @@
-"""Results: a sweep's stored shards as one table of trials, and the curves of a few of them on demand."""
+"""Results: what a sweep has stored, tallied shard by shard, and single trials and their curves on demand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from itertools import combinations
+from operator import add
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sgdcore.verdict import VERDICTS
 from sweeps import config as sweep_file
 from sweeps.columns import matrix
 from sweeps.config import HYPERPARAMETERS, SweepConfig
+from sweeps.report.axes import MapAxis, pair
+from sweeps.report.cells import Cells
+from sweeps.report.sketches import Distinct, Leading
+from sweeps.report.tally import Scope, Tally
 from sweeps.store import SweepFiles
 
 MAX_FINAL_COLUMNS = 16
+_MAX_PAIRED = 6  # axes, of which each pair is tallied
+_CROSSED = 0.9  # the share of its combinations that a pair of axes must have run to count as crossed
 _MADE_BY = ("kernel", "device", "prediction")
 _STEPS = ("best_step", "first_nonfinite_step", "steps_to_tolerance", "peak_step")
 _TEXTS = ("trial_id", "verdict", "overshoot_parameter")
-_MEASURES = ("predicted_radius", "initial_loss", "final_loss", "best_loss", "overshoot_percent", "peak_value", "growth")
+_MEASURES = ("predicted_radius", "initial_loss", "final_loss", "best_loss", "overshoot_percent", "peak_value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +42,17 @@ class Results:
     config: SweepConfig
     manifest: dict[str, Any]  # plan.json
     metadata: dict[str, Any]  # steps, parameters, kernel, device, prediction
-    trials: pd.DataFrame  # one row a trial: the shards' scalar columns, final.<name> and growth
-    shard_starts: tuple[tuple[int, int], ...]  # (index, first trial) of each stored shard, in order
+    shards: tuple[tuple[int, int, int], ...]  # (index, first trial, number of trials) of each stored one, in order
 
     @property
     def planned(self) -> int:
         """Number of trials in the plan."""
-        return int(self.manifest.get("trials", len(self.trials)))
+        return int(self.manifest.get("trials", self.stored))
+
+    @property
+    def stored(self) -> int:
+        """Number of trials that are stored."""
+        return sum(trials for _, _, trials in self.shards)
 
     @property
     def parameters(self) -> list[str]:
@@ -47,12 +60,23 @@ class Results:
         return list(self.metadata["parameters"])
 
     @cached_property
+    def starts(self) -> list[str]:
+        """The columns of start values."""
+        return [name for name in self._scalars if name.startswith("init.")]
+
+    @cached_property
+    def values(self) -> dict[str, Distinct]:
+        """The distinct values of each hyperparameter, start value and seed among the stored trials."""
+        columns = [*HYPERPARAMETERS, *self.starts, "seed"]
+        parts = ({c: Distinct.of(_known(table[c])) for c in columns} for table in self.tables(columns))
+        nothing = dict.fromkeys(columns, Distinct.of(np.empty(0)))
+        return reduce(lambda one, other: {c: one[c] + other[c] for c in columns}, parts, nothing)
+
+    @cached_property
     def axes(self) -> list[str]:
         """Parameters with more than one value among the stored trials, the widest first."""
-        columns = [*HYPERPARAMETERS, *self.starts, "seed"]
-        named = [c for c in self.manifest.get("swept", columns) if c in columns]
-        widths = {c: self.trials[c].nunique() for c in named}
-        return sorted((c for c in named if widths[c] > 1), key=lambda c: -widths[c])
+        named = [c for c in self.manifest.get("swept", self.values) if c in self.values]
+        return sorted((c for c in named if len(self.values[c]) > 1), key=lambda c: -len(self.values[c]))
 
     @cached_property
     def swept(self) -> list[str]:
@@ -60,45 +84,113 @@ class Results:
         return [c for c in (*HYPERPARAMETERS, *self.starts, "seed") if c in self.axes]
 
     @cached_property
-    def starts(self) -> list[str]:
-        """The columns of start values."""
-        return [name for name in map(str, self.trials) if name.startswith("init.")]
+    def tally(self) -> Tally:
+        """All that a report says of the trials, in one pass over the shards."""
+        values = {name: self.values[name].values for name in self.axes}
+        paired = [name for name in self.axes if name != "seed"][:_MAX_PAIRED]
+        groups = [(MapAxis.of(values[name], name),) for name in self.axes]
+        groups += [pair(a, values[a], b, values[b]) for a, b in combinations(paired, 2)]  # type: ignore[misc]
+        scope = Scope(self.config.metric.name, self.config.training.epochs, tuple(groups))
+        columns = [name for name in self._scalars if name != "trial_id"]
+        parts = (Tally.of(table, scope) for table in self.tables(columns))
+        first = next(parts, None) or Tally.of(_nothing(self.parameters), scope)
+        return reduce(add, parts, first)
+
+    @property
+    def widest_pair(self) -> Cells | None:
+        """Cells of the two widest axes that were crossed with each other, the wider first; None of fewer than two.
+
+        Of mappings in a list, two axes may have few values in common; such a pair makes an empty map, so it comes last.
+        """
+        pairs = [cells for names, cells in self.tally.cells.items() if len(names) == 2]  # in order of width
+        shares = [float((cells.trials > 0).mean()) for cells in pairs]
+        full = [cells for cells, share in zip(pairs, shares, strict=True) if share >= _CROSSED]
+        return full[0] if full else pairs[int(np.argmax(shares))] if pairs else None
+
+    def frame(self, leading: Leading, n: int | None = None) -> pd.DataFrame:
+        """The first n rows of a ranking."""
+        return _frame(leading.table.slice(0, n), self.parameters)
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """Every stored trial as a row: about 0.3 kB each in memory. Reports do without; it is for notebooks.
+
+        The shards' scalar columns, final.<name> of models with up to 16 parameters, and growth: the last finite loss
+        over the first.
+        """
+        return pd.concat([*self.frames()] or [_frame(_nothing(self.parameters), self.parameters)], ignore_index=True)
 
     @property
     def settled(self) -> pd.DataFrame:
-        """The trials that neither diverged nor are diverging."""
+        """Of :attr:`trials` those that neither diverged nor are diverging."""
         return self.trials[~self.trials["verdict"].isin(["diverging", "diverged"])]
+
+    def frames(self) -> Iterator[pd.DataFrame]:
+        """The same, shard by shard."""
+        for table in self.tables(self._scalars):
+            yield _frame(table, self.parameters)
+
+    def tables(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Some columns of the stored trials, shard by shard."""
+        for index, _, _ in self.shards:
+            yield self.files.read_shard(index, columns).replace_schema_metadata()
+
+    def matching(self, where: Mapping[str, Any]) -> list[int]:
+        """Numbers of the trials with these values, each compared in its column's own precision."""
+        found: list[int] = []
+        for table in self.tables(["trial", *where]):
+            inside = np.ones(len(table), dtype=bool)
+            for name, value in where.items():
+                column = table[name].to_numpy()
+                inside &= column == (column.dtype.type(value) if column.dtype.kind == "f" else value)
+            found += table["trial"].to_numpy()[inside].tolist()
+        return found
+
+    def rows(self, numbers: Sequence[int]) -> pd.DataFrame:
+        """Some trials as rows of :attr:`trials`, by number. Only the shards that hold them are read."""
+        tables = list(self._some(numbers, self._scalars))
+        return _frame(pa.concat_tables(tables) if tables else _nothing(self.parameters), self.parameters)
 
     def curves(self, numbers: Sequence[int]) -> pd.DataFrame:
         """Curves of some trials: trial, step, loss, validation_loss and param.<name> where recorded, as rows a step.
 
         Values are NaN from the step at which a trial stopped. Only the shards that hold these trials are read.
         """
-        frames = [self._curves_of(table) for table in self._tables(numbers, curves=True)]
+        frames = [self._curves_of(table) for table in self._some(numbers, self._recorded)]
         columns = ["trial", "step", "loss"]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns, dtype=float)
 
     def final(self, numbers: Sequence[int]) -> dict[int, NDArray[Any]]:
         """Final parameters of some trials, in the run's own dtype; NaN where they are not finite."""
         found: dict[int, NDArray[Any]] = {}
-        for table in self._tables(numbers, curves=False):
+        for table in self._some(numbers, ["trial", "final"]):
             values = matrix(table["final"], len(table))
             found |= dict(zip(table["trial"].to_pylist(), values, strict=True))
         return found
 
-    def _tables(self, numbers: Sequence[int], *, curves: bool) -> list[pa.Table]:
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        return self.files.schema(self.shards[0][0]) if self.shards else _nothing(self.parameters).schema
+
+    @property
+    def _scalars(self) -> list[str]:
+        final = ["final"] if len(self.parameters) <= MAX_FINAL_COLUMNS else []
+        return [field.name for field in self._schema if not pa.types.is_list(field.type)] + final
+
+    @property
+    def _recorded(self) -> list[str]:
+        lists = [field.name for field in self._schema if pa.types.is_list(field.type)]
+        return ["trial", *(name for name in lists if name != "final")]
+
+    def _some(self, numbers: Sequence[int], columns: list[str]) -> Iterator[pa.Table]:
+        """The rows of some trials, shard by shard."""
         wanted = np.unique(np.asarray(numbers, dtype=np.int64))
-        if not self.shard_starts or not len(wanted):
-            return []
-        starts = np.array([start for _, start in self.shard_starts])
-        places = np.searchsorted(starts, wanted, side="right") - 1
-        tables = []
+        places = np.searchsorted([first for _, first, _ in self.shards], wanted, side="right") - 1
         for place in np.unique(places[places >= 0]):
-            index = self.shard_starts[place][0]
-            columns = _curve_columns(self.files, index) if curves else ["trial", "final"]
-            table = self.files.read_shard(index, columns)
-            tables.append(table.filter(pa.array(np.isin(table["trial"].to_numpy(), wanted))))
-        return [table for table in tables if len(table)]
+            table = self.files.read_shard(self.shards[place][0], columns)
+            rows = table.filter(pa.array(np.isin(table["trial"].to_numpy(), wanted)))
+            if len(rows):
+                yield rows.replace_schema_metadata()
 
     def _curves_of(self, table: pa.Table) -> pd.DataFrame:
         steps = np.asarray(self.metadata["steps"], dtype=np.int64)
@@ -111,7 +203,7 @@ class Results:
 
 
 def load(files: SweepFiles) -> Results:
-    """Read a sweep's results, as far as they are stored.
+    """Open a sweep's results, as far as they are stored; the trials are read when something asks for them.
 
     Raises:
         StoreError: a file of the sweep is damaged.
@@ -119,55 +211,41 @@ def load(files: SweepFiles) -> Results:
     manifest = files.manifest()
     done = sorted(files.done())
     nothing = {"steps": [], "parameters": manifest.get("parameters", []), **dict.fromkeys(_MADE_BY)}
-    metadata = files.metadata() if done else nothing
-    names = list(metadata["parameters"])
-    tables = {index: files.read_shard(index, _scalar_columns(files, index, names)) for index in done}
     return Results(
         files=files,
         config=sweep_file.load(files.config_path),
         manifest=manifest,
-        metadata=metadata,
-        trials=_frame(pa.concat_tables(tables.values()), names) if tables else _no_trials(names),
-        shard_starts=tuple((index, table["trial"][0].as_py()) for index, table in tables.items() if len(table)),
+        metadata=files.metadata() if done else nothing,
+        shards=tuple((index, *files.extent(index)) for index in done),
     )
 
 
-def _schema(files: SweepFiles, index: int) -> pa.Schema:
-    return files.schema(index)
-
-
-def _scalar_columns(files: SweepFiles, index: int, names: list[str]) -> list[str]:
-    final = ["final"] if len(names) <= MAX_FINAL_COLUMNS else []
-    return [field.name for field in _schema(files, index) if not pa.types.is_list(field.type)] + final
-
-
-def _curve_columns(files: SweepFiles, index: int) -> list[str]:
-    recorded = [field.name for field in _schema(files, index) if pa.types.is_list(field.type)]
-    return ["trial", *(name for name in recorded if name != "final")]
+def _known(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column's distinct values, as far as they are there."""
+    return np.asarray(pc.unique(column).drop_null().to_numpy(zero_copy_only=False))
 
 
 def _frame(table: pa.Table, names: list[str]) -> pd.DataFrame:
     lists = [c for c in table.column_names if c == "final"]
-    frame: pd.DataFrame = table.drop_columns(lists).to_pandas()
+    frame: pd.DataFrame = table.drop_columns([*lists, *(c for c in table.column_names if c == "growth")]).to_pandas()
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         growth = frame["final_loss"].to_numpy() / frame["initial_loss"].to_numpy()
-    final = matrix(table["final"], len(table)) if lists else np.empty((len(table), 0))
+    final = matrix(table["final"], len(table)) if lists and len(table) else np.empty((0, len(names)))
     added = {f"final.{name}": final[:, j] for j, name in enumerate(names) if lists}
     added["growth"] = np.where(np.isfinite(growth), growth, np.nan)
-    return _typed(pd.concat([frame, pd.DataFrame(added)], axis=1))
-
-
-def _no_trials(names: list[str]) -> pd.DataFrame:
-    finals = [f"final.{name}" for name in names] if len(names) <= MAX_FINAL_COLUMNS else []
-    numbers = [*HYPERPARAMETERS, *(f"init.{name}" for name in names), *_MEASURES, *finals]
-    columns: dict[str, Any] = {"trial": pd.Series(dtype="int64"), "seed": pd.Series(dtype="int64")}
-    columns |= {name: pd.Series(dtype="str") for name in _TEXTS}
-    columns |= {name: pd.Series(dtype="float64") for name in (*numbers, *_STEPS)}
-    return _typed(pd.DataFrame(columns))
-
-
-def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = pd.concat([frame, pd.DataFrame(added)], axis=1)
     frame["verdict"] = pd.Categorical(frame["verdict"], categories=VERDICTS)
     for name in _STEPS:
         frame[name] = frame[name].astype("Int64")
     return frame
+
+
+def _nothing(names: list[str]) -> pa.Table:
+    """No trials, with the columns of a shard file of a model with these parameters."""
+    types = {
+        **dict.fromkeys(("trial", "seed", *_STEPS), pa.int64()),
+        **dict.fromkeys(_TEXTS, pa.string()),
+        **dict.fromkeys((*HYPERPARAMETERS, *(f"init.{name}" for name in names), *_MEASURES), pa.float64()),
+        "final": pa.list_(pa.float64()),
+    }
+    return pa.schema(types).empty_table()

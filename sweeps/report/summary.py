@@ -14,14 +14,12 @@ from sgdcore.verdict import VERDICTS
 from sweeps.config import HYPERPARAMETERS
 from sweeps.report.expected import ExpectedOutcome
 from sweeps.report.results import Results
-from sweeps.report.text import cell, heading, number, percent
+from sweeps.report.sketches import Leading
+from sweeps.report.text import cell, heading, meaning, number, percent
 
 _MAX_COLUMNS = 8  # of swept parameters in a table
 _MAX_FINAL = 4  # parameters whose final values are shown beside a trial
 _MAX_EXPECTED = 50
-_BAD = ["diverging", "diverged"]
-_UNDECIDED = 0.01  # radii this near to 1 predict nothing
-_LONG_ENOUGH = 1e6  # the factor by which theory lets a distance grow or shrink before it is held against the outcome
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,24 +35,34 @@ class Table:
 def tables(results: Results, expected: Sequence[ExpectedOutcome] | None = None, n: int = 10) -> list[Table]:
     """All tables that have something to say, in the report's order."""
     expected = expected or ()
-    coming_back = "farthest past the target, in percent of the way from start to target"
+    tally = results.tally
     against = f"the most decided first; radius: {_prediction(results)}; growth: the last finite loss over the first"
     found = [
         Table("expected", "Held against what was expected", _expected_note(expected), expected_table(expected)),
         Table("verdicts", "Verdicts", "", verdict_counts(results)),
-        Table("best", "Best trials", f"by {heading(results.config.metric.name)}", best_trials(results, n)),
+        Table(
+            "best",
+            "Best trials",
+            f"by {heading(results.config.metric.name)}{_of(n, tally.best)}",
+            best_trials(results, n),
+        ),
         Table(
             "diverged",
             "Diverged and diverging trials",
-            "the earliest first; growth is the last finite loss over the first",
+            f"the earliest first; growth is the last finite loss over the first{_of(n, tally.earliest)}",
             diverged_trials(results, n),
         ),
-        Table("overshoots", "Overshoots of trials that came back", coming_back, overshoots(results, n)),
+        Table(
+            "overshoots",
+            "Overshoots of trials that came back",
+            f"farthest past the target, in percent of the way from start to target{_of(n, tally.overshoots)}",
+            overshoots(results, n),
+        ),
         Table("predictions", "Prediction against outcome", _prediction_note(results), predictions(results)),
         Table(
             "contradictions",
             "Trials that contradict the prediction",
-            against,
+            f"{against}{_of(n, tally.contradictions)}",
             contradicting_trials(results, n),
         ),
         Table(
@@ -71,10 +79,10 @@ def tables(results: Results, expected: Sequence[ExpectedOutcome] | None = None, 
 
 def headline(results: Results) -> str:
     """The outcome in a sentence."""
-    done, planned = len(results.trials), results.planned
+    done, planned = results.stored, results.planned
     if not done:
         return f"None of the {planned:,} trials is stored yet."
-    counts = results.trials["verdict"].value_counts()
+    counts = dict(zip(VERDICTS, results.tally.verdicts.tolist(), strict=True))
     so_far = f"{done:,} of {planned:,} trials are stored; " if done < planned else ""
     arrived = counts["converged"]
     share = f" ({percent(arrived, done)})" if arrived else ""
@@ -94,16 +102,16 @@ def headline(results: Results) -> str:
 
 def verdict_counts(results: Results) -> pd.DataFrame:
     """Number and share of trials by verdict."""
-    counts = results.trials["verdict"].value_counts().reindex(list(VERDICTS), fill_value=0)
-    share = counts.to_numpy() / max(len(results.trials), 1)
-    return pd.DataFrame({"verdict": list(VERDICTS), "trials": counts.to_numpy(), "share": share})
+    counts = results.tally.verdicts
+    return pd.DataFrame({"verdict": list(VERDICTS), "trials": counts, "share": counts / max(results.stored, 1)})
 
 
 def best_trials(results: Results, n: int = 10) -> pd.DataFrame:
-    """The n best trials by the sweep's metric among those that have not diverged; the faster of equals first."""
-    metric = results.config.metric.name
-    candidates = results.trials[results.trials["verdict"] != "diverged"].dropna(subset=[metric])
-    best = candidates.sort_values([metric, "steps_to_tolerance", "trial"]).head(n)
+    """The n best trials by the sweep's metric among those that have not diverged; the faster of equals first.
+
+    As in all tables of trials, n is at most 1,000 (sweeps.report.tally.MAX_ROWS).
+    """
+    best = results.frame(results.tally.best, n)
     final = [f"final.{name}" for name in results.parameters] if len(results.parameters) <= _MAX_FINAL else []
     return best[
         [
@@ -114,16 +122,12 @@ def best_trials(results: Results, n: int = 10) -> pd.DataFrame:
             "steps_to_tolerance",
             *final,
         ]
-    ].reset_index(drop=True)
+    ]
 
 
 def diverged_trials(results: Results, n: int = 10) -> pd.DataFrame:
     """Trials that left the finite numbers, the earliest first, then those that grew, the fastest first."""
-    bad = results.trials[results.trials["verdict"].isin(_BAD)]
-    ordered = bad.sort_values(
-        ["first_nonfinite_step", "growth", "trial"], ascending=[True, False, True], na_position="last"
-    )
-    return ordered[[*_name(results), "first_nonfinite_step", "growth"]].head(n).reset_index(drop=True)
+    return results.frame(results.tally.earliest, n)[[*_name(results), "first_nonfinite_step", "growth"]]
 
 
 def overshoots(results: Results, n: int = 10, *, include_diverging: bool = False) -> pd.DataFrame:
@@ -131,10 +135,10 @@ def overshoots(results: Results, n: int = 10, *, include_diverging: bool = False
 
     Trials that diverged are left out, and those that are diverging too unless they are asked for.
     """
-    left_out = ["diverged"] if include_diverging else _BAD
-    trials = results.trials
-    past = trials[~trials["verdict"].isin(left_out) & (trials["overshoot_percent"] > 0)]
-    past = past.sort_values(["overshoot_percent", "trial"], ascending=[False, True]).head(n)
+    past = results.frame(results.tally.overshoots, n)
+    if include_diverging:
+        past = pd.concat([past, results.frame(results.tally.overshoots_diverging, n)], ignore_index=True)
+        past = past.sort_values(["overshoot_percent", "trial"], ascending=[False, True]).head(n)
     start = [row[f"init.{row['overshoot_parameter']}"] for _, row in past.iterrows()]
     table = past[[*_name(results), "overshoot_percent", "overshoot_parameter"]].assign(
         start=np.array(start, dtype=np.float64)
@@ -148,46 +152,39 @@ def overshoots(results: Results, n: int = 10, *, include_diverging: bool = False
 
 def predictions(results: Results) -> pd.DataFrame:
     """Verdicts of the trials by what their predicted growth per epoch says; empty where none is known."""
-    known = results.trials.dropna(subset=["predicted_radius"])
-    growth = known["predicted_radius"]
+    predicted = results.tally.predictions
+    if not predicted.counts.sum():
+        return pd.DataFrame()
     word = "radius" if _prediction(results) == Kind.EPOCH_MAP else "growth"
-    classes = {
-        f"settles ({word} < 1)": growth < 1 - _UNDECIDED,
-        f"undecided ({word} near 1)": (growth - 1).abs() <= _UNDECIDED,
-        f"diverges ({word} > 1)": growth > 1 + _UNDECIDED,
-    }
-    against = contradictions(results).index
-    rows = []
-    for predicted, inside in classes.items():
-        trials = known[inside]
-        counts = trials["verdict"].value_counts().reindex(list(VERDICTS), fill_value=0)
-        contradicted = int(trials.index.isin(against).sum())
-        rows.append({"predicted": predicted, "trials": len(trials), **counts.to_dict(), "contradicted": contradicted})
-    return pd.DataFrame(rows) if len(known) else pd.DataFrame()
-
-
-def contradictions(results: Results) -> pd.DataFrame:
-    """Trials whose outcome contradicts the theory, among those that ran long enough for it to show."""
-    disagreeing: pd.DataFrame = results.trials[_disagrees(results)]
-    return disagreeing[_log_change(results)[disagreeing.index].abs() > math.log(_LONG_ENOUGH)]
+    rows = [
+        {"predicted": said, "trials": counts.sum(), **dict(zip(VERDICTS, counts, strict=True)), "contradicted": against}
+        for said, counts, against in zip(
+            [f"settles ({word} < 1)", f"undecided ({word} near 1)", f"diverges ({word} > 1)"],
+            predicted.counts,
+            predicted.contradicted,
+            strict=True,
+        )
+    ]
+    return pd.DataFrame(rows)
 
 
 def contradicting_trials(results: Results, n: int = 10) -> pd.DataFrame:
-    """The n contradicting trials whose outcome was predicted most decidedly."""
-    trials = contradictions(results)
-    order = _log_change(results)[trials.index].abs().sort_values(ascending=False, kind="stable").index
-    return trials.loc[order[:n], [*_name(results), "predicted_radius", "growth"]].reset_index(drop=True)
+    """The n trials whose outcome contradicts the theory, of those that ran long enough for it to show.
+
+    Those whose outcome was predicted most decidedly come first.
+    """
+    shown = results.frame(results.tally.contradictions, n)
+    return shown[[*_name(results), "predicted_radius", "growth"]]
 
 
 def finding(results: Results) -> str | None:
     """Where theory and outcome disagree, and what can be behind it; None where they do not."""
-    grew = contradictions(results)["predicted_radius"] < 1
+    grew, _, settled = results.tally.predictions.contradicted.tolist()
     causes = {
         "that theory lets settle ended above the start: on a noise floor, of batches without a common optimum near "
-        "the stable boundary, or beyond the range of the dtype": int(grew.sum()),
-        "that theory lets diverge did not: for a start without the growing direction, or an error in the theory": int(
-            (~grew).sum()
-        ),
+        "the stable boundary, or beyond the range of the dtype": grew,
+        "that theory lets diverge did not: for a start without the growing direction, or an error in "
+        "the theory": settled,
     }
     found = [f"{count:,} {'trial' if count == 1 else 'trials'} {cause}" for cause, count in causes.items() if count]
     return "; ".join(found) or None
@@ -197,21 +194,9 @@ def _prediction(results: Results) -> str:
     return results.metadata["prediction"] or Kind.EPOCH_MAP
 
 
-def _log_change(results: Results) -> pd.Series[float]:
-    """Log of the factor by which theory changes each trial's distance over the run."""
-    growth = results.trials["predicted_radius"].astype("float64")
-    with np.errstate(divide="ignore"):  # a radius of 0 settles at once
-        return pd.Series(np.log(growth.to_numpy()), growth.index) * results.config.training.epochs
-
-
-def _disagrees(results: Results) -> pd.Series[bool]:
-    """Which trials with a decided prediction grew where they should have settled, or the reverse."""
-    growth, grew = results.trials["predicted_radius"], results.trials["verdict"].isin(_BAD)
-    return ((growth > 1 + _UNDECIDED) & ~grew) | ((growth < 1 - _UNDECIDED) & grew)
-
-
 def _prediction_note(results: Results) -> str:
-    against, disagreeing = len(contradictions(results)), int(_disagrees(results).sum())
+    predicted = results.tally.predictions
+    against, disagreeing = int(predicted.contradicted.sum()), predicted.disagreeing
     contradict = "one trial contradicts" if against == 1 else f"{against:,} trials contradict"
     short = f"; {disagreeing - against:,} more disagree, over too few epochs to tell" if disagreeing > against else ""
     return f"by the {_prediction(results)}; {contradict} it{short}"
@@ -243,10 +228,10 @@ def settings(results: Results) -> pd.DataFrame:
         "kernel": results.metadata["kernel"],
         "prediction": results.metadata["prediction"],
     }
-    if len(results.trials):
+    if results.stored:
         fixed = [*HYPERPARAMETERS, *(results.starts if len(results.starts) <= _MAX_FINAL else []), "seed"]
-        constant = [c for c in fixed if c not in results.axes and results.trials[c].nunique() == 1]
-        rows |= {heading(c): cell(results.trials[c].iloc[0], c) for c in constant}
+        constant = {c: results.values[c].values for c in fixed if c not in results.axes and len(results.values[c]) == 1}
+        rows |= {heading(c): cell(meaning(values[0], c), c) for c, values in constant.items()}
     return pd.DataFrame([(k, v) for k, v in rows.items() if v is not None], columns=["setting", "value"])
 
 
@@ -273,6 +258,11 @@ def expected_table(expected: Sequence[ExpectedOutcome]) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows)
     return frame.astype({"trial": "Int64", "overshoot_percent": "float64"}) if rows else frame
+
+
+def _of(n: int, ranking: Leading) -> str:
+    """How much of a ranking is shown, where it is not all."""
+    return f"; the first {n:,} of {ranking.total:,}" if ranking.total > n else ""
 
 
 def _sentence(text: str) -> str:

@@ -60,6 +60,11 @@ def cell(value: Any, column: Hashable = "") -> str:
     return number(float(value), 6 if exact else 4)
 
 
+def meaning(value: float, column: Hashable) -> bool | int | float:
+    """An axis' number as what it stands for."""
+    return bool(value) if column == "nesterov" else int(value) if column == "seed" else float(value)
+
+
 def formatted(frame: pd.DataFrame) -> pd.DataFrame:
     """The same table with every cell as text and the headings in words."""
     columns = {heading(name): [cell(value, name) for value in frame[name]] for name in frame}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("html", "md", "csv", "json")
 _FILES = {"html": "report.html", "md": "report.md", "csv": "trials.csv", "json": "report.json"}
+MAX_CSV_TRIALS = 200_000  # about 60 MB
 _MIN_VALUES_FOR_SHARES = 5  # of the widest axis, for the figure of verdicts along it
 _PLOT_CONFIG = {
     "responsive": True,
@@ -37,14 +39,21 @@ _PLOT_CONFIG = {
 def write(results: Results, expected: Sequence[ExpectedOutcome] | None = None) -> Path:
     """Write the report's four files into the sweep's report folder, and return the path of report.html.
 
+    Of more than MAX_CSV_TRIALS trials there is no trials.csv: the shard files hold them, in a tenth of the room.
+
     Raises:
         StoreError: the folder cannot be written.
     """
     folder = results.files.report_folder
     try:
         folder.mkdir(exist_ok=True)
-        for format in ("csv", "json", "md", "html"):  # html last: where it is, the report is whole
-            _write(folder / _FILES[format], render(results, format, expected))
+        if results.stored <= MAX_CSV_TRIALS:
+            _write(folder / _FILES["csv"], lambda file: write_csv(results, file))
+        else:
+            (folder / _FILES["csv"]).unlink(missing_ok=True)
+        for format in ("json", "md", "html"):  # html last: where it is, the report is whole
+            text = render(results, format, expected)
+            _write(folder / _FILES[format], lambda file, text=text: file.write(text))  # type: ignore[misc]
     except OSError as error:
         raise StoreError(f"{folder}: the report cannot be written: {error.strerror}") from error
     return folder / _FILES["html"]
@@ -58,10 +67,20 @@ def render(results: Results, format: str, expected: Sequence[ExpectedOutcome] | 
     """
     renderers = {"html": _html, "md": _markdown, "json": _json}
     if format == "csv":
-        return results.trials.to_csv(index=False, lineterminator="\n")
+        table = io.StringIO()
+        write_csv(results, table)
+        return table.getvalue()
     if format not in renderers:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
     return renderers[format](results, expected or ())
+
+
+def write_csv(results: Results, file: TextIO) -> None:
+    """All stored trials as CSV, one row a trial, shard by shard."""
+    for i, frame in enumerate(results.frames()):
+        frame.to_csv(file, index=False, lineterminator="\n", header=i == 0)
+    if not results.shards:
+        results.trials.to_csv(file, index=False, lineterminator="\n")
 
 
 def _json(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
@@ -72,7 +91,7 @@ def _json(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
         "name": results.config.name,
         "description": results.config.description,
         "headline": summary.headline(results),
-        "trials": {"planned": results.planned, "stored": len(results.trials)},
+        "trials": {"planned": results.planned, "stored": results.stored},
         "swept": results.swept,
         "settings": dict(zip(settings["setting"], settings["value"], strict=True)),
         "tables": {table.key: table.frame.to_dict("records") for table in tables},
@@ -109,7 +128,9 @@ def _markdown(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
         parts.append(markdown(table.frame))
         if table.key == "expected" and sentences(expected):
             parts.append("\n".join(f"- {escaped(line)}." for line in sentences(expected)))
-    return "\n\n".join([*parts, f"Sweep {results.files.sweep_id}, {_made_by(results)}."]) + "\n"
+    return (
+        "\n\n".join([*parts, f"Sweep {results.files.sweep_id}, {_made_by(results)}. {_every_number(results)}"]) + "\n"
+    )
 
 
 def _html(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
@@ -132,13 +153,14 @@ def _html(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
         headline=summary.headline(results),
         notices=_notices(results),
         verdicts=[
-            {"name": name, "trials": trials, "share": percent(trials, len(results.trials))}
+            {"name": name, "trials": trials, "share": percent(trials, results.stored)}
             for name, trials in zip(counts["verdict"], counts["trials"].tolist(), strict=True)
         ],
         figures=figures,
         tables=[_html_table(table) for table in summary.tables(results, expected) if table.key != "verdicts"],
         sentences=sentences(expected),
         made_by=_made_by(results),
+        every_number=_every_number(results),
         plotly=Markup(get_plotlyjs()) if figures else "",
     )
 
@@ -146,7 +168,7 @@ def _html(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
 def _figures(results: Results) -> list[dict[str, Any]]:
     from sweeps.report import figures
 
-    if not len(results.trials):
+    if not results.stored:
         return []
     found = [
         {
@@ -160,7 +182,7 @@ def _figures(results: Results) -> list[dict[str, Any]]:
         note = "The least final loss in each cell, over all other parameters."
         found.append({"id": "map", "title": "Final loss", "note": note, "figure": heat_map})
     widest = next((name for name in results.axes if name != "seed"), None)
-    if widest and results.trials[widest].nunique() >= _MIN_VALUES_FOR_SHARES:
+    if widest and len(results.values[widest]) >= _MIN_VALUES_FOR_SHARES:
         bars = figures.verdict_bars(results, widest)
         found.append({"id": "verdicts", "title": "Verdicts along the widest axis", "note": "", "figure": bars})
     return found
@@ -188,13 +210,22 @@ def _html_table(table: summary.Table) -> dict[str, Any]:
 
 def _notices(results: Results) -> list[str]:
     notices = []
-    if 0 < len(results.trials) < results.planned:
-        notices.append(f"Partial: {len(results.trials):,} of {results.planned:,} trials are stored.")
+    if 0 < results.stored < results.planned:
+        notices.append(f"Partial: {results.stored:,} of {results.planned:,} trials are stored.")
     if failed := len(results.files.failures()):
         notices.append(f"{failed:,} shards could not be run; their tracebacks are in the sweep's failures folder.")
     if (finding := summary.finding(results)) is not None:
         notices.append(f"Finding: {finding}.")
     return notices
+
+
+def _every_number(results: Results) -> str:
+    if results.stored <= MAX_CSV_TRIALS:
+        return f"Every number is in {_FILES['csv']} beside this page."
+    return (
+        f"Every number is in the Parquet files of the sweep's folder {results.files.shards_folder.name}, too many for "
+        f"a {_FILES['csv']} ('sweeps report {results.files.sweep_id} --format csv' prints it)."
+    )
 
 
 def _created(results: Results) -> str:
@@ -212,10 +243,10 @@ def _made_by(results: Results) -> str:
     return ", ".join([kernel, *made])
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, write: Callable[[TextIO], object]) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.new")
     with aside.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
+        write(file)
         file.flush()
         os.fsync(file.fileno())
     aside.rename(path)

@@ -3,58 +3,94 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+_FEW = 10_000  # comparisons, which are quicker made one by one than sorted for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """The product of named axes; the last axis runs fastest, as in itertools.product. Booleans are 0.0 and 1.0."""
 
-    axes: tuple[tuple[str, tuple[float, ...]], ...]
+    axes: tuple[tuple[str, FloatArray], ...]
 
     def __len__(self) -> int:
         """Number of rows."""
         return math.prod(len(values) for _, values in self.axes)
 
-    def __getitem__(self, name: str) -> tuple[float, ...]:
+    def __getitem__(self, name: str) -> FloatArray:
         """One axis' values."""
         return dict(self.axes)[name]
 
-    def replace(self, name: str, values: tuple[float, ...]) -> Block:
+    def replace(self, name: str, values: FloatArray) -> Block:
         """The same block with other values on one axis."""
         return Block(tuple((n, values if n == name else v) for n, v in self.axes))
 
-    def split(self, name: str, test: Callable[[float], bool]) -> tuple[Block, Block]:
+    def split(self, name: str, test: Callable[[FloatArray], Mask]) -> tuple[Block, Block]:
         """The part where an axis' values pass a test, and the rest; either may be empty."""
-        return (
-            self.replace(name, tuple(v for v in self[name] if test(v))),
-            self.replace(name, tuple(v for v in self[name] if not test(v))),
-        )
+        values = self[name]
+        passed = test(values)
+        return self.replace(name, values[passed]), self.replace(name, values[~passed])
 
     def rows(self, indices: NDArray[np.int64]) -> dict[str, FloatArray]:
         """Columns of the rows with these indices."""
         columns = {}
         for name, values in reversed(self.axes):
             indices, digit = np.divmod(indices, len(values))
-            columns[name] = np.asarray(values, dtype=np.float64)[digit]
+            columns[name] = values[digit]
         return {name: columns[name] for name, _ in self.axes}
 
-    def contains(self, columns: dict[str, FloatArray]) -> NDArray[np.bool_]:
-        """Which of the given rows are also rows of this block; NaN equals NaN."""
-        inside = np.ones(len(next(iter(columns.values()))), dtype=bool)
-        for name, values in self.axes:
-            inside &= np.isin(columns[name], values) | (np.isnan(columns[name]) & np.isnan(values).any())
-        return inside
+    def without(self, other: Block) -> list[Block]:
+        """The rows that the other block does not have, as blocks of their own: at most one for each axis.
 
-    def meets(self, other: Block) -> bool:
-        """Whether the two blocks share a row."""
-        return all(
-            set(values) & set(other[name]) or (np.isnan(values).any() and np.isnan(other[name]).any())
-            for name, values in self.axes
-        )
+        What differs from the other in its first axis; what does not, but differs in the second; and so on.
+        """
+        theirs = dict(other.axes)
+        shared = [_is_in(values, theirs[name]) for name, values in self.axes]
+        if not all(mask.any() for mask in shared):
+            return [self]
+        pieces, rest = [], self
+        for (name, values), mask in zip(self.axes, shared, strict=True):
+            if not mask.all():
+                pieces.append(rest.replace(name, values[~mask]))
+                rest = rest.replace(name, values[mask])
+        return pieces
+
+
+def disjoint(blocks: Iterable[Block]) -> Iterator[list[Block]]:
+    """Each block as blocks without the rows of those before it; NaN equals NaN."""
+    earlier: list[Block] = []
+    lows: list[FloatArray] = []
+    highs: list[FloatArray] = []
+    for block in blocks:
+        low, high = _box(block)
+        pieces = [block]
+        if earlier:
+            # Most blocks lie apart from most others, and a glance at all their boxes at once tells.
+            near = ((np.array(lows) <= high) & (low <= np.array(highs))).all(axis=1)
+            for i in np.flatnonzero(near):
+                pieces = [part for piece in pieces for part in piece.without(earlier[i])]
+        yield pieces
+        earlier.append(block)
+        lows.append(low)
+        highs.append(high)
+
+
+def _box(block: Block) -> tuple[FloatArray, FloatArray]:
+    """The least and the largest value on each axis, in the order of their names; NaN is the least of all."""
+    values = [np.where(np.isnan(block[name]), -np.inf, block[name]) for name in sorted(dict(block.axes))]
+    return np.array([v.min() for v in values]), np.array([v.max() for v in values])
+
+
+def _is_in(values: FloatArray, others: FloatArray) -> Mask:
+    if len(values) * len(others) <= _FEW:
+        inside: Mask = (values[:, np.newaxis] == others).any(axis=1)
+    else:
+        inside = np.isin(values, others)
+    return inside | (np.isnan(values) & np.isnan(others).any())

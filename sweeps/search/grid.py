@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from sweeps.config import HYPERPARAMETERS, SweepConfig
-from sweeps.search.block import Block
+from sweeps.search.block import Block, FloatArray
 
 _TORCH_DEFAULTS = {"lr": 1e-3, "momentum": 0.0, "weight_decay": 0.0, "dampening": 0.0, "nesterov": 0.0}
 UNSET = float("nan")  # a start value that the model's own initialisation gives
@@ -16,11 +18,11 @@ def blocks(config: SweepConfig, starts: tuple[str, ...]) -> list[Block]:
     """
     result = []
     for mapping in config.mappings():
-        named = {name: tuple(float(v) + 0.0 for v in axis.points()) for name, axis in mapping.items()}
+        named = {name: axis.points() + 0.0 for name, axis in mapping.items()}  # no negative zeros
         spread = _spread(named, starts)
-        implied = {name: (_TORCH_DEFAULTS[name],) for name in HYPERPARAMETERS if name not in named}
-        implied |= {f"init.{p}": (UNSET,) for p in starts if f"init.{p}" not in spread}
-        seeds = {"seed": tuple(float(seed) for seed in config.seeds)}
+        implied = {name: np.array([_TORCH_DEFAULTS[name]]) for name in HYPERPARAMETERS if name not in named}
+        implied |= {f"init.{p}": np.array([UNSET]) for p in starts if f"init.{p}" not in spread}
+        seeds = {"seed": np.array(config.seeds, dtype=np.float64)}
         result.append(Block(tuple((seeds | implied | spread).items())))
     return result
 
@@ -31,7 +33,7 @@ def meant(name: str, starts: tuple[str, ...]) -> list[str]:
     return [p for p in starts if p == given or p.startswith(f"{given}.")]
 
 
-def _spread(named: dict[str, tuple[float, ...]], starts: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
+def _spread(named: dict[str, FloatArray], starts: tuple[str, ...]) -> dict[str, FloatArray]:
     """Every init.* axis by the parameters that it stands for; one that names a single parameter goes before."""
     groups = {name: meant(name, starts) for name in named if name.startswith("init.")}
     spread = {f"init.{p}": named[name] for name, group in groups.items() if len(group) > 1 for p in group}

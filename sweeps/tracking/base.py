@@ -82,6 +82,9 @@ class Tracker(Protocol):
     def finish(self, sweep: Sweep, metrics: dict[str, float], tags: dict[str, str], complete: bool = True) -> None:
         """Write the parent's metrics, tags and artifacts, and mark it finished, or failed where trials are missing."""
 
+    def hurry(self) -> None:
+        """Somebody is waiting for the end: wait no more for a server that refuses calls."""
+
     def interrupt(self) -> None:
         """Mark the parent as killed: somebody stopped the sweep."""
 
@@ -108,16 +111,15 @@ def wanted(policy: str, trials: int) -> int:
 
 def best_trials(files: SweepFiles, metric: str, count: int) -> dict[int, list[int]]:
     """The trials of least metric that did not diverge, ties by trial number, by shard."""
-    parts = []
+    best: pa.Table | None = None
     for index in sorted(files.done()):
-        table = files.read_shard(index, ["trial", "verdict", metric])
-        ok = pc.and_(pc.not_equal(table["verdict"], "diverged"), pc.is_valid(table[metric]))
-        part = table.filter(ok)
-        parts.append(_best(part.append_column("shard", pa.repeat(index, len(part))), metric, count))
+        table = files.read_shard(index, ["trial", "verdict", metric]).replace_schema_metadata()
+        part = table.filter(pc.and_(pc.not_equal(table["verdict"], "diverged"), pc.is_valid(table[metric])))
+        part = _best(part.append_column("shard", pa.repeat(index, len(part))), metric, count)
+        best = part if best is None else _best(pa.concat_tables([best, part]), metric, count)
     chosen: dict[int, list[int]] = {}
-    if parts:
-        for row in _best(pa.concat_tables(parts), metric, count).select(["shard", "trial"]).to_pylist():
-            chosen.setdefault(row["shard"], []).append(row["trial"])
+    for row in best.select(["shard", "trial"]).to_pylist() if best is not None else ():
+        chosen.setdefault(row["shard"], []).append(row["trial"])
     return chosen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -55,6 +56,23 @@ def for_run(choice: Choice, writer: WriterName, experiment: Experiment, parent: 
         if connection.query(query, parent.info.run_id) != [(int(experiment.experiment_id),)]:
             return _chosen("the database does not have the run that the tracking server has just made", writer)
     return choice
+
+
+def check_server(database: Database, experiments: Iterable[Experiment]) -> None:
+    """Whether a database is that of the tracking server that has these experiments.
+
+    Raises:
+        TrackingError: it is another one's.
+    """
+    with closing(database.connect()) as connection:
+        for experiment in experiments:
+            query = "SELECT name, creation_time FROM experiments WHERE experiment_id = ?"
+            found = connection.query(query, int(experiment.experiment_id))
+            if found != [(experiment.name, experiment.creation_time)]:
+                raise TrackingError(
+                    "tracking.database is not the database of the tracking server: "
+                    f"the server's experiment {experiment.name!r} is not in it"
+                )
 
 
 def _chosen(objection: str | None, writer: WriterName, database: Database | None = None) -> Choice:

@@ -131,7 +131,9 @@ def test_every_problem_is_told_at_once() -> None:
 )
 def test_axis_points(axis: dict[str, object], points: object) -> None:
     config = parse(with_lr(axis), "c.yaml")
-    assert config.mappings()[0]["lr"].points() == points
+    axis_ = config.mappings()[0]["lr"]
+    assert tuple(axis_.points()) == points
+    assert len(axis_) == len(axis_.points())
 
 
 def test_resolved_file_reads_back_the_same() -> None:

@@ -12,7 +12,7 @@ from sweeps import plan as planning
 from sweeps.config import HYPERPARAMETERS, parse
 from sweeps.data import load_task
 from sweeps.errors import ConfigError
-from sweeps.plan import Plan, make_plan
+from sweeps.plan import Plan, Shard, Shards, make_plan
 from sweeps.worker import Work
 from tests.sweeps.conftest import document
 
@@ -23,7 +23,11 @@ def plan_of(parameters: object, **changes: object) -> Plan:
 
 
 def rows(plan: Plan) -> list[tuple[float, ...]]:
-    trials = plan.trials(0, len(plan))
+    return rows_of(plan, 0, len(plan))
+
+
+def rows_of(plan: Plan, start: int, stop: int) -> list[tuple[float, ...]]:
+    trials = plan.trials(start, stop)
     h = trials.hyperparams
     return [
         tuple(map(float, row))
@@ -145,6 +149,34 @@ def test_unknown_start_values_are_refused() -> None:
         plan_of({"init.weight.3": {"value": 0}})
 
 
+@given(st.lists(MAPPINGS, min_size=2, max_size=4))
+def test_mappings_that_overlap_hold_each_trial_once(mappings: list[dict[str, list[float]]]) -> None:
+    fine = [mapping | {"nesterov": [False], "momentum": [0.9, 0.5]} for mapping in mappings]
+    plan = plan_of([{name: {"values": values} for name, values in mapping.items()} for mapping in fine])
+    found = rows(plan)
+    assert len(set(found)) == len(found) == len(plan)
+    assert [rows_of(plan, n, n + 1)[0] for n in range(len(plan))] == found
+
+
+def test_overlaps_of_large_products_are_products_again() -> None:
+    axis = {"min": 0.001, "max": 0.1, "count": 20_000}
+    mapping = {"lr": axis, "momentum": axis, "init.weight": {"value": 0}, "init.bias": {"value": 0}}
+    other = mapping | {"momentum": {"values": [0.5, 0.001, 0.1]}, "weight_decay": {"values": [0, 0.1]}}
+    plan = plan_of([mapping, other])
+    assert len(plan) == 20_000**2 + 20_000 * (6 - 2)
+    assert plan.merged == {planning.SAME_TRIAL: 40_000}
+    assert len(plan.blocks) == 3
+
+
+def test_shards_are_made_when_they_are_asked_for() -> None:
+    shards = Shards(10**18 + 1, 10)
+    assert len(shards) == 10**17 + 1
+    assert shards[-1] == Shard(10**17, 10**18, 10**18 + 1)
+    assert [len(shard) for shard in shards[-2:]] == [10, 1]
+    with pytest.raises(IndexError):
+        shards[10**17 + 1]
+
+
 @given(st.integers(1, 9))
 def test_any_packing_gives_the_same_trials(size: int) -> None:
     parameters = {
@@ -209,8 +241,16 @@ def rows_at(plan: Plan, number: int) -> tuple[float, float]:
 
 
 def test_absurd_sizes_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"at most 1,000,000,000 are allowed"):
-        plan_of({"lr": {"min": 0, "max": 1, "count": 100_000}, "momentum": {"min": 0.1, "max": 1, "count": 100_000}})
+    """From the lengths of the axes, before there are any axes."""
+    for count, message in (
+        (100_000, "10,000,000,000 trials; at most 1,000,000,000 are allowed"),
+        (10_000_000, "100,000,000,000,000 combinations; at most 1,000,000,000 trials are allowed"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            plan_of({"lr": {"min": 0, "max": 1, "count": count}, "momentum": {"min": 0.1, "max": 1, "count": count}})
+    huge = {"min": 1, "max": 2, "count": 10_000_000}
+    with pytest.raises(ConfigError, match="about 1e70 combinations"):
+        plan_of({"init.weight": huge}, task={"dataset": {"kind": "linear", "d": 10}})
 
 
 def test_absurdly_many_points_are_refused() -> None:

@@ -1,0 +1,117 @@
+"""Cells: trials counted and compared by where they lie on some axes; any number of shards' cells can be added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdcore.verdict import VERDICTS
+from sweeps.report.axes import MapAxis
+
+FloatArray = NDArray[np.float64]
+_LEAST = 1e-300  # stands for a loss of 0 where logarithms are taken
+_BADNESS = np.array([{"diverging": 1, "diverged": 2}.get(verdict, 0) for verdict in VERDICTS], dtype=np.int8)
+_NOBODY = 3  # the badness of a cell without a trial
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What became of T trials, of which there may not be none."""
+
+    verdict: NDArray[np.intp]  # places in VERDICTS
+    loss: FloatArray  # the final one; inf where there is none
+    trial: NDArray[np.int64]
+
+    @cached_property
+    def badness(self) -> NDArray[np.int8]:
+        """0 settled, 1 diverging, 2 diverged."""
+        return np.asarray(_BADNESS[self.verdict])
+
+    @cached_property
+    def worst_first(self) -> NDArray[np.intp]:
+        """The trials' order, the best of all at the end."""
+        return np.lexsort((-self.trial, -self.loss, -self.badness))
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """One entry a cell of the product of some axes, in the axes' shape; V verdicts.
+
+    The best trial of a cell is one that settled, else one that is diverging, else one that diverged; among these the
+    one of least final loss, and of equals the first.
+    """
+
+    axes: tuple[MapAxis, ...]
+    counts: NDArray[np.int64]  # (..., V) trials by verdict
+    badness: NDArray[np.int8]  # of the best trial: 0 settled, 1 diverging, 2 diverged, 3 none was run
+    loss: FloatArray  # its final loss; inf where it has none
+    trial: NDArray[np.int64]  # its number
+    position: FloatArray  # (..., axes) its values
+    mean: FloatArray  # of log10 of the final loss, over the trials that settled; 0 where none did
+    squares: FloatArray  # sum of the squared deviations from that mean
+
+    @classmethod
+    def of(cls, axes: Sequence[MapAxis], columns: Sequence[FloatArray], outcomes: Outcomes) -> Cells:
+        """Those of T trials; ``columns`` are their (T,) values on each axis."""
+        verdict, loss, trial, badness = outcomes.verdict, outcomes.loss, outcomes.trial, outcomes.badness
+        shape = tuple(len(axis.labels) for axis in axes)
+        places = [axis.places(column) for axis, column in zip(axes, columns, strict=True)]
+        cell = np.ravel_multi_index(places, shape)
+        number = int(np.prod(shape))
+        counts = np.bincount(cell * len(VERDICTS) + verdict, minlength=number * len(VERDICTS))
+        best = np.full(number, -1)
+        best[cell[outcomes.worst_first]] = outcomes.worst_first  # of several the last is kept, which is the best
+        found = best >= 0
+        settled = (badness == 0) & np.isfinite(loss)
+        mean, squares = _moments(cell[settled], np.log10(np.maximum(loss[settled], _LEAST)), number)
+        values = np.stack(columns, axis=-1)
+        return cls(
+            axes=tuple(axes),
+            counts=counts.reshape(*shape, len(VERDICTS)),
+            badness=np.where(found, badness[best], np.int8(_NOBODY)).reshape(shape),
+            loss=np.where(found, loss[best], np.inf).reshape(shape),
+            trial=np.where(found, trial[best], -1).reshape(shape),
+            position=np.where(found[:, np.newaxis], values[best], np.nan).reshape(*shape, len(axes)),
+            mean=mean.reshape(shape),
+            squares=squares.reshape(shape),
+        )
+
+    def __add__(self, other: Cells) -> Cells:
+        """Those of both; the moments as of Chan, Golub and LeVeque (1979)."""
+        theirs = other.badness < self.badness
+        theirs |= (other.badness == self.badness) & (other.loss < self.loss)
+        theirs |= (other.badness == self.badness) & (other.loss == self.loss) & (other.trial < self.trial)
+        mine, n = self.settled, self.settled + other.settled
+        share = np.divide(other.settled, n, out=np.zeros(n.shape), where=n > 0)
+        apart = other.mean - self.mean
+        return Cells(
+            axes=self.axes,
+            counts=self.counts + other.counts,
+            badness=np.where(theirs, other.badness, self.badness),
+            loss=np.where(theirs, other.loss, self.loss),
+            trial=np.where(theirs, other.trial, self.trial),
+            position=np.where(theirs[..., np.newaxis], other.position, self.position),
+            mean=self.mean + apart * share,
+            squares=self.squares + other.squares + apart**2 * mine * share,
+        )
+
+    @property
+    def settled(self) -> NDArray[np.int64]:
+        """Number of trials that settled."""
+        return np.asarray(self.counts[..., _BADNESS == 0].sum(axis=-1))
+
+    @property
+    def trials(self) -> NDArray[np.int64]:
+        """Number of trials."""
+        return np.asarray(self.counts.sum(axis=-1))
+
+
+def _moments(cell: NDArray[np.intp], values: FloatArray, number: int) -> tuple[FloatArray, FloatArray]:
+    """The mean, and the sum of squared deviations from it, of each cell's values."""
+    count = np.bincount(cell, minlength=number)
+    mean = np.divide(np.bincount(cell, values, number), count, out=np.zeros(number), where=count > 0)
+    return mean, np.asarray(np.bincount(cell, (values - mean[cell]) ** 2, number), dtype=np.float64)
