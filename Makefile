@@ -43,6 +43,7 @@ bench: $(VENV)/.bench ## measure against peers, side by side
 	$(BIN)/python -m benchmarks.networks
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.tracking
+	$(BIN)/python -m benchmarks.tracking --database postgresql
 
 constraints: ## renew constraints.txt from the newest versions that pyproject.toml allows
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints

@@ -85,7 +85,11 @@ def _chosen(objection: str | None, writer: WriterName, database: Database | None
 
 def _objection(database: Database) -> str | None:
     """Why the bulk writer must not be used; None if it may be."""
-    with closing(database.connect()) as connection:
+    try:
+        connection = database.connect()
+    except TrackingError as error:  # with options, perhaps, that only MLflow's own driver knows
+        return str(error)
+    with closing(connection):
         objection = _table_objection(connection, database.fingerprints) or connection.refusal()
     return objection or _version_objection(database)
 

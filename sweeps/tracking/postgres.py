@@ -60,7 +60,7 @@ class PostgresDatabase:
     """A database of a PostgreSQL server."""
 
     url: URL = field(repr=False)
-    connections: int = 4  # on two cores too faster than 2
+    connections: int = 2
     fingerprints: tuple[str, ...] = ("6ca5b1e14fa6d4bd",)
 
     def connect(self) -> PostgresConnection:
@@ -73,10 +73,10 @@ class PostgresDatabase:
 
         url = self.url.set(drivername="postgresql+psycopg")
         _, arguments = url.get_dialect()().create_connect_args(url)
-        arguments = {"connect_timeout": _CONNECT_SECONDS, **arguments}
+        arguments = {"connect_timeout": _CONNECT_SECONDS, **arguments, "client_encoding": "utf8", "autocommit": True}
         try:
             # Prepared statements would not survive a pooler between us and the server.
-            connection = psycopg.connect(**arguments, autocommit=True, prepare_threshold=None, client_encoding="utf8")
+            connection = psycopg.connect(**arguments, prepare_threshold=None)
         except psycopg.Error as error:
             raise TrackingError(f"the database cannot be opened: {_line(error)}") from error
         return PostgresConnection(connection)

@@ -54,7 +54,8 @@ def _probe_database(uri: str) -> None:
             pass
         engine.dispose()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
-        raise TrackingError(f"{redacted(uri)}: the database cannot be opened: {first_line(error)}") from error
+        how = "; pip install 'sgd-sweeps[postgres]'" if options and isinstance(error, ImportError) else ""
+        raise TrackingError(f"{redacted(uri)}: the database cannot be opened: {first_line(error)}{how}") from error
 
 
 def is_server(uri: str) -> bool:

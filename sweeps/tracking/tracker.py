@@ -19,6 +19,7 @@ from sweeps.errors import TrackingError
 from sweeps.tracking.base import MAX_FINAL_METRICS, SWEEP_ID, Family, Sweep, Writer
 from sweeps.tracking.bulk import BulkWriter
 from sweeps.tracking.client import ClientWriter
+from sweeps.tracking.database import opened
 from sweeps.tracking.guard import Choice, check_server, choose, for_run
 from sweeps.tracking.probe import first_line, is_server, probe, quiet, redacted
 from sweeps.tracking.trials import PARAM_LENGTH, trial_runs
@@ -94,6 +95,8 @@ class MlflowTracker:
                 experiments = self.client.search_experiments(max_results=1)
         except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, ValueError) as error:
             raise TrackingError(f"{self.uri}: MLflow cannot be used there: {first_line(error)}") from error
+        if self._database is not None:
+            opened(self._database).connect().close()  # who names a database wants it to be used
         self._choice, self._wanted = choose(self._database or self._uri, writer), writer
         if self._database is not None and self._choice.database is not None:
             check_server(self._choice.database, experiments)

@@ -20,6 +20,7 @@ from sweeps.tracking.guard import choose, for_run
 from sweeps.tracking.postgres import PostgresConnection
 from sweeps.tracking.sqlite import SqliteConnection
 from sweeps.tracking.tables import Coded, Rows
+from sweeps.tracking.tracker import MlflowTracker
 from tests.postgres import Cluster
 from tests.sweeps.conftest import Files
 
@@ -63,6 +64,14 @@ def test_without_psycopg_it_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     choice = choose("postgresql+psycopg2://me@host/db", "auto")
     assert choice.name == "client"
     assert choice.reason.endswith("which is not installed: pip install 'sgd-sweeps[postgres]'")
+    with pytest.raises(TrackingError, match=r"cannot be opened: .*psycopg.*; pip install 'sgd-sweeps\[postgres\]'$"):
+        MlflowTracker("postgresql+psycopg://me@host/db").check()
+
+
+def test_options_that_psycopg_does_not_know_are_no_error(postgres: Cluster) -> None:
+    choice = choose(f"{postgres.new_database()}?client_encoding=utf8&no_such_option=1", "auto")
+    assert choice.name == "client"
+    assert "the database cannot be opened: invalid connection option" in choice.reason
 
 
 @pytest.mark.parametrize(
