@@ -46,6 +46,7 @@ bench: $(VENV)/.bench ## measure against peers, side by side
 	$(BIN)/python -m benchmarks.networks
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.tracking
+	$(BIN)/python -m benchmarks.tracking --database postgresql
 	$(BIN)/python -m benchmarks.pages
 	$(BIN)/python -m benchmarks.sweep
 
