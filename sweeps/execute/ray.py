@@ -110,24 +110,22 @@ class RayExecutor:
         task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=0)(run_shard)
         waiting: Iterator[Shard] = iter(shards)
         flying: dict[Any, tuple[Shard, int]] = {}  # what is submitted, and for which time
-        try:
-            while True:
-                limit = self._limit(on_gpus)  # anew: the cluster may have grown
-                while len(flying) < limit and (shard := next(waiting, None)) is not None:
-                    flying[task.remote(shared, shard)] = shard, 1
-                if not flying:
-                    return
-                ready, _ = ray.wait(list(flying), num_returns=1, timeout=_LOOK_SECONDS)
-                for reference in ready:
-                    shard, tries = flying.pop(reference)
-                    outcome = self._outcome(reference, shard, tries, work.config.execution.max_retries)
-                    if outcome is None:
-                        flying[task.remote(shared, shard)] = shard, tries + 1
-                    else:
-                        yield outcome
-        finally:
-            for reference in flying:
-                ray.cancel(reference, force=False)
+        # Tasks in flight are not cancelled when nobody wants more: Ray ends this process where a task without retries
+        # completes while it is cancelled ("Tried to complete task that was not pending"). They end by themselves.
+        while True:
+            limit = self._limit(on_gpus)  # anew: the cluster may have grown
+            while len(flying) < limit and (shard := next(waiting, None)) is not None:
+                flying[task.remote(shared, shard)] = shard, 1
+            if not flying:
+                return
+            ready, _ = ray.wait(list(flying), num_returns=1, timeout=_LOOK_SECONDS)
+            for reference in ready:
+                shard, tries = flying.pop(reference)
+                outcome = self._outcome(reference, shard, tries, work.config.execution.max_retries)
+                if outcome is None:
+                    flying[task.remote(shared, shard)] = shard, tries + 1
+                else:
+                    yield outcome
 
     def _limit(self, on_gpus: bool) -> int:
         """How many tasks to have submitted at once."""
