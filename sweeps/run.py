@@ -7,8 +7,9 @@ import platform
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -191,45 +192,24 @@ def _is_final_at_once(work: Work) -> bool:
 
 
 def _finish(outcome: Outcome, executor: Executor | None, tracker: Tracker, progress: Progress) -> Outcome:
+    """Compute what is missing, if there is an executor, and log all."""
     files, work = outcome.files, outcome.work
     sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
-    policy, total = work.config.tracking.trials, len(work.plan)
-    at_once = _is_final_at_once(work)
-    to_compute, results = _computed(outcome, executor) if executor else (0, iter(()))
-    progress.begin(to_compute, wanted(policy, total - outcome.failed_trials))
+    to_compute, results = _results(outcome, executor) if executor else (0, None)
+    progress.begin(to_compute, wanted(work.config.tracking.trials, len(work.plan) - outcome.failed_trials))
     files.write_tracking({"uri": tracker.uri, "complete": False})
     pipeline = Pipeline(tracker, sweep, progress.logged)
     pipeline.start()
     try:
-        for index in sorted(files.done()) if at_once else ():
-            pipeline.put(index)
-        for result in results:
-            if not isinstance(result, ShardResult):
-                files.write_failure(result)
-                outcome.failed_trials += len(result.shard)
-                continue
-            files.write_shard(result)
-            progress.computed(len(result.shard))
-            if at_once:
-                pipeline.put(result.shard.index)
-        if not work.task.is_quadratic:
-            settle(files, Thresholds(**work.config.verdict.model_dump()))
-        if policy == "all" and not at_once:
+        if _is_final_at_once(work):
             for index in sorted(files.done()):
                 pipeline.put(index)
-        to_log = wanted(policy, total - outcome.failed_trials)
-        if policy.startswith("top:"):
-            best = best_trials(files, work.config.metric.name, wanted(policy, total))
-            for index, trials in best.items():
-                pipeline.put(index, trials)
-            to_log = sum(map(len, best.values()))  # fewer where more diverged
+        if results is not None:
+            with closing(results):
+                _compute(outcome, results, progress, pipeline)
+        to_log = _log_rest(outcome, pipeline)
         pipeline.join()
-        outcome.tracking_error = pipeline.error
-        outcome.unlogged_trials = to_log - pipeline.trials
-        outcome.tracking = {"uri": tracker.uri, **pipeline.run, "complete": False, "logged": pipeline.trials}
-        if pipeline.error is not None:
-            outcome.tracking["error"] = reason(pipeline.error)
-        files.write_tracking(outcome.tracking)
+        _keep_tracking(outcome, tracker, pipeline, to_log)
     except KeyboardInterrupt:
         pipeline.interrupt()
         raise Interrupted(outcome) from None
@@ -241,7 +221,48 @@ def _finish(outcome: Outcome, executor: Executor | None, tracker: Tracker, progr
     return outcome
 
 
-def _computed(outcome: Outcome, executor: Executor) -> tuple[int, Iterator[Result]]:
+def _compute(outcome: Outcome, results: Generator[Result, None, None], progress: Progress, pipeline: Pipeline) -> None:
+    """Store each shard as it comes, and log it where its verdicts are final."""
+    files, at_once = outcome.files, _is_final_at_once(outcome.work)
+    for result in results:
+        if not isinstance(result, ShardResult):
+            files.write_failure(result)
+            outcome.failed_trials += len(result.shard)
+            continue
+        files.write_shard(result)
+        progress.computed(len(result.shard))
+        if at_once:
+            pipeline.put(result.shard.index)
+
+
+def _log_rest(outcome: Outcome, pipeline: Pipeline) -> int:
+    """Log what had to wait for all shards; returns how many trials are to be in MLflow in all."""
+    files, work = outcome.files, outcome.work
+    policy, trials = work.config.tracking.trials, len(work.plan) - outcome.failed_trials
+    if not work.task.is_quadratic:
+        settle(files, Thresholds(**work.config.verdict.model_dump()))
+    if policy.startswith("top:"):
+        best = best_trials(files, work.config.metric.name, wanted(policy, len(work.plan)))
+        for index, numbers in best.items():
+            pipeline.put(index, numbers)
+        return sum(map(len, best.values()))  # fewer where more diverged
+    if policy == "all" and not _is_final_at_once(work):
+        for index in sorted(files.done()):
+            pipeline.put(index)
+    return wanted(policy, trials)
+
+
+def _keep_tracking(outcome: Outcome, tracker: Tracker, pipeline: Pipeline, to_log: int) -> None:
+    """Keep where the sweep is logged, and how far."""
+    outcome.tracking_error = pipeline.error
+    outcome.unlogged_trials = to_log - pipeline.trials
+    outcome.tracking = {"uri": tracker.uri, **pipeline.run, "complete": False, "logged": pipeline.trials}
+    if pipeline.error is not None:
+        outcome.tracking["error"] = reason(pipeline.error)
+    outcome.files.write_tracking(outcome.tracking)
+
+
+def _results(outcome: Outcome, executor: Executor) -> tuple[int, Generator[Result, None, None]]:
     """How many trials are missing, and what computes them or takes them from earlier sweeps."""
     files, work = outcome.files, outcome.work
     missing = files.missing(work.plan.shards())

@@ -109,20 +109,18 @@ class RayExecutor:
         retries = work.config.execution.max_retries
         task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=retries)(run_shard)
         waiting: Iterator[Shard] = iter(shards)
+        # Tasks in flight are left alone when the sweep stops: they end with the driver, and Ray ends the driver when it
+        # is to cancel a task that completes just then.
         flying: dict[Any, Shard] = {}
-        try:
-            while True:
-                limit = self._limit(on_gpus)  # anew: the cluster may have grown
-                while len(flying) < limit and (shard := next(waiting, None)) is not None:
-                    flying[task.remote(shared, shard)] = shard
-                if not flying:
-                    return
-                ready, _ = ray.wait(list(flying), num_returns=1, timeout=_LOOK_SECONDS)
-                for reference in ready:
-                    yield self._outcome(reference, flying.pop(reference), retries)
-        finally:
-            for reference in flying:
-                ray.cancel(reference, force=False)
+        while True:
+            limit = self._limit(on_gpus)  # anew: the cluster may have grown
+            while len(flying) < limit and (shard := next(waiting, None)) is not None:
+                flying[task.remote(shared, shard)] = shard
+            if not flying:
+                return
+            ready, _ = ray.wait(list(flying), num_returns=1, timeout=_LOOK_SECONDS)
+            for reference in ready:
+                yield self._outcome(reference, flying.pop(reference), retries)
 
     def _limit(self, on_gpus: bool) -> int:
         """How many tasks to have submitted at once."""
