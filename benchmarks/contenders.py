@@ -1,4 +1,4 @@
-"""Who runs in ``benchmarks.engine``: the workload, and the rule of torch.optim.SGD in sgdcore, jax, torch, torch.optim.
+"""Who runs in ``benchmarks.engine``: the workload, and the rule of torch.optim.SGD in sgdcore, torch, torch.optim.
 
 Every contender applies the whole rule: all five hyperparameters differ from trial to trial. Trials without momentum
 have no dampening (it would do nothing), so that nobody has to treat them apart. No clock and no printing here. A
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,17 @@ class Contender:
     result: Callable[[Any], Floats] = np.asarray
 
 
+def apply_rule(param: Any, gradient: Any, buffer: Any, columns: Sequence[Any], where: Callable[..., Any]) -> Any:
+    """The parameter and its momentum buffer after a step of torch.optim.SGD, in any library's arrays.
+
+    ``columns`` are lr, momentum, weight_decay, 1 - dampening and nesterov; ``buffer`` is None at the first step.
+    """
+    lr, momentum, decay, undamped, nesterov = columns
+    gradient = gradient + decay * param
+    buffer = gradient if buffer is None else momentum * buffer + undamped * gradient
+    return param - lr * where(nesterov, gradient + momentum * buffer, buffer), buffer
+
+
 def sgdcore_contenders(work: Workload) -> Iterator[Contender]:
     """sgdcore.train, recording the ends only and 64 points."""
     task = sgdcore.Task(line())
@@ -98,94 +109,19 @@ def sgdcore_contenders(work: Workload) -> Iterator[Contender]:
         yield Contender(name, work.trials * work.steps, run, lambda trajectories: trajectories.params.T)
 
 
-def jax_contenders(work: Workload) -> Iterator[Contender]:
-    """The jitted scan in all its forms, the plain one first.
-
-    Raises:
-        BenchmarkError: jax is not installed.
-    """
-    try:
-        import jax
-    except ImportError as error:
-        raise BenchmarkError('jax is not installed: pip install -e ".[bench]"', code=2) from error
-    from jax import lax
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    jax.config.update("jax_num_cpu_devices", CORES)
-    by_trial, everywhere = PartitionSpec("cores"), PartitionSpec()
-    specs = ((by_trial,) * 5, everywhere)
-    samples = tuple(np.tile(a, work.steps // 5) for a in (work.x, work.y))
-
-    def form(name: str, unroll: int, devices: int = 1, chunk: int | None = None) -> Contender:
-        def scan(columns: Any, samples: Any) -> Any:
-            lr, momentum, decay, undamped, nesterov = columns
-
-            def update(param: Any, gradient: Any, buffer: Any) -> Any:
-                gradient = gradient + decay * param
-                buffer = gradient if buffer is None else momentum * buffer + undamped * gradient
-                direction = jax.numpy.where(nesterov, gradient + momentum * buffer, buffer)
-                return param - lr * direction, buffer
-
-            def step(state: Any, sample: Any) -> Any:
-                (w, b, buffer_w, buffer_b), (x, y) = state, sample
-                slope = 2 * (w * x + b - y)
-                w, buffer_w = update(w, slope * x, buffer_w)
-                b, buffer_b = update(b, slope, buffer_b)
-                return (w, b, buffer_w, buffer_b), None
-
-            zero = jax.numpy.zeros_like(lr)
-            first, _ = step((zero, zero, None, None), tuple(s[0] for s in samples))
-            return lax.scan(step, first, tuple(s[1:] for s in samples), unroll=unroll)[0][:2]
-
-        def by_chunks(columns: Any, samples: Any) -> Any:
-            pieces = tuple(a.reshape(chunks, -1) for a in columns)
-            return tuple(a.reshape(-1) for a in lax.map(lambda piece: scan(piece, samples), pieces))
-
-        share = -(-work.trials // devices)
-        chunks = -(-share // (chunk or share))
-        padding = devices * chunks * (-(-share // chunks)) - work.trials  # idle trials: fewer than chunks * devices
-        columns = tuple(np.pad(a, (0, padding)) for a in work.columns())
-        mesh = jax.make_mesh((devices,), ("cores",), devices=jax.devices("cpu")[:devices])
-        places = (NamedSharding(mesh, by_trial), NamedSharding(mesh, everywhere))
-        arguments = tuple(jax.device_put(part, place) for part, place in zip((columns, samples), places, strict=True))
-        run: Callable[..., Any] = by_chunks if chunk else scan
-        if devices > 1:
-            run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=by_trial, check_vma=False)
-        compiled = jax.jit(run)
-        return Contender(
-            name,
-            work.trials * work.steps,
-            lambda: jax.block_until_ready(compiled(*arguments)),
-            lambda final: np.stack(final)[:, : work.trials],
-        )
-
-    yield form("jax, jit scan", unroll=1)
-    for unroll in (2, 4, 5, 8):
-        yield form(f"jax, jit scan, unroll {unroll}", unroll)
-    for unroll, chunk in itertools.product((1, 2, 3, 5), (None, 1024, 2048, 4096)):
-        name = f"jax, jit scan, {CORES} devices, {f'chunks of {chunk}, ' if chunk else ''}unroll {unroll}"
-        yield form(name, unroll, CORES, chunk)
-
-
 def batched_torch(work: Workload) -> Iterator[Contender]:
     """All trials in tensors: the rule as torch.optim writes it, and rearranged by hand into few operations in place."""
-    lr, momentum, decay, undamped, nesterov = (torch.from_numpy(a) for a in work.columns())
+    columns = lr, momentum, decay, undamped, nesterov = tuple(map(torch.from_numpy, work.columns()))
     samples = list(zip(map(float, work.x), map(float, work.y), strict=True))
     epochs = range(work.steps // 5)
-
-    def update(param: torch.Tensor, gradient: torch.Tensor, buffer: torch.Tensor | None) -> list[torch.Tensor]:
-        gradient = gradient + decay * param
-        buffer = gradient if buffer is None else momentum * buffer + undamped * gradient
-        direction = torch.where(nesterov, gradient + momentum * buffer, buffer)
-        return [param - lr * direction, buffer]
 
     @torch.no_grad()
     def plain() -> torch.Tensor:
         w, b, buffer_w, buffer_b = torch.zeros(work.trials), torch.zeros(work.trials), None, None
         for _, (x, y) in itertools.product(epochs, samples):
             slope = 2 * (w * x + b - y)
-            w, buffer_w = update(w, slope * x, buffer_w)
-            b, buffer_b = update(b, slope, buffer_b)
+            w, buffer_w = apply_rule(w, slope * x, buffer_w, columns, torch.where)
+            b, buffer_b = apply_rule(b, slope, buffer_b, columns, torch.where)
         return torch.stack([w, b])
 
     yield Contender("torch, batched", work.trials * work.steps, plain)

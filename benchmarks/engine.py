@@ -7,7 +7,8 @@ diverges, so that every contender makes every step.
 - sgdcore: ``sgdcore.train`` as a user calls it, recording the two ends only, and 64 points.
 - jax: ``jit`` of one ``lax.scan`` over steps, state arrays of shape (T,), the samples as its xs; as it stands, and
   in the form that is fastest here: several unrollings, on one device, and with the trials shared among one host
-  device a core, whole or by ``lax.map`` over chunks that fit the cache. Arrays are on the device beforehand.
+  device a core, whole or by ``lax.map`` over chunks that fit the cache; and the forms of benchmarks.jax_forms, whose
+  state is one matrix. Arrays are on the device beforehand.
 - torch: operations on tensors of T trials, without autograd, on all cores: the rule as torch.optim writes it, and
   rearranged by hand into as few operations in place as it takes.
 - torch.optim: ``torch.optim.SGD`` and nn.Linear, a trial at a time: a few trials, counted per trial-step.
@@ -23,13 +24,16 @@ multiplications and additions on all cores, measured in the same turns.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,15 +45,16 @@ from benchmarks.contenders import (
     BenchmarkError,
     Contender,
     Workload,
+    apply_rule,
     batched_torch,
-    jax_contenders,
     sgdcore_contenders,
     torch_optim,
 )
+from benchmarks.jax_forms import imported, matrix_forms, shared
 from benchmarks.peaks import multiply_add_rate, write_rate
 
 TARGETS = {
-    "jax, jit scan": 5.0,
+    "jax": 5.0,
     "torch, batched": 15.0,
     "torch.optim, trial by trial": 100_000.0,
 }  # the project's: sgdcore is at least so much faster
@@ -64,7 +69,7 @@ def main() -> int:
     """Verify, measure, print; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=100_000)
-    parser.add_argument("--steps", type=int, default=1_000, help="a multiple of 5")
+    parser.add_argument("--steps", type=int, default=10_000, help="a multiple of 5")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="2,000 trials, 100 steps, 2 repeats: does it run?")
     options = parser.parse_args()
@@ -84,7 +89,7 @@ def compare(work: Workload, repeats: int) -> None:
     torch.set_num_threads(CORES)
     load = os.getloadavg()[0]
     ours = list(sgdcore_contenders(work))
-    forms = list(jax_contenders(work))  # the plain one first
+    forms = [*scans(work), *matrices(work)]  # the plain scan first
     peers = [*batched_torch(work), torch_optim(work)]
     deviations = verify(ours[0], [*ours, *forms, *peers])
     fastest = max(forms, key=lambda form: max(rate(form) for _ in range(3)))
@@ -97,6 +102,41 @@ def compare(work: Workload, repeats: int) -> None:
         peaks.append(multiply_add_rate())
         writes.append(write_rate())
     _print(work, rows, rates, deviations, statistics.median(peaks), statistics.median(writes), load)
+
+
+def scans(work: Workload) -> Iterator[Contender]:
+    """jax: jitted scans whose state are arrays of shape (T,), the samples as their xs; the plain one first."""
+    jax = imported()
+    samples = tuple(np.tile(a, work.steps // 5) for a in (work.x, work.y))
+
+    def form(name: str, unroll: int, devices: int = 1, chunk: int | None = None) -> Contender:
+        def scan(columns: Any, samples: Any) -> Any:
+            def step(state: Any, sample: Any) -> Any:
+                (w, b, buffer_w, buffer_b), (x, y) = state, sample
+                slope = 2 * (w * x + b - y)
+                w, buffer_w = apply_rule(w, slope * x, buffer_w, columns, jax.numpy.where)
+                b, buffer_b = apply_rule(b, slope, buffer_b, columns, jax.numpy.where)
+                return (w, b, buffer_w, buffer_b), None
+
+            zero = jax.numpy.zeros_like(columns[0])
+            first, _ = step((zero, zero, None, None), tuple(s[0] for s in samples))
+            rest = tuple(s[1:] for s in samples)
+            return jax.numpy.stack(jax.lax.scan(step, first, rest, unroll=unroll)[0][:2], axis=1)
+
+        return shared(name, scan, work.columns(), samples, work.steps, devices, chunk)
+
+    yield form("jax, jit scan", unroll=1)
+    for unroll in (2, 4, 5, 8):
+        yield form(f"jax, jit scan, unroll {unroll}", unroll)
+    for unroll, chunk in itertools.product((1, 2, 3, 5), (None, 1024, 2048, 4096)):
+        name = f"jax, jit scan, {CORES} devices, {f'chunks of {chunk}, ' if chunk else ''}unroll {unroll}"
+        yield form(name, unroll, CORES, chunk)
+
+
+def matrices(work: Workload) -> Iterator[Contender]:
+    """jax: jitted scans whose state is one matrix, in all forms."""
+    design = np.stack([work.x, np.ones_like(work.x)], axis=1)[:, None, :]
+    return matrix_forms(design, work.y[:, None], work.columns(), work.steps)
 
 
 def verify(truth: Contender, contenders: list[Contender]) -> dict[str, float]:

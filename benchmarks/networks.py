@@ -30,8 +30,9 @@ from rich.console import Console
 from rich.table import Table
 
 import sgdcore
-from benchmarks.contenders import CORES, BenchmarkError, Contender, Workload
+from benchmarks.contenders import CORES, BenchmarkError, Contender, Workload, apply_rule
 from benchmarks.engine import rate
+from benchmarks.jax_forms import imported
 from benchmarks.peaks import fused_rate
 
 INPUTS, HIDDEN, BATCH, SAMPLES = 8, 32, 32, 1024
@@ -134,15 +135,11 @@ def jax_contenders(work: Networks) -> Iterator[Contender]:
     Raises:
         BenchmarkError: jax is not installed.
     """
-    try:
-        import jax
-    except ImportError as error:
-        raise BenchmarkError('jax is not installed: pip install -e ".[bench]"', code=2) from error
+    jax = imported()
     from jax import lax
     from jax import numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
 
-    jax.config.update("jax_num_cpu_devices", CORES)
     by_trial, everywhere = PartitionSpec("cores"), PartitionSpec()
     rows = work.hyperparams
     numbers = np.float32([rows.lr, rows.momentum, rows.weight_decay, 1 - rows.dampening])
@@ -163,16 +160,11 @@ def jax_contenders(work: Networks) -> Iterator[Contender]:
         hidden = jax.nn.relu(jnp.einsum("hdt,bd->bht", w, x) + b)
         return (((hidden * v).sum(1) + c - y[:, None]) ** 2).mean(0).sum()
 
-    def update(param: Any, gradient: Any, buffer: Any, columns: Any) -> Any:
-        lr, momentum, decay, undamped, nesterov = columns
-        gradient = gradient + decay * param
-        buffer = gradient if buffer is None else momentum * buffer + undamped * gradient
-        return param - lr * jnp.where(nesterov, gradient + momentum * buffer, buffer), buffer
-
     def step(loss: Any, state: Any, columns: Any, sample: Any) -> Any:
         params, buffers = state
         gradients = jax.grad(loss)(params, *sample)
-        pairs = [update(p, g, b, columns) for p, g, b in zip(params, gradients, buffers or [None] * 4, strict=True)]
+        rows = zip(params, gradients, buffers or [None] * 4, strict=True)
+        pairs = [apply_rule(*row, columns, jnp.where) for row in rows]
         return tuple(p for p, _ in pairs), tuple(b for _, b in pairs)
 
     def scanned(step: Any, params: Any, columns: Any, samples: Any, unroll: int) -> Any:

@@ -4,9 +4,7 @@ Data: standard normal features and a bias, sequential batches, float32; all five
 trial, every contender applies the whole rule, and no trial diverges.
 
 - sgdcore: ``sgdcore.train`` as a user calls it, recording the two ends only.
-- jax: ``jit`` of one ``lax.scan`` over steps in several forms: state (P, T) or (T, P), products as ``dot`` or as
-  multiplications and a sum (batches of one), trials shared among one host device a core, whole or by ``lax.map`` over
-  chunks that fit the cache. The fastest of three turns goes into the table.
+- jax: the fastest of several forms (benchmarks.jax_forms), found in three turns.
 
 Every form's final parameters are held against sgdcore's before anything is timed. Then the two take turns, and the
 table shows medians. The limit is the arithmetic that sgdcore needs at the cores' measured rate: without FMA for
@@ -20,23 +18,24 @@ import argparse
 import itertools
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import sgdcore
-from benchmarks.contenders import CORES, BenchmarkError, Contender, Floats, Workload
+from benchmarks.contenders import BenchmarkError, Contender, Workload
 from benchmarks.engine import rate, verify
+from benchmarks.jax_forms import matrix_forms
 from benchmarks.peaks import fused_rate, multiply_add_rate
 from sgdcore.tasks import linear
 
 FEATURES, BATCHES = (1, 8, 64), (1, 32, 0)  # 0: all samples
-SAMPLES = 128
-WORK = 3e9  # multiplications of one turn of jax, about: decides the number of trials
+SAMPLES = 512
+WORK = 1e10  # multiplications of one turn, about,
+TRIAL_STEPS = (5e6, 5e8)  # within these bounds: turns in which setting up does not count
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,18 @@ class Shape:
 
     @classmethod
     def of(cls, features: int, batch: int, quick: bool) -> Shape:
-        """A turn of a fraction of a second."""
+        """A turn of a fraction of a second to some seconds."""
         batch = batch or SAMPLES
-        steps = 128 if quick else 512
-        trials = int(np.clip(WORK / (steps * features * batch), 2048, 32768)) // 2048 * 2048
-        return cls(features, batch, 2048 if quick else trials, steps)
+        if quick:
+            return cls(features, batch, 2048, SAMPLES)
+        trial_steps = float(np.clip(WORK / (features * batch), *TRIAL_STEPS))
+        trials = 4096 if trial_steps < 1e8 else 32768
+        return cls(features, batch, trials, max(1, round(trial_steps / trials / SAMPLES)) * SAMPLES)
+
+    @property
+    def scale(self) -> np.float32:
+        """Of lr, so that no trial diverges."""
+        return np.float32(1 / (1 + self.features))
 
     @property
     def flop(self) -> int:
@@ -91,7 +97,7 @@ def row(shape: Shape, repeats: int) -> tuple[str, ...]:
     task = sgdcore.Task(linear(SAMPLES, shape.features, noise=0.1))
     work = Workload.of(shape.trials, shape.steps)
     ours = sgdcore_contender(task, work, shape)
-    forms = list(jax_forms(task, work, shape))
+    forms = list(peers(task, work, shape))
     verify(ours, forms)
     fastest = max(forms, key=lambda form: max(rate(form) for _ in range(3)))
     rates: dict[str, list[float]] = {ours.name: [], fastest.name: [], "limit": []}
@@ -102,7 +108,7 @@ def row(shape: Shape, repeats: int) -> tuple[str, ...]:
     our, their, limit = (statistics.median(values) for values in rates.values())
     kind = "without FMA" if shape.batch == 1 else "with FMA"
     size = "all" if shape.batch == SAMPLES else str(shape.batch)
-    numbers = (f"{our:.3g}", f"{their:.3g} ({fastest.name})", f"{our / their:.2f} x")
+    numbers = (f"{our:.3g}", f"{their:.3g} ({fastest.name.removeprefix('jax, ')})", f"{our / their:.2f} x")
     return (
         str(shape.features),
         size,
@@ -116,8 +122,9 @@ def row(shape: Shape, repeats: int) -> tuple[str, ...]:
 
 def sgdcore_contender(task: sgdcore.Task, work: Workload, shape: Shape) -> Contender:
     """sgdcore.train, recording the ends only."""
-    scale = np.float32(1 / (1 + shape.features))  # of lr, so that no trial diverges
-    hyperparams = sgdcore.Hyperparams(work.lr * scale, work.momentum, work.weight_decay, work.dampening, work.nesterov)
+    hyperparams = sgdcore.Hyperparams(
+        work.lr * shape.scale, work.momentum, work.weight_decay, work.dampening, work.nesterov
+    )
     start = np.zeros(shape.features + 1)
     epochs = shape.steps // -(-SAMPLES // shape.batch)
 
@@ -129,80 +136,18 @@ def sgdcore_contender(task: sgdcore.Task, work: Workload, shape: Shape) -> Conte
     return Contender("sgdcore", shape.trials * shape.steps, run, lambda trajectories: trajectories.params.T)
 
 
-def jax_forms(task: sgdcore.Task, work: Workload, shape: Shape) -> Iterator[Contender]:
-    """The jitted scan in all its forms.
+def peers(task: sgdcore.Task, work: Workload, shape: Shape) -> Iterator[Contender]:
+    """jax in all its forms.
 
     Raises:
         BenchmarkError: jax is not installed.
     """
-    try:
-        import jax
-    except ImportError as error:
-        raise BenchmarkError('jax is not installed: pip install -e ".[bench]"', code=2) from error
-    from jax import lax, numpy
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    jax.config.update("jax_num_cpu_devices", CORES)
-    parameters, batch = shape.features + 1, shape.batch
-    design = np.hstack([task.features, np.ones((SAMPLES, 1))]).astype(np.float32).reshape(-1, batch, parameters)
-    targets = task.dataset.targets.astype(np.float32).reshape(-1, batch)
-    order = np.arange(shape.steps) % len(design)
-    columns = (work.lr * np.float32(1 / (1 + shape.features)), *work.columns()[1:])
-
-    def gradient(params: Any, index: Any, by_parameter: bool, dot: bool) -> Any:
-        x, y = numpy.asarray(design)[index], numpy.asarray(targets)[index]
-        if not dot and by_parameter:
-            return 2 * (sum(x[0, j] * params[j] for j in range(parameters)) - y[0]) * x[0][:, None]
-        if not dot:
-            return 2 * ((params * x[0]).sum(1) - y[0])[:, None] * x[0]
-        if by_parameter:
-            return 2 / batch * (x.T @ (x @ params - y[:, None]))
-        return 2 / batch * ((params @ x.T - y) @ x)
-
-    def form(by_parameter: bool, dot: bool, unroll: int, chunk: int | None) -> Contender:
-        def scan(columns: Any, order: Any) -> Any:
-            if not by_parameter:
-                columns = tuple(column[:, None] for column in columns)
-            lr, momentum, decay, undamped, nesterov = columns
-
-            def step(state: Any, index: Any) -> Any:
-                params, buffer = state
-                slope = gradient(params, index, by_parameter, dot) + decay * params
-                buffer = slope if buffer is None else momentum * buffer + undamped * slope
-                direction = numpy.where(nesterov, slope + momentum * buffer, buffer)
-                return (params - lr * direction, buffer), None
-
-            trials = lr.size
-            zero = numpy.zeros((parameters, trials) if by_parameter else (trials, parameters), numpy.float32)
-            first, _ = step((zero, None), order[0])
-            final = lax.scan(step, first, order[1:], unroll=unroll)[0][0]
-            return final.T if by_parameter else final
-
-        def by_chunks(columns: Any, order: Any) -> Any:
-            pieces = tuple(column.reshape(-1, chunk or work.trials // CORES) for column in columns)
-            return lax.map(lambda piece: scan(piece, order), pieces).reshape(-1, parameters)
-
-        mesh = jax.make_mesh((CORES,), ("cores",))
-        by_trial, everywhere = PartitionSpec("cores"), PartitionSpec()
-        places = (NamedSharding(mesh, by_trial), NamedSharding(mesh, everywhere))
-        arguments = tuple(jax.device_put(part, place) for part, place in zip((columns, order), places, strict=True))
-        run: Callable[..., Any] = by_chunks
-        sharded = jax.shard_map(
-            run, mesh=mesh, in_specs=((by_trial,) * 5, everywhere), out_specs=by_trial, check_vma=False
-        )
-        compiled = jax.jit(sharded)
-        name = f"{'(P, T)' if by_parameter else '(T, P)'} {'dot' if dot else 'sum'}"
-        name += f"{f', chunks of {chunk}' if chunk else ''}, unroll {unroll}"
-
-        def result(final: Any) -> Floats:
-            return np.asarray(final, np.float32).T
-
-        return Contender(name, work.trials * work.steps, lambda: jax.block_until_ready(compiled(*arguments)), result)
-
-    for by_parameter, dot in itertools.product((True, False), (True, False) if batch == 1 else (True,)):
-        for unroll, chunk in itertools.product((1, 4), (None, 512)):
-            if dot or by_parameter is False or parameters <= 16:  # longer sums take minutes to compile
-                yield form(by_parameter, dot, unroll, chunk)
+    design = np.hstack([task.features, np.ones((SAMPLES, 1))]).astype(np.float32)
+    targets = task.dataset.targets.astype(np.float32)
+    columns = (work.lr * shape.scale, *work.columns()[1:])
+    yield from matrix_forms(
+        design.reshape(-1, shape.batch, shape.features + 1), targets.reshape(-1, shape.batch), columns, shape.steps
+    )
 
 
 if __name__ == "__main__":

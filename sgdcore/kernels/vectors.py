@@ -190,6 +190,26 @@ def total(context: Any, lanes: Any) -> Any:
 
 
 @intrinsic
+def transposed(context: Any, lanes: Any) -> Any:
+    """Columns as rows, of as many rows as an LLVM vector has elements, a power of two."""
+    count = lanes.rows
+    if lanes.width != count or lanes.groups != 1 or count & (count - 1):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        # Interleaving row i with row i + n/2, log2(n) times, is a perfect shuffle of all elements: the transposition.
+        pairs = [[j // 2 + j % 2 * count + half for j in range(count)] for half in (0, count // 2)]
+        masks = [ir.Constant(ir.VectorType(ir.IntType(32), count), pair) for pair in pairs]
+        parts = parts_of(builder, lanes, values[0])
+        for _ in range(count.bit_length() - 1):
+            halves = zip(parts[: count // 2], parts[count // 2 :], strict=True)
+            parts = [builder.shuffle_vector(a, b, mask) for a, b in halves for mask in masks]
+        return whole(builder, lanes, parts)
+
+    return lanes(lanes), codegen
+
+
+@intrinsic
 def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once."""
     lanes = _joined(a, b, c)
