@@ -61,7 +61,7 @@ BAD = {
     "beyond float64": (with_lr({"value": 10**400}), "parameters.lr.value: given 1000"),
     "huge data": (
         document(task={"dataset": {"kind": "sine", "n": 10**12}}),
-        "task.dataset.n: given 1000000000000; must be <= 100000000",
+        "task.dataset.n: given 1000000000000; must be <= 10000000",
     ),
     "control characters": (document(name="a\0b"), "name: given 'a\\x00b'; text without control characters"),
     "blank name": (document(name=" "), "name: given ' '; text without control characters is needed"),
