@@ -118,11 +118,10 @@ def _read(d: config.FileData) -> Dataset:
 
 def _table(path: Path, kind: str) -> pd.DataFrame:
     import pandas as pd
-    import pyarrow as pa
 
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: cannot be read as {kind}: it is not a file")  # a pipe or a device may never end
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is not a file")  # a pipe or a device may never end
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is longer than the header
             if kind == "csv":
@@ -131,7 +130,7 @@ def _table(path: Path, kind: str) -> pd.DataFrame:
             return pd.read_parquet(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file (task.dataset.path)") from error
-    except (OSError, ValueError, OverflowError, pd.errors.ParserWarning, pa.ArrowException) as error:
+    except Exception as error:
         reason = visible(" ".join(str(error).split()), _MAX_REASON)
         raise DataError(f"{path}: cannot be read as {kind}: {reason}") from error
 
@@ -144,13 +143,14 @@ def _numbers(column: pd.Series, name: str, path: Path, kind: str) -> np.ndarray:
         raise DataError(f"{path}: column {name!r} holds {column.dtype} values, not numbers")
     try:
         numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError) as error:  # lists, mappings
+    except (TypeError, ValueError, OverflowError) as error:  # lists, numbers of hundreds of digits
         raise DataError(f"{path}: column {name!r} holds values that are not numbers: {error}") from error
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         row = int(bad[0])
         cell = column.iloc[row]
-        what = "is missing" if pd.isna(cell) else f"is {visible(repr(str(cell)), _MAX_SHOWN)}, not a finite number"
+        missing = pd.api.types.is_scalar(cell) and pd.isna(cell)
+        what = "is missing" if missing else f"is {visible(repr(str(cell)), _MAX_SHOWN)}, not a finite number"
         place = f"line {row + 2}" if kind == "csv" else f"row {row}"
         more = f" (and {len(bad) - 1} more in this column)" if len(bad) > 1 else ""
         raise DataError(f"{path}: {place}, column {name!r}: the value {what}{more}")

@@ -23,7 +23,7 @@ from sweeps.run import prepare
 from sweeps.visible import visible
 from tests.fuzz.documents import BOMBS, texts
 
-EXAMPLES = 3_000
+EXAMPLES = 10_000
 CPU_SECONDS = 30  # for one file; what is slow only because the machine is busy takes no more of these
 HEADROOM = 2 << 30  # bytes of address space beyond what the process holds already
 
