@@ -27,6 +27,7 @@ from sweeps.errors import MAX_PROBLEMS, ConfigError
 from sweeps.fields import (
     CUSTOM,
     LARGEST,
+    SECRET,
     AtLeastOne,
     AxisLength,
     Count,
@@ -51,6 +52,7 @@ from sweeps.fields import (
     Size,
     Text,
     Value,
+    Variable,
     Width,
 )
 from sweeps.problems import UNKNOWN, hint, key, problem_lines, shown
@@ -98,7 +100,7 @@ class Model(BaseModel):
 def _again(problem: ErrorDetails) -> InitErrorDetails:
     kind: Any = problem["type"]
     context = problem.get("ctx", {})
-    if kind in (CUSTOM, UNKNOWN):
+    if kind in (CUSTOM, UNKNOWN, SECRET):
         kind = PydanticCustomError(kind, problem["msg"], context)  # type: ignore[arg-type, unused-ignore]
     return InitErrorDetails(type=kind, loc=problem["loc"], input=problem["input"], ctx=context)
 
@@ -319,11 +321,15 @@ WriterName = Literal["auto", "bulk", "client"]
 
 
 class TrackingConfig(Model):
-    """What goes to MLflow: which trials become runs of their own, by which writer, with how many points a curve."""
+    """What goes to MLflow: which trials become runs of their own, by which writer, with how many points a curve.
+
+    ``database`` names the environment variable that holds the URI of the tracking server's database, as $NAME.
+    """
 
     trials: Policy = "all"
     writer: WriterName = "auto"
     points: CurvePoints | None = None
+    database: Variable | None = None
 
 
 class ExecutionConfig(Model):

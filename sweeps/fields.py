@@ -12,8 +12,10 @@ from sweeps.visible import acts
 
 MAX_AXIS = 10_000_000
 LARGEST = {"float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
-CUSTOM = "needed"  # the type of pydantic errors whose message is this package's own
+# Pydantic error types of this package's own; what is given in place of a secret is not shown.
+CUSTOM, SECRET = "needed", "secret"
 _DEVICE = "^(auto|cpu|cuda(:[0-9]{1,3})?)$"
+_VARIABLE = r"^\$[A-Za-z_][A-Za-z0-9_]*$"
 _POLICY = "^(all|none|top:[1-9][0-9]{0,8})$"
 
 
@@ -67,6 +69,15 @@ def _policy(value: Any) -> Any:
     raise PydanticCustomError(CUSTOM, "all, none or top:N (the N best) is needed")
 
 
+def _variable(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(_VARIABLE, value):
+        return value
+    raise PydanticCustomError(
+        SECRET,
+        "the URI's environment variable is needed, such as $MLFLOW_DATABASE: sweep files are kept, passwords not",
+    )
+
+
 # Bounds stand before the validator, next to the type: only there they are also the JSON Schema's.
 _NUMERIC, _WHOLE = BeforeValidator(_number), BeforeValidator(_integer)
 Number = Annotated[float, Field(allow_inf_nan=False), _NUMERIC]
@@ -95,3 +106,4 @@ Description = Annotated[str, Field(max_length=5000), AfterValidator(_paragraphs)
 ModulePath = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_dotted)]
 Device = Annotated[str, BeforeValidator(_device), WithJsonSchema({"type": "string", "pattern": _DEVICE})]
 Policy = Annotated[str, BeforeValidator(_policy), WithJsonSchema({"type": "string", "pattern": _POLICY})]
+Variable = Annotated[str, BeforeValidator(_variable), WithJsonSchema({"type": "string", "pattern": _VARIABLE})]

@@ -116,6 +116,7 @@ class Plan:
     trials_per_shard: int
     steps: int
     context: str  # digest of all that defines a trial besides its row: data, model, training
+    module: str = ""  # package.module:callable that is imported and called; empty of the package's own models
     swept: tuple[str, ...] = field(default=())  # axes with more than one value, the widest first
 
     @cached_property
@@ -170,6 +171,7 @@ class Plan:
             "parameters": list(self.parameter_names),
             "dropped": self.dropped,
             "merged": self.merged,
+            **({"module": self.module} if self.module else {}),
             "context": self.context,
         }
 
@@ -219,6 +221,7 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config", trials_per
         or _shard_size(config, task, total, steps),
         steps=steps,
         context=_context(config, task),
+        module=getattr(config.task.model, "module", ""),
         swept=tuple(sorted((n for n, w in widths.items() if w > 1), key=lambda n: -widths[n])),
     )
 

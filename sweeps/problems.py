@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sweeps.errors import MAX_PROBLEMS
+from sweeps.fields import SECRET
 from sweeps.visible import visible
 
 UNKNOWN = "unknown_key"  # a pydantic error type of this package's own
@@ -59,6 +60,8 @@ def _line(problem: ErrorDetails) -> str:
         return f"{path}: missing"
     if problem["type"] == "union_tag_not_found":
         return f"{path}.kind: missing"
+    if problem["type"] == SECRET:
+        return f"{path}: {problem['msg']}"
     given = f"given {shown(problem['input'])}"
     if problem["type"] == "union_tag_invalid":
         allowed = context["expected_tags"].replace("'", "")

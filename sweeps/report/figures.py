@@ -135,8 +135,8 @@ def verdict_bars(results: Results, axis: str | None = None) -> go.Figure:
 def _examples(results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
     """Candidates for the trials whose curves are shown, the most wanted first, each a table of one row or none."""
     tally, metric = results.tally, results.config.metric.name
-    yield "best", results.frame(tally.best_settled)
-    yield "worst", results.frame(tally.worst_settled)
+    yield "best", results.shown(tally.best_settled)
+    yield "worst", results.shown(tally.worst_settled)
     settled = [verdict for verdict in VERDICTS if verdict not in ("diverging", "diverged")]
     yield "median", _median(results, settled, {metric: True, "steps_to_tolerance": True, "trial": True})
     for verdict in ("diverging", "diverged"):
@@ -149,7 +149,7 @@ def _median(results: Results, verdicts: list[str], order: dict[str, bool]) -> pd
     samples = {verdict: results.tally.samples[verdict] for verdict in verdicts if counts[verdict]}
     if not samples:
         return pd.DataFrame()
-    frames = [results.frame(sample).assign(weight=counts[v] / len(sample)) for v, sample in samples.items()]
+    frames = [results.shown(sample).assign(weight=counts[v] / len(sample)) for v, sample in samples.items()]
     ranked = pd.concat(frames).sort_values(list(order), ascending=list(order.values()))
     middle = (sum(counts[verdict] for verdict in verdicts) - 1) // 2
     place = int(np.searchsorted(ranked["weight"].cumsum().to_numpy(), middle, side="right"))

@@ -253,7 +253,7 @@ def _scalar(schema: Schema, random: Random, name: str) -> Any:
         return random.choice(PLACES[name])
     if pattern := schema.get("pattern"):
         return random.choice(
-            [text for text in ("auto", "cpu", "cuda:0", "all", "none", "top:3") if re.search(pattern, text)]
+            [text for text in ("auto", "cpu", "cuda:0", "all", "none", "top:3", "$HOME") if re.search(pattern, text)]
         )
     kind = schema.get("type")
     if kind == "string":
