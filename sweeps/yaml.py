@@ -11,7 +11,7 @@ import yaml
 from sweeps.errors import ConfigError
 from sweeps.visible import acts, visible
 
-MAX_CHARACTERS = 1_000_000
+MAX_CHARACTERS = 4_000_000
 _MAX_NODES = 100_000  # some seconds' reading
 _MAX_DEPTH = 32
 _MAX_SHOWN = 60  # characters of a key
