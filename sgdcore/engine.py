@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ from sgdcore.tasks.task import Task, rounded
 from sgdcore.trajectories import NEVER, Curves, State, Trajectories
 
 Dtype = Literal["float32", "float64"]
+_Samples = tuple[NDArray[Any], NDArray[Any]]
 
 
 def train(
@@ -116,7 +117,7 @@ def check_task(task: Task, dtype: Dtype, batch_size: int) -> None:
     Raises:
         InvalidTask: data that are not finite in dtype, or a module that cannot be trained.
     """
-    make_problem(task, dtype)
+    _rounded(task, dtype)
     _check_module(task, dtype, batch_size)
 
 
@@ -126,18 +127,25 @@ def make_problem(task: Task, dtype: Dtype) -> Problem:
     Raises:
         InvalidTask: data that are not finite in dtype.
     """
-    held_out = task.dataset.validation
+    (features, targets), held_out = _rounded(task, dtype)
     return Problem(
         task=task,
-        features=rounded(task.features, dtype),
-        targets=rounded(task.dataset.targets, dtype),
+        features=features,
+        targets=targets,
         bias=task.model.bias,
-        held_out=None
-        if held_out is None
-        else (rounded(task.model.features(held_out.inputs), dtype), rounded(held_out.targets, dtype)),
+        held_out=held_out,
         training=task.quadratic(dtype) if task.is_quadratic else None,
         validation=task.validation_quadratic(dtype) if task.is_quadratic else None,
     )
+
+
+def _rounded(task: Task, dtype: Dtype) -> tuple[_Samples, _Samples | None]:
+    """Features and targets in dtype: of the training set, and of the validation set if there is one."""
+    held_out = task.dataset.validation
+    training = rounded(task.features, dtype), rounded(task.dataset.targets, dtype)
+    if held_out is None:
+        return training, None
+    return training, (rounded(task.model.features(held_out.inputs), dtype), rounded(held_out.targets, dtype))
 
 
 class _Run:

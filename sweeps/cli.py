@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from sweeps.errors import CheckFailed, InputError, NotLogged, SweepsError, TrialsFailed
+from sweeps.visible import visible
 
 if TYPE_CHECKING:
     from sweeps.config import SweepConfig, WriterName
@@ -40,7 +41,7 @@ class _Commands(TyperGroup):
             terminal.complain(str(error))
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
-            terminal.err.print(_interrupted(interrupt))
+            terminal.err.print(visible(_interrupted(interrupt)), markup=False)
             raise typer.Exit(130) from interrupt
 
 
@@ -118,6 +119,7 @@ _DEFAULT_STORE = Path("sweep-store")
 @app.command()
 def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False) -> None:
     """Show what a sweep would run; nothing is written."""
+    from sweeps.config import ModuleModel
     from sweeps.forecast import forecast
     from sweeps.terminal import say, show_frame, show_json
 
@@ -132,6 +134,8 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
         f"task: {work.config.task.dataset.kind} data, {work.task.samples:,} samples; "
         f"parameters {', '.join(work.plan.parameter_names[:8])}"
     )
+    if isinstance(model := work.config.task.model, ModuleModel):
+        say(f"module: {model.module} is imported and called, here and by every worker")
     say(f"shards: {summary['shards']:,} of up to {work.plan.trials_per_shard:,} trials")
     for what, tally in (("dropped", work.plan.dropped), ("merged", work.plan.merged)):
         for reason, count in tally.items():

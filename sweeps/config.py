@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import math
+import os
 import re
-import unicodedata
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -24,7 +23,40 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from sweeps import yaml
-from sweeps.errors import ConfigError
+from sweeps.errors import MAX_PROBLEMS, ConfigError
+from sweeps.fields import (
+    CUSTOM,
+    LARGEST,
+    SECRET,
+    AtLeastOne,
+    AxisLength,
+    Count,
+    CurvePoints,
+    Decimals,
+    Degree,
+    Description,
+    Device,
+    Features,
+    FilePath,
+    Flag,
+    Fraction,
+    ModulePath,
+    Name,
+    NotNegative,
+    Number,
+    Points,
+    Policy,
+    Positive,
+    Retries,
+    Seed,
+    Size,
+    Text,
+    Value,
+    Variable,
+    Width,
+)
+from sweeps.problems import UNKNOWN, hint, key, problem_lines, shown
+from sweeps.visible import visible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,64 +64,15 @@ if TYPE_CHECKING:
 
 HYPERPARAMETERS = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
 _INIT = re.compile(r"init\.\w+(\.\w+)*")
-_MAX_AXIS = 10_000_000
-_LARGEST = {"float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
-# pydantic error types of this module's own; what is given in place of a secret is not shown
-_CUSTOM, _UNKNOWN, _SECRET = "needed", "unknown_key", "secret"
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PydanticCustomError(_CUSTOM, "a number is needed")
-    if isinstance(value, int) and abs(value) > _LARGEST["float64"]:
-        raise PydanticCustomError(_CUSTOM, "a number that float64 can hold is needed")
-    return value
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise PydanticCustomError(_CUSTOM, "a finite number is needed")
-    return value
-
-
-def _integer(value: Any) -> Any:
-    if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
-        raise PydanticCustomError(_CUSTOM, "a whole number is needed")
-    return int(value)
-
-
-def _sample(value: Any) -> Any:
-    if not isinstance(value, bool | int | float):
-        raise PydanticCustomError(_CUSTOM, "a number, or true or false, is needed")
-    return value if isinstance(value, bool) else _number(value)
-
-
-def _printable(value: str) -> str:
-    if not value.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
-        raise PydanticCustomError(_CUSTOM, "text without control characters is needed")
-    return value
-
-
-def _dotted(value: str) -> str:
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", value):
-        raise PydanticCustomError(_CUSTOM, "package.module:callable is needed")
-    return value
-
-
-Number = Annotated[float, BeforeValidator(_number), AfterValidator(_finite)]
-Integer = Annotated[int, BeforeValidator(_integer)]
-Positive = Annotated[Number, Field(gt=0)]
-Count = Annotated[Integer, Field(ge=1)]
-Seed = Annotated[Integer, Field(ge=0, lt=2**53)]
-Value = Annotated[Any, BeforeValidator(_sample)]  # bool or float; Any, so that pydantic does not mix up the two
-Text = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_printable)]
-Size = Annotated[Count, Field(le=100_000_000)]
+_PLACE = re.compile(r"[0-9]{1,9}")  # in a list
+_MAX_KEY = 1_000  # characters of a key that is overridden
+_MAX_DEPTH = 32
 
 
 class Model(BaseModel):
     """Frozen, and with no keys but its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="wrap")
     @classmethod
@@ -98,33 +81,33 @@ class Model(BaseModel):
         if isinstance(given, cls):
             return handler(given)
         if not isinstance(given, dict):
-            raise PydanticCustomError(_CUSTOM, "a mapping is needed")
+            raise PydanticCustomError(CUSTOM, "a mapping is needed")
         unknown = [key for key in given if key not in cls.model_fields]
         if not unknown:
             return handler(given)
         allowed = {"allowed": list(cls.model_fields)}
         details = [
-            InitErrorDetails(type=PydanticCustomError(_UNKNOWN, "unknown key", allowed), loc=(key,), input=given[key])
+            InitErrorDetails(type=PydanticCustomError(UNKNOWN, "unknown key", allowed), loc=(key,), input=given[key])
             for key in unknown
         ]
         try:
             handler({key: value for key, value in given.items() if key in cls.model_fields})
         except ValidationError as error:
-            details += [_again(problem) for problem in error.errors()]
+            details += [_again(problem) for problem in error.errors(include_url=False)]
         raise ValidationError.from_exception_data(cls.__name__, details)
 
 
 def _again(problem: ErrorDetails) -> InitErrorDetails:
     kind: Any = problem["type"]
     context = problem.get("ctx", {})
-    if kind in (_CUSTOM, _UNKNOWN, _SECRET):
+    if kind in (CUSTOM, UNKNOWN, SECRET):
         kind = PydanticCustomError(kind, problem["msg"], context)  # type: ignore[arg-type, unused-ignore]
     return InitErrorDetails(type=kind, loc=problem["loc"], input=problem["input"], ctx=context)
 
 
 class _Data(Model):
     standardize: Literal["none", "features", "all"] = "none"
-    validation: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    validation: Fraction = 0.0
     split_seed: Seed = 0
 
 
@@ -135,7 +118,7 @@ class LineData(_Data):
     slope: Number = 0.8
     intercept: Number = 1.2
     x: Annotated[tuple[Number, ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
-    noise: Annotated[Number, Field(ge=0)] = 0.0
+    noise: NotNegative = 0.0
     seed: Seed = 0
 
 
@@ -144,9 +127,9 @@ class LinearData(_Data):
 
     kind: Literal["linear"]
     n: Size = 100
-    d: Annotated[Count, Field(le=10_000)] = 1
-    condition: Annotated[Number, Field(ge=1)] = 1.0
-    noise: Annotated[Number, Field(ge=0)] = 0.0
+    d: Features = 1
+    condition: AtLeastOne = 1.0
+    noise: NotNegative = 0.0
     seed: Seed = 0
 
 
@@ -158,7 +141,7 @@ class PolynomialData(_Data):
     n: Size = 50
     low: Number = -1.0
     high: Number = 1.0
-    noise: Annotated[Number, Field(ge=0)] = 0.0
+    noise: NotNegative = 0.0
     seed: Seed = 0
 
 
@@ -170,7 +153,7 @@ class SineData(_Data):
     low: Number = -math.pi
     high: Number = math.pi
     frequency: Number = 1.0
-    noise: Annotated[Number, Field(ge=0)] = 0.0
+    noise: NotNegative = 0.0
     seed: Seed = 0
 
 
@@ -178,7 +161,7 @@ class FileData(_Data):
     """A table in a CSV or Parquet file; features: all columns but the target if not named."""
 
     kind: Literal["csv", "parquet"]
-    path: Text
+    path: FilePath
     target: Text
     features: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
 
@@ -193,7 +176,7 @@ class LinearModel(Model):
     """torch.nn.Linear; ``init`` says where parameters start that no init.* axis sets."""
 
     kind: Literal["linear"]
-    bias: bool = True
+    bias: Flag = True
     init: Literal["torch", "zeros"] = "torch"
 
 
@@ -201,8 +184,8 @@ class PolynomialModel(Model):
     """A polynomial in one input."""
 
     kind: Literal["polynomial"]
-    degree: Annotated[Count, Field(le=64)] = 2
-    bias: bool = True
+    degree: Degree = 2
+    bias: Flag = True
     init: Literal["torch", "zeros"] = "torch"
 
 
@@ -210,7 +193,7 @@ class MlpModel(Model):
     """A multi-layer perceptron: Linear layers of these widths with an activation between, torch's initialisation."""
 
     kind: Literal["mlp"]
-    hidden: Annotated[tuple[Annotated[Count, Field(le=100_000)], ...], Field(min_length=1)] = (32,)
+    hidden: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64)] = (32,)
     activation: Literal["relu", "tanh", "sigmoid", "gelu", "silu"] = "relu"
     init: Literal["torch"] = "torch"
 
@@ -219,7 +202,7 @@ class ModuleModel(Model):
     """Any torch.nn.Module: ``module`` is package.module:callable, called with ``arguments``, returning a fresh one."""
 
     kind: Literal["module"]
-    module: Annotated[Text, AfterValidator(_dotted)]
+    module: ModulePath
     arguments: dict[str, Any] = {}
     init: Literal["torch"] = "torch"
 
@@ -237,21 +220,15 @@ class TaskConfig(Model):
     huber_delta: Positive = 1.0
 
 
-def _device(value: Any) -> Any:
-    if isinstance(value, str) and re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
-        return value
-    raise PydanticCustomError(_CUSTOM, "auto, cpu, cuda or cuda:N is needed")
-
-
 class TrainingConfig(Model):
     """How every trial is trained; ``compile`` is for networks: torch.compile makes their steps."""
 
-    epochs: Annotated[Count, Field(le=1_000_000_000)]
+    epochs: Count
     batch_size: Count = 1
     order: Literal["sequential", "shuffled"] = "sequential"
     dtype: Literal["float32", "float64"] = "float32"
-    device: Annotated[str, BeforeValidator(_device)] = "auto"
-    compile: bool = False
+    device: Device = "auto"
+    compile: Flag = False
 
 
 class Axis(Model):
@@ -261,24 +238,24 @@ class Axis(Model):
     values: Annotated[tuple[Value, ...], Field(min_length=1)] | None = None
     min: Number | None = None
     max: Number | None = None
-    count: Annotated[Count, Field(le=_MAX_AXIS)] | None = None
+    count: AxisLength | None = None
     scale: Literal["linear", "log"] | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> Axis:
-        given = self.model_fields_set
+        given = {name for name in self.model_fields_set if getattr(self, name) is not None}
         if given in ({"value"}, {"values"}):
             return self
         if not ({"min", "max", "count"} <= given <= {"min", "max", "count", "scale"}):
-            raise PydanticCustomError(_CUSTOM, "value, values, or min with max and count (and scale) is needed")
+            raise PydanticCustomError(CUSTOM, "value, values, or min with max and count (and scale) is needed")
         assert self.min is not None
         assert self.max is not None
         if self.min > self.max:
-            raise PydanticCustomError(_CUSTOM, "min must not be above max")
+            raise PydanticCustomError(CUSTOM, "min must not be above max")
         if self.scale == "log" and self.min <= 0:
-            raise PydanticCustomError(_CUSTOM, "a log scale needs min > 0")
+            raise PydanticCustomError(CUSTOM, "a log scale needs min > 0")
         if not math.isfinite(self.max - self.min):
-            raise PydanticCustomError(_CUSTOM, "a range whose width float64 can hold is needed")
+            raise PydanticCustomError(CUSTOM, "a range whose width float64 can hold is needed")
         return self
 
     def __len__(self) -> int:
@@ -327,7 +304,7 @@ class MetricConfig(Model):
 class RecordConfig(Model):
     """Which steps are kept."""
 
-    points: Annotated[Integer, Field(ge=0, le=1_000_000)] = 64
+    points: Points = 64
     spacing: Literal["log", "linear", "all"] = "log"
 
 
@@ -335,24 +312,9 @@ class VerdictConfig(Model):
     """The thresholds of the verdicts (sgdcore.verdict)."""
 
     rtol: Positive = 1e-3
-    atol: Annotated[Number, Field(ge=0)] = 1e-12
+    atol: NotNegative = 1e-12
     diverged_factor: Positive = 1e6
-    stalled_below: Annotated[Number, Field(ge=0)] = 0.01
-
-
-def _policy(value: Any) -> Any:
-    if isinstance(value, str) and re.fullmatch(r"all|none|top:[1-9]\d{0,8}", value):
-        return value
-    raise PydanticCustomError(_CUSTOM, "all, none or top:N (the N best) is needed")
-
-
-def _variable(value: Any) -> Any:
-    if value is None or (isinstance(value, str) and re.fullmatch(r"\$[A-Za-z_]\w*", value)):
-        return value
-    raise PydanticCustomError(
-        _SECRET,
-        "the URI's environment variable is needed, such as $MLFLOW_DATABASE: sweep files are kept, passwords not",
-    )
+    stalled_below: NotNegative = 0.01
 
 
 WriterName = Literal["auto", "bulk", "client"]
@@ -364,10 +326,10 @@ class TrackingConfig(Model):
     ``database`` names the environment variable that holds the URI of the tracking server's database, as $NAME.
     """
 
-    trials: Annotated[str, BeforeValidator(_policy)] = "all"
+    trials: Policy = "all"
     writer: WriterName = "auto"
-    points: Annotated[Integer, Field(ge=2, le=1_000_000)] | None = None
-    database: Annotated[str | None, BeforeValidator(_variable)] = None
+    points: CurvePoints | None = None
+    database: Variable | None = None
 
 
 class ExecutionConfig(Model):
@@ -377,7 +339,7 @@ class ExecutionConfig(Model):
     """
 
     trials_per_shard: Count | None = None
-    max_retries: Annotated[Integer, Field(ge=0, le=1000)] = 3
+    max_retries: Retries = 3
 
 
 class Expected(Model):
@@ -386,14 +348,14 @@ class Expected(Model):
     case: Text
     where: Annotated[dict[str, Value], Field(min_length=1)]
     final: Final
-    decimals: Annotated[Integer, Field(ge=0, le=15)] = 4
+    decimals: Decimals = 4
 
 
 class SweepConfig(Model):
     """The whole sweep file."""
 
-    name: Annotated[Text, Field(max_length=200)]
-    description: Annotated[str, Field(max_length=5000)] = ""
+    name: Name
+    description: Description = ""
     experiment: Text | None = None
     task: TaskConfig
     training: TrainingConfig
@@ -424,13 +386,7 @@ def load(path: Path, overrides: list[str] | None = None) -> SweepConfig:
     Raises:
         ConfigError: with one line a problem.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(str(path), ["not a text file in UTF-8"]) from error
-    except OSError as error:
-        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
-    document = yaml.read(text, str(path))
+    document = yaml.read(_text(path), str(path))
     if not isinstance(document, dict):
         raise ConfigError(str(path), ["a mapping with the keys of a sweep is needed"])
     for override in overrides or []:
@@ -443,44 +399,71 @@ def parse(document: Any, where: str, folder: Path = Path()) -> SweepConfig:
     try:
         config = SweepConfig.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(where, _problems(error)) from error
-    problems = [p for i, m in enumerate(config.mappings()) for p in _parameter_problems(config, i, m)]
+        raise ConfigError(where, problem_lines(error)) from error
+    problems = list(islice(_parameter_problems(config), MAX_PROBLEMS + 1))
     if problems:
         raise ConfigError(where, problems)
     dataset = config.task.dataset
     if isinstance(dataset, FileData):
-        absolute = dataset.model_copy(update={"path": str((folder / dataset.path).resolve())})
+        path = os.path.realpath(folder / dataset.path)
+        if path != visible(path):
+            raise ConfigError(where, ["task.dataset.path: no folder's name may hold control characters"])
+        absolute = dataset.model_copy(update={"path": path})
         config = config.model_copy(update={"task": config.task.model_copy(update={"dataset": absolute})})
     return config
 
 
+def _text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise ConfigError(str(path), ["cannot be read: it is not a file"])
+        with path.open("rb") as file:
+            content = file.read(4 * yaml.MAX_CHARACTERS + 1)
+        return content.decode("utf-8", errors="strict" if len(content) <= 4 * yaml.MAX_CHARACTERS else "ignore")
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), ["not a text file in UTF-8"]) from error
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
+    except ValueError as error:  # a name that no file can have
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
+
+
 def _override(document: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise ConfigError("--set", [f"{override!r}: KEY=VALUE is needed, such as training.epochs=5"])
-    *parents, last = _segments(key)
+    given, equals, value = override.partition("=")
+    if not equals or not given:
+        raise ConfigError("--set", [f"{shown(override)}: KEY=VALUE is needed, such as training.epochs=5"])
+    segments = _segments(given) if len(given) <= _MAX_KEY else []
+    if not 0 < len(segments) <= _MAX_DEPTH:
+        raise ConfigError("--set", [f"{key(given)}: a key of at most {_MAX_DEPTH} parts is needed"])
+    *parents, last = segments
     node: Any = document
     for parent in parents:
-        if isinstance(node, list) and parent.isdigit() and int(parent) < len(node):
-            node = node[int(parent)]
+        if (place := _place(node, parent)) is not None:
+            node = node[place]
         elif isinstance(node, dict):
             node = node.setdefault(parent, {})
         else:
-            raise ConfigError("--set", [f"{key}: {parent!r} is not a key of a mapping or list"])
-    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
-        node[int(last)] = yaml.read(value, "--set")
+            raise ConfigError("--set", [f"{key(given)}: {shown(parent)} is not a key of a mapping or list"])
+    if (place := _place(node, last)) is not None:
+        node[place] = yaml.read(value, "--set")
     elif isinstance(node, dict):
         node[last] = yaml.read(value, "--set")
     else:
-        raise ConfigError("--set", [f"{key}: {last!r} is not a key of a mapping or list"])
+        raise ConfigError("--set", [f"{key(given)}: {shown(last)} is not a key of a mapping or list"])
 
 
-def _segments(key: str) -> list[str]:
+def _place(node: Any, segment: str) -> int | None:
+    """Which entry of a list a segment names."""
+    named = isinstance(node, list) and _PLACE.fullmatch(segment) and int(segment) < len(node)
+    return int(segment) if named else None
+
+
+def _segments(given: str) -> list[str]:
     """Split a dotted key; an axis such as init.weight.0 is one segment."""
-    match = re.search(r"(?:^|\.)init\.\w+(\.\w+)*?(?=\.(values?|min|max|count|scale)(\.|$)|$)", key)
+    match = re.search(r"(?:^|\.)init\.\w+(\.\w+)*?(?=\.(values?|min|max|count|scale)(\.|$)|$)", given)
     if not match:
-        return key.split(".")
-    before, after = key[: match.start()], key[match.end() :]
+        return given.split(".")
+    before, after = given[: match.start()], given[match.end() :]
     return [
         *(before.split(".") if before else []),
         match.group().lstrip("."),
@@ -488,20 +471,37 @@ def _segments(key: str) -> list[str]:
     ]
 
 
-def _parameter_problems(config: SweepConfig, index: int, mapping: Parameters) -> list[str]:
-    path = f"parameters[{index}]" if isinstance(config.parameters, list) else "parameters"
-    problems = []
-    for name, axis in mapping.items():
-        if name not in HYPERPARAMETERS and not _INIT.fullmatch(name):
-            allowed = [*HYPERPARAMETERS, "init.weight", "init.bias"]
-            problems.append(f"{path}.{name}: unknown parameter{_hint(name, allowed)}")
-            continue
-        for i, value in enumerate(axis.named()):
-            if problem := _value_problem(name, value, config.training.dtype):
-                place = f"values[{i}]" if axis.values else "value" if axis.value is not None else ("min", "max")[i]
-                problems.append(f"{path}.{name}.{place}: given {_show(value)}; {problem}")
-                break
-    return problems
+def _parameter_problems(config: SweepConfig) -> Iterator[str]:
+    """What is wrong with the names and values of axes, and of the trials that are expected."""
+    for i, mapping in enumerate(config.mappings()):
+        path = f"parameters[{i}]" if isinstance(config.parameters, list) else "parameters"
+        for name, axis in mapping.items():
+            if problem := _name_problem(name, HYPERPARAMETERS):
+                yield f"{path}.{key(name)}: {problem}"
+            else:
+                yield from _axis_problems(f"{path}.{key(name)}", name, axis, config.training.dtype)
+    for i, expected in enumerate(config.expected):
+        for name, value in expected.where.items():
+            problem = _name_problem(name, (*HYPERPARAMETERS, "seed"))
+            if problem is None and not math.isfinite(value):
+                problem = f"given {shown(value)}; a finite number is needed"
+            if problem:
+                yield f"expected[{i}].where.{key(name)}: {problem}"
+
+
+def _name_problem(name: str, known: Sequence[str]) -> str | None:
+    if name in known or _INIT.fullmatch(name):
+        return None
+    return f"unknown parameter{hint(name, [*known, 'init.weight', 'init.bias'])}"
+
+
+def _axis_problems(path: str, name: str, axis: Axis, dtype: str) -> Iterator[str]:
+    """The first value that is wrong."""
+    for i, value in enumerate(axis.named()):
+        if problem := _value_problem(name, value, dtype):
+            place = f"values[{i}]" if axis.values else "value" if axis.value is not None else ("min", "max")[i]
+            yield f"{path}.{place}: given {shown(value)}; {problem}"
+            return
 
 
 def _value_problem(name: str, value: bool | float, dtype: str) -> str | None:
@@ -511,79 +511,8 @@ def _value_problem(name: str, value: bool | float, dtype: str) -> str | None:
         return "a number is needed"
     if not math.isfinite(value):
         return "a finite number is needed"
-    if abs(value) > _LARGEST[dtype]:
-        return f"{dtype} holds numbers up to {_LARGEST[dtype]:.4g}"
+    if abs(value) > LARGEST[dtype]:
+        return f"{dtype} holds numbers up to {LARGEST[dtype]:.4g}"
     if value < 0 and name in ("lr", "momentum", "weight_decay"):
         return f"{name} must be >= 0"
     return None
-
-
-def _problems(error: ValidationError) -> list[str]:
-    """One line an error; a list that is too short because its entries are wrong is told by its entries."""
-    errors = error.errors()
-    places = [problem["loc"] for problem in errors]
-    return [
-        _line(problem)
-        for problem in errors
-        if problem["type"] != "too_short"
-        or not any(len(p) > len(q := problem["loc"]) and p[: len(q)] == q for p in places)
-    ]
-
-
-def _line(problem: ErrorDetails) -> str:
-    path, context = _path(problem["loc"]), problem.get("ctx", {})
-    if problem["type"] == _UNKNOWN:
-        return f"{path}: unknown key{_hint(problem['loc'][-1], context['allowed'])}"
-    if problem["type"] == "missing":
-        return f"{path}: missing"
-    if problem["type"] == "union_tag_not_found":
-        return f"{path}.kind: missing"
-    if problem["type"] == _SECRET:
-        return f"{path}: {problem['msg']}"
-    given = f"given {_show(problem['input'])}"
-    if problem["type"] == "union_tag_invalid":
-        allowed = context["expected_tags"].replace("'", "")
-        return f"{path}.kind: given {_show(context['tag'])}; allowed: {allowed}"
-    if problem["type"] == "literal_error":
-        allowed = context["expected"].replace("'", "").replace(" or ", ", ")
-        return f"{path}: {given}; allowed: {allowed}"
-    messages = {
-        "greater_than": f"must be > {context.get('gt')}",
-        "greater_than_equal": f"must be >= {context.get('ge')}",
-        "less_than": f"must be < {context.get('lt')}",
-        "less_than_equal": f"must be <= {context.get('le')}",
-        "too_short": "at least one entry is needed",
-        "tuple_type": "a list is needed",
-        "list_type": "a list is needed",
-        "dict_type": "a mapping is needed",
-        "string_type": "text is needed",
-        "bool_type": "true or false is needed",
-        "bool_parsing": "true or false is needed",
-        "string_too_short": "text that is not empty is needed",
-        "string_too_long": f"at most {context.get('max_length')} characters are allowed",
-    }
-    prefix = f"{path}: {given}; " if path else ""
-    return prefix + messages.get(problem["type"], problem["msg"])
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    """parameters[1].lr.values[0], without the tags that pydantic puts behind a union's key."""
-    path, before = "", None
-    for part in location:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif before not in ("dataset", "model", "parameters", "final") or part in ("dataset", "model"):
-            path += f".{part}" if path else part
-        before = part
-    return path
-
-
-def _hint(key: Any, allowed: list[str]) -> str:
-    close = difflib.get_close_matches(str(key), allowed, n=1)
-    return f" (did you mean {close[0]}?)" if close else f"; allowed: {', '.join(allowed)}"
-
-
-def _show(value: Any) -> str:
-    words = {True: "true", False: "false", None: "nothing"}
-    text = words[value] if isinstance(value, bool | None) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -15,38 +15,53 @@ from sgdcore.tasks import Model, datasets
 from sweeps import config
 from sweeps.blas import one_thread
 from sweeps.errors import DataError
+from sweeps.visible import visible
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_MAX_NUMBERS = 20_000_000  # of a data set's inputs: each trial of a pack reads them all
+_MAX_LISTED = 20  # columns in a message
+_MAX_SHOWN = 60  # characters of a cell or a column's name
+_MAX_REASON = 300
 
 
 def load_task(description: config.TaskConfig) -> Task:
     """The task that a sweep file describes.
 
     Raises:
-        DataError: a file that cannot be read or holds missing or non-numeric cells, or a model that does not fit.
+        DataError: a file that cannot be read or holds missing or non-numeric cells, too much data, or a model that
+            does not fit.
     """
+    model, data = description.model, description.dataset
+    degree = model.degree if isinstance(model, config.PolynomialModel) else 1
+    _check_size(getattr(data, "n", 1), getattr(data, "d", 1) * degree)
     try:
-        return Task(
-            load_dataset(description.dataset),
-            _model(description.model),
-            description.loss,
-            description.huber_delta,
-        )
+        task = Task(load_dataset(data), _model(model), description.loss, description.huber_delta)
     except InvalidTask as error:
         raise DataError(f"task: {error}") from error
+    _check_size(task.samples, task.dataset.inputs.shape[1] * degree)
+    return task
 
 
 def load_dataset(description: object) -> Dataset:
     """The data set, standardised and split as described."""
     assert isinstance(description, config._Data)
-    with one_thread():
+    # What overflows is refused with the data set.
+    with one_thread(), np.errstate(over="ignore", invalid="ignore"):
         data = _make(description)
         if description.validation:
             data = data.split(description.validation, description.split_seed)
         if description.standardize != "none":
             data = data.standardized(targets=description.standardize == "all")
     return data
+
+
+def _check_size(samples: int, features: int) -> None:
+    if samples * features > _MAX_NUMBERS:
+        raise DataError(
+            f"task: {samples:,} samples of {features:,} features; at most {_MAX_NUMBERS:,} numbers are allowed"
+        )
 
 
 def _model(d: object) -> Model:
@@ -89,41 +104,53 @@ def _diabetes() -> Dataset:
 
 
 def _read(d: config.FileData) -> Dataset:
-    import pandas as pd
-
     path = Path(d.path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is longer than the header
-            table: pd.DataFrame = pd.read_csv(path, index_col=False) if d.kind == "csv" else pd.read_parquet(path)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file (task.dataset.path)") from error
-    except (
-        OSError,
-        ValueError,
-        pd.errors.ParserWarning,
-    ) as error:  # pandas' and pyarrow's parse errors are ValueErrors
-        raise DataError(f"{path}: cannot be read as {d.kind}: {' '.join(str(error).split())}") from error
+    table = _table(path, d.kind)
     wanted = [*(d.features or [c for c in table.columns if c != d.target]), d.target]
     missing = [column for column in wanted if column not in table.columns]
     if missing:
-        columns = ", ".join(map(str, table.columns[:20]))
+        columns = ", ".join(visible(str(c), _MAX_SHOWN) for c in table.columns[:_MAX_LISTED])
         raise DataError(f"{path}: there is no column {missing[0]!r}; its columns: {columns}")
+    _check_size(len(table), len(wanted))
     values = np.column_stack([_numbers(table[column], str(column), path, d.kind) for column in wanted])
     return Dataset(values[:, :-1], values[:, -1], tuple(map(str, wanted[:-1])))
+
+
+def _table(path: Path, kind: str) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is not a file")  # a pipe or a device may never end
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is longer than the header
+            if kind == "csv":
+                # A column is of one kind, however long the file; nothing is unpacked, to whatever size.
+                return pd.read_csv(path, index_col=False, low_memory=False, compression=None)
+            return pd.read_parquet(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file (task.dataset.path)") from error
+    except Exception as error:
+        reason = visible(" ".join(str(error).split()), _MAX_REASON)
+        raise DataError(f"{path}: cannot be read as {kind}: {reason}") from error
 
 
 def _numbers(column: pd.Series, name: str, path: Path, kind: str) -> np.ndarray:
     import pandas as pd
 
-    if pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_timedelta64_dtype(column):
+    text = pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column)
+    if not (text or pd.api.types.is_numeric_dtype(column)) or pd.api.types.is_complex_dtype(column):
         raise DataError(f"{path}: column {name!r} holds {column.dtype} values, not numbers")
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    try:
+        numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError, OverflowError) as error:  # lists, numbers of hundreds of digits
+        raise DataError(f"{path}: column {name!r} holds values that are not numbers: {error}") from error
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         row = int(bad[0])
         cell = column.iloc[row]
-        what = "is missing" if pd.isna(cell) else f"is {str(cell)!r}, not a finite number"
+        missing = pd.api.types.is_scalar(cell) and pd.isna(cell)
+        what = "is missing" if missing else f"is {visible(repr(str(cell)), _MAX_SHOWN)}, not a finite number"
         place = f"line {row + 2}" if kind == "csv" else f"row {row}"
         more = f" (and {len(bad) - 1} more in this column)" if len(bad) > 1 else ""
         raise DataError(f"{path}: {place}, column {name!r}: the value {what}{more}")

@@ -15,6 +15,10 @@
 Diverging trials are results, not errors; a worker's exception is part of the shard's result (see sweeps.worker).
 """
 
+from sweeps.visible import visible
+
+MAX_PROBLEMS = 50  # that are told at once
+
 
 class SweepsError(Exception):
     """The root: its message is one line a problem and goes to the terminal as it is."""
@@ -32,13 +36,19 @@ class ConfigError(InputError):
     """The sweep file is wrong: one line a problem, each with the key's path, what was given and what is allowed."""
 
     def __init__(self, where: str, problems: list[str]) -> None:
-        """Problems of the file or command named by ``where``."""
-        super().__init__("\n".join(f"{where}: {problem}" for problem in problems))
-        self.problems = problems
+        """Problems of the file or command named by ``where``; of very many the first are told."""
+        self.problems = [visible(problem) for problem in problems[:MAX_PROBLEMS]]
+        if len(problems) > MAX_PROBLEMS:
+            self.problems.append(f"these are the first {MAX_PROBLEMS} problems; there are more")
+        super().__init__("\n".join(f"{visible(where)}: {problem}" for problem in self.problems))
 
 
 class DataError(InputError):
     """The data set's file cannot be read or holds what cannot be trained on."""
+
+    def __init__(self, problem: str) -> None:
+        """One line, whatever the file holds."""
+        super().__init__(visible(problem))
 
 
 class StoreError(InputError):

@@ -23,8 +23,9 @@ from sgdcore.recording import MAX_PATH_PARAMETERS
 from sgdcore.tasks import ModuleModel
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.errors import ConfigError
+from sweeps.problems import key, listed
 from sweeps.search import grid
-from sweeps.search.block import Block, FloatArray, Mask, disjoint
+from sweeps.search.block import Block, FloatArray, Mask, TooManyOverlaps, disjoint
 
 NEEDS_MOMENTUM = "nesterov needs a momentum"
 NEEDS_ZERO_DAMPENING = "nesterov needs zero dampening"
@@ -38,9 +39,13 @@ _FLOPS_PER_SECOND = 4e9  # of one core, reached by the kernel; only sizes the sh
 _SHARD_BYTES = 64e6
 _LEAST_PACK = 64
 MAX_TRIALS = 10**9
-_MAX_COMBINATIONS = 10**12  # before any is dropped or merged: their axes still fit in memory
+_MAX_COMBINATIONS = 10**12  # before any is dropped or merged
+_MAX_VALUES = 20_000_000  # on all axes together: they are in memory
+_MAX_AXES = 100_000  # of all mappings together
 _MAX_PIECES = 2_000  # that overlapping mappings are cut into
+_MAX_COMPARISONS = 20_000  # of overlapping mappings, two at a time: some seconds
 MAX_POINTS = 1_000_000
+_EXACT_POWER = 18  # of ten, up to which a number of combinations is worked out
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +116,7 @@ class Plan:
     trials_per_shard: int
     steps: int
     context: str  # digest of all that defines a trial besides its row: data, model, training
+    module: str = ""  # package.module:callable that is imported and called; empty of the package's own models
     swept: tuple[str, ...] = field(default=())  # axes with more than one value, the widest first
 
     @cached_property
@@ -165,6 +171,7 @@ class Plan:
             "parameters": list(self.parameter_names),
             "dropped": self.dropped,
             "merged": self.merged,
+            **({"module": self.module} if self.module else {}),
             "context": self.context,
         }
 
@@ -184,6 +191,7 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config", trials_per
     names = task.parameter_names
     starts = names if task.model.linear or len(names) <= MAX_PATH_PARAMETERS else ()
     _check_starts(config, names, starts, where)
+    _check_expected(config, names, starts, where)
     dropped: dict[str, int] = {}
     merged: dict[str, int] = {}
     _check_combinations(config, starts, where)
@@ -213,6 +221,7 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config", trials_per
         or _shard_size(config, task, total, steps),
         steps=steps,
         context=_context(config, task),
+        module=getattr(config.task.model, "module", ""),
         swept=tuple(sorted((n for n, w in widths.items() if w > 1), key=lambda n: -widths[n])),
     )
 
@@ -226,20 +235,46 @@ def _check_starts(config: SweepConfig, names: tuple[str, ...], starts: tuple[str
         raise ConfigError(where, [f"parameters.{name}: {problem}" for name in given])
     unknown = [name for name in given if not grid.meant(name, starts)]
     if unknown:
-        raise ConfigError(
-            where, [f"parameters.{name}: the model's parameters are {', '.join(names)}" for name in unknown]
-        )
+        problem = f"the model's parameters are {listed(names)}"
+        raise ConfigError(where, [f"parameters.{key(name)}: {problem}" for name in unknown])
+
+
+def _check_expected(config: SweepConfig, names: tuple[str, ...], starts: tuple[str, ...], where: str) -> None:
+    """A name that no trial has would fail the sweep after it has run."""
+    problems = []
+    for i, expected in enumerate(config.expected):
+        given = [n for n in expected.where if n.startswith("init.") and not grid.meant(n, starts)]
+        problems += [f"expected[{i}].where.{key(n)}: the start values are those of {listed(starts)}" for n in given]
+        final = expected.final if isinstance(expected.final, dict) else {}
+        unknown = [n for n in final if n not in names]
+        problems += [f"expected[{i}].final.{key(n)}: the model's parameters are {listed(names)}" for n in unknown]
+    if problems:
+        raise ConfigError(where, problems)
 
 
 def _check_combinations(config: SweepConfig, starts: tuple[str, ...], where: str) -> None:
     """From the axes' lengths alone, before any axis is made."""
-    number = len(config.seeds) * sum(
-        math.prod(len(axis) ** max(1, len(grid.meant(name, starts))) for name, axis in mapping.items())
-        for mapping in config.mappings()
-    )
+    mappings = config.mappings()
+    values = sum(len(axis) for mapping in mappings for axis in mapping.values())
+    if values > _MAX_VALUES:
+        raise ConfigError(where, [f"parameters: {values:,} values on all axes; at most {_MAX_VALUES:,} are allowed"])
+    if (axes := len(mappings) * (len(HYPERPARAMETERS) + len(starts))) > _MAX_AXES:
+        problem = f"parameters: {axes:,} axes in {len(mappings):,} mappings; at most {_MAX_AXES:,} are allowed"
+        raise ConfigError(where, [problem])
+    sizes = [[(len(axis), _meant(name, starts)) for name, axis in mapping.items()] for mapping in mappings]
+    power = math.log10(len(config.seeds)) + max(sum(times * math.log10(n) for n, times in size) for size in sizes)
+    if power > _EXACT_POWER:
+        number, shown = math.inf, f"about 1e{math.floor(power + 1e-9)}"
+    else:
+        number = len(config.seeds) * sum(math.prod(n**times for n, times in size) for size in sizes)
+        shown = f"{number:,}"
     if number > _MAX_COMBINATIONS:
-        shown = f"{number:,}" if number < 10**18 else f"about 1e{len(str(number)) - 1}"
         raise ConfigError(where, [f"parameters: {shown} combinations; at most {MAX_TRIALS:,} trials are allowed"])
+
+
+def _meant(name: str, starts: tuple[str, ...]) -> int:
+    """How many axes of a product a named one makes."""
+    return max(1, len(grid.meant(name, starts))) if name.startswith("init.") else 1
 
 
 def _normalise(block: Block, config: SweepConfig, dropped: dict[str, int], merged: dict[str, int]) -> list[Block]:
@@ -286,13 +321,17 @@ def _distinct(values: FloatArray) -> FloatArray:
 def _without_repeats(blocks: list[Block], merged: dict[str, int], where: str) -> list[Block]:
     """The same trials, each once: a product without other products is again some products."""
     kept: list[Block] = []
-    for block, pieces in zip(blocks, disjoint(blocks), strict=True):
-        if again := len(block) - sum(map(len, pieces)):
-            merged[SAME_TRIAL] = merged.get(SAME_TRIAL, 0) + again
-        kept += pieces
-        if len(kept) > len(blocks) + _MAX_PIECES:
-            problem = f"parameters: the mappings overlap in more than {_MAX_PIECES:,} pieces; overlap fewer"
-            raise ConfigError(where, [problem])
+    try:
+        for block, pieces in zip(blocks, disjoint(blocks, _MAX_COMPARISONS), strict=True):
+            if again := len(block) - sum(map(len, pieces)):
+                merged[SAME_TRIAL] = merged.get(SAME_TRIAL, 0) + again
+            kept += pieces
+            if len(kept) > len(blocks) + _MAX_PIECES:
+                problem = f"parameters: the mappings overlap in more than {_MAX_PIECES:,} pieces; overlap fewer"
+                raise ConfigError(where, [problem])
+    except TooManyOverlaps as error:
+        problem = "parameters: too many of the mappings lie across each other; make fewer, or ranges that lie apart"
+        raise ConfigError(where, [problem]) from error
     return kept
 
 

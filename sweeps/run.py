@@ -90,9 +90,9 @@ def prepare(config: SweepConfig, where: str = "config", trials_per_shard: int | 
     task = data.load_task(config.task)
     try:
         check_task(task, config.training.dtype, config.training.batch_size)
+        return Work(config, task, make_plan(config, task, where, trials_per_shard))
     except InvalidTask as error:
         raise ConfigError(where, [f"task: {error}"]) from error
-    return Work(config, task, make_plan(config, task, where, trials_per_shard))
 
 
 def create(work: Work, store: Store, executor: Executor, tracker: Tracker, fresh: bool = False) -> SweepFiles:

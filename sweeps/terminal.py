@@ -9,10 +9,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
+
+from sweeps.visible import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,23 +35,25 @@ _WIDEST = 1000
 
 def say(text: str = "") -> None:
     """One line for the user."""
-    out.print(escape(text))
+    out.print(visible(text), markup=False)
 
 
 def complain(text: str) -> None:
     """An error's lines, on standard error."""
-    for line in text.splitlines() or [""]:
-        err.print(f"[red]error:[/red] {escape(line)}")
+    for line in text.split("\n"):
+        err.print(Text.assemble(("error:", "red"), " ", visible(line)))
 
 
 def show_table(frame: pd.DataFrame, title: str | None = None) -> None:
     """A DataFrame as a table, formatted as in the reports."""
     from sweeps.report.text import formatted, is_numeric
 
-    table = Table(title=escape(title) if title else None, title_justify="left", header_style="bold", box=None)
+    table = Table(title=Text(title) if title else None, title_justify="left", header_style="bold", box=None)
     shown = formatted(frame)
     for name, column in zip(shown.columns, frame.columns, strict=True):
-        table.add_column(escape(str(name)), justify="right" if is_numeric(frame[column]) else "left", no_wrap=True)
+        table.add_column(
+            Text(visible(str(name))), justify="right" if is_numeric(frame[column]) else "left", no_wrap=True
+        )
     for row in shown.itertuples(index=False):
         table.add_row(*map(_coloured, row))
     # As wide as it needs to be: a number that the terminal wraps is better than one that is cut short.
@@ -70,8 +74,8 @@ def show_frame(frame: pd.DataFrame, as_json: bool, title: str | None = None) -> 
         show_table(frame, title)
 
 
-def _coloured(text: str) -> str:
-    return f"[{VERDICT_STYLES[text]}]{text}[/]" if text in VERDICT_STYLES else escape(text)
+def _coloured(text: str) -> Text:
+    return Text(visible(text), style=VERDICT_STYLES.get(text, ""))
 
 
 def _plain(value: Any) -> Any:

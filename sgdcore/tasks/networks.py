@@ -7,6 +7,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu"]
+MAX_PARAMETERS = 1_000_000  # each has a name
 ACTIVATIONS = {"relu": "ReLU", "tanh": "Tanh", "sigmoid": "Sigmoid", "gelu": "GELU", "silu": "SiLU"}
 
 
@@ -36,7 +38,8 @@ class _Network:
 
     def parameter_names(self, width: int) -> tuple[str, ...]:
         """Names of all parameters' elements: 0.weight.3.1 is row 3, column 1 of the first layer's weight."""
-        named = initialised(self, width, 0, "float32").named_parameters()
+        named = list(initialised(self, width, 0, "float32").named_parameters())
+        _check_size(sum(p.numel() for _, p in named if p.requires_grad))
         return tuple(name for tensor, p in named if p.requires_grad for name in element_names(tensor, tuple(p.shape)))
 
     def module(self, width: int) -> torch.nn.Module:
@@ -63,6 +66,12 @@ class MlpModel(_Network):
             raise InvalidTask(f"an mlp needs hidden layers of at least one unit, not {self.hidden}")
         if self.activation not in ACTIVATIONS:
             raise InvalidTask(f"activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
+
+    def features(self, inputs: FloatArray) -> FloatArray:
+        """The inputs, unchanged; refused before a module is made that memory cannot hold."""
+        widths = (inputs.shape[1], *self.hidden, 1)
+        _check_size(sum((before + 1) * after for before, after in pairwise(widths)))
+        return inputs
 
     def module(self, width: int) -> torch.nn.Module:
         """Linear, activation, ..., Linear."""
@@ -102,7 +111,7 @@ class ModuleModel(_Network):
         factory = self._factory()
         try:
             module = factory(**self.arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InvalidTask(f"{self._name}: it raised {type(error).__name__}: {_first_line(error)}") from error
         if not isinstance(module, nn.Module):
             raise InvalidTask(f"{self._name}: it must return a torch.nn.Module, not {type(module).__name__}")
@@ -133,7 +142,7 @@ class ModuleModel(_Network):
             found: Any = importlib.import_module(place)
             for part in name.split("."):
                 found = getattr(found, part)
-        except Exception as error:  # whatever the user's file does when it is imported
+        except (Exception, SystemExit) as error:  # whatever the user's file does when it is imported
             raise InvalidTask(
                 f"{self._name}: it cannot be imported: {type(error).__name__}: {_first_line(error)}"
             ) from error
@@ -142,5 +151,10 @@ class ModuleModel(_Network):
         return found  # type: ignore[no-any-return, unused-ignore]
 
 
-def _first_line(error: Exception) -> str:
+def _check_size(parameters: int) -> None:
+    if parameters > MAX_PARAMETERS:
+        raise InvalidTask(f"a network of {parameters:,} parameters; at most {MAX_PARAMETERS:,} are allowed")
+
+
+def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]

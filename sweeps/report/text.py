@@ -98,4 +98,4 @@ def is_numeric(column: pd.Series[Any]) -> bool:
 def escaped(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*\[\]|#!~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*\[\]|#!~]|(?<!\w)_|_(?!\w)|^[-+=]|(?<=^\d)[.)])", r"\\\1", " ".join(text.split()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,23 +63,30 @@ class Block:
         return pieces
 
 
-def disjoint(blocks: Iterable[Block]) -> Iterator[list[Block]]:
-    """Each block as blocks without the rows of those before it; NaN equals NaN."""
-    earlier: list[Block] = []
-    lows: list[FloatArray] = []
-    highs: list[FloatArray] = []
-    for block in blocks:
-        low, high = _box(block)
+class TooManyOverlaps(ValueError):
+    """Blocks lie across each other in so many places that to part them would take too long."""
+
+
+def disjoint(blocks: Sequence[Block], comparisons: int) -> Iterator[list[Block]]:
+    """Each block as blocks without the rows of those before it; NaN equals NaN.
+
+    Raises:
+        TooManyOverlaps: that takes more than so many comparisons of two blocks.
+    """
+    boxes = [_box(block) for block in blocks]
+    lows, highs = np.array([low for low, _ in boxes]), np.array([high for _, high in boxes])
+    for n, block in enumerate(blocks):
         pieces = [block]
-        if earlier:
-            # Most blocks lie apart from most others, and a glance at all their boxes at once tells.
-            near = ((np.array(lows) <= high) & (low <= np.array(highs))).all(axis=1)
-            for i in np.flatnonzero(near):
-                pieces = [part for piece in pieces for part in piece.without(earlier[i])]
+        # Most blocks lie apart from most others, and a glance at all their boxes at once tells.
+        near = ((lows[:n] <= highs[n]) & (lows[n] <= highs[:n])).all(axis=1)
+        for i in np.flatnonzero(near).tolist():
+            comparisons -= len(pieces)
+            if comparisons < 0:
+                raise TooManyOverlaps
+            pieces = [part for piece in pieces for part in piece.without(blocks[i])]
+            if not pieces:
+                break
         yield pieces
-        earlier.append(block)
-        lows.append(low)
-        highs.append(high)
 
 
 def _box(block: Block) -> tuple[FloatArray, FloatArray]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _PARAMS_PER_CALL = 100  # MLflow's limit
 _MAX_PARENT_PARAMS = 500
+_MAX_KEY = 250  # characters; MLflow refuses longer ones, and other characters than _flatten leaves
 _PACK_TRIALS = 1000  # a transaction holds at most so many trials
 _PACK_POINTS = 200_000  # and about so many points
 
@@ -250,7 +251,7 @@ def _flatten(document: Any, prefix: str = "") -> dict[str, Any]:
         return {k: v for key, part in document.items() for k, v in _flatten(part, f"{prefix}{key}.").items()}
     if isinstance(document, list) and document and isinstance(document[0], dict):
         return {k: v for i, part in enumerate(document) for k, v in _flatten(part, f"{prefix}{i}.").items()}
-    return {prefix.rstrip("."): document}
+    return {re.sub(r"[^\w.\- :]", "-", prefix.rstrip("."))[:_MAX_KEY]: document}
 
 
 def _slug(name: str) -> str:

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from sweeps import yaml
 from sweeps.config import SweepConfig, load, parse
-from sweeps.errors import ConfigError
+from sweeps.errors import MAX_PROBLEMS, ConfigError
+from sweeps.visible import visible
 from tests.sweeps.conftest import ROOT, document
 
 
@@ -61,7 +63,7 @@ BAD = {
     "beyond float64": (with_lr({"value": 10**400}), "parameters.lr.value: given 1000"),
     "huge data": (
         document(task={"dataset": {"kind": "sine", "n": 10**12}}),
-        "task.dataset.n: given 1000000000000; must be <= 100000000",
+        "task.dataset.n: given 1000000000000; must be <= 10000000",
     ),
     "control characters": (document(name="a\0b"), "name: given 'a\\x00b'; text without control characters"),
     "blank name": (document(name=" "), "name: given ' '; text without control characters is needed"),
@@ -92,6 +94,35 @@ BAD = {
     "no seeds": (document(seeds=[]), "seeds: given []; at least one entry"),
     "method": (document(method="magic"), "method: given 'magic'; allowed: grid"),
     "policy": (document(tracking={"trials": "top"}), "tracking.trials: given 'top'; all, none or top:N"),
+    "null for an axis": (with_lr({"value": None}), "parameters.lr: given {'value': None}; value, values, or min"),
+    "null for a bound": (with_lr({"min": None, "max": 1, "count": 3}), "value, values, or min with max and count"),
+    "text for a flag": (
+        document(task={"dataset": {"kind": "line"}, "model": {"kind": "linear", "bias": "no"}}),
+        "task.model.bias: given 'no'; true or false is needed",
+    ),
+    "no mapping for a data set": (document(task={"dataset": 5}), "task.dataset: given 5; a mapping is needed"),
+    "line break in a key": (document(**{"a\nb": 1}), "a\\nb: unknown key"),
+    "escape in an axis' name": (
+        document(parameters={"\x1b[1m": {"value": 1}}),
+        "parameters.\\x1b[1m: unknown parameter",
+    ),
+    "endless key": (document(**{"k" * 10**6: 1}), f"{'k' * 57}...: unknown key"),
+    "turned text": (document(name="a\u202eb"), "name: given 'a\\u202eb'; text without control characters"),
+    "separator": (document(name="a\u2028b"), "name: given 'a\\u2028b'; text without control characters"),
+    "escape in the description": (document(description="\x1b[1m"), "text without control characters but line breaks"),
+    "too many layers": (
+        document(task={"dataset": {"kind": "line"}, "model": {"kind": "mlp", "hidden": [1] * 65}}),
+        "at most 64 entries are allowed",
+    ),
+    "endless batch": (document(training={"epochs": 1, "batch_size": 10**30}), "must be <= 1000000000"),
+    "misspelt expected case": (
+        document(expected=[{"case": "c", "where": {"momentun": 0}, "final": {}}]),
+        "expected[0].where.momentun: unknown parameter (did you mean momentum?)",
+    ),
+    "nan in an expected case": (
+        document(expected=[{"case": "c", "where": {"lr": math.nan}, "final": {}}]),
+        "expected[0].where.lr: given nan; a finite number is needed",
+    ),
     "empty name": (document(name=""), "name: given ''; text that is not empty"),
 }
 
@@ -106,6 +137,12 @@ def test_bad_input_is_one_line_with_path_value_and_what_is_allowed(doc: object, 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])
 def test_devices(device: str) -> None:
     assert parse(document(training={"epochs": 1, "device": device}), "c.yaml").training.device == device
+
+
+def test_of_very_many_problems_the_first_are_told() -> None:
+    found = problems(document(parameters=[{"lr": {"values": [], "valves": ["x"] * 10}} for _ in range(20_000)]))
+    assert len(found) == MAX_PROBLEMS + 1
+    assert found[-1] == "these are the first 50 problems; there are more"
 
 
 def test_every_problem_is_told_at_once() -> None:
@@ -138,8 +175,6 @@ def test_axis_points(axis: dict[str, object], points: object) -> None:
 
 def test_resolved_file_reads_back_the_same() -> None:
     config = parse(document(description="für <b>alle</b>: 1e-3"), "c.yaml")
-    from sweeps import yaml
-
     assert parse(yaml.read(config.to_yaml(), "again"), "again") == config
 
 
@@ -160,16 +195,39 @@ def test_override_of_a_start_value() -> None:
     assert config.mappings()[0]["init.weight"].value == -3
 
 
-@pytest.mark.parametrize("override", ["epochs", "=3", "name.x=3", "parameters.9.lr=1", "training.epochs=[", "a.b=c"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("epochs", "=3", "name.x=3", "parameters.9.lr=1", "training.epochs=[", "a.b=c"),
+        *("parameters.².lr=1", f"parameters.{'9' * 5000}=1", "a." * 10_000 + "a=1", "init.a" * 10_000 + "=1"),
+        *("\udcff=1", "name=\udcff", "\x1b=\x1b", "name=!!python/name:os.system"),
+    ],
+    ids=lambda override: ascii(override[:20]),
+)
 def test_bad_overrides(override: str) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as caught:
         load(ROOT / "configs" / "seed.yaml", [override])
+    assert str(caught.value) == visible(str(caught.value))
+    assert len(str(caught.value)) < 500
 
 
 def test_relative_data_paths_start_at_the_sweep_file(tmp_path: Path) -> None:
     doc = document(task={"dataset": {"kind": "csv", "path": "d.csv", "target": "y"}})
     dataset = parse(doc, "c.yaml", tmp_path).task.dataset
     assert getattr(dataset, "path", None) == str(tmp_path / "d.csv")
+
+
+def test_a_long_path_reads_back(tmp_path: Path) -> None:
+    """Where a sweep is resumed, its data set's path is the whole one."""
+    folder = Path("/", *["f" * 100] * 10)
+    config = parse(document(task={"dataset": {"kind": "csv", "path": "d.csv", "target": "y"}}), "c.yaml", folder)
+    assert parse(yaml.read(config.to_yaml(), "again"), "again") == config
+
+
+def test_a_folder_whose_name_cannot_be_kept_is_refused() -> None:
+    doc = document(task={"dataset": {"kind": "csv", "path": "d.csv", "target": "y"}})
+    with pytest.raises(ConfigError, match=r"task\.dataset\.path: no folder's name may hold control characters"):
+        parse(doc, "c.yaml", Path("/not\udcffunicode"))
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"- 1", b"", b"just text"])

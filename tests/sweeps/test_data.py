@@ -1,15 +1,21 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import StandardScaler
 
-from sgdcore import Dataset
+from sgdcore import Dataset, InvalidTask
 from sweeps.config import parse
 from sweeps.data import load_dataset, load_task
-from sweeps.errors import DataError
+from sweeps.errors import DataError, InputError
+from sweeps.run import prepare
 from tests.sweeps.conftest import document
 
 
@@ -56,6 +62,13 @@ def test_tables_are_read_as_pandas_reads_them(tmp_path: Path, kind: str) -> None
         ("", r"cannot be read as csv"),
         ('x,y\n"1,2\n', r"cannot be read as csv"),
         ("x,y\n", r"needs samples"),
+        ("x,y\n1,\0\n2,3\n", r"line 2, column 'y': the value is '\\x00', not a finite number"),
+        ("x,y\n1," + "9" * 1_000_000 + "\n", r"column 'y': .*9{30,60}\.\.\."),
+        ("x,y\n" + "9" * 400 + ",1\n", r"column 'x' holds values that are not numbers"),
+        ("x\x1b[31m,z\n1,2\n", r"there is no column 'y'; its columns: x\\x1b\[31m, z"),
+        ('"x\nx",z\n1,2\n', r"there is no column 'y'; its columns: x\\nx, z"),
+        ("a" * 1_000_000 + ",z\n1,2\n", r"its columns: a{57}\.\.\., z"),
+        ("x,y\n1e308,1\n", r"finite in float32"),
     ],
     ids=[
         "missing",
@@ -67,6 +80,13 @@ def test_tables_are_read_as_pandas_reads_them(tmp_path: Path, kind: str) -> None
         "empty",
         "broken",
         "no rows",
+        "null character",
+        "huge field",
+        "huge number",
+        "escape in a name",
+        "line break in a name",
+        "huge name",
+        "beyond float32",
     ],
 )
 def test_bad_tables_are_refused_with_the_cell(tmp_path: Path, content: str, message: str) -> None:
@@ -74,13 +94,18 @@ def test_bad_tables_are_refused_with_the_cell(tmp_path: Path, content: str, mess
     path.write_text(content)
     description = {"kind": "csv", "path": "bad.csv", "target": "y"}
     config = parse(document(task={"dataset": description}), "c.yaml", tmp_path)
-    with pytest.raises(DataError, match=message) as caught:
-        load_task(config.task)
+    with pytest.raises(InputError, match=message) as caught:
+        prepare(config)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1_000
 
 
-@pytest.mark.parametrize(("kind", "name"), [("csv", "none.csv"), ("parquet", "none.parquet"), ("csv", ".")])
-def test_missing_files_are_refused(tmp_path: Path, kind: str, name: str) -> None:
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("name", ["none", ".", "pipe", "loop", "none/none", "file/none", "/dev/zero", "x" * 300])
+def test_what_is_no_file_is_refused(tmp_path: Path, kind: str, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"no such file|cannot be read"):
         dataset_of({"kind": kind, "path": name, "target": "y"}, tmp_path)
 
@@ -89,6 +114,68 @@ def test_parquet_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("not parquet")
     with pytest.raises(DataError, match="cannot be read as parquet"):
         dataset_of({"kind": "parquet", "path": "x.parquet", "target": "y"}, tmp_path)
+
+
+@settings(max_examples=200)
+@given(changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=5))
+def test_a_damaged_parquet_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged.parquet"
+    pd.DataFrame({"x": [1.0, 2.0], "y": [1.0, 2.0]}).to_parquet(path)
+    content = bytearray(path.read_bytes())
+    for place, byte in changes:
+        content[place % len(content)] = byte
+    path.write_bytes(content)
+    try:
+        data = dataset_of({"kind": "parquet", "path": path.name, "target": "y"}, path.parent)
+    except (DataError, InvalidTask):
+        return
+    assert np.isfinite(data.inputs).all()
+
+
+@pytest.mark.parametrize("metadata", ["no JSON", '{"index_columns": [5], "columns": 3}', "{}"])
+def test_a_parquet_file_with_damaged_metadata(tmp_path: Path, metadata: str) -> None:
+    table = pa.table({"x": [1.0, 2.0], "y": [1.0, 2.0]}).replace_schema_metadata({"pandas": metadata})
+    pq.write_table(table, tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r"d\.parquet: cannot be read as parquet"):
+        dataset_of({"kind": "parquet", "path": "d.parquet", "target": "y"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        [[1], [2]],
+        [{"a": 1}, {"a": 2}],
+        [b"a", b"b"],
+        pa.array([[("a", 1)], [("b", 2)]], pa.map_(pa.string(), pa.int64())),
+        pa.array([1, 2], pa.date32()),
+        pa.array([1, 2], pa.duration("s")),
+        pa.array([1, 2], pa.timestamp("us", "UTC")),
+        pa.nulls(2),
+    ],
+    ids=["lists", "structs", "bytes", "maps", "dates", "durations", "instants", "nothing"],
+)
+def test_columns_that_hold_no_numbers(tmp_path: Path, column: object) -> None:
+    pq.write_table(pa.table({"x": column, "y": [1.0, 2.0]}), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r"column 'x'") as caught:
+        dataset_of({"kind": "parquet", "path": "d.parquet", "target": "y"}, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "size"),
+    [
+        ({"kind": "linear", "n": 10_000_000, "d": 1_000}, {"kind": "linear"}, "10,000,000 samples of 1,000 features"),
+        ({"kind": "sine", "n": 10_000_000}, {"kind": "polynomial", "degree": 64}, "10,000,000 samples of 64 features"),
+        ({"kind": "sine"}, {"kind": "mlp", "hidden": [100_000] * 64}, "a network of 630,006,600,001 parameters"),
+    ],
+)
+def test_absurd_sizes_are_refused_before_they_are_made(
+    data: dict[str, object], model: dict[str, object], size: str
+) -> None:
+    with pytest.raises(DataError, match=size):
+        load_task(parse(document(task={"dataset": data, "model": model}), "c.yaml").task)
 
 
 def test_dates_are_no_numbers(tmp_path: Path) -> None:

@@ -253,6 +253,37 @@ def test_absurd_sizes_are_refused() -> None:
         plan_of({"init.weight": huge}, task={"dataset": {"kind": "linear", "d": 10}})
 
 
+def test_absurd_numbers_of_mappings_are_refused() -> None:
+    axis = {"min": 0, "max": 1, "count": 10_000_000}
+    for parameters, message in (
+        ([{"lr": axis}] * 3, "30,000,000 values on all axes; at most 20,000,000 are allowed"),
+        ([{}] * 20_000, "140,000 axes in 20,000 mappings; at most 100,000 are allowed"),
+        ([{"lr": {"values": [i, 1000 - i]}} for i in range(500)], "too many of the mappings lie across each other"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            plan_of(parameters)
+    with pytest.raises(ConfigError, match="about 1e7000 combinations"):
+        plan_of({"init.weight": axis}, task={"dataset": {"kind": "linear", "n": 1000, "d": 1000}})
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        (
+            {"where": {"lr": 1}, "final": {"wieght": 1}},
+            r"expected\[0\].final.wieght: the model's parameters are w",
+        ),
+        (
+            {"where": {"init.w": 1}, "final": {"bias": 1}},
+            r"expected\[0\].where.init.w: the start values are those of",
+        ),
+    ],
+)
+def test_expected_names_that_no_trial_has_are_refused(expected: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_of({"lr": {"value": 1}}, expected=[{"case": "c"} | expected])
+
+
 def test_absurdly_many_points_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"record\.spacing: given 'all' for 5,000,000 steps; at most 1,000,000"):
         plan_of({"lr": {"value": 0.1}}, record={"spacing": "all"}, training={"epochs": 1_000_000})
