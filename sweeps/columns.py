@@ -40,3 +40,8 @@ def matrix(column: pa.ChunkedArray, rows: int) -> NDArray[Any]:
     """A column of lists of equal length as a (rows, K) matrix; null becomes NaN."""
     values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return np.asarray(values).reshape(rows, -1)
+
+
+def numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """A column of numbers or booleans; null becomes NaN."""
+    return np.asarray(column.to_numpy(), dtype=np.float64)

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sgdcore.verdict import VERDICTS
+from sweeps.columns import numbers
 from sweeps.report.axes import MapAxis
 
 FloatArray = NDArray[np.float64]
@@ -25,6 +28,13 @@ class Outcomes:
     verdict: NDArray[np.intp]  # places in VERDICTS
     loss: FloatArray  # the final one; inf where there is none
     trial: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Outcomes:
+        """Those of some rows of shard files."""
+        verdict = pc.index_in(table["verdict"], pa.array(VERDICTS)).to_numpy().astype(np.intp)
+        loss = numbers(table["final_loss"])
+        return cls(verdict, np.where(np.isnan(loss), np.inf, loss), table["trial"].to_numpy())
 
     @cached_property
     def badness(self) -> NDArray[np.int8]:
@@ -51,13 +61,15 @@ class Cells:
     loss: FloatArray  # its final loss; inf where it has none
     trial: NDArray[np.int64]  # its number
     position: FloatArray  # (..., axes) its values
-    mean: FloatArray  # of log10 of the final loss, over the trials that settled; 0 where none did
+    measured: NDArray[np.int64]  # trials that settled and have a final loss
+    mean: FloatArray  # of log10 of these losses; 0 where there are none
     squares: FloatArray  # sum of the squared deviations from that mean
 
     @classmethod
-    def of(cls, axes: Sequence[MapAxis], columns: Sequence[FloatArray], outcomes: Outcomes) -> Cells:
-        """Those of T trials; ``columns`` are their (T,) values on each axis."""
+    def of(cls, axes: Sequence[MapAxis], table: pa.Table, outcomes: Outcomes) -> Cells:
+        """Those of some rows of shard files, whose outcomes these are."""
         verdict, loss, trial, badness = outcomes.verdict, outcomes.loss, outcomes.trial, outcomes.badness
+        columns = [numbers(table[axis.name]) for axis in axes]
         shape = tuple(len(axis.labels) for axis in axes)
         places = [axis.places(column) for axis, column in zip(axes, columns, strict=True)]
         cell = np.ravel_multi_index(places, shape)
@@ -67,7 +79,7 @@ class Cells:
         best[cell[outcomes.worst_first]] = outcomes.worst_first  # of several the last is kept, which is the best
         found = best >= 0
         settled = (badness == 0) & np.isfinite(loss)
-        mean, squares = _moments(cell[settled], np.log10(np.maximum(loss[settled], _LEAST)), number)
+        measured, mean, squares = _moments(cell[settled], np.log10(np.maximum(loss[settled], _LEAST)), number)
         values = np.stack(columns, axis=-1)
         return cls(
             axes=tuple(axes),
@@ -76,6 +88,7 @@ class Cells:
             loss=np.where(found, loss[best], np.inf).reshape(shape),
             trial=np.where(found, trial[best], -1).reshape(shape),
             position=np.where(found[:, np.newaxis], values[best], np.nan).reshape(*shape, len(axes)),
+            measured=measured.reshape(shape),
             mean=mean.reshape(shape),
             squares=squares.reshape(shape),
         )
@@ -85,8 +98,8 @@ class Cells:
         theirs = other.badness < self.badness
         theirs |= (other.badness == self.badness) & (other.loss < self.loss)
         theirs |= (other.badness == self.badness) & (other.loss == self.loss) & (other.trial < self.trial)
-        mine, n = self.settled, self.settled + other.settled
-        share = np.divide(other.settled, n, out=np.zeros(n.shape), where=n > 0)
+        n = self.measured + other.measured
+        share = np.divide(other.measured, n, out=np.zeros(n.shape), where=n > 0)
         apart = other.mean - self.mean
         return Cells(
             axes=self.axes,
@@ -95,8 +108,9 @@ class Cells:
             loss=np.where(theirs, other.loss, self.loss),
             trial=np.where(theirs, other.trial, self.trial),
             position=np.where(theirs[..., np.newaxis], other.position, self.position),
+            measured=n,
             mean=self.mean + apart * share,
-            squares=self.squares + other.squares + apart**2 * mine * share,
+            squares=self.squares + other.squares + apart**2 * self.measured * share,
         )
 
     @property
@@ -110,8 +124,11 @@ class Cells:
         return np.asarray(self.counts.sum(axis=-1))
 
 
-def _moments(cell: NDArray[np.intp], values: FloatArray, number: int) -> tuple[FloatArray, FloatArray]:
-    """The mean, and the sum of squared deviations from it, of each cell's values."""
+def _moments(
+    cell: NDArray[np.intp], values: FloatArray, number: int
+) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
+    """The number of each cell's values, their mean, and the sum of squared deviations from it."""
     count = np.bincount(cell, minlength=number)
     mean = np.divide(np.bincount(cell, values, number), count, out=np.zeros(number), where=count > 0)
-    return mean, np.asarray(np.bincount(cell, (values - mean[cell]) ** 2, number), dtype=np.float64)
+    squares = np.bincount(cell, (values - mean[cell]) ** 2, number)
+    return count, mean, np.asarray(squares, dtype=np.float64)

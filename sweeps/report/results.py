@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -20,13 +21,14 @@ from sweeps import config as sweep_file
 from sweeps.columns import matrix
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.report.axes import MapAxis, pair
-from sweeps.report.cells import Cells
+from sweeps.report.cells import Cells, Outcomes
 from sweeps.report.sketches import Distinct, Leading
 from sweeps.report.tally import Scope, Tally
 from sweeps.store import SweepFiles
 
 MAX_FINAL_COLUMNS = 16
 _MAX_PAIRED = 6  # axes, of which each pair is tallied
+_MAX_SETTINGS = 50_000  # of which the spread over seeds is tallied
 _CROSSED = 0.9  # the share of its combinations that a pair of axes must have run to count as crossed
 _MADE_BY = ("kernel", "device", "prediction")
 _STEPS = ("best_step", "first_nonfinite_step", "steps_to_tolerance", "peak_step")
@@ -90,7 +92,14 @@ class Results:
         paired = [name for name in self.axes if name != "seed"][:_MAX_PAIRED]
         groups = [(MapAxis.of(values[name], name),) for name in self.axes]
         groups += [pair(a, values[a], b, values[b]) for a, b in combinations(paired, 2)]  # type: ignore[misc]
-        scope = Scope(self.config.metric.name, self.config.training.epochs, tuple(groups))
+        settings = [MapAxis.of(values[name], name, len(values[name])) for name in self.axes if name != "seed"]
+        spread = "seed" in self.axes and math.prod(len(axis.labels) for axis in settings) <= _MAX_SETTINGS
+        scope = Scope(
+            metric=self.config.metric.name,
+            epochs=self.config.training.epochs,
+            groups=tuple(groups),
+            settings=tuple(settings) if spread else (),
+        )
         columns = [name for name in self._scalars if name != "trial_id"]
         parts = (Tally.of(table, scope) for table in self.tables(columns))
         first = next(parts, None) or Tally.of(_nothing(self.parameters), scope)
@@ -106,6 +115,11 @@ class Results:
         shares = [float((cells.trials > 0).mean()) for cells in pairs]
         full = [cells for cells, share in zip(pairs, shares, strict=True) if share >= _CROSSED]
         return full[0] if full else pairs[int(np.argmax(shares))] if pairs else None
+
+    def cells(self, *axes: MapAxis) -> Cells:
+        """Cells of any axes, such as a map's beside those of its facets; a pass of its own over the stored trials."""
+        columns = ["trial", "verdict", "final_loss", *(axis.name for axis in axes)]
+        return reduce(add, (Cells.of(axes, table, Outcomes.of(table)) for table in self.tables(columns)))
 
     def frame(self, leading: Leading, n: int | None = None) -> pd.DataFrame:
         """The first n rows of a ranking."""

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sgdcore.verdict import VERDICTS
+from sweeps.columns import numbers
 from sweeps.report.axes import MapAxis
 from sweeps.report.cells import Cells, Outcomes
 from sweeps.report.sketches import Leading, hashes
@@ -36,6 +37,7 @@ class Scope:
     metric: str
     epochs: int
     groups: tuple[tuple[MapAxis, ...], ...]  # of which there are cells
+    settings: tuple[MapAxis, ...] = ()  # all axes but the seed's, where the spread over seeds is asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,7 @@ class Tally:
     samples: dict[str, Leading]  # a fair sample of each verdict
     predictions: Predictions
     cells: dict[tuple[str, ...], Cells]
+    settings: Cells | None  # one cell a setting: its seeds' counts, mean and squares
 
     @property
     def trials(self) -> int:
@@ -82,22 +85,19 @@ class Tally:
         growth = pc.divide(table["final_loss"].cast(pa.float64()), table["initial_loss"].cast(pa.float64()))
         growth = pc.if_else(pc.is_finite(growth), growth, None)
         table = table.append_column("growth", growth)
-        verdict = pc.index_in(table["verdict"], pa.array(VERDICTS)).to_numpy().astype(np.intp)
-        trial = table["trial"].to_numpy()
+        outcomes = Outcomes.of(table)
+        verdict, trial = outcomes.verdict, outcomes.trial
         bad = np.isin(verdict, _BAD)
-        metric, steps = _floats(table, scope.metric), _floats(table, "steps_to_tolerance")
-        overshoot, radius = _floats(table, "overshoot_percent"), _floats(table, "predicted_radius")
+        metric, steps = numbers(table[scope.metric]), numbers(table["steps_to_tolerance"])
+        overshoot, radius = numbers(table["overshoot_percent"]), numbers(table["predicted_radius"])
         with np.errstate(divide="ignore"):  # a radius of 0 settles at once
             change = np.abs(np.log(radius)) * scope.epochs
         disagrees = ((radius > 1 + _UNDECIDED) & ~bad) | ((radius < 1 - _UNDECIDED) & bad)
         against = disagrees & (change > math.log(_LONG_ENOUGH))
         diverged, known = verdict == VERDICTS.index("diverged"), ~np.isnan(metric)
 
-        loss = _floats(table, "final_loss")
-        outcomes = Outcomes(verdict, np.where(np.isnan(loss), np.inf, loss), trial)
-
-        def leading(chosen: NDArray[np.bool_], *keys: NDArray[Any], limit: int = MAX_ROWS) -> Leading:
-            return Leading.of(table, np.flatnonzero(chosen), (*keys, trial), limit)
+        def leading(chosen: NDArray[np.bool_], *keys: NDArray[Any], limit: int | None = None) -> Leading:
+            return Leading.of(table, np.flatnonzero(chosen), (*keys, trial), limit or MAX_ROWS)
 
         last = [-metric, -np.where(np.isnan(steps), np.inf, steps), -trial]
         return cls(
@@ -105,16 +105,14 @@ class Tally:
             best=leading(~diverged & known, metric, steps),
             best_settled=leading(~bad & known, metric, steps, limit=1),
             worst_settled=leading(~bad & known, *last, limit=1),
-            earliest=leading(bad, _floats(table, "first_nonfinite_step"), -_floats(table, "growth")),
+            earliest=leading(bad, numbers(table["first_nonfinite_step"]), -numbers(table["growth"])),
             overshoots=leading(~bad & (overshoot > 0), -overshoot),
             overshoots_diverging=leading(bad & ~diverged & (overshoot > 0), -overshoot),
             contradictions=leading(against, -change),
             samples={name: leading(verdict == i, hashes(trial), limit=SAMPLED) for i, name in enumerate(VERDICTS)},
             predictions=_predictions(radius, verdict, disagrees, against),
-            cells={
-                tuple(axis.name for axis in axes): Cells.of(axes, [_floats(table, a.name) for a in axes], outcomes)
-                for axes in scope.groups
-            },
+            cells={tuple(axis.name for axis in axes): Cells.of(axes, table, outcomes) for axes in scope.groups},
+            settings=Cells.of(scope.settings, table, outcomes) if scope.settings else None,
         )
 
     def __add__(self, other: Tally) -> Tally:
@@ -131,6 +129,7 @@ class Tally:
             samples={name: mine + other.samples[name] for name, mine in self.samples.items()},
             predictions=self.predictions + other.predictions,
             cells={names: mine + other.cells[names] for names, mine in self.cells.items()},
+            settings=self.settings + other.settings if self.settings and other.settings else None,
         )
 
 
@@ -145,8 +144,3 @@ def _predictions(
         disagreeing=int(disagrees.sum()),
         contradicted=np.bincount(predicted[against], minlength=3),
     )
-
-
-def _floats(table: pa.Table, name: str) -> FloatArray:
-    """A column of numbers or booleans, NaN where it is null."""
-    return np.asarray(table[name].to_numpy(), dtype=np.float64)
