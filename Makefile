@@ -9,8 +9,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # For the tests, where torch brings none. Not among the constraints: CUDA builds of torch demand a Triton of their own.
 TRITON := triton==3.9.0
 
+SUDO = $(if $(filter-out 0,$(shell id -u)),sudo)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench ui constraints clean
+.PHONY: help demo test lint format bench ui chromium constraints clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -60,7 +62,17 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime
+# The tests open the pages in a real browser: Debian's package, or Chromium or Chrome on the PATH.
+$(VENV)/.chromium: $(VENV)/bin/python
+	@command -v chromium chromium-browser google-chrome >/dev/null || $(MAKE) chromium
+	@touch $@
+
+chromium:
+	@command -v apt-get >/dev/null || { echo 'Chromium is needed for the tests: chromium on the PATH' >&2; exit 2; }
+	$(SUDO) apt-get update -q
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium
+
+$(VENV)/.dev: $(VENV)/.runtime $(VENV)/.chromium
 	$(INSTALL) --editable '.[dev]'
 	@$(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) --no-deps $(TRITON)
 	@touch $@
