@@ -64,7 +64,8 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 
 # The tests open the pages in a real browser: Debian's package, or Chromium or Chrome on the PATH.
 $(VENV)/.chromium: $(VENV)/bin/python
-	@command -v chromium chromium-browser google-chrome >/dev/null || $(MAKE) chromium
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+		$(MAKE) chromium
 	@touch $@
 
 chromium:

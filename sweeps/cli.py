@@ -178,9 +178,10 @@ def list_(store: StoreOption = _DEFAULT_STORE, as_json: JsonOption = False) -> N
 
 @app.command()
 def show(sweep_id: SweepId, store: StoreOption = _DEFAULT_STORE, as_json: JsonOption = False) -> None:
-    """Show a sweep: its state, its verdicts and its best trials."""
+    """Show a sweep: its state, where it is stable, its verdicts and its best trials."""
     from sweeps.report import results, summary
-    from sweeps.terminal import say, show_json, show_table
+    from sweeps.terminal import out, say, show_json, show_table
+    from sweeps.terminal_map import show_map
 
     _, files = _find(store, sweep_id)
     loaded = results.load(files)
@@ -197,7 +198,11 @@ def show(sweep_id: SweepId, store: StoreOption = _DEFAULT_STORE, as_json: JsonOp
         )
         return
     say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {loaded.stored:,} trials")
-    say(summary.headline(loaded))
+    for line in summary.lead_sentences(loaded):
+        say(line)
+    if loaded.panels:
+        say()
+        show_map(loaded.panels, out)
     for name, frame in tables.items():
         if len(frame):
             say()

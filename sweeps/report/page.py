@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sweeps.report import summary
 from sweeps.report.expected import ExpectedOutcome, sentences
 from sweeps.report.landscape import loss_surface
+from sweeps.report.palette import SYMBOLS
 from sweeps.report.remarks import created, every_number, made_by, notices
 from sweeps.report.results import Results
 from sweeps.report.tally import SAMPLED
@@ -44,8 +45,6 @@ def html(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
     import jinja2
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
-
-    from sweeps.report.style import SYMBOLS
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(

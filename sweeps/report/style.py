@@ -1,18 +1,9 @@
-"""How figures look: the palette and the template that all of them share."""
+"""How figures look: scales, patterns, and the template that all of them share; the palette is a room of its own."""
 
 from __future__ import annotations
 
 import plotly.graph_objects as go
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart
-COLOURS = {
-    "converged": "#009E73",
-    "converging": "#56B4E9",
-    "stalled": "#999999",
-    "diverging": "#E69F00",
-    "diverged": "#D55E00",
-}
-SYMBOLS = {"converged": "●", "converging": "◗", "stalled": "–", "diverging": "▲", "diverged": "×"}
 MARKERS = {
     "converged": "circle",
     "converging": "diamond",

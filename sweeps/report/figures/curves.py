@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from sgdcore.verdict import VERDICTS
 from sweeps.report.axes import ticks
+from sweeps.report.palette import COLOURS, SYMBOLS
 from sweeps.report.results import Results
-from sweeps.report.style import COLOURS, DASHES, MARKERS, SYMBOLS, faded, template
+from sweeps.report.style import DASHES, MARKERS, faded, template
 from sweeps.report.text import cell, heading
 
 FEW = 12  # trials up to which each one has a curve of its own
@@ -29,9 +30,9 @@ FloatArray = NDArray[np.float64]
 def loss_curves(results: Results) -> go.Figure:
     """Training loss by step: of up to FEW trials each one, else by verdict.
 
-    By verdict: the median, and bands that hold half and four fifths of a fair sample of its trials, always the same one;
-    a trial that has stopped counts as infinitely bad. The loss axis spans what trials that settled show: what diverges
-    leaves it at the top.
+    By verdict: the median, and bands that hold half and four fifths of a fair sample of its trials, always the same
+    one; a trial that has stopped counts as infinitely bad. The loss axis spans what trials that settled show: what
+    diverges leaves it at the top.
     """
     figure = go.Figure(layout={"template": template(), "height": 460})
     trials = sampled_trials(results)

@@ -9,8 +9,9 @@ from plotly.subplots import make_subplots
 
 from sweeps.report.axes import MapAxis, ticks
 from sweeps.report.effects import effects, main_effect
+from sweeps.report.palette import COLOURS
 from sweeps.report.results import Results
-from sweeps.report.style import ACCENT, COLOURS, faded, template
+from sweeps.report.style import ACCENT, faded, template
 from sweeps.report.text import heading
 
 _MOST = 6  # parameters

@@ -13,9 +13,10 @@ from plotly.subplots import make_subplots
 from sgdcore.verdict import VERDICTS
 from sweeps.report.axes import MapAxis, ticks
 from sweeps.report.cells import Cells
+from sweeps.report.palette import COLOURS, SYMBOLS
 from sweeps.report.panels import Panel
 from sweeps.report.results import Results
-from sweeps.report.style import BUTTONS, COLOURS, LOSS_SCALE, NOT_YET, SPEED_SCALE, SYMBOLS, template
+from sweeps.report.style import BUTTONS, LOSS_SCALE, NOT_YET, SPEED_SCALE, template
 from sweeps.report.text import heading
 
 VIEWS = ("verdict", "final loss", "steps to tolerance")

@@ -6,8 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from sgdcore.verdict import VERDICTS
+from sweeps.report.palette import COLOURS, SYMBOLS
 from sweeps.report.results import Results
-from sweeps.report.style import COLOURS, SYMBOLS, pattern, template
+from sweeps.report.style import pattern, template
 from sweeps.report.text import heading
 
 MIN_VALUES = 3

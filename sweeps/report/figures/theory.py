@@ -7,8 +7,9 @@ import plotly.graph_objects as go
 
 from sgdcore.stability import Kind
 from sgdcore.verdict import VERDICTS
+from sweeps.report.palette import COLOURS, SYMBOLS
 from sweeps.report.results import Results
-from sweeps.report.style import COLOURS, SYMBOLS, pattern, template
+from sweeps.report.style import pattern, template
 from sweeps.report.tally import RADII
 
 
