@@ -78,7 +78,7 @@ def _every_trial(figure: go.Figure, results: Results, curves: pd.DataFrame) -> N
             line={"color": COLOURS[verdict], "dash": DASHES[verdict], "width": 2.2},
             marker={"symbol": MARKERS[verdict], "size": 8},
             hovertemplate=f"{_settings(results, frame.iloc[0])}<br>step %{{customdata[0]:,}}"
-            "<br>loss %{customdata[1]:.4g}",
+            "<br>loss %{customdata[1]:.4~g}",
         )
 
 
@@ -116,8 +116,8 @@ def _by_verdict(figure: go.Figure, results: Results, curves: pd.DataFrame, floor
             line={"color": COLOURS[verdict], "dash": DASHES[verdict], "width": 2.4},
             marker={"symbol": MARKERS[verdict], "size": 6, "maxdisplayed": 8},
             legendgroup=verdict,
-            hovertemplate="step %{x:,}<br>median %{customdata[2]:.3g}<br>half between %{customdata[1]:.3g} and "
-            "%{customdata[3]:.3g}<br>four fifths between %{customdata[0]:.3g} and %{customdata[4]:.3g}",
+            hovertemplate="step %{x:,}<br>median %{customdata[2]:.3~g}<br>half between %{customdata[1]:.3~g} and "
+            "%{customdata[3]:.3~g}<br>four fifths between %{customdata[0]:.3~g} and %{customdata[4]:.3~g}",
         )
     best = results.frame(results.tally.best_settled)
     if len(best):
@@ -128,7 +128,7 @@ def _by_verdict(figure: go.Figure, results: Results, curves: pd.DataFrame, floor
             name=f"best: trial {best['trial'].iloc[0]}",
             mode="lines",
             line={"color": "#0072B2", "width": 2, "dash": "dashdot"},
-            hovertemplate=f"{_settings(results, best.iloc[0])}<br>step %{{x:,}}<br>loss %{{y:.4g}}",
+            hovertemplate=f"{_settings(results, best.iloc[0])}<br>step %{{x:,}}<br>loss %{{y:.4~g}}",
         )
 
 

@@ -41,7 +41,7 @@ def main_effects(results: Results) -> go.Figure | None:
     for column, name in enumerate(names, start=1):
         axis = MapAxis.of(parts[name][name], name)
         places = axis.positions
-        _add_effect(figure, parts[name], places, column, f"{heading(name)} %{{x:.4g}}<br>")
+        _add_effect(figure, parts[name], places, column, f"{heading(name)} %{{x:.4~g}}<br>")
         layout = {**axis.layout(), "showticklabels": True}
         figure.update_xaxes(**(layout | {"showticklabels": False}), row=1, col=column)
         figure.update_xaxes(**layout, row=2, col=column, title_text=_explained(told.loc[name]))
@@ -94,7 +94,7 @@ def _add_effect(figure: go.Figure, part: pd.DataFrame, places: np.ndarray, colum
         x=x,
         y=10**mean,
         line={"color": ACCENT, "width": 2},
-        hovertemplate=where + "final loss %{y:.3g} (geometric mean)<extra></extra>",
+        hovertemplate=where + "final loss %{y:.3~g} (geometric mean)<extra></extra>",
         **line,
         row=2,
         col=column,

@@ -186,13 +186,13 @@ def _hover(cells: Cells) -> go.Heatmap:
         opacity=0,
         showscale=False,
         hoverongaps=False,
-        hovertemplate="<br>".join([*lines, "trial %{customdata[0]:d}", "final loss %{customdata[1]:.4g}"])
+        hovertemplate="<br>".join([*lines, "trial %{customdata[0]:d}", "final loss %{customdata[1]:.4~g}"])
         + "<extra></extra>",
     )
 
 
 def _hover_line(axis: MapAxis, letter: str) -> str:
-    return f"{heading(axis.name)} %{{{letter}{'' if axis.kind == 'listed' else ':.5g'}}}"
+    return f"{heading(axis.name)} %{{{letter}{'' if axis.kind == 'listed' else ':.5~g'}}}"
 
 
 def _places(across: MapAxis, up: MapAxis) -> dict[str, FloatArray]:

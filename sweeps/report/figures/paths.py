@@ -48,7 +48,7 @@ def parameter_paths(results: Results, quadratic: Quadratic) -> go.Figure | None:
         mode="markers",
         marker={"symbol": "cross-thin", "size": 16, "line": {"width": 3, "color": "#111827"}},
         name="least loss",
-        hovertemplate=f"least loss {number(quadratic.minimum, 3)}<br>{names[0]} %{{x:.4g}}<br>{names[1]} %{{y:.4g}}"
+        hovertemplate=f"least loss {number(quadratic.minimum, 3)}<br>{names[0]} %{{x:.4~g}}<br>{names[1]} %{{y:.4~g}}"
         "<extra></extra>",
     )
     figure.update_xaxes(title_text=f"{names[0]} (w)" if names[0] == "weight" else names[0], range=x, showgrid=False)
@@ -126,7 +126,7 @@ def _add_path(
         marker={"size": 5, "symbol": "circle"},
         name=name,
         legendgroup=name,
-        hovertemplate=f"{settings}<br>%{{x:.4g}}, %{{y:.4g}}",
+        hovertemplate=f"{settings}<br>%{{x:.4~g}}, %{{y:.4~g}}",
     )
     if not trial["overshoot_percent"] > 0:
         return

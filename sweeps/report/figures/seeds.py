@@ -51,8 +51,8 @@ def seed_intervals(results: Results) -> go.Figure | None:
             },
             customdata=np.stack([part["low"], part["high"], part["p"]], axis=-1),
             text=[labels[row] for row in rows],
-            hovertemplate="%{text}<br>mean loss %{x:.4g} (%{customdata[0]:.4g} to %{customdata[1]:.4g})"
-            "<br>p %{customdata[2]:.2g}<extra></extra>",
+            hovertemplate="%{text}<br>mean loss %{x:.4~g} (%{customdata[0]:.4~g} to %{customdata[1]:.4~g})"
+            "<br>p %{customdata[2]:.2~g}<extra></extra>",
         )
     # Intervals of two or three seeds can be huge: the means set the axis, with some room.
     means = np.log10(spread["mean_loss"].to_numpy())

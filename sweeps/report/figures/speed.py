@@ -41,7 +41,7 @@ def convergence_speed(results: Results) -> go.Figure | None:
             name=name,
             line={"color": LINES[i], "width": 2},
             marker={"symbol": _SYMBOLS[i], "size": 7, "maxdisplayed": 16},
-            hovertemplate=f"{heading(across.name)} %{{x:.4g}}<br>%{{y:,}} steps<extra>{name}</extra>",
+            hovertemplate=f"{heading(across.name)} %{{x:.4~g}}<br>%{{y:,}} steps<extra>{name}</extra>",
         )
     figure.update_layout(showlegend=bool(up.name))
     figure.update_xaxes(title_text=heading(across.name), **across.layout())
