@@ -19,11 +19,11 @@ def seed_spread(results: Results, n: int | None = None) -> pd.DataFrame:
     worse than the best one, not corrected for how many are compared; ``tied`` are those with p of at least 0.05, which
     cannot be told from the best.
     """
-    from scipy import stats
-
     cells = results.tally.settings
     if cells is None:
         return pd.DataFrame()
+    from scipy import stats
+
     every = (cells.measured == cells.trials) & (cells.measured > 1)
     count, mean, squares = cells.measured[every], cells.mean[every], cells.squares[every]
     frame = pd.DataFrame(cells.position[every], columns=[axis.name for axis in cells.axes])

@@ -21,8 +21,8 @@ from sweeps.report.text import heading
 
 VIEWS = ("verdict", "final loss", "steps to tolerance")
 _LEVELS = 224  # of a colour scale; those above are for trials without a number
-_MISSING = {"not yet": 232, "diverging": 240, "diverged": 248}
-_NOTHING = -1
+_MISSING = {"not yet": 232, "diverging": 240, "diverged": 248, "nothing": 254}
+_CLEAR = "rgba(0,0,0,0)"
 _LEAST = 1e-300
 _GLYPHS = {1: (28, 9), 2: (14, 9), 3: (9, 5), 4: (7, 5)}  # symbols across and up a panel, by the panels in a row
 _PANEL_HEIGHT = {1: 430, 2: 340, 3: 250}  # pixels, by the number of rows
@@ -107,9 +107,9 @@ def _panes(found: Sequence[Panel]) -> tuple[go.Figure, int]:
 
 
 def _verdicts(cells: Cells) -> go.Heatmap:
-    colours = [COLOURS[verdict] for verdict in VERDICTS]
+    colours = [*(COLOURS[verdict] for verdict in VERDICTS), _CLEAR]
     scale = [[(i + side) / len(colours), colour] for i, colour in enumerate(colours) for side in (0, 1)]
-    return _heat(cells, cells.verdict, scale, -0.5, len(VERDICTS) - 0.5)
+    return _heat(cells, np.where(cells.verdict < 0, len(VERDICTS), cells.verdict), scale, -0.5, len(VERDICTS) + 0.5)
 
 
 def _measures(
@@ -124,13 +124,13 @@ def _measures(
     low, high = span
     with np.errstate(invalid="ignore"):
         level = (np.log10(np.maximum(values, 10**low)) - low) / (high - low) * (_LEVELS - 1)
-    instead = [_MISSING["not yet"], _MISSING["diverging"], _MISSING["diverged"], _NOTHING]
+    instead = list(_MISSING.values())
     level = np.where(missing, np.select([cells.badness == b for b in range(4)], instead), np.nan_to_num(level))
     ramp: list[tuple[float, str]] = LOSS_SCALE if name == "final loss" else SPEED_SCALE
     scale = [(place * _LEVELS / 256, colour) for place, colour in ramp]
     first = _LEVELS / 256
-    for word, colour in (("not yet", NOT_YET), *((v, COLOURS[v]) for v in ("diverging", "diverged"))):
-        last = (_MISSING[word] + 4) / 256 if word != "diverged" else 1.0
+    for word, colour in zip(_MISSING, (NOT_YET, COLOURS["diverging"], COLOURS["diverged"], _CLEAR), strict=True):
+        last = min(1.0, (_MISSING[word] + 4) / 256)
         scale += [(first, colour), (last, colour)]
         first = last
     heat = _heat(cells, np.round(level), scale, 0, 256)
@@ -152,7 +152,7 @@ def _measures(
             "thickness": 12,
             "outlinewidth": 0,
             "title": {"text": unit, "side": "top"},
-            "tickvals": [*at, 244],
+            "tickvals": [*at, _MISSING["diverging"] + 4],
             "ticktext": [*powers["ticktext"], "diverging, diverged"],
             "ticklabeloverflow": "hide past domain",
         },
@@ -164,7 +164,7 @@ def _heat(cells: Cells, levels: NDArray[np.number], scale: object, least: float,
     across, up = cells.axes
     return go.Heatmap(
         **_places(across, up),
-        z=_compact(levels),
+        z=levels.T.astype(np.uint8),
         colorscale=scale,
         zmin=least,
         zmax=greatest,
@@ -181,7 +181,7 @@ def _hover(cells: Cells) -> go.Heatmap:
     told = np.stack([cells.trial, loss], axis=-1).swapaxes(0, 1)
     return go.Heatmap(
         **_places(across, up),
-        z=_compact(cells.verdict),
+        z=np.where(cells.trials > 0, 0, np.nan).T.astype(np.float32),
         customdata=told.astype(np.float32),
         opacity=0,
         showscale=False,
@@ -199,14 +199,6 @@ def _places(across: MapAxis, up: MapAxis) -> dict[str, FloatArray]:
     return {
         letter: axis.positions if len(axis.labels) > 1 else axis.edges for letter, axis in (("x", across), ("y", up))
     }
-
-
-def _compact(levels: NDArray[np.number]) -> NDArray[np.number]:
-    """Rows of small whole numbers, in a byte each where no cell is missing."""
-    rows = levels.T
-    if (rows == _NOTHING).any():
-        return np.where(rows == _NOTHING, np.nan, rows).astype(np.float32)
-    return rows.astype(np.uint8)
 
 
 def _glyphs(cells: Cells, lattice: tuple[int, int]) -> dict[str, go.Scatter]:
