@@ -31,17 +31,19 @@ class Outcomes:
     loss: FloatArray  # the final one; inf where there is none
     trial: NDArray[np.int64]
     radius: FloatArray  # predicted; inf where it is not known
-    steps: FloatArray  # to tolerance; inf where it was not reached
+    steps: FloatArray  # to tolerance; inf of trials that did not converge
 
     @classmethod
     def of(cls, table: pa.Table) -> Outcomes:
         """Those of some rows of shard files."""
+        verdict = pc.index_in(table["verdict"], pa.array(VERDICTS)).to_numpy().astype(np.intp)
+        converged = verdict == VERDICTS.index("converged")  # others may have passed by
         return cls(
-            verdict=pc.index_in(table["verdict"], pa.array(VERDICTS)).to_numpy().astype(np.intp),
+            verdict=verdict,
             loss=_or_infinite(table["final_loss"]),
             trial=table["trial"].to_numpy(),
             radius=_or_infinite(table["predicted_radius"]),
-            steps=_or_infinite(table["steps_to_tolerance"]),
+            steps=np.where(converged, _or_infinite(table["steps_to_tolerance"]), np.inf),
         )
 
     @cached_property
@@ -70,7 +72,7 @@ class Cells:
     trial: NDArray[np.int64]  # its number
     position: FloatArray  # (..., axes) its values
     radius: FloatArray  # the least predicted one of all trials; inf where none is known
-    steps: FloatArray  # the fewest to tolerance; inf where no trial got there
+    steps: FloatArray  # the fewest to tolerance of trials that converged; inf where none did
     measured: NDArray[np.int64]  # trials that settled and have a final loss
     mean: FloatArray  # of log10 of these losses; 0 where there are none
     squares: FloatArray  # sum of the squared deviations from that mean

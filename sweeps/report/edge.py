@@ -36,7 +36,10 @@ def edge_of_stability(results: Results) -> pd.DataFrame:
 
 
 def edge_sentence(results: Results) -> str | None:
-    """Where the edge is, at the least value of the axis beside lr and at the best trial's; None where lr is no axis."""
+    """Where the edge is, at the least value of the axis beside lr and at the best trial's, or else at the largest.
+
+    None where lr is no axis, or nothing settled.
+    """
     best = results.frame(results.tally.best_settled)
     found = _found(results)
     if not found or not len(best):
@@ -44,7 +47,8 @@ def edge_sentence(results: Results) -> str | None:
     panel, cells, name = next((part for part in found if best["trial"].iloc[0] in part[1].trial), found[0])
     rows = [0]
     if name:
-        rows += [int(cells.axes[1].places(np.array([float(best[name].iloc[0])]))[0])]
+        used = int(cells.axes[1].places([float(best[name].iloc[0])])[0])
+        rows += [used or cells.trial.shape[1] - 1]
     told = []
     for i in dict.fromkeys(rows):
         where = f"at {heading(name)} {cell(meaning(cells.axes[1].labels[i], name), name)} " if name else ""

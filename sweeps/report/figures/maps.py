@@ -129,7 +129,8 @@ def _measures(
     ramp: list[tuple[float, str]] = LOSS_SCALE if name == "final loss" else SPEED_SCALE
     scale = [(place * _LEVELS / 256, colour) for place, colour in ramp]
     first = _LEVELS / 256
-    for word, colour in zip(_MISSING, (NOT_YET, COLOURS["diverging"], COLOURS["diverged"], _CLEAR), strict=True):
+    not_yet = ramp[-1][1] if name == "final loss" else NOT_YET  # each has a loss
+    for word, colour in zip(_MISSING, (not_yet, COLOURS["diverging"], COLOURS["diverged"], _CLEAR), strict=True):
         last = min(1.0, (_MISSING[word] + 4) / 256)
         scale += [(first, colour), (last, colour)]
         first = last
@@ -138,7 +139,10 @@ def _measures(
         return heat
     powers = ticks(low, high)
     at = ((np.log10(powers["tickvals"]) - low) / (high - low) * (_LEVELS - 1)).tolist()
-    unit = {"final loss": "final loss", "steps to tolerance": "steps to tolerance (grey: not within it)"}[name]
+    ends = {
+        "final loss": "at the end: diverging, diverged",
+        "steps to tolerance": "at the end: none, diverging, diverged",
+    }
     heat.update(
         showscale=True,
         colorbar={
@@ -151,10 +155,9 @@ def _measures(
             "len": 1,
             "thickness": 12,
             "outlinewidth": 0,
-            "title": {"text": unit, "side": "top"},
-            "tickvals": [*at, _MISSING["diverging"] + 4],
-            "ticktext": [*powers["ticktext"], "diverging, diverged"],
-            "ticklabeloverflow": "hide past domain",
+            "title": {"text": f"{name} ({ends[name]})", "side": "bottom"},
+            "tickvals": at,
+            "ticktext": powers["ticktext"],
         },
     )
     return heat
