@@ -10,9 +10,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 TRITON := triton==3.9.0
 
 SUDO = $(if $(filter-out 0,$(shell id -u)),sudo)
+CREATECLUSTER := /etc/postgresql-common/createcluster.d
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench ui chromium constraints clean
+.PHONY: help demo test lint format bench ui postgresql chromium constraints clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -73,11 +74,25 @@ chromium:
 	$(SUDO) apt-get update -q
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium
 
-$(VENV)/.dev: $(VENV)/.runtime $(VENV)/.chromium
+# Tests and benchmarks start a PostgreSQL of their own: only the programs are needed, in a Debian package or on the PATH.
+$(VENV)/.postgresql: $(VENV)/bin/python
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || $(MAKE) postgresql
+	@touch $@
+
+postgresql:
+	@command -v apt-get >/dev/null || \
+		{ echo 'PostgreSQL 13 or newer is needed for the tests: initdb and pg_ctl on the PATH' >&2; exit 2; }
+	$(SUDO) mkdir -p $(CREATECLUSTER)
+	echo 'create_main_cluster = false' | $(SUDO) tee $(CREATECLUSTER)/none.conf >/dev/null
+	$(SUDO) apt-get update -q
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends postgresql
+	$(SUDO) rm $(CREATECLUSTER)/none.conf
+
+$(VENV)/.dev: $(VENV)/.runtime $(VENV)/.postgresql $(VENV)/.chromium
 	$(INSTALL) --editable '.[dev]'
 	@$(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) --no-deps $(TRITON)
 	@touch $@
 
-$(VENV)/.bench: $(VENV)/.runtime
+$(VENV)/.bench: $(VENV)/.runtime $(VENV)/.postgresql
 	$(INSTALL) --editable '.[bench]'
 	@touch $@

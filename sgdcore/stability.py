@@ -142,7 +142,9 @@ def _log_growth(hessians: Iterable[FloatArray], h: Hyperparams, parameters: int)
     state = np.zeros((2, parameters, parameters, len(h)))
     state[0] = np.eye(parameters)[..., np.newaxis]
     log_scale = _multiply(hessians, h, state, fresh=True)
-    return _log(np.sqrt(np.square(state[0]).sum(axis=(0, 1)) / max(parameters, 1))) + log_scale
+    # Summed entry after entry: numpy's sum would pair them up for a single trial, and differ in its last bit.
+    squares = np.square(state[0]).reshape(-1, len(h)).cumsum(axis=0)[-1:].sum(axis=0)
+    return _log(np.sqrt(squares / max(parameters, 1))) + log_scale
 
 
 def _multiply(hessians: Iterable[FloatArray], h: Hyperparams, state: FloatArray, *, fresh: bool) -> FloatArray:

@@ -7,20 +7,22 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
-from sweeps.errors import CheckFailed, InputError, SweepsError, TrialsFailed
+from sweeps.errors import CheckFailed, InputError, NotLogged, SweepsError, TrialsFailed
 
 if TYPE_CHECKING:
+    from sweeps.config import WriterName
     from sweeps.forecast import Forecast
     from sweeps.report.expected import ExpectedOutcome
+    from sweeps.report.results import Results
     from sweeps.run import Outcome
     from sweeps.store import Store, SweepFiles
     from sweeps.worker import Work
@@ -46,6 +48,9 @@ app = typer.Typer(
     name="sweeps",
     cls=_Commands,
     help="Hyperparameter sweeps of SGD: thousands of exact trials at a time, tracked in MLflow, judged and reported.",
+    epilog="Exit codes: 0 done; 2 wrong input, or another process holds the sweep; 3 some trials could not be run; "
+    "4 a check failed; 5 all trials are computed and reported, but not all are in MLflow yet (sweeps resume ID logs "
+    "them); 130 interrupted, what was done is kept.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -58,6 +63,14 @@ class ExecutorName(StrEnum):
 
     ray = "ray"
     inline = "inline"
+
+
+class WriterChoice(StrEnum):
+    """Who writes the trials into MLflow."""
+
+    auto = "auto"
+    bulk = "bulk"
+    client = "client"
 
 
 class ReportFormat(StrEnum):
@@ -126,6 +139,9 @@ def run(
     address: AddressOption = None,
     store: StoreOption = _DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train also what earlier sweeps of the store have; networks always are.")
+    ] = False,
 ) -> None:
     """Train all trials, track them in MLflow and report."""
     from sweeps import run as road
@@ -137,8 +153,10 @@ def run(
     with _executor(executor, address) as where:
         tracker = road.tracker_for(home, tracking_uri)
         say(f"{work.config.name}: {len(work.plan):,} trials of {work.plan.steps:,} steps")
-        outcome = road.run(work, home, where, tracker, progress())
-        _conclude(outcome, home, where.description, tracker)
+        files = road.create(work, home, where, tracker, fresh)
+        with files.lease():
+            outcome = road.run(files, work, where, tracker, progress())
+            _conclude(outcome, home, where.description, tracker)
 
 
 @app.command()
@@ -149,15 +167,52 @@ def resume(
     store: StoreOption = _DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
 ) -> None:
-    """Compute and log what an interrupted sweep still lacks."""
+    """Compute and log what a sweep still lacks, also what could not be run before."""
+    from sweeps import run as road
+    from sweeps.terminal import progress, say
+
+    home, files = _find(store, sweep_id)
+    with files.lease(), _executor(executor, address) as where:
+        if failures := files.failures():
+            tries = sum(files.tries(int(path.stem)) for path in failures)
+            say(f"trying again what was given up before: {len(failures):,} shards, after {tries:,} tries")
+        tracker = road.tracker_for(home, tracking_uri, files)
+        outcome = road.resume(files, where, tracker, progress())
+        _conclude(outcome, home, where.description, tracker)
+
+
+@app.command()
+def log(
+    sweep_id: SweepId,
+    writer: Annotated[WriterChoice | None, typer.Option("--writer", help="Instead of the sweep file's.")] = None,
+    store: StoreOption = _DEFAULT_STORE,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Log what a sweep has computed to any MLflow, or complete what is logged there; nothing is logged twice."""
     from sweeps import run as road
     from sweeps.terminal import progress
 
     home, files = _find(store, sweep_id)
-    with _executor(executor, address) as where:
+    with files.lease():
         tracker = road.tracker_for(home, tracking_uri, files)
-        outcome = road.resume(files, where, tracker, progress())
-        _conclude(outcome, home, where.description, tracker)
+        again = _again(files, "log") + (f" --tracking-uri {shlex.quote(tracker.uri)}" if tracking_uri else "")
+        try:
+            outcome = road.log(files, tracker, progress(), cast("WriterName | None", writer and writer.value))
+            if not (files.report_folder / "report.html").exists():
+                _write_report(outcome)
+            if outcome.tracking_error is None:
+                road.publish(outcome, tracker)
+        except KeyboardInterrupt:
+            tracker.interrupt()
+            raise KeyboardInterrupt(f"go on with: {again}") from None
+        _say_tracking(outcome, home, tracker)
+        if outcome.tracking_error is not None:
+            raise NotLogged(_unlogged(outcome, again))
+        if outcome.failed_trials:
+            raise TrialsFailed(
+                f"{outcome.failed_trials:,} of {len(outcome.work.plan):,} trials are not computed, and so not logged; "
+                f"compute them: {_again(files, 'resume')}; then log them: {again}"
+            )
 
 
 @app.command(name="list")
@@ -193,11 +248,15 @@ def show(sweep_id: SweepId, store: StoreOption = _DEFAULT_STORE, as_json: JsonOp
     }
     if as_json:
         records = {name: frame.to_dict(orient="records") for name, frame in tables.items()}
-        show_json(
-            {"manifest": loaded.manifest, "state": files.state(), "headline": summary.headline(loaded), **records}
-        )
+        show_json(_standing(files) | {"headline": summary.headline(loaded), **records})
         return
     say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {loaded.stored:,} trials")
+    if (holder := files.holder()) is not None:
+        say(f"held by {holder}")
+    for path in files.failures():
+        say(f"failed: {path}")
+    for place in files.places():
+        say(f"logged to {place['uri']}{'' if place.get('complete') else ', not all of it'}")
     for line in summary.lead_sentences(loaded):
         say(line)
     if loaded.panels:
@@ -221,15 +280,15 @@ def report(
     from sweeps.terminal import say
 
     _, files = _find(store, sweep_id)
-    loaded = reports.load(files)
-    expected = reports.check(reopen(files), loaded) if loaded.config.expected and files.done() else None
-    if format_ is ReportFormat.csv:
-        reports.write_csv(loaded, sys.stdout)
-        return
-    if format_ is not None:
-        sys.stdout.write(reports.render(loaded, format_.value, expected=expected))
-        return
-    say(f"report: {reports.write(loaded, expected=expected)}")
+    with nullcontext() if format_ else files.lease():
+        loaded = reports.load(files)
+        expected = reports.check(reopen(files), loaded) if loaded.config.expected and files.done() else None
+        if format_ is ReportFormat.csv:
+            reports.write_csv(loaded, sys.stdout)
+        elif format_ is not None:
+            sys.stdout.write(reports.render(loaded, format_.value, expected=expected))
+        else:
+            say(f"report: {reports.write(loaded, expected=expected)}")
 
 
 @app.command()
@@ -309,14 +368,28 @@ def _listed(files: SweepFiles) -> dict[str, Any]:
     try:
         manifest = files.manifest()
     except StoreError:
-        return {"id": files.sweep_id, "name": "", "state": "damaged", "trials": None, "shards": "", "created": ""}
+        nothing = {"trials": None, "shards": "", "failed shards": None, "created": ""}
+        return {"id": files.sweep_id, "name": "", "state": "damaged", **nothing}
     return {
         "id": files.sweep_id,
         "name": manifest["name"],
         "state": files.state(),
         "trials": manifest["trials"],
         "shards": f"{len(files.done())}/{manifest['shards']}",
+        "failed shards": len(files.failures()),
         "created": manifest["created"],
+    }
+
+
+def _standing(files: SweepFiles) -> dict[str, Any]:
+    """Where a sweep stands."""
+    holder = files.holder()
+    return {
+        "manifest": files.manifest(),
+        "state": files.state(),
+        "held by": str(holder) if holder else None,
+        "failed shards": [str(path) for path in files.failures()],
+        "logged to": files.places(),
     }
 
 
@@ -357,9 +430,7 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
     from sweeps.terminal import say, show_table
 
     files = outcome.files
-    loaded = reports.load(files)
-    expected = reports.check(outcome.work, loaded) if outcome.work.config.expected and files.done() else None
-    page = reports.write(loaded, expected=expected)
+    loaded, expected, page = _write_report(outcome)
     if outcome.tracking_error is None:
         publish(outcome, tracker)
     if expected:
@@ -372,42 +443,68 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
     if (finding := reports.finding(loaded)) is not None:
         say(f"finding: {finding}")
     say()
+    for earlier, trials in outcome.reused.most_common():
+        say(f"reused {trials:,} of {len(outcome.work.plan):,} trials of sweep {earlier}")
     say(f"sweep:    {files.sweep_id} ({where})")
     say(f"report:   {page}")
+    _say_tracking(outcome, store, tracker)
+    _raise_for(outcome, expected)
+
+
+def _write_report(outcome: Outcome) -> tuple[Results, list[ExpectedOutcome] | None, Path]:
+    from sweeps import report as reports
+
+    loaded = reports.load(outcome.files)
+    expected = reports.check(outcome.work, loaded) if outcome.work.config.expected and outcome.files.done() else None
+    return loaded, expected, reports.write(loaded, expected=expected)
+
+
+def _say_tracking(outcome: Outcome, store: Store, tracker: Any) -> None:
+    from sweeps.terminal import say
+
     embedded = "  ('sweeps ui' shows it)" if tracker.uri == store.tracking_uri else ""
     say(f"tracking: {tracker.uri}{embedded}")
     if outcome.tracking.get("writer"):
         say(f"writer:   {outcome.tracking['writer']} ({outcome.tracking['writer_reason']})")
-    _raise_for(outcome, expected)
 
 
 def _raise_for(outcome: Outcome, expected: list[ExpectedOutcome] | None) -> None:
-    again = _resume(outcome.files)
+    again = _again(outcome.files, "resume")
+    unlogged = _unlogged(outcome, again) if outcome.tracking_error is not None else None
     if outcome.failed_trials:
         first = outcome.files.failures()[0]
-        raise TrialsFailed(f"{outcome.failed_trials:,} trials could not be run; see {first}; try again: {again}")
-    if outcome.tracking_error is not None:
-        reason = " ".join(str(outcome.tracking_error).split())[:300]
-        raise SweepsError(f"all trials are computed, but not all are in MLflow: {reason}; log them: {again}")
+        failed = f"{outcome.failed_trials:,} trials could not be run; see {first}; try again: {again}"
+        raise TrialsFailed("\n".join(filter(None, [failed, unlogged])))
+    if unlogged is not None:
+        raise NotLogged(f"all trials are computed and reported, but {unlogged}")
     missed = [e.case for e in expected or [] if not e.matches]
     if missed:
         raise CheckFailed(f"not as expected: {', '.join(missed)}")
 
 
+def _unlogged(outcome: Outcome, again: str) -> str:
+    """What a tracking fault has left, and the command that logs it."""
+    from sweeps.run import reason
+
+    assert outcome.tracking_error is not None
+    missing = f"{outcome.unlogged_trials:,} trials are" if outcome.unlogged_trials else "the sweep's own run is"
+    return f"{missing} not in MLflow yet: {reason(outcome.tracking_error)}; log what is missing: {again}"
+
+
 def _interrupted(interrupt: KeyboardInterrupt) -> str:
     outcome = getattr(interrupt, "outcome", None)
     if outcome is None:
-        return "interrupted"
+        return "; ".join(filter(None, ["interrupted", str(interrupt)]))
     done, total = len(outcome.files.done()), outcome.files.manifest()["shards"]
-    return f"interrupted: {done:,} of {total:,} shards are in the store; go on with: {_resume(outcome.files)}"
+    return f"interrupted: {done:,} of {total:,} shards are in the store; go on with: {_again(outcome.files, 'resume')}"
 
 
-def _resume(files: SweepFiles) -> str:
+def _again(files: SweepFiles, command: str) -> str:
     """The command that goes on with a sweep, from here."""
     root = files.folder.parents[1]
     default = Path(os.environ.get("SWEEPS_STORE", _DEFAULT_STORE)).expanduser().absolute()
     where = "" if root == default else f" --store {shlex.quote(str(root))}"
-    return f"sweeps resume {files.sweep_id}{where}"
+    return f"sweeps {command} {files.sweep_id}{where}"
 
 
 def _say_forecast(work: Work, told: Forecast | None) -> None:

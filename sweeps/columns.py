@@ -29,11 +29,15 @@ def texts(indices: NDArray[np.intp], words: Sequence[str]) -> pa.Array:
 
 
 def lists(values: NDArray[Any]) -> pa.Array:
-    """(T, K) values as T lists of K, null where they are not finite."""
+    """(T, K) values as T lists of K, null where they are not finite.
+
+    The lists' field has the name that Parquet gives it, so that a table that was read is stored with the same bytes.
+    """
     trials, points = values.shape
     flat = np.ascontiguousarray(values).reshape(-1)
     offsets = np.arange(0, (trials + 1) * points, points or 1, dtype=np.int32)[: trials + 1]
-    return pa.ListArray.from_arrays(pa.array(offsets), floats(flat))
+    parts = floats(flat)
+    return pa.ListArray.from_arrays(pa.array(offsets), parts, type=pa.list_(pa.field("element", parts.type)))
 
 
 def matrix(column: pa.ChunkedArray, rows: int) -> NDArray[Any]:

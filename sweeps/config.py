@@ -357,9 +357,13 @@ class TrackingConfig(Model):
 
 
 class ExecutionConfig(Model):
-    """How trials are packed: ``trials_per_shard`` is chosen for about a second of work a shard if left out."""
+    """How trials are packed: ``trials_per_shard`` is chosen for about a second of work a shard if left out.
+
+    A shard whose worker process dies is run again ``max_retries`` times, then given up. One that raises is not.
+    """
 
     trials_per_shard: Count | None = None
+    max_retries: Annotated[Integer, Field(ge=0, le=1000)] = 3
 
 
 class Expected(Model):

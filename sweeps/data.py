@@ -13,6 +13,7 @@ import numpy as np
 from sgdcore import Dataset, InvalidTask, LinearModel, MlpModel, ModuleModel, PolynomialModel, Task
 from sgdcore.tasks import Model, datasets
 from sweeps import config
+from sweeps.blas import one_thread
 from sweeps.errors import DataError
 
 if TYPE_CHECKING:
@@ -38,12 +39,13 @@ def load_task(description: config.TaskConfig) -> Task:
 
 def load_dataset(description: object) -> Dataset:
     """The data set, standardised and split as described."""
-    data = _make(description)
     assert isinstance(description, config._Data)
-    if description.validation:
-        data = data.split(description.validation, description.split_seed)
-    if description.standardize != "none":
-        data = data.standardized(targets=description.standardize == "all")
+    with one_thread():
+        data = _make(description)
+        if description.validation:
+            data = data.split(description.validation, description.split_seed)
+        if description.standardize != "none":
+            data = data.standardized(targets=description.standardize == "all")
     return data
 
 

@@ -5,10 +5,12 @@
     │   ├── ConfigError                 the sweep file: one line a problem
     │   ├── DataError                   the data set's file
     │   ├── StoreError                  the store: not writable, unknown or ambiguous sweep id, damaged file
+    │   ├── SweepHeld                   another process works on the sweep
     │   ├── TrackingError               the tracking URI cannot be reached or refuses
     │   └── ExecutorError               the Ray address cannot be joined
     ├── TrialsFailed                3   some trials could not be run
-    └── CheckFailed                 4   a check failed
+    ├── CheckFailed                 4   a check failed
+    └── NotLogged                   5   all trials are computed, but not all are in MLflow
 
 Diverging trials are results, not errors; a worker's exception is part of the shard's result (see sweeps.worker).
 """
@@ -43,6 +45,10 @@ class StoreError(InputError):
     """The store cannot be used, or does not hold what was asked for."""
 
 
+class SweepHeld(InputError):
+    """Another process works on the sweep."""
+
+
 class TrackingError(InputError):
     """The tracking URI cannot be reached or refuses."""
 
@@ -61,3 +67,9 @@ class CheckFailed(SweepsError):
     """A check failed: what came out is not what was expected."""
 
     exit_code = 4
+
+
+class NotLogged(SweepsError):
+    """All trials are computed and reported, but not all are in MLflow."""
+
+    exit_code = 5

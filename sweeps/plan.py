@@ -56,6 +56,10 @@ class Trials:
         """Number of trials T."""
         return len(self.number)
 
+    def take(self, rows: NDArray[np.int64]) -> Trials:
+        """Some of them."""
+        return Trials(self.number[rows], self.seed[rows], self.hyperparams[rows], self.start[rows])
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -64,6 +68,7 @@ class Shard:
     index: int
     start: int
     stop: int
+    rows: NDArray[np.int64] | None = field(default=None, compare=False)  # only these of its trials are run; None is all
 
     def __len__(self) -> int:
         """Number of trials."""
@@ -164,8 +169,14 @@ class Plan:
         }
 
 
-def make_plan(config: SweepConfig, task: Task, where: str = "config") -> Plan:
+def make_plan(config: SweepConfig, task: Task, where: str = "config", trials_per_shard: int | None = None) -> Plan:
     """The plan of a sweep.
+
+    Args:
+        config: the sweep.
+        task: what it trains.
+        where: what messages call it.
+        trials_per_shard: by default what the config says, or what suits the work and this machine's cores.
 
     Raises:
         ConfigError: an init.* axis for a parameter that the model does not have, no trials left, or too many.
@@ -197,7 +208,9 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config") -> Plan:
         blocks=tuple(blocks),
         dropped={k: v for k, v in dropped.items() if v},
         merged={k: v for k, v in merged.items() if v},
-        trials_per_shard=config.execution.trials_per_shard or _shard_size(config, task, total, steps),
+        trials_per_shard=trials_per_shard
+        or config.execution.trials_per_shard
+        or _shard_size(config, task, total, steps),
         steps=steps,
         context=_context(config, task),
         swept=tuple(sorted((n for n, w in widths.items() if w > 1), key=lambda n: -widths[n])),

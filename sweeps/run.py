@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import secrets
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,14 +18,17 @@ from sgdcore import InvalidTask, Thresholds
 from sgdcore.engine import check_task
 from sgdcore.verdict import VERDICTS
 from sweeps import __version__, data
-from sweeps.config import SweepConfig, load
+from sweeps.config import SweepConfig, WriterName, load
 from sweeps.errors import ConfigError, StoreError, TrackingError
 from sweeps.execute.base import Executor
+from sweeps.execute.base import Outcome as Result
 from sweeps.plan import make_plan
+from sweeps.reuse import Earlier, results_key
 from sweeps.settle import settle
 from sweeps.store import Store, SweepFiles
 from sweeps.tracking.base import BEST_TRIAL, REDACTED, TRIAL_COUNT, Sweep, Tracker, best_trials, wanted
 from sweeps.tracking.pipeline import Pipeline
+from sweeps.tracking.probe import redacted
 from sweeps.worker import ShardResult, Work
 
 
@@ -50,6 +55,8 @@ class Outcome:
     files: SweepFiles
     work: Work
     failed_trials: int = 0
+    reused: Counter[str] = field(default_factory=Counter)  # trials taken from earlier sweeps, by sweep id
+    unlogged_trials: int = 0  # that are to be in MLflow and are not
     tracking_error: Exception | None = None
     tracking: dict[str, Any] = field(default_factory=dict)
 
@@ -63,8 +70,13 @@ class Interrupted(KeyboardInterrupt):
         self.outcome = outcome
 
 
-def prepare(config: SweepConfig, where: str = "config") -> Work:
+def prepare(config: SweepConfig, where: str = "config", trials_per_shard: int | None = None) -> Work:
     """Load the data and plan the trials; nothing is written.
+
+    Args:
+        config: the sweep.
+        where: what messages call it.
+        trials_per_shard: of a plan that was made before; by default what the config says, or what suits this machine.
 
     Raises:
         ConfigError, DataError: the input cannot be used.
@@ -74,25 +86,39 @@ def prepare(config: SweepConfig, where: str = "config") -> Work:
         check_task(task, config.training.dtype, config.training.batch_size)
     except InvalidTask as error:
         raise ConfigError(where, [f"task: {error}"]) from error
-    return Work(config, task, make_plan(config, task, where))
+    return Work(config, task, make_plan(config, task, where, trials_per_shard))
 
 
-def run(work: Work, store: Store, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
-    """Run a new sweep.
+def create(work: Work, store: Store, executor: Executor, tracker: Tracker, fresh: bool = False) -> SweepFiles:
+    """Bring up the executor, try the tracker, and make a new sweep's folder.
+
+    Args:
+        work: the sweep.
+        store: where to.
+        executor: what is to run it.
+        tracker: what is to log it.
+        fresh: compute also what earlier sweeps of the store have computed.
 
     Raises:
-        InputError: the store, the executor or the tracking URI cannot be used; nothing was computed.
-        Interrupted: by Ctrl-C.
+        InputError: the store, the executor or the tracking URI cannot be used; nothing was written.
     """
     store.check_writable()
     _start(tracker, executor, work)
     sweep_id = secrets.token_hex(4)
-    files = store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id))
+    return store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id, fresh))
+
+
+def run(files: SweepFiles, work: Work, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
+    """Run a sweep that was created; the caller holds its lease.
+
+    Raises:
+        Interrupted: by Ctrl-C.
+    """
     return _finish(Outcome(files, work), executor, tracker, progress)
 
 
 def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
-    """Compute and log what a sweep still lacks.
+    """Compute and log what a sweep still lacks; the caller holds its lease.
 
     Raises:
         InputError: as run(), or the data has changed since.
@@ -102,22 +128,45 @@ def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Pr
     return _finish(Outcome(files, work), executor, tracker, progress)
 
 
+def log(files: SweepFiles, tracker: Tracker, progress: Progress, writer: WriterName | None = None) -> Outcome:
+    """Log what a sweep has computed, or complete what is logged of it; the caller holds its lease.
+
+    Args:
+        files: the sweep.
+        tracker: where to.
+        progress: who shows how far it is.
+        writer: instead of the one that the sweep file names.
+
+    Raises:
+        InputError: there is nothing to log yet, or the tracking URI cannot be used; nothing was written.
+        Interrupted: by Ctrl-C.
+    """
+    work = reopen(files)
+    missing = files.missing(work.plan.shards())
+    given_up = {int(path.stem) for path in files.failures()}
+    config = work.config.tracking
+    if not files.done():
+        raise StoreError(f"sweep {files.sweep_id}: nothing is computed yet: sweeps resume {files.sweep_id}")
+    if not _is_final_at_once(work) and any(shard.index not in given_up for shard in missing):
+        known = "which trials are the best" if config.trials.startswith("top:") else "their verdicts"
+        raise StoreError(
+            f"sweep {files.sweep_id}: {known} can be said when all trials are computed: sweeps resume {files.sweep_id}"
+        )
+    tracker.check(writer or config.writer)
+    return _finish(Outcome(files, work, failed_trials=sum(map(len, missing))), None, tracker, progress)
+
+
 def reopen(files: SweepFiles) -> Work:
     """The work of a stored sweep.
 
     Raises:
         StoreError: its data set is not what it was.
     """
-    work = prepare(load(files.config_path), str(files.config_path))
     manifest = files.manifest()
+    work = prepare(load(files.config_path), str(files.config_path), int(manifest["trials_per_shard"]))
     if work.plan.context != manifest["context"]:
         raise StoreError(f"sweep {files.sweep_id}: its data set has changed since the sweep was planned")
-    size = int(manifest["trials_per_shard"])
-    if work.plan.trials_per_shard == size:
-        return work
-    execution = work.config.execution.model_copy(update={"trials_per_shard": size})
-    config = work.config.model_copy(update={"execution": execution})
-    return Work(config, work.task, make_plan(config, work.task))
+    return work
 
 
 def _start(tracker: Tracker, executor: Executor, work: Work) -> None:
@@ -129,20 +178,26 @@ def _start(tracker: Tracker, executor: Executor, work: Work) -> None:
         checked.result()
 
 
-def _finish(outcome: Outcome, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
+def _is_final_at_once(work: Work) -> bool:
+    """Whether a shard's trials can be logged before all shards are there."""
+    # The verdicts of other tasks are held against the best of the sweep.
+    return work.config.tracking.trials == "all" and work.task.is_quadratic
+
+
+def _finish(outcome: Outcome, executor: Executor | None, tracker: Tracker, progress: Progress) -> Outcome:
     files, work = outcome.files, outcome.work
     sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
     policy, total = work.config.tracking.trials, len(work.plan)
-    at_once = policy == "all" and work.task.is_quadratic  # other verdicts are final when all shards are there
-    missing = files.missing(work.plan.shards())
-    progress.begin(sum(map(len, missing)), wanted(policy, total))
+    at_once = _is_final_at_once(work)
+    to_compute, results = _computed(outcome, executor) if executor else (0, iter(()))
+    progress.begin(to_compute, wanted(policy, total - outcome.failed_trials))
     files.write_tracking({"uri": tracker.uri, "complete": False})
     pipeline = Pipeline(tracker, sweep, progress.logged)
     pipeline.start()
     try:
         for index in sorted(files.done()) if at_once else ():
             pipeline.put(index)
-        for result in executor.run(work, missing):
+        for result in results:
             if not isinstance(result, ShardResult):
                 files.write_failure(result)
                 outcome.failed_trials += len(result.shard)
@@ -156,20 +211,38 @@ def _finish(outcome: Outcome, executor: Executor, tracker: Tracker, progress: Pr
         if policy == "all" and not at_once:
             for index in sorted(files.done()):
                 pipeline.put(index)
+        to_log = wanted(policy, total - outcome.failed_trials)
         if policy.startswith("top:"):
             best = best_trials(files, work.config.metric.name, wanted(policy, total))
             for index, trials in best.items():
                 pipeline.put(index, trials)
+            to_log = sum(map(len, best.values()))  # fewer where more diverged
         pipeline.join()
         outcome.tracking_error = pipeline.error
-        outcome.tracking = {"uri": tracker.uri, **pipeline.run, "complete": False}
+        outcome.unlogged_trials = to_log - pipeline.trials
+        outcome.tracking = {"uri": tracker.uri, **pipeline.run, "complete": False, "logged": pipeline.trials}
+        if pipeline.error is not None:
+            outcome.tracking["error"] = reason(pipeline.error)
         files.write_tracking(outcome.tracking)
     except KeyboardInterrupt:
         pipeline.interrupt()
         raise Interrupted(outcome) from None
+    except Exception:
+        pipeline.interrupt()
+        raise
     finally:
         progress.end()
     return outcome
+
+
+def _computed(outcome: Outcome, executor: Executor) -> tuple[int, Iterator[Result]]:
+    """How many trials are missing, and what computes them or takes them from earlier sweeps."""
+    files, work = outcome.files, outcome.work
+    missing = files.missing(work.plan.shards())
+    allowed = executor.on_cpu(work.config.training.device) and not files.manifest().get("fresh")
+    earlier = Earlier(work, files, allowed)
+    outcome.reused = earlier.reused
+    return sum(map(len, missing)), earlier.run(executor, missing)
 
 
 def publish(outcome: Outcome, tracker: Tracker) -> None:
@@ -184,6 +257,11 @@ def publish(outcome: Outcome, tracker: Tracker) -> None:
         return
     outcome.tracking["complete"] = outcome.failed_trials == 0
     files.write_tracking(outcome.tracking)
+
+
+def reason(error: Exception) -> str:
+    """What a tracking fault was, in a line, without passwords."""
+    return redacted(" ".join(str(error).split()))[:300] or type(error).__name__
 
 
 def _totals(files: SweepFiles, metric: str) -> tuple[dict[str, float], dict[str, str]]:
@@ -202,13 +280,15 @@ def _totals(files: SweepFiles, metric: str) -> tuple[dict[str, float], dict[str,
     return metrics, tags
 
 
-def _manifest(work: Work, sweep_id: str) -> dict[str, Any]:
+def _manifest(work: Work, sweep_id: str, fresh: bool) -> dict[str, Any]:
     packages = ("numpy", "numba", "torch", "ray", "mlflow", "pyarrow")
     return {
         "sweep_id": sweep_id,
         "name": work.config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **work.plan.summary(),
+        "results": results_key(work),
+        "fresh": fresh,
         "data": {
             "digest": work.task.dataset.digest,
             "samples": work.task.samples,
@@ -229,7 +309,6 @@ def tracker_for(store: Store, uri: str | None, files: SweepFiles | None = None) 
     Raises:
         TrackingError: the sweep was tracked at a URI with a password, which is not kept.
     """
-    from sweeps.tracking.probe import redacted
     from sweeps.tracking.tracker import MlflowTracker
 
     known = files.tracking().get("uri") if files else None

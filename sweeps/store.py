@@ -5,8 +5,9 @@ sweep-store/
   sweeps/<sweep id>/
     config.yaml, plan.json         the resolved config; counts, digests, versions
     tracking.json                  where the trials are logged, and whether all of them are
+    lease                          locked by the process that works on the sweep
     shards/00000.parquet ...       one file a shard
-    failures/00000.txt ...         the traceback of a shard that could not be run
+    failures/00000.txt ...         the traceback of a shard that could not be run, and how often it was tried
     report/                        report.html, report.md, trials.csv, ...
 """
 
@@ -16,13 +17,14 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sweeps import lease as leases
 from sweeps.errors import StoreError
 from sweeps.plan import Shard
 from sweeps.worker import ShardFailure, ShardResult
@@ -116,6 +118,11 @@ class SweepFiles:
         return self.folder.name
 
     @property
+    def store(self) -> Store:
+        """The store that the sweep is in."""
+        return Store(self.folder.parents[1])
+
+    @property
     def created(self) -> str:
         """When it was planned, ISO 8601; empty where the manifest is damaged."""
         try:
@@ -143,6 +150,18 @@ class SweepFiles:
         """The report's folder."""
         return self.folder / "report"
 
+    def lease(self) -> AbstractContextManager[None]:
+        """Whoever writes the sweep's files holds this meanwhile; it dies with its holder.
+
+        Raises:
+            SweepHeld: another process has it.
+        """
+        return leases.held(self._lease_path, f"sweep {self.sweep_id}")
+
+    def holder(self) -> leases.Holder | None:
+        """Who works on the sweep now."""
+        return leases.holder(self._lease_path)
+
     def manifest(self) -> dict[str, Any]:
         """What plan.json holds.
 
@@ -165,14 +184,22 @@ class SweepFiles:
         self._write_table(self._shard_path(index), table)
 
     def write_failure(self, failure: ShardFailure) -> None:
-        """Keep a failed shard's traceback."""
-        path = self._failure_path(failure.shard.index)
-        path.parent.mkdir(exist_ok=True)
-        _write(path, failure.traceback)
+        """Keep a failed shard's traceback, and how often it was tried in all."""
+        shard, tries = failure.shard, failure.tries + self.tries(failure.shard.index)
+        head = f"trials {shard.start} to {shard.stop - 1}: given up after {tries} {'try' if tries == 1 else 'tries'}"
+        self._write_text(self._failure_path(shard.index), f"{head}\n\n{failure.traceback}")
+
+    def tries(self, index: int) -> int:
+        """How often a shard that could not be run was tried."""
+        path = self._failure_path(index)
+        told = re.search(r"given up after (\d+) ", path.read_text(encoding="utf-8")) if path.exists() else None
+        return int(told[1]) if told else 0
 
     def failures(self) -> list[Path]:
-        """The tracebacks of shards that could not be run."""
-        return sorted((self.folder / "failures").glob("*.txt"))
+        """The tracebacks of shards that could not be run, and have not been since."""
+        done = self.done()
+        found = (self.folder / "failures").glob("*.txt")
+        return sorted(path for path in found if path.stem.isdigit() and int(path.stem) not in done)
 
     def done(self) -> set[int]:
         """Indices of the shards that are stored."""
@@ -239,24 +266,47 @@ class SweepFiles:
         }
 
     def tracking(self) -> dict[str, Any]:
-        """Where and how far the sweep is logged; empty before it is."""
+        """Where and how far the sweep is logged; empty before it is. Its own place, if it is logged elsewhere too."""
+        return next(iter(self.places()), {})
+
+    def places(self) -> list[dict[str, Any]]:
+        """All places where the sweep is logged, its own first."""
         path = self.folder / "tracking.json"
-        return self._read_json(path) if path.exists() else {}
+        if not path.exists():
+            return []
+        own = self._read_json(path)
+        elsewhere = own.pop("elsewhere", [])
+        return [own, *elsewhere]
 
     def write_tracking(self, record: dict[str, Any]) -> None:
-        """Keep where and how far the sweep is logged."""
-        _write(self.folder / "tracking.json", json.dumps(record, indent=2) + "\n")
+        """Keep where and how far the sweep is logged; the first place that is written is the sweep's own."""
+        own, *elsewhere = ({place["uri"]: place for place in self.places()} | {record["uri"]: record}).values()
+        document = own | ({"elsewhere": elsewhere} if elsewhere else {})
+        self._write_text(self.folder / "tracking.json", json.dumps(document, indent=2) + "\n")
 
     def state(self) -> str:
-        """planned, partial (some shards), computed (all of them), logged (to MLflow), reported."""
-        done, total = len(self.done()), int(self.manifest()["shards"])
-        if done == 0:
+        """How far the sweep is.
+
+        ``running``: a process works on it. Else: ``planned`` before anybody has; ``interrupted``, shards are missing;
+        ``computed``, every shard is stored or was given up (see :meth:`failures`); ``logged`` to MLflow; ``reported``.
+        """
+        if self.holder():
+            return "running"
+        done, total = self.done(), int(self.manifest()["shards"])
+        if not done and not self._lease_path.exists():
             return "planned"
-        if done < total:
-            return "partial"
-        if not self.tracking().get("complete"):
+        if len(done) + len(self.failures()) < total:
+            return "interrupted"
+        if not any(place.get("complete") for place in self.places()):
             return "computed"
         return "reported" if (self.report_folder / "report.html").exists() else "logged"
+
+    def _write_text(self, path: Path, text: str) -> None:
+        try:
+            path.parent.mkdir(exist_ok=True)
+            _write(path, text)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be written: {error.strerror}; make room, then resume") from error
 
     def _write_table(self, path: Path, table: pa.Table) -> None:
         aside = path.with_suffix(f".{os.getpid()}.new")
@@ -268,6 +318,10 @@ class SweepFiles:
         except OSError as error:
             aside.unlink(missing_ok=True)
             raise StoreError(f"{path}: cannot be written: {error.strerror or error}; make room, then resume") from error
+
+    @property
+    def _lease_path(self) -> Path:
+        return self.folder / "lease"
 
     def _shard_path(self, index: int) -> Path:
         return self.shards_folder / f"{index:05}.parquet"
@@ -287,8 +341,12 @@ class SweepFiles:
 
 def _write(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    aside.write_text(text, encoding="utf-8")
-    _rename(aside, path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        _rename(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def _rename(aside: Path, path: Path) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sgdcore import Judgement, Recording, Task, Thresholds, Trajectories, judge, train
+from sweeps.blas import one_thread
 from sweeps.columns import floats, lists, steps, texts
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.forecast import predicted_radius, prediction
@@ -40,20 +41,23 @@ class ShardResult:
 
 @dataclass(frozen=True)
 class ShardFailure:
-    """A shard that raised, and its traceback."""
+    """A shard that raised, and its traceback; or one whose worker process died at every try, and how."""
 
     shard: Shard
     traceback: str
+    tries: int = 1
 
 
 def run_shard(work: Work, shard: Shard) -> ShardResult | ShardFailure:
     """Train the shard's trials. An exception is part of the result: the other shards go on."""
     began = time.perf_counter()
     try:
-        trials = work.plan.trials(shard.start, shard.stop)
-        trajectories = train_trials(work, trials)
-        verdicts = judge(trajectories, Thresholds(**work.config.verdict.model_dump()))
-        table = _table(work, trials, trajectories, verdicts)
+        with one_thread():
+            trials = work.plan.trials(shard.start, shard.stop)
+            trials = trials if shard.rows is None else trials.take(shard.rows)
+            trajectories = train_trials(work, trials)
+            verdicts = judge(trajectories, Thresholds(**work.config.verdict.model_dump()))
+            table = _table(work, trials, trajectories, verdicts)
     except Exception:  # noqa: BLE001 - reported with the shard
         return ShardFailure(shard, traceback.format_exc())
     return ShardResult(shard, table, time.perf_counter() - began)
@@ -69,7 +73,7 @@ def train_trials(work: Work, trials: Trials, **changes: Any) -> Trajectories:
         "dtype": training.dtype,
         "seeds": trials.seed,
         "start": start_values(work, trials),
-        "record": Recording(record.points, record.spacing),
+        "record": Recording(**record.model_dump()),
         "device": training.device,
         "compile": training.compile,
         "threads": work.threads,
@@ -88,6 +92,17 @@ def start_values(work: Work, trials: Trials) -> NDArray[np.float64]:
     zeros = work.config.task.model.init == "zeros"
     drawn = 0.0 if zeros else work.task.initial_params(trials.seed, work.config.training.dtype)
     return np.where(unset, drawn, start)
+
+
+def shard_metadata(work: Work, kernel: str, device: str) -> dict[str, str]:
+    """What a shard file says of itself."""
+    return {
+        "steps": json.dumps(Recording(**work.config.record.model_dump()).steps(0, work.plan.steps).tolist()),
+        "parameters": json.dumps(work.plan.parameter_names),
+        "kernel": kernel,
+        "device": device,
+        "prediction": prediction(work),
+    }
 
 
 def _table(work: Work, trials: Trials, trajectories: Trajectories, verdicts: Judgement) -> pa.Table:
@@ -121,11 +136,4 @@ def _table(work: Work, trials: Trials, trajectories: Trajectories, verdicts: Jud
         columns["validation_loss"] = lists(curves.validation_loss)
     if curves.path is not None:
         columns |= {f"param.{name}": lists(curves.path[:, :, j]) for j, name in enumerate(names)}
-    metadata = {
-        "steps": json.dumps(trajectories.steps.tolist()),
-        "parameters": json.dumps(names),
-        "kernel": trajectories.kernel,
-        "device": trajectories.device,
-        "prediction": prediction(work),
-    }
-    return pa.table(columns).replace_schema_metadata(metadata)
+    return pa.table(columns).replace_schema_metadata(shard_metadata(work, trajectories.kernel, trajectories.device))

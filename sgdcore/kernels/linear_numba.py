@@ -186,8 +186,9 @@ def _run_tiles(  # type: ignore[no-untyped-def]
         if alive > 0 and len(recorded) > 0 and recorded[0] == start:
             keep(tile, snapshots[0])
             point = 1
-        while alive > 0 and step < end:
-            if point - written == len(snapshots):
+        while True:
+            ended = alive == 0 or step >= end
+            if ended or point - written == len(snapshots):
                 write(
                     curves,
                     snapshots,
@@ -203,6 +204,8 @@ def _run_tiles(  # type: ignore[no-untyped-def]
                     lanes,
                 )
                 written = point
+            if ended:
+                break
             until = min(step + length, end) if step > 0 else 1
             _plan_places(places, table, step - origin, until - step)
             source_tile, at, seen = tile, step, point
@@ -240,20 +243,6 @@ def _run_tiles(  # type: ignore[no-untyped-def]
                 dampen(fixed, trials, columns, running, parameters, lanes)
             tile, after = after, tile
             step, point = until, seen
-        write(
-            curves,
-            snapshots,
-            trials,
-            recorded,
-            recorded_from,
-            written,
-            point,
-            state[5],
-            training,
-            validation,
-            parameters,
-            lanes,
-        )
         blank(curves, trials, recorded_from + point, recorded_from + len(recorded), parameters)
         for lane in range(len(trials)):
             if running[lane]:

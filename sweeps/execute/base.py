@@ -32,6 +32,9 @@ class Executor(Protocol):
             ExecutorError: it asks for a GPU that is not there.
         """
 
+    def on_cpu(self, device: str) -> bool:
+        """After start(): whether a sweep that asks for this device is trained on CPUs only."""
+
     def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
         """Results as they come, in any order; closing the generator gives up the shards in flight."""
 

@@ -31,6 +31,10 @@ class InlineExecutor:
         except KernelUnavailable as error:
             raise ExecutorError(f"training.device: {error}") from error
 
+    def on_cpu(self, device: str) -> bool:
+        """Whether a sweep that asks for this device is trained on this machine's CPU."""
+        return resolve(device) == "cpu"
+
     def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
         """Run each shard when the next result is asked for."""
         for shard in shards:

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ from sweeps.worker import ShardFailure, Work, run_shard
 
 IN_FLIGHT_PER_CORE = 2  # or per GPU: enough to keep it busy while a result travels
 _PROBE_SECONDS = 5
-MAX_RETRIES = 3  # of a shard whose worker process died
+_LOOK_SECONDS = 2.0  # between looks at how large the cluster is, which may grow and shrink
 
 
 class RayExecutor:
@@ -36,6 +37,7 @@ class RayExecutor:
         """Nothing is started yet."""
         self.address = address
         self._ray: Any = None
+        self._limits: tuple[float, dict[str, int]] | None = None  # cores and GPUs, and when they were counted
 
     @property
     def description(self) -> str:
@@ -91,41 +93,65 @@ class RayExecutor:
         if device == "cuda" and not self._gpus:
             raise ExecutorError(f"training.device: cuda needs a GPU, and there is none on {self.description}")
 
+    def on_cpu(self, device: str) -> bool:
+        """Whether a sweep that asks for this device is trained on CPUs only: no task is given a GPU."""
+        return device == "cpu" or not self._gpus
+
     def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
-        """Results in the order in which tasks finish; at most IN_FLIGHT_PER_CORE tasks a core or GPU are submitted."""
+        """Results in the order in which tasks finish; at most IN_FLIGHT_PER_CORE tasks a core or GPU are submitted.
+
+        A shard whose worker or node dies is run again, ``execution.max_retries`` times. Ray's own retries would run one
+        that takes too much memory for ever, and would not say how often it was tried.
+        """
         ray = self._ray
-        device = work.config.training.device
-        on_gpus = device != "cpu" and self._gpus > 0
-        shared = ray.put(dataclasses.replace(work, config=_on(work.config, device, on_gpus), threads=1))
-        task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=MAX_RETRIES)(run_shard)
-        slots = self._gpus if on_gpus else int(ray.cluster_resources().get("CPU", 1))
-        limit = max(2, IN_FLIGHT_PER_CORE * slots)
+        on_gpus = not self.on_cpu(work.config.training.device)
+        here = _on(work.config, work.config.training.device, on_gpus)
+        shared = ray.put(dataclasses.replace(work, config=here, threads=1))
+        task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=0)(run_shard)
         waiting: Iterator[Shard] = iter(shards)
-        flying: dict[Any, Shard] = {}
+        flying: dict[Any, tuple[Shard, int]] = {}  # what is submitted, and for which time
         try:
             while True:
+                limit = self._limit(on_gpus)  # anew: the cluster may have grown
                 while len(flying) < limit and (shard := next(waiting, None)) is not None:
-                    flying[task.remote(shared, shard)] = shard
+                    flying[task.remote(shared, shard)] = shard, 1
                 if not flying:
                     return
-                ready, _ = ray.wait(list(flying), num_returns=1)
-                yield self._result(ready[0], flying.pop(ready[0]))
+                ready, _ = ray.wait(list(flying), num_returns=1, timeout=_LOOK_SECONDS)
+                for reference in ready:
+                    shard, tries = flying.pop(reference)
+                    outcome = self._outcome(reference, shard, tries, work.config.execution.max_retries)
+                    if outcome is None:
+                        flying[task.remote(shared, shard)] = shard, tries + 1
+                    else:
+                        yield outcome
         finally:
             for reference in flying:
                 ray.cancel(reference, force=False)
 
-    def _result(self, reference: Any, shard: Shard) -> Outcome:
+    def _limit(self, on_gpus: bool) -> int:
+        """How many tasks to have submitted at once."""
+        if self._limits is None or time.monotonic() - self._limits[0] > _LOOK_SECONDS:
+            resources = self._ray.cluster_resources()
+            self._limits = time.monotonic(), {name: int(resources.get(name, 0)) for name in ("CPU", "GPU")}
+        return max(2, IN_FLIGHT_PER_CORE * self._limits[1]["GPU" if on_gpus else "CPU"])
+
+    def _outcome(self, reference: Any, shard: Shard, tries: int, retries: int) -> Outcome | None:
+        """A finished task's result; None where its process died and it may be run again."""
+        exceptions = self._ray.exceptions
         try:
             outcome: Outcome = self._ray.get(reference)
-        except self._ray.exceptions.RayError as error:
-            return ShardFailure(shard, f"{type(error).__name__}: {error}")
+        except exceptions.RayError as error:
+            if tries <= retries and not isinstance(error, exceptions.RayTaskError):
+                return None
+            return ShardFailure(shard, f"{type(error).__name__}: {error}", tries)
         return outcome
 
     def stop(self) -> None:
         """Leave the cluster; a local Ray ends."""
         if self._ray is not None:
             self._ray.shutdown()
-            self._ray = None
+            self._ray = self._limits = None
 
 
 def _on(config: SweepConfig, device: str, on_gpus: bool) -> SweepConfig:

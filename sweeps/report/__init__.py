@@ -1,5 +1,7 @@
 """The report: a sweep's stored results as pandas tables, figures, and files to read and to send."""
 
+from sweeps.report.axes import MapAxis
+from sweeps.report.cells import Cells
 from sweeps.report.expected import ExpectedOutcome, check, sentence, sentences
 from sweeps.report.results import Results, load
 from sweeps.report.summary import (
@@ -15,13 +17,17 @@ from sweeps.report.summary import (
     tables,
     verdict_counts,
 )
+from sweeps.report.tally import Tally
 from sweeps.report.write import FORMATS, render, write, write_csv
 
 __all__ = [
     "FORMATS",
+    "Cells",
     "ExpectedOutcome",
+    "MapAxis",
     "Results",
     "Table",
+    "Tally",
     "best_trials",
     "check",
     "diverged_trials",

@@ -40,7 +40,7 @@ def edge_sentence(results: Results) -> str | None:
 
     None where lr is no axis, or nothing settled.
     """
-    best = results.frame(results.tally.best_settled)
+    best = results.shown(results.tally.best_settled)
     found = _found(results)
     if not found or not len(best):
         return None
@@ -62,7 +62,7 @@ def advice(results: Results) -> str | None:
 
     None where it did not converge.
     """
-    best = results.frame(results.tally.best_settled)
+    best = results.shown(results.tally.best_settled)
     axes = [name for name in results.swept if name != "seed"]
     if not len(best) or not axes or best["verdict"].iloc[0] != "converged":
         return None

@@ -16,25 +16,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sgdcore.verdict import VERDICTS
 from sweeps import config as sweep_file
 from sweeps.columns import matrix
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.report.axes import MapAxis, pair
 from sweeps.report.cells import OUTCOME, Cells, Outcomes
 from sweeps.report.panels import Panel, make_panels
+from sweeps.report.rows import frame, nothing
 from sweeps.report.sketches import Distinct, Leading
 from sweeps.report.tally import Scope, Tally
 from sweeps.store import SweepFiles
 
-MAX_FINAL_COLUMNS = 16
+MAX_FINAL_COLUMNS = 16  # parameters beyond which final values have no columns
 _MAX_PAIRED = 6  # axes, of which each pair is tallied
 _MAX_SETTINGS = 50_000  # of which the spread over seeds is tallied
 _CROSSED = 0.9  # the share of its combinations that a pair of axes must have run to count as crossed
 _MADE_BY = ("kernel", "device", "prediction")
-_STEPS = ("best_step", "first_nonfinite_step", "steps_to_tolerance", "peak_step")
-_TEXTS = ("trial_id", "verdict", "overshoot_parameter")
-_MEASURES = ("predicted_radius", "initial_loss", "final_loss", "best_loss", "overshoot_percent", "peak_value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +69,8 @@ class Results:
         """The distinct values of each hyperparameter, start value and seed among the stored trials."""
         columns = [*HYPERPARAMETERS, *self.starts, "seed"]
         parts = ({c: Distinct.of(_known(table[c])) for c in columns} for table in self.tables(columns))
-        nothing = dict.fromkeys(columns, Distinct.of(np.empty(0)))
-        return reduce(lambda one, other: {c: one[c] + other[c] for c in columns}, parts, nothing)
+        none = dict.fromkeys(columns, Distinct.of(np.empty(0)))
+        return reduce(lambda one, other: {c: one[c] + other[c] for c in columns}, parts, none)
 
     @cached_property
     def axes(self) -> list[str]:
@@ -103,7 +100,7 @@ class Results:
         )
         columns = [name for name in self._scalars if name != "trial_id"]
         parts = (Tally.of(table, scope) for table in self.tables(columns))
-        first = next(parts, None) or Tally.of(_nothing(self.parameters), scope)
+        first = next(parts, None) or Tally.of(nothing(self.parameters), scope)
         return reduce(add, parts, first)
 
     @property
@@ -127,9 +124,9 @@ class Results:
         columns = [*OUTCOME, *(axis.name for axis in axes)]
         return reduce(add, (Cells.of(axes, table, Outcomes.of(table)) for table in self.tables(columns)))
 
-    def frame(self, leading: Leading, n: int | None = None) -> pd.DataFrame:
+    def shown(self, leading: Leading, n: int | None = None) -> pd.DataFrame:
         """The first n rows of a ranking."""
-        return _frame(leading.table.slice(0, n), self.parameters)
+        return frame(leading.table.slice(0, n), self.parameters)
 
     @cached_property
     def trials(self) -> pd.DataFrame:
@@ -138,7 +135,7 @@ class Results:
         The shards' scalar columns, final.<name> of models with up to 16 parameters, and growth: the last finite loss
         over the first.
         """
-        return pd.concat([*self.frames()] or [_frame(_nothing(self.parameters), self.parameters)], ignore_index=True)
+        return pd.concat([*self.frames()] or [frame(nothing(self.parameters), self.parameters)], ignore_index=True)
 
     @property
     def settled(self) -> pd.DataFrame:
@@ -148,7 +145,7 @@ class Results:
     def frames(self) -> Iterator[pd.DataFrame]:
         """The same, shard by shard."""
         for table in self.tables(self._scalars):
-            yield _frame(table, self.parameters)
+            yield frame(table, self.parameters)
 
     def tables(self, columns: list[str]) -> Iterator[pa.Table]:
         """Some columns of the stored trials, shard by shard."""
@@ -169,7 +166,7 @@ class Results:
     def rows(self, numbers: Sequence[int]) -> pd.DataFrame:
         """Some trials as rows of :attr:`trials`, by number. Only the shards that hold them are read."""
         tables = list(self._some(numbers, self._scalars))
-        return _frame(pa.concat_tables(tables) if tables else _nothing(self.parameters), self.parameters)
+        return frame(pa.concat_tables(tables) if tables else nothing(self.parameters), self.parameters)
 
     def curves(self, numbers: Sequence[int], only: Sequence[str] | None = None) -> pd.DataFrame:
         """Curves of some trials: trial, step, loss, validation_loss and param.<name> where recorded, as rows a step.
@@ -192,7 +189,7 @@ class Results:
 
     @cached_property
     def _schema(self) -> pa.Schema:
-        return self.files.schema(self.shards[0][0]) if self.shards else _nothing(self.parameters).schema
+        return self.files.schema(self.shards[0][0]) if self.shards else nothing(self.parameters).schema
 
     @property
     def _scalars(self) -> list[str]:
@@ -232,12 +229,12 @@ def load(files: SweepFiles) -> Results:
     """
     manifest = files.manifest()
     done = sorted(files.done())
-    nothing = {"steps": [], "parameters": manifest.get("parameters", []), **dict.fromkeys(_MADE_BY)}
+    unknown = {"steps": [], "parameters": manifest.get("parameters", []), **dict.fromkeys(_MADE_BY)}
     return Results(
         files=files,
         config=sweep_file.load(files.config_path),
         manifest=manifest,
-        metadata=files.metadata() if done else nothing,
+        metadata=files.metadata() if done else unknown,
         shards=tuple((index, *files.extent(index)) for index in done),
     )
 
@@ -245,29 +242,3 @@ def load(files: SweepFiles) -> Results:
 def _known(column: pa.ChunkedArray) -> NDArray[Any]:
     """A column's distinct values, as far as they are there."""
     return np.asarray(pc.unique(column).drop_null().to_numpy(zero_copy_only=False))
-
-
-def _frame(table: pa.Table, names: list[str]) -> pd.DataFrame:
-    lists = [c for c in table.column_names if c == "final"]
-    frame: pd.DataFrame = table.drop_columns([*lists, *(c for c in table.column_names if c == "growth")]).to_pandas()
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        growth = frame["final_loss"].to_numpy() / frame["initial_loss"].to_numpy()
-    final = matrix(table["final"], len(table)) if lists and len(table) else np.empty((0, len(names)))
-    added = {f"final.{name}": final[:, j] for j, name in enumerate(names) if lists}
-    added["growth"] = np.where(np.isfinite(growth), growth, np.nan)
-    frame = pd.concat([frame, pd.DataFrame(added)], axis=1)
-    frame["verdict"] = pd.Categorical(frame["verdict"], categories=VERDICTS)
-    for name in _STEPS:
-        frame[name] = frame[name].astype("Int64")
-    return frame
-
-
-def _nothing(names: list[str]) -> pa.Table:
-    """No trials, with the columns of a shard file of a model with these parameters."""
-    types = {
-        **dict.fromkeys(("trial", "seed", *_STEPS), pa.int64()),
-        **dict.fromkeys(_TEXTS, pa.string()),
-        **dict.fromkeys((*HYPERPARAMETERS, *(f"init.{name}" for name in names), *_MEASURES), pa.float64()),
-        "final": pa.list_(pa.float64()),
-    }
-    return pa.schema(types).empty_table()

@@ -133,7 +133,7 @@ def best_trials(results: Results, n: int = 10) -> pd.DataFrame:
 
     As in all tables of trials, n is at most 1,000 (sweeps.report.tally.MAX_ROWS).
     """
-    best = results.frame(results.tally.best, n)
+    best = results.shown(results.tally.best, n)
     final = [f"final.{name}" for name in results.parameters] if len(results.parameters) <= _MAX_FINAL else []
     return best[
         [
@@ -149,7 +149,7 @@ def best_trials(results: Results, n: int = 10) -> pd.DataFrame:
 
 def diverged_trials(results: Results, n: int = 10) -> pd.DataFrame:
     """Trials that left the finite numbers, the earliest first, then those that grew, the fastest first."""
-    return results.frame(results.tally.earliest, n)[[*_name(results), "first_nonfinite_step", "growth"]]
+    return results.shown(results.tally.earliest, n)[[*_name(results), "first_nonfinite_step", "growth"]]
 
 
 def overshoots(results: Results, n: int = 10, *, include_diverging: bool = False) -> pd.DataFrame:
@@ -157,9 +157,9 @@ def overshoots(results: Results, n: int = 10, *, include_diverging: bool = False
 
     Trials that diverged are left out, and those that are diverging too unless they are asked for.
     """
-    past = results.frame(results.tally.overshoots, n)
+    past = results.shown(results.tally.overshoots, n)
     if include_diverging:
-        past = pd.concat([past, results.frame(results.tally.overshoots_diverging, n)], ignore_index=True)
+        past = pd.concat([past, results.shown(results.tally.overshoots_diverging, n)], ignore_index=True)
         past = past.sort_values(["overshoot_percent", "trial"], ascending=[False, True]).head(n)
     start = [row[f"init.{row['overshoot_parameter']}"] for _, row in past.iterrows()]
     table = past[[*_name(results), "overshoot_percent", "overshoot_parameter"]].assign(
@@ -195,7 +195,7 @@ def contradicting_trials(results: Results, n: int = 10) -> pd.DataFrame:
 
     Those whose outcome was predicted most decidedly come first.
     """
-    shown = results.frame(results.tally.contradictions, n)
+    shown = results.shown(results.tally.contradictions, n)
     return shown[[*_name(results), "predicted_radius", "growth"]]
 
 

@@ -82,6 +82,9 @@ class Tracker(Protocol):
     def finish(self, sweep: Sweep, metrics: dict[str, float], tags: dict[str, str], complete: bool = True) -> None:
         """Write the parent's metrics, tags and artifacts, and mark it finished, or failed where trials are missing."""
 
+    def hurry(self) -> None:
+        """Somebody is waiting for the end: wait no more for a server that refuses calls."""
+
     def interrupt(self) -> None:
         """Mark the parent as killed: somebody stopped the sweep."""
 

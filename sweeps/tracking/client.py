@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING
 
 from sweeps.tracking.base import TRIAL_ID, Family
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 _ENTITIES_PER_CALL = 1000  # MLflow's limits: metrics and params together,
 _PARAMS_PER_CALL = 100
+_DELETED, _UNFINISHED, _FINISHED = range(3)  # of several runs of one trial, the greatest counts
 
 
 class ClientWriter:
@@ -22,18 +24,27 @@ class ClientWriter:
     Args:
         client: MLflow's client.
         family: the sweep.
+        threads: that log trials at the same time.
     """
 
-    def __init__(self, client: MlflowClient, family: Family) -> None:
+    def __init__(self, client: MlflowClient, family: Family, threads: int = 1) -> None:
         """Nothing is logged yet."""
-        self._client, self._family = client, family
+        self._client, self._family, self._threads = client, family, threads
         self._earlier: dict[str, tuple[str, bool]] = {}  # trial id: run id, and whether it is all there
 
     def find_earlier(self) -> None:
-        """Look for child runs that were logged before; one that somebody deleted stays deleted."""
+        """Look for child runs that were logged before; one that somebody deleted stays deleted.
+
+        A server may carry out a call long after it was given up and repeated, which makes a second run of a trial: the
+        lesser of the two is deleted.
+        """
+        found: dict[str, tuple[int, str]] = {}
         for run in self._children():
-            done = run.info.status == "FINISHED" or run.info.lifecycle_stage == "deleted"
-            self._earlier[run.data.tags[TRIAL_ID]] = run.info.run_id, done
+            trial_id, this = run.data.tags[TRIAL_ID], (_worth(run), str(run.info.run_id))
+            lesser, found[trial_id] = sorted((found.get(trial_id, (_DELETED, "")), this))
+            if lesser[0] != _DELETED:
+                self._client.delete_run(lesser[1])
+        self._earlier = {trial_id: (run_id, worth != _UNFINISHED) for trial_id, (worth, run_id) in found.items()}
 
     def adopt(self, earlier: dict[str, tuple[str, bool]]) -> None:
         """Take over what another writer knows of earlier runs."""
@@ -57,10 +68,27 @@ class ClientWriter:
                 return
 
     def write(self, runs: TrialRuns) -> Iterator[int]:
-        """Log the trials that are not logged; yields 1 after each."""
-        for index in range(len(runs)):
-            self._write(runs, index)
-            yield 1
+        """Log the trials that are not logged; yields 1 after each.
+
+        When one trial fails or nobody wants more, those under way are ended, and no others begun.
+        """
+        failure: BaseException | None = None
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tracking")
+        try:
+            trials = [pool.submit(self._write, runs, index) for index in range(len(runs))]
+            for trial in as_completed(trials):
+                if trial.cancelled():
+                    continue
+                if (error := trial.exception()) is None:
+                    yield 1
+                elif failure is None:
+                    failure = error
+                    for other in trials:
+                        other.cancel()
+        finally:
+            pool.shutdown(cancel_futures=True)
+        if failure is not None:
+            raise failure
 
     def _write(self, runs: TrialRuns, index: int) -> None:
         from mlflow.entities import Metric, Param
@@ -89,3 +117,9 @@ class ClientWriter:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _worth(run: Run) -> int:
+    if run.info.lifecycle_stage == "deleted":
+        return _DELETED
+    return _FINISHED if run.info.status == "FINISHED" else _UNFINISHED

@@ -33,6 +33,7 @@ class Pipeline:
     ) -> None:
         """Nothing is logged before start()."""
         self.error: Exception | None = None
+        self.trials = 0  # logged so far
         self.run: dict[str, str] = {}
         self._tracker, self._sweep, self._logged = tracker, sweep, logged
         self._shards: queue.SimpleQueue[tuple[int, list[int] | None] | None] = queue.SimpleQueue()
@@ -53,15 +54,14 @@ class Pipeline:
         self._thread.join()
 
     def interrupt(self) -> None:
-        """Stop after the pack, or with the public client the trial, that is being logged, and mark the parent run."""
+        """Stop after the pack, or with the public client the trials, being logged, and mark the parent run."""
         self._stop.set()
+        self._tracker.hurry()
         self.join()
-        if self.error is not None:
-            return
         try:
             self._tracker.interrupt()
         except Exception as error:  # noqa: BLE001 - as a fault of the logging itself
-            self.error = error
+            self.error = self.error or error
 
     def _work(self) -> None:
         try:
@@ -86,6 +86,7 @@ class Pipeline:
         if trials is not None:
             table = table.filter(pc.is_in(table["trial"], pa.array(trials, pa.int64())))
         for count in self._tracker.log_trials(table, steps):
+            self.trials += count
             self._logged(count)
             if self._stop.is_set():
                 return

@@ -8,6 +8,7 @@ import os
 import re
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
 
 from sweeps.errors import TrackingError
 from sweeps.tracking.base import REDACTED
@@ -21,7 +22,7 @@ def probe(uri: str) -> None:
     Raises:
         TrackingError: it cannot be reached.
     """
-    if re.match(r"https?://", uri):
+    if is_server(uri):
         _probe_server(uri)
     elif re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?", uri):
         raise TrackingError(f"{redacted(uri)}: a database in memory is gone before anybody can look at it")
@@ -31,7 +32,9 @@ def probe(uri: str) -> None:
 
 def _probe_server(uri: str) -> None:
     try:
-        request = urllib.request.Request(uri.rstrip("/") + "/health")
+        address = urlsplit(uri)
+        host = address.netloc.rpartition("@")[2]  # urllib knows no user names in addresses
+        request = urllib.request.Request(f"{address.scheme}://{host}{address.path.rstrip('/')}/health")
         with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
             return
     except urllib.error.HTTPError:
@@ -52,6 +55,11 @@ def _probe_database(uri: str) -> None:
         engine.dispose()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
         raise TrackingError(f"{redacted(uri)}: the database cannot be opened: {first_line(error)}") from error
+
+
+def is_server(uri: str) -> bool:
+    """Whether it is the address of an HTTP tracking server."""
+    return re.match(r"https?://", uri) is not None
 
 
 def redacted(uri: str) -> str:

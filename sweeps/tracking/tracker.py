@@ -20,12 +20,14 @@ from sweeps.tracking.base import MAX_FINAL_METRICS, SWEEP_ID, Family, Sweep, Wri
 from sweeps.tracking.bulk import BulkWriter
 from sweeps.tracking.client import ClientWriter
 from sweeps.tracking.guard import Choice, choose, database_path, for_experiment
-from sweeps.tracking.probe import first_line, probe, quiet, redacted
+from sweeps.tracking.probe import first_line, is_server, probe, quiet, redacted
 from sweeps.tracking.trials import PARAM_LENGTH, trial_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
+
+    from sweeps.tracking.server import ServerClient
 
 _PARAMS_PER_CALL = 100  # MLflow's limit
 _MAX_PARENT_PARAMS = 500
@@ -45,7 +47,9 @@ class MlflowTracker:
         """Nothing is imported or contacted yet."""
         self._uri, self._artifacts = uri, artifacts
         self._client: MlflowClient | None = None
+        self._server: ServerClient | None = None  # the client, where it is a tracking server's
         self._choice: Choice | None = None
+        self._wanted: WriterName | None = None  # the writer that check() was asked for
         self._writer: Writer | None = None
         self._sweep_id = self._parent_id = ""
         self._started_ms = 0
@@ -62,9 +66,14 @@ class MlflowTracker:
         """MLflow's client, made when first needed."""
         if self._client is None:
             quiet()
-            from mlflow import MlflowClient
+            if is_server(self._uri):
+                from sweeps.tracking.server import ServerClient
 
-            self._client = MlflowClient(tracking_uri=self._uri)
+                self._client = self._server = ServerClient(self._uri)
+            else:
+                from mlflow import MlflowClient
+
+                self._client = MlflowClient(tracking_uri=self._uri)
         return self._client
 
     def check(self, writer: WriterName = "auto") -> None:
@@ -84,7 +93,7 @@ class MlflowTracker:
                 self.client.search_experiments(max_results=1)
         except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, ValueError) as error:
             raise TrackingError(f"{self.uri}: MLflow cannot be used there: {first_line(error)}") from error
-        self._choice = choose(self._uri, writer)
+        self._choice, self._wanted = choose(self._uri, writer), writer
 
     @contextmanager
     def _migration_lock(self) -> Iterator[None]:
@@ -108,7 +117,7 @@ class MlflowTracker:
         parent, resumed = self._parent(sweep, experiment)
         self._parent_id, self._started_ms = parent.info.run_id, parent.info.start_time
         self._describe(sweep, parent.data.params)
-        wanted = sweep.config.tracking.writer
+        wanted = self._wanted or sweep.config.tracking.writer
         choice = for_experiment(self._choice or choose(self._uri, wanted), wanted, experiment)
         family = Family(
             sweep.sweep_id,
@@ -118,7 +127,7 @@ class MlflowTracker:
             self._started_ms,
             _user(),
         )
-        client_writer = ClientWriter(self.client, family)
+        client_writer = ClientWriter(self.client, family, self._server.threads if self._server else 1)
         if choice.name == "bulk":
             self._writer = BulkWriter(database_path(self._uri), family, client_writer)
         else:
@@ -218,6 +227,11 @@ class MlflowTracker:
             if folder.is_dir():
                 self.client.log_artifacts(self._parent_id, str(folder), folder.name)
         self.client.set_terminated(self._parent_id, "FINISHED" if complete else "FAILED")
+
+    def hurry(self) -> None:
+        """Somebody is waiting for the end: wait no more for a server that refuses calls."""
+        if self._server is not None:
+            self._server.hurry()
 
     def interrupt(self) -> None:
         """Mark the parent as killed: somebody stopped the sweep."""

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from sweeps.errors import TrackingError
 from sweeps.store import Store
@@ -24,12 +25,24 @@ def serve(store: Store, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes
     Raises:
         TrackingError: the port is taken, or the server does not come up.
     """
+    with mlflow_server(store.tracking_uri, store.artifacts, port) as server:
+        yield server
+
+
+@contextmanager
+def mlflow_server(
+    database: str, artifacts: Path, port: int = 0, workers: int = 1
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address and process of MLflow's server on a database, while it runs.
+
+    Raises:
+        TrackingError: the port is taken, or the server does not come up.
+    """
     port = _free_port(port)
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.tracking_uri]
-    command += ["--default-artifact-root", store.artifacts.as_uri(), "--host", "127.0.0.1", "--port", str(port)]
-    # One worker process: with several, every call waits 44 ms for a delayed acknowledgement.
-    command += ["--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database]
+    command += ["--default-artifact-root", artifacts.as_uri(), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", str(workers)]
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,10 @@ from sweeps.execute.ray import RayExecutor
 from sweeps.run import prepare
 from sweeps.store import Store, SweepFiles
 from sweeps.tracking.tracker import MlflowTracker
+from sweeps.tracking.ui import mlflow_server
 from sweeps.worker import ShardResult, Work, run_shard
+from tests.postgres import Cluster, private_cluster
+from tests.proxy import Proxy, proxy
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -66,6 +70,37 @@ def store(tmp_path: Path, migrated_database: Path) -> Store:
     home.check_writable()
     shutil.copy(migrated_database, home.root / "mlflow.db")
     return home
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL server for the session."""
+    with private_cluster() as cluster:
+        yield cluster
+
+
+@dataclass(frozen=True)
+class TrackingServer:
+    """A real MLflow server, and the SQLite database behind it."""
+
+    uri: str
+    database: Path
+
+
+@pytest.fixture(scope="session")
+def tracking_server(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[TrackingServer]:
+    """An MLflow server for the session; tests use experiments of their own."""
+    folder = tmp_path_factory.mktemp("server")
+    database = Path(shutil.copy(migrated_database, folder / "mlflow.db"))
+    with mlflow_server(f"sqlite:///{database}", folder / "artifacts") as (uri, _):
+        yield TrackingServer(uri, database)
+
+
+@pytest.fixture
+def faulty(tracking_server: TrackingServer) -> Iterator[Proxy]:
+    """A proxy in front of the MLflow server, which fails as a test says."""
+    with proxy(tracking_server.uri) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

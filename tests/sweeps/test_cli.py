@@ -37,7 +37,7 @@ def only_id(cli: Cli) -> str:
 
 def test_help_is_quick_because_nothing_heavy_is_imported(cli: Cli, tmp_path: Path) -> None:
     out = cli("--help", PYTHONPROFILEIMPORTTIME="1")
-    for command in ("plan", "run", "resume", "list", "show", "report", "replay", "ui", "schema"):
+    for command in ("plan", "run", "resume", "log", "list", "show", "report", "replay", "ui", "schema"):
         assert re.search(rf"^  {command} ", out.stdout, re.MULTILINE)
     imported = set(re.findall(r"\| +([\w.]+)$", out.stderr, re.MULTILINE))
     assert "typer" in imported

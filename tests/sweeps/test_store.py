@@ -113,13 +113,19 @@ def test_missing_shards_are_named_and_their_failures_kept_until_they_are_done(
     (files.shards_folder / "00001.parquet").unlink()
     [missing] = files.missing(work.plan.shards())
     assert missing.index == 1
-    assert files.state() == "partial"
+    assert files.state() == "interrupted"
     files.write_failure(ShardFailure(missing, "ValueError: no"))
-    assert [path.read_text() for path in files.failures()] == ["ValueError: no"]
+    files.write_failure(ShardFailure(missing, "ValueError: no", tries=3))
+    assert [path.read_text() for path in files.failures()] == [
+        "trials 4 to 7: given up after 4 tries\n\nValueError: no"
+    ]
+    assert files.tries(1) == 4
+    assert files.state() == "computed"  # as far as it can be
     result = run_shard(work, missing)
     assert isinstance(result, ShardResult)
     files.write_shard(result)
     assert files.failures() == []
+    assert files.tries(1) == 0
     assert files.state() == "computed"
 
 

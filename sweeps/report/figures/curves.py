@@ -61,8 +61,8 @@ def loss_curves(results: Results) -> go.Figure:
 def sampled_trials(results: Results) -> pd.DataFrame:
     """The trials whose curves are drawn: a fair sample of each verdict, and the best of those that settled."""
     tally = results.tally
-    parts = [results.frame(tally.samples[verdict]) for verdict in VERDICTS]
-    found = pd.concat([results.frame(tally.best_settled), *parts], ignore_index=True)
+    parts = [results.shown(tally.samples[verdict]) for verdict in VERDICTS]
+    found = pd.concat([results.shown(tally.best_settled), *parts], ignore_index=True)
     return found[["trial", "verdict", *results.swept]].drop_duplicates("trial")
 
 
@@ -119,7 +119,7 @@ def _by_verdict(figure: go.Figure, results: Results, curves: pd.DataFrame, floor
             hovertemplate="step %{x:,}<br>median %{customdata[2]:.3~g}<br>half between %{customdata[1]:.3~g} and "
             "%{customdata[3]:.3~g}<br>four fifths between %{customdata[0]:.3~g} and %{customdata[4]:.3~g}",
         )
-    best = results.frame(results.tally.best_settled)
+    best = results.shown(results.tally.best_settled)
     if len(best):
         frame = curves[curves["trial"] == best["trial"].iloc[0]].dropna(subset=["loss"])
         figure.add_scatter(

@@ -67,7 +67,7 @@ def path_trials(results: Results) -> pd.DataFrame:
         (tally.overshoots_diverging, 2),
         (tally.samples["diverged"], 1),
     ]
-    found = pd.concat([results.frame(leading, n) for leading, n in wanted], ignore_index=True)
+    found = pd.concat([results.shown(leading, n) for leading, n in wanted], ignore_index=True)
     return found.drop_duplicates("trial").head(_MOST)
 
 

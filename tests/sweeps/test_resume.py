@@ -1,0 +1,185 @@
+"""Whatever stopped a sweep, when and where: resumed, it has the shards of an undisturbed one, byte for byte."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sweeps.config import SweepConfig, parse
+from sweeps.execute.base import Outcome
+from sweeps.execute.inline import InlineExecutor
+from sweeps.plan import Shard
+from sweeps.run import Interrupted, create, prepare, reopen, resume, run
+from sweeps.store import Store, SweepFiles
+from sweeps.worker import Work
+from tests.sweeps.conftest import document
+
+MakeWork = Callable[..., Work]
+
+
+class Untracked:
+    """A tracker that takes everything and keeps nothing."""
+
+    uri = "nowhere"
+
+    def check(self, writer: str = "auto") -> None:
+        pass
+
+    def start(self, sweep: Any) -> dict[str, str]:
+        return {}
+
+    def log_trials(self, table: pa.Table, steps: list[int]) -> Iterator[int]:
+        yield len(table)
+
+    def end_trials(self) -> None:
+        pass
+
+    def hurry(self) -> None:
+        pass
+
+    def finish(self, sweep: Any, metrics: Any, tags: Any, complete: bool = True) -> None:
+        pass
+
+    def interrupt(self) -> None:
+        pass
+
+
+class Silent:
+    """Progress that nobody looks at."""
+
+    def begin(self, to_compute: int, to_log: int) -> None:
+        pass
+
+    def computed(self, trials: int) -> None:
+        pass
+
+    def logged(self, trials: int) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+class Stopped(InlineExecutor):
+    """Computes some shards, in an order of its own, and is then interrupted."""
+
+    def __init__(self, order: Callable[[list[Shard]], list[Shard]], count: int) -> None:
+        self.order, self.count = order, count
+
+    def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
+        yield from islice(super().run(work, self.order(list(shards))), self.count)
+        raise KeyboardInterrupt
+
+
+TASKS: dict[str, dict[str, Any]] = {
+    "line": {},
+    "shuffled": {
+        "task": {"dataset": {"kind": "linear", "n": 12, "d": 9, "validation": 0.2}},
+        "training": {"epochs": 2, "order": "shuffled", "batch_size": 3},
+        "parameters": {"lr": {"min": 0.001, "max": 1, "count": 6}, "momentum": {"values": [0, 0.9]}},
+        "seeds": [3, 4],
+    },
+    "network": {
+        "task": {"dataset": {"kind": "sine", "n": 9}, "model": {"kind": "mlp", "hidden": [3]}},
+        "training": {"epochs": 5},
+        "parameters": {"lr": {"min": 0.001, "max": 4, "count": 11}, "weight_decay": {"values": [0, 0.1]}},
+    },
+}
+
+
+def planned(name: str, trials_per_shard: int) -> SweepConfig:
+    return parse(document(**TASKS[name], execution={"trials_per_shard": trials_per_shard}), "test.yaml")
+
+
+def contents(files: SweepFiles) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in files.shards_folder.iterdir()}
+
+
+def computed(store: Store, config: SweepConfig, executor: InlineExecutor | None = None) -> SweepFiles:
+    work = prepare(config)
+    files = create(work, store, executor or InlineExecutor(), Untracked(), fresh=True)
+    run(files, work, executor or InlineExecutor(), Untracked(), Silent())
+    return files
+
+
+@pytest.mark.parametrize("name", TASKS)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(size=st.integers(1, 12), stops=st.lists(st.integers(0, 4), max_size=3), random=st.randoms())
+def test_a_sweep_resumed_after_any_interruptions_is_the_undisturbed_one(
+    name: str, store: Store, size: int, stops: list[int], random: Any
+) -> None:
+    config = planned(name, size)
+    undisturbed = computed(store, config)
+
+    def shuffled(shards: list[Shard]) -> list[Shard]:
+        return random.sample(shards, len(shards))
+
+    work = prepare(config)
+    files = create(work, store, InlineExecutor(), Untracked(), fresh=True)
+    for count in stops:
+        with pytest.raises(Interrupted):
+            resume(files, Stopped(shuffled, count), Untracked(), Silent())
+    resume(files, InlineExecutor(), Untracked(), Silent())
+    assert contents(files) == contents(undisturbed)
+    assert len(contents(files)) == len(work.plan.shards())
+
+
+def test_a_plan_made_for_another_machines_cores_is_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse(document(execution={}), "test.yaml")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
+    files = computed(store, config)
+    before = contents(files)
+    assert len(before) == 4
+    (files.shards_folder / "00002.parquet").unlink()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
+    assert len(prepare(config).plan.shards()) == 2
+    assert len(reopen(files).plan.shards()) == 4
+    resume(files, InlineExecutor(), Untracked(), Silent())
+    assert contents(files) == before
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_shard_that_was_read_is_stored_with_the_same_bytes(store: Store, name: str, tmp_path: Path) -> None:
+    files = computed(store, planned(name, 4))
+    before = contents(files)
+    for index in files.done():
+        files.replace_shard(index, files.read_shard(index))
+    assert contents(files) == before
+
+
+SHARDS = """
+import sys
+from pathlib import Path
+from sweeps.config import parse
+from sweeps.run import prepare
+from sweeps.store import SweepFiles
+from sweeps.worker import run_shard
+from tests.sweeps.conftest import document
+files = SweepFiles(Path(sys.argv[1]))
+files.shards_folder.mkdir(parents=True)
+work = prepare(parse(document(
+    task={"dataset": {"kind": "linear", "n": 96, "d": 48}}, training={"epochs": 1, "batch_size": 16},
+    parameters={"lr": {"min": 0.001, "max": 0.5, "count": 8}}, execution={"trials_per_shard": 8},
+), "test.yaml"))
+files.write_shard(run_shard(work, work.plan.shards()[0]))
+"""
+
+
+def test_the_bytes_do_not_depend_on_the_cores(tmp_path: Path) -> None:
+    """Linear algebra sums in another order on more threads."""
+    found = []
+    for threads in ("1", "2"):
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+        subprocess.run([sys.executable, "-c", SHARDS, tmp_path / threads], env=environment, check=True)
+        found.append((tmp_path / threads / "shards" / "00000.parquet").read_bytes())
+        assert pq.read_table(tmp_path / threads / "shards" / "00000.parquet")["predicted_radius"].null_count == 0
+    assert found[0] == found[1]
