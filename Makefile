@@ -13,7 +13,7 @@ SUDO = $(if $(filter-out 0,$(shell id -u)),sudo)
 CREATECLUSTER := /etc/postgresql-common/createcluster.d
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint format bench ui postgresql constraints clean
+.PHONY: help demo test chaos lint format bench ui postgresql chromium constraints clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -69,6 +69,17 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable .
 	@touch $@
 
+# The tests open the pages in a real browser: Debian's package, or Chromium or Chrome on the PATH.
+$(VENV)/.chromium: $(VENV)/bin/python
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+		$(MAKE) chromium
+	@touch $@
+
+chromium:
+	@command -v apt-get >/dev/null || { echo 'Chromium is needed for the tests: chromium on the PATH' >&2; exit 2; }
+	$(SUDO) apt-get update -q
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium
+
 # Tests and benchmarks start a PostgreSQL of their own: only the programs are needed, in a Debian package or on the PATH.
 $(VENV)/.postgresql: $(VENV)/bin/python
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || $(MAKE) postgresql
@@ -83,7 +94,7 @@ postgresql:
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends postgresql
 	$(SUDO) rm $(CREATECLUSTER)/none.conf
 
-$(VENV)/.dev: $(VENV)/.runtime $(VENV)/.postgresql
+$(VENV)/.dev: $(VENV)/.runtime $(VENV)/.postgresql $(VENV)/.chromium
 	$(INSTALL) --editable '.[dev]'
 	@$(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) --no-deps $(TRITON)
 	@touch $@

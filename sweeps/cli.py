@@ -251,9 +251,10 @@ def list_(store: StoreOption = _DEFAULT_STORE, as_json: JsonOption = False) -> N
 
 @app.command()
 def show(sweep_id: SweepId, store: StoreOption = _DEFAULT_STORE, as_json: JsonOption = False) -> None:
-    """Show a sweep: its state, its verdicts and its best trials."""
+    """Show a sweep: its state, where it is stable, its verdicts and its best trials."""
     from sweeps.report import results, summary
-    from sweeps.terminal import say, show_json, show_table
+    from sweeps.terminal import out, say, show_json, show_table
+    from sweeps.terminal_map import show_map
 
     _, files = _find(store, sweep_id)
     loaded = results.load(files)
@@ -274,7 +275,11 @@ def show(sweep_id: SweepId, store: StoreOption = _DEFAULT_STORE, as_json: JsonOp
         say(f"failed: {path}")
     for place in files.places():
         say(f"logged to {place['uri']}{'' if place.get('complete') else ', not all of it'}")
-    say(summary.headline(loaded))
+    for line in summary.lead_sentences(loaded):
+        say(line)
+    if loaded.panels:
+        say()
+        show_map(loaded.panels, out)
     for name, frame in tables.items():
         if len(frame):
             say()

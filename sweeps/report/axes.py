@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sweeps.report.text import cell, meaning, number
 
 MAX_CELLS = 200  # along an axis; more values are binned
-MAX_MAP_CELLS = 20_000  # of a map: about a megabyte of a page
+MAX_MAP_CELLS = 20_000  # of a map
 _MANY_LABELS = 40
 _EVEN = 1.5  # largest over smallest gap of values that count as evenly spaced
 
@@ -50,6 +50,11 @@ class MapAxis:
         """The cell of each value."""
         return np.searchsorted(self.starts, np.asarray(column, dtype=np.float64), side="right") - 1
 
+    @property
+    def positions(self) -> FloatArray:
+        """(N,) where each cell's value stands on the axis."""
+        return self.centres if self.kind == "listed" else self.labels
+
     def layout(self) -> dict[str, object]:
         """What plotly needs to draw the axis."""
         ends = np.log10(self.edges[[0, -1]]) if self.kind == "log" else self.edges[[0, -1]]
@@ -63,12 +68,14 @@ class MapAxis:
         return layout
 
 
-def pair(first: str, firsts: ArrayLike, second: str, seconds: ArrayLike) -> tuple[MapAxis, MapAxis]:
+def pair(
+    first: str, firsts: ArrayLike, second: str, seconds: ArrayLike, cells: int = MAX_MAP_CELLS
+) -> tuple[MapAxis, MapAxis]:
     """The cells of two columns' values, so few that a page can hold their product."""
     most = [min(len(np.unique(values)), MAX_CELLS) for values in (firsts, seconds)]
-    if most[0] * most[1] > MAX_MAP_CELLS:
-        fewer = min(*most, math.isqrt(MAX_MAP_CELLS))
-        most = [min(n, fewer if n == min(most) else MAX_MAP_CELLS // fewer) for n in most]
+    if most[0] * most[1] > cells:
+        fewer = min(*most, math.isqrt(cells))
+        most = [min(n, fewer if n == min(most) else cells // fewer) for n in most]
     return MapAxis.of(firsts, first, most[0]), MapAxis.of(seconds, second, most[1])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from sgdcore.verdict import VERDICTS
 from sweeps.columns import numbers
 from sweeps.report.axes import MapAxis
+
+OUTCOME = ("trial", "verdict", "final_loss", "predicted_radius", "steps_to_tolerance")  # what Outcomes are made of
 
 FloatArray = NDArray[np.float64]
 _LEAST = 1e-300  # stands for a loss of 0 where logarithms are taken
@@ -28,13 +30,21 @@ class Outcomes:
     verdict: NDArray[np.intp]  # places in VERDICTS
     loss: FloatArray  # the final one; inf where there is none
     trial: NDArray[np.int64]
+    radius: FloatArray  # predicted; inf where it is not known
+    steps: FloatArray  # to tolerance; inf of trials that did not converge
 
     @classmethod
     def of(cls, table: pa.Table) -> Outcomes:
         """Those of some rows of shard files."""
         verdict = pc.index_in(table["verdict"], pa.array(VERDICTS)).to_numpy().astype(np.intp)
-        loss = numbers(table["final_loss"])
-        return cls(verdict, np.where(np.isnan(loss), np.inf, loss), table["trial"].to_numpy())
+        converged = verdict == VERDICTS.index("converged")  # others may have passed by
+        return cls(
+            verdict=verdict,
+            loss=_or_infinite(table["final_loss"]),
+            trial=table["trial"].to_numpy(),
+            radius=_or_infinite(table["predicted_radius"]),
+            steps=np.where(converged, _or_infinite(table["steps_to_tolerance"]), np.inf),
+        )
 
     @cached_property
     def badness(self) -> NDArray[np.int8]:
@@ -61,6 +71,8 @@ class Cells:
     loss: FloatArray  # its final loss; inf where it has none
     trial: NDArray[np.int64]  # its number
     position: FloatArray  # (..., axes) its values
+    radius: FloatArray  # the least predicted one of all trials; inf where none is known
+    steps: FloatArray  # the fewest to tolerance of trials that converged; inf where none did
     measured: NDArray[np.int64]  # trials that settled and have a final loss
     mean: FloatArray  # of log10 of these losses; 0 where there are none
     squares: FloatArray  # sum of the squared deviations from that mean
@@ -88,6 +100,8 @@ class Cells:
             loss=np.where(found, loss[best], np.inf).reshape(shape),
             trial=np.where(found, trial[best], -1).reshape(shape),
             position=np.where(found[:, np.newaxis], values[best], np.nan).reshape(*shape, len(axes)),
+            radius=_least(cell, outcomes.radius, number).reshape(shape),
+            steps=_least(cell, outcomes.steps, number).reshape(shape),
             measured=measured.reshape(shape),
             mean=mean.reshape(shape),
             squares=squares.reshape(shape),
@@ -108,10 +122,32 @@ class Cells:
             loss=np.where(theirs, other.loss, self.loss),
             trial=np.where(theirs, other.trial, self.trial),
             position=np.where(theirs[..., np.newaxis], other.position, self.position),
+            radius=np.minimum(self.radius, other.radius),
+            steps=np.minimum(self.steps, other.steps),
             measured=n,
             mean=self.mean + apart * share,
             squares=self.squares + other.squares + apart**2 * self.measured * share,
         )
+
+    def at(self, *places: int) -> Cells:
+        """Those at one place of each of the last axes."""
+        axes = self.axes[: len(self.axes) - len(places)]
+        here: tuple[slice | int, ...] = (*(slice(None) for _ in axes), *places)
+        arrays = {name: value[here] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        arrays["position"] = arrays["position"][..., : len(axes)]
+        return replace(self, axes=axes, **arrays)
+
+    def widened(self) -> Cells:
+        """The same cells with one more axis, which has a single place."""
+        arrays = {name: value[:, np.newaxis] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return replace(self, axes=(*self.axes, MapAxis.of([0.0], "")), **arrays)
+
+    @property
+    def verdict(self) -> NDArray[np.intp]:
+        """The verdict of each cell's best trial as a place in VERDICTS; of those that settled the most frequent one."""
+        settled = np.where(_BADNESS == 0, self.counts, -1).argmax(axis=-1)
+        bad = [VERDICTS.index("diverging"), VERDICTS.index("diverged"), -1]
+        return np.asarray(np.select([self.badness == 0, *(self.badness == b for b in (1, 2, 3))], [settled, *bad]))
 
     @property
     def settled(self) -> NDArray[np.int64]:
@@ -122,6 +158,18 @@ class Cells:
     def trials(self) -> NDArray[np.int64]:
         """Number of trials."""
         return np.asarray(self.counts.sum(axis=-1))
+
+
+def _or_infinite(column: pa.ChunkedArray) -> FloatArray:
+    values = numbers(column)
+    return np.where(np.isnan(values), np.inf, values)
+
+
+def _least(cell: NDArray[np.intp], values: FloatArray, number: int) -> FloatArray:
+    """The least of each cell's values; inf where there are none."""
+    least = np.full(number, np.inf)
+    np.minimum.at(least, cell, values)
+    return least
 
 
 def _moments(

@@ -20,7 +20,8 @@ from sweeps import config as sweep_file
 from sweeps.columns import matrix
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.report.axes import MapAxis, pair
-from sweeps.report.cells import Cells, Outcomes
+from sweeps.report.cells import OUTCOME, Cells, Outcomes
+from sweeps.report.panels import Panel, make_panels
 from sweeps.report.rows import frame, nothing
 from sweeps.report.sketches import Distinct, Leading
 from sweeps.report.tally import Scope, Tally
@@ -113,9 +114,14 @@ class Results:
         full = [cells for cells, share in zip(pairs, shares, strict=True) if share >= _CROSSED]
         return full[0] if full else pairs[int(np.argmax(shares))] if pairs else None
 
+    @cached_property
+    def panels(self) -> list[Panel]:
+        """The stability map: see :func:`sweeps.report.panels.make_panels`."""
+        return make_panels(self)
+
     def cells(self, *axes: MapAxis) -> Cells:
         """Cells of any axes, such as a map's beside those of its facets; a pass of its own over the stored trials."""
-        columns = ["trial", "verdict", "final_loss", *(axis.name for axis in axes)]
+        columns = [*OUTCOME, *(axis.name for axis in axes)]
         return reduce(add, (Cells.of(axes, table, Outcomes.of(table)) for table in self.tables(columns)))
 
     def shown(self, leading: Leading, n: int | None = None) -> pd.DataFrame:
@@ -162,12 +168,14 @@ class Results:
         tables = list(self._some(numbers, self._scalars))
         return frame(pa.concat_tables(tables) if tables else nothing(self.parameters), self.parameters)
 
-    def curves(self, numbers: Sequence[int]) -> pd.DataFrame:
+    def curves(self, numbers: Sequence[int], only: Sequence[str] | None = None) -> pd.DataFrame:
         """Curves of some trials: trial, step, loss, validation_loss and param.<name> where recorded, as rows a step.
 
-        Values are NaN from the step at which a trial stopped. Only the shards that hold these trials are read.
+        Values are NaN from the step at which a trial stopped. Only the shards that hold these trials are read, and of
+        the curves ``only`` some where they are named.
         """
-        frames = [self._curves_of(table) for table in self._some(numbers, self._recorded)]
+        wanted = [name for name in self._recorded if only is None or name in ("trial", *only)]
+        frames = [self._curves_of(table) for table in self._some(numbers, wanted)]
         columns = ["trial", "step", "loss"]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns, dtype=float)
 

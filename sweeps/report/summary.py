@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +13,24 @@ import pandas as pd
 from sgdcore.stability import Kind
 from sgdcore.verdict import VERDICTS
 from sweeps.config import HYPERPARAMETERS
+from sweeps.report.edge import advice, edge_of_stability, edge_sentence
+from sweeps.report.effects import effects
 from sweeps.report.expected import ExpectedOutcome
 from sweeps.report.results import Results
+from sweeps.report.seeds import LEVEL, seed_spread
 from sweeps.report.sketches import Leading
 from sweeps.report.text import cell, heading, meaning, number, percent
 
 _MAX_COLUMNS = 8  # of swept parameters in a table
 _MAX_FINAL = 4  # parameters whose final values are shown beside a trial
 _MAX_EXPECTED = 50
+_EDGE_NOTE = (
+    "the best trials of each cell of the map, for some values of the axis beside lr; the predicted edge is where the "
+    "radius first passes 1"
+)
+_EFFECTS_NOTE = (
+    "eta squared of one-way analyses: of whether a trial settles, and of log10 of the final loss of those that do"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +82,21 @@ def tables(results: Results, expected: Sequence[ExpectedOutcome] | None = None, 
             "finite at the end, and farther away than at the start",
             overshoots(results, n, include_diverging=True).query("verdict == 'diverging'"),
         ),
+        Table("edge", "Edge of stability", _EDGE_NOTE, edge_of_stability(results)),
+        Table("effects", "Share of the variance that each parameter explains", _EFFECTS_NOTE, effects(results)),
+        Table("seeds", "Settings over seeds", seeds_note(results), seed_spread(results, n)),
         Table("dropped", "Combinations that were not run", "", dropped_and_merged(results)),
         Table("settings", "Settings that all trials share", "", settings(results)),
+        Table("provenance", "Versions and digests", "", provenance(results)),
     ]
     return [table for table in found if len(table.frame)]
+
+
+def lead_sentences(results: Results) -> list[str]:
+    """The outcome in plain words: how many trials converge, where the edge of stability is, what to use."""
+    if not results.stored:
+        return [headline(results)]
+    return [line for line in (headline(results), edge_sentence(results), advice(results)) if line]
 
 
 def headline(results: Results) -> str:
@@ -210,6 +232,37 @@ def dropped_and_merged(results: Results) -> pd.DataFrame:
         for reason, count in results.manifest.get(what, {}).items()
     ]
     return pd.DataFrame(rows, columns=["what", "reason", "combinations"])
+
+
+def seeds_note(results: Results) -> str:
+    """How many settings cannot be told from the best, and how that was tested."""
+    spread = seed_spread(results)
+    if not len(spread):
+        return ""
+    tied = int(spread["tied"].sum())
+    return (
+        f"{tied:,} of {len(spread):,} settings that settled with every seed cannot be told from the best (Welch's "
+        f"one-sided t-test on log10 of the final loss, p of {LEVEL} or more, not corrected for comparing many); "
+        "geometric means and their 95 % intervals (Student's t)"
+    )
+
+
+def provenance(results: Results) -> pd.DataFrame:
+    """What made the results: the sweep, digests of data and plan, kernel, device, versions."""
+    manifest = results.manifest
+    config = hashlib.sha256(results.files.config_path.read_bytes()).hexdigest()
+    rows = {
+        "sweep": results.files.sweep_id,
+        "created": manifest.get("created"),
+        "data (digest)": manifest.get("data", {}).get("digest"),
+        "data, model and training (digest)": manifest.get("context"),
+        "config.yaml (SHA-256)": config,
+        "kernel": results.metadata["kernel"],
+        "device": results.metadata["device"],
+        "shards": f"{len(results.shards):,} of {manifest.get('shards', len(results.shards)):,}",
+        **manifest.get("versions", {}),
+    }
+    return pd.DataFrame([(k, str(v)) for k, v in rows.items() if v is not None], columns=["what", "value"])
 
 
 def settings(results: Results) -> pd.DataFrame:

@@ -22,7 +22,8 @@ from sweeps.report.cells import Cells, Outcomes
 from sweeps.report.sketches import Leading, hashes
 
 MAX_ROWS = 1000  # of each ranking
-SAMPLED = 2000  # trials of each verdict that stand for all of it
+SAMPLED = 120  # trials of each verdict whose curves stand for all of it
+RADII = np.linspace(0, 2, 51)  # where the bins of predicted radii begin; the last one has no end
 _UNDECIDED = 0.01  # radii this near to 1 predict nothing
 _LONG_ENOUGH = 1e6  # the factor by which theory lets a distance grow or shrink before it is held against the outcome
 _BAD = [VERDICTS.index(verdict) for verdict in ("diverging", "diverged")]
@@ -45,6 +46,7 @@ class Predictions:
     """Outcomes by what theory predicted: to settle, undecided, to diverge; V verdicts."""
 
     counts: NDArray[np.int64]  # (3, V) trials by prediction and verdict
+    histogram: NDArray[np.int64]  # (len(RADII), V) trials by predicted radius and verdict
     disagreeing: int  # trials with another outcome than predicted
     contradicted: NDArray[np.int64]  # (3,) those of them that ran long enough for it to show
 
@@ -52,6 +54,7 @@ class Predictions:
         """Those of both."""
         return Predictions(
             self.counts + other.counts,
+            self.histogram + other.histogram,
             self.disagreeing + other.disagreeing,
             self.contradicted + other.contradicted,
         )
@@ -139,8 +142,11 @@ def _predictions(
     predicted = np.select([radius < 1 - _UNDECIDED, radius > 1 + _UNDECIDED], [0, 2], 1)
     known = ~np.isnan(radius)
     counts = np.bincount(predicted[known] * len(VERDICTS) + verdict[known], minlength=3 * len(VERDICTS))
+    bins = np.searchsorted(RADII, radius[known], side="right") - 1
+    histogram = np.bincount(bins * len(VERDICTS) + verdict[known], minlength=len(RADII) * len(VERDICTS))
     return Predictions(
         counts=counts.reshape(3, len(VERDICTS)),
+        histogram=histogram.reshape(len(RADII), len(VERDICTS)),
         disagreeing=int(disagrees.sum()),
         contradicted=np.bincount(predicted[against], minlength=3),
     )

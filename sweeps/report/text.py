@@ -14,6 +14,9 @@ _HEADINGS = {
     "first_nonfinite_step": "first non-finite step",
     "overshoot_percent": "overshoot %",
     "overshoot_parameter": "parameter",
+    "of_settling": "of settling",
+    "of_log_loss": "of log10 loss",
+    "breaks_at": "breaks at",
     "steps_to_tolerance": "steps to tolerance",
 }
 _PLAIN = ("trial", "seed")  # numbers that are names: no thousands separators
@@ -54,7 +57,7 @@ def cell(value: Any, column: Hashable = "") -> str:
         return str(value)
     if column in _PLAIN:
         return str(value)
-    if column == "share":
+    if column in ("share", "of_settling", "of_log_loss"):
         return f"{100 * value:.1f} %"
     exact = column in _EXACT or str(column).startswith(("init.", "final."))
     return number(float(value), 6 if exact else 4)

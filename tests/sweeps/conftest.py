@@ -5,8 +5,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -23,6 +25,7 @@ from tests.postgres import Cluster, private_cluster
 from tests.proxy import Proxy, proxy
 
 ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
 
 
 def document(**changes: object) -> dict[str, object]:
@@ -181,6 +184,57 @@ class Cli:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+
+class Browser:
+    """A real Chromium. It lives in a thread of its own, for Playwright leaves its thread with a running event loop."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._thread.submit(self._start).result(timeout=120)
+
+    def _start(self) -> None:
+        from playwright.sync_api import sync_playwright
+
+        path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        assert path, "no Chromium on the PATH: 'make chromium' installs it"
+        self._playwright = sync_playwright().start()
+        flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+        arguments = [*flags.split(), "--disable-sync", "--no-first-run"]
+        self._chromium = self._playwright.chromium.launch(executable_path=path, args=arguments)
+
+    def stop(self) -> None:
+        self._thread.submit(self._chromium.close).result(timeout=60)
+        self._thread.submit(self._playwright.stop).result(timeout=60)
+        self._thread.shutdown()
+
+    def visit(self, path: Path, look: Callable[[Any], T], dark: bool = False, width: int = 1280) -> T:
+        """Open a file, look at the page, and hold that nothing went wrong and nothing else was asked for."""
+
+        def visit() -> tuple[T, list[str]]:
+            scheme = "dark" if dark else "light"
+            context = self._chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+            page, problems = context.new_page(), []
+            page.on("console", lambda message: problems.append(f"console: {message.text}"))
+            page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+            page.on("request", lambda request: asked.append(request.url))
+            asked: list[str] = []
+            page.goto(path.as_uri())
+            found = look(page)
+            context.close()
+            outside = [url for url in asked if url != path.as_uri() and not url.startswith(("data:", "blob:"))]
+            return found, [*problems, *(f"request: {url}" for url in outside)]
+
+        found, problems = self._thread.submit(visit).result(timeout=120)
+        assert problems == []
+        return found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    chromium = Browser()
+    yield chromium
+    chromium.stop()
 
 
 @pytest.fixture

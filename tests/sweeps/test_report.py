@@ -27,6 +27,7 @@ from sweeps.errors import StoreError
 from sweeps.plan import Shard, make_plan
 from sweeps.report import figures, summary, text
 from sweeps.report.axes import MapAxis
+from sweeps.report.landscape import loss_surface
 from sweeps.store import Store, SweepFiles
 from sweeps.worker import ShardResult, Work, run_shard
 
@@ -45,6 +46,7 @@ LINE: dict[str, Any] = {
     },
     "execution": {"trials_per_shard": 20},
 }
+PANELS = [("false", 0), ("false", 0.5), ("true", 0)]
 HOSTILE = '<script>alert("x")</script> <img src=x onerror=alert(1)> *a* `b` | [c](http://evil.example)'
 
 
@@ -138,7 +140,7 @@ class TestResults:
         assert results.final([1])[1].shape == (21,)
         outcomes = report.check(work, results)
         np.testing.assert_allclose(list(outcomes[0].final.values()), results.final([1])[1])
-        assert figures.heat_map(results) is None
+        assert figures.stability_map(results) is None
         report.write(results, outcomes)
 
 
@@ -379,50 +381,129 @@ class TestAnyState:
         results = report.load(sweep(tmp_path, document)[1])
         assert results.swept == ["lr", "seed"]
         assert "validation_loss" in results.curves([0])
-        assert figures.heat_map(results) is None
+        assert figures.stability_map(results) is None
         assert report.render(results, "html")
 
 
 class TestFigures:
-    def test_diverged_trials_do_not_stretch_the_axis(self, line: report.Results) -> None:
+    def test_trials_that_diverged_do_not_stretch_the_axis(self, line: report.Results) -> None:
         figure = figures.loss_curves(line)
-        chosen = figures.example_trials(line)
-        assert {"best", "median", "worst", "diverged"} <= set(chosen)
-        settled = line.curves([int(chosen[name]["trial"]) for name in ("best", "median", "worst")])["loss"]
+        drawn = line.curves(figures.sampled_trials(line)["trial"].tolist())
+        settled = drawn[drawn["trial"].isin(line.settled["trial"])]["loss"]
         low, high = figure.layout.yaxis.range
         assert low < np.log10(settled[settled > 0].min())
         assert np.log10(settled.max()) < high < np.log10(settled.max()) + 3
         assert all(np.isfinite(np.log10(np.asarray(curve.y, dtype=float))).all() for curve in figure.data)
         assert all((np.asarray(curve.x, dtype=float) > 0).all() for curve in figure.data)
 
-    def test_median_by_rank(self, line: report.Results) -> None:
-        ranked = line.settled["final_loss"].sort_values().to_numpy()
-        chosen = figures.example_trials(line)
-        losses = [chosen[name]["final_loss"] for name in ("best", "median", "worst")]
-        assert losses == [ranked[0], ranked[(len(ranked) - 1) // 2], ranked[-1]]
+    def test_bands_are_quantiles(self, line: report.Results) -> None:
+        drawn = {trace.name: trace for trace in figures.loss_curves(line).data if trace.name}
+        numbers = line.trials[line.trials["verdict"] == "converged"]["trial"].tolist()
+        losses = line.curves(numbers).pivot_table(index="trial", columns="step", values="loss").to_numpy()
+        oracle = np.quantile(losses, [0.1, 0.25, 0.5, 0.75, 0.9], axis=0, method="nearest")
+        (median,) = [trace for name, trace in drawn.items() if " converged, " in name]
+        np.testing.assert_array_equal(median.customdata.T, oracle)
+        assert f" converged, {len(numbers)}" in median.name
 
-    def test_heat_map_is_the_pivot_table(self, line: report.Results) -> None:
-        figure = figures.heat_map(line)
-        settled = raw(line).query("verdict not in ['diverging', 'diverged']")
-        pivot = settled.pivot_table(index="momentum", columns="lr", values="final_loss", aggfunc="min")
-        oracle = pivot.reindex(index=[0, 0.5, 0.9, 0.99], columns=sorted(line.trials["lr"].unique()))
-        np.testing.assert_allclose(10 ** figure.data[0].z.astype(float), oracle, rtol=1e-4)
+    def test_few_trials_are_drawn_one_by_one(self, seed: tuple[Work, report.Results]) -> None:
+        drawn = figures.loss_curves(seed[1]).data
+        assert [trace.name for trace in drawn] == [f"trial {i}, {v}" for i, v in enumerate(seed[1].trials["verdict"])]
+        np.testing.assert_array_equal(drawn[2].y, seed[1].curves([2])["loss"])
+
+    def test_the_map_has_the_pivot_tables_cells(self, line: report.Results) -> None:
+        trials = raw(line)
+        trials["settled"] = ~trials["verdict"].isin(["diverging", "diverged"])
+        assert [p.title for p in line.panels] == [f"nesterov {n}, dampening {d}" for n, d in PANELS]
+        for panel, (nesterov, dampening) in zip(line.panels, PANELS, strict=True):
+            some = trials[(trials["nesterov"] == (nesterov == "true")) & (trials["dampening"] == dampening)]
+            loss = some[some["settled"]].pivot_table(index="lr", columns="momentum", values="final_loss", aggfunc="min")
+            loss = loss.reindex(index=panel.cells.axes[0].labels, columns=panel.cells.axes[1].labels)
+            np.testing.assert_array_equal(np.where(panel.cells.badness == 0, panel.cells.loss, np.nan), loss)
+            radius = some.pivot_table(index="lr", columns="momentum", values="predicted_radius", aggfunc="min")
+            radius = radius.reindex(index=loss.index, columns=loss.columns)
+            np.testing.assert_array_equal(np.where(np.isfinite(panel.cells.radius), panel.cells.radius, np.nan), radius)
+            verdict = some.pivot_table(index="lr", columns="momentum", values="verdict", aggfunc="first")
+            verdict = verdict.reindex(index=loss.index, columns=loss.columns)
+            shown = np.array([*VERDICTS, None], dtype=object)[panel.cells.verdict]
+            assert (shown == verdict.astype(object).where(verdict.notna(), None).to_numpy()).all()
+
+    def test_views_of_the_map(self, line: report.Results) -> None:
+        for view in ("verdict", "final loss", "steps to tolerance"):
+            figure = figures.stability_map(line, view)
+            assert figure is not None
+            (menu,) = figure.layout.updatemenus
+            assert menu.buttons[menu.active].label == view.capitalize()
+            assert [trace.visible for trace in figure.data] == list(menu.buttons[menu.active].args[1])
         assert figure.layout.xaxis.type == "log"
         assert list(figure.layout.yaxis.ticktext) == ["0", "0.5", "0.9", "0.99"]
-        gone = raw(line).assign(gone=lambda t: t["verdict"] == "diverged").groupby(["momentum", "lr"])["gone"].all()
-        solid = next(trace for trace in figure.data if trace.type == "heatmap" and "D55E00" in str(trace.colorscale))
-        assert np.isfinite(solid.z).sum() == gone.sum()
-        assert "all trials diverged" in [trace.name for trace in figure.data]
+        with pytest.raises(ValueError, match="view must be one of verdict, final loss, steps to tolerance"):
+            figures.stability_map(line, "colour")
+
+    def test_the_boundary_is_where_the_radius_is_1(
+        self, make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+    ) -> None:
+        """A full batch without momentum is stable for lr below 2 over the largest eigenvalue."""
+        axes = {"lr": {"min": 0.05, "max": 0.2, "count": 40}, "weight_decay": {"min": 0, "max": 5, "count": 30}}
+        work = make_work(
+            parameters={**axes, "init.weight": {"value": 0}, "init.bias": {"value": 0}},
+            training={"epochs": 2, "batch_size": 5},
+        )
+        figure = figures.stability_map(report.load(stored(work)))
+        assert figure is not None
+        (line,) = [
+            trace for trace in figure.data if trace.name == "predicted boundary: radius = 1" and trace.showlegend
+        ]
+        lr, weight_decay = np.asarray(line.x, dtype=float), np.asarray(line.y, dtype=float)
+        design = np.column_stack([np.arange(1, 6), np.ones(5)])
+        largest = np.linalg.eigvalsh(2 / 5 * design.T @ design).max()
+        np.testing.assert_allclose(lr, 2 / (largest + weight_decay), atol=1e-3)  # a quarter of a cell
+        assert weight_decay.min() == 0
+        assert weight_decay.max() == 5
 
     def test_axes_that_were_not_crossed_make_no_map(self, seed: tuple[Work, report.Results]) -> None:
-        titles = figures.heat_map(seed[1]).layout
-        assert {titles.xaxis.title.text, titles.yaxis.title.text} == {"momentum", "weight decay"}
+        figure = figures.stability_map(seed[1])
+        assert figure is not None
+        assert {figure.layout.xaxis.title.text, figure.layout.yaxis.title.text} == {"momentum", "weight decay"}
 
-    def test_verdict_bars(self, line: report.Results) -> None:
-        bars = figures.verdict_bars(line).data[0]
-        assert sum(bars.x) == len(line.trials)
-        along = figures.verdict_bars(line, "lr").data
-        np.testing.assert_allclose(np.sum([bar.y for bar in along if len(bar.y) == 12], axis=0) <= 1 + 1e-9, True)
+    def test_verdict_shares(self, line: report.Results) -> None:
+        figure = figures.verdict_shares(line, "lr")
+        assert figure is not None
+        np.testing.assert_allclose(np.sum([bar.y for bar in figure.data], axis=0), 1)
+        oracle = pd.crosstab(raw(line)["lr"], raw(line)["verdict"], normalize="index")
+        np.testing.assert_allclose(figure.data[0].y, oracle["converged"])
+
+    def test_convergence_speed(self, line: report.Results) -> None:
+        figure = figures.convergence_speed(line)
+        assert figure is not None
+        converged = raw(line).query("verdict == 'converged'")
+        oracle = converged.pivot_table(index="lr", columns="momentum", values="steps_to_tolerance", aggfunc="min")
+        oracle = oracle.reindex(sorted(raw(line)["lr"].unique()))
+        for trace in figure.data:
+            np.testing.assert_array_equal(trace.y, oracle[float(trace.name.removeprefix("momentum "))].astype("f4"))
+
+    def test_paths_end_where_the_trials_do_and_stars_mark_peaks(self, seed: tuple[Work, report.Results]) -> None:
+        work, results = seed
+        surface = loss_surface(results)
+        assert surface is not None
+        figure = figures.parameter_paths(results, surface)
+        assert figure is not None
+        traces = {trace.name: trace for trace in figure.data if trace.type == "scatter" and "lines" in trace.mode}
+        momentum = traces["trial 2, diverging"]
+        assert (momentum.x[-1], momentum.y[-1]) == pytest.approx((5.5695, 3.4704), abs=5e-5)
+        (star,) = [t for t in figure.data if t.name == "trial 2, diverging" and "lines" not in t.mode]
+        assert star.x[0] == pytest.approx(5.5695, abs=5e-5)
+        contour = next(trace for trace in figure.data if trace.type == "contour")
+        x, y = np.meshgrid(contour.x.astype(float), contour.y.astype(float))
+        inputs, targets = work.task.dataset.inputs[:, 0], work.task.dataset.targets
+        loss = np.mean([(x * one + y - target) ** 2 for one, target in zip(inputs, targets, strict=True)], axis=0)
+        np.testing.assert_allclose(10 ** contour.z.astype(float), loss - surface.minimum, rtol=1e-3, atol=1e-6)
+
+    def test_prediction_histogram_counts_every_trial(self, line: report.Results) -> None:
+        figure = figures.prediction_histogram(line)
+        assert figure is not None
+        assert sum(int(np.sum(bar.y)) for bar in figure.data) == line.stored
+        below = sum(int(bar.y[bar.x < 1].sum()) for bar in figure.data)
+        assert below == (raw(line)["predicted_radius"] < 1).sum()
 
     def test_wide_axes_are_binned(self) -> None:
         values = pd.Series(np.geomspace(1e-4, 1, 1000))

@@ -1,0 +1,72 @@
+"""Panels: the stability map's cells, over two axes, one panel for each setting of the axes beside them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sweeps.report.axes import MapAxis, pair
+from sweeps.report.cells import Cells
+from sweeps.report.text import cell, heading, meaning
+
+if TYPE_CHECKING:
+    from sweeps.report.results import Results
+
+MAX_CELLS = 40_000  # of all panels: about a megabyte of a page
+_MAX_PANELS = 8
+_FACETS = ("nesterov", "weight_decay", "dampening")
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One map: ``cells`` has two axes, the first goes across; ``title`` is empty where there is only one panel."""
+
+    title: str
+    cells: Cells
+
+
+def make_panels(results: Results) -> list[Panel]:
+    """The maps of the two widest axes that were crossed, lr across; none where fewer than two are swept.
+
+    One for each combination of nesterov, weight_decay and dampening that was run, as far as there are at most eight;
+    over all other parameters a cell holds its best trial.
+    """
+    widest = results.widest_pair
+    if widest is None:
+        return []
+    names = sorted((axis.name for axis in widest.axes), key=lambda name: name != "lr")
+    facets = _facets(results, names)
+    values = results.values
+    most = MAX_CELLS // max(2, math.prod(len(axis.labels) for axis in facets))
+    across, up = pair(names[0], values[names[0]].values, names[1], values[names[1]].values, most)
+    cells = results.cells(across, up, *facets)
+    found = []
+    for places in _product(facets):
+        part = cells.at(*places)
+        if part.trials.any():
+            title = ", ".join(_said(axis, place) for axis, place in zip(facets, places, strict=True))
+            found.append(Panel(title, part))
+    return found
+
+
+def _facets(results: Results, names: list[str]) -> list[MapAxis]:
+    facets: list[MapAxis] = []
+    panels = 1
+    for name in _FACETS:
+        count = len(results.values[name])
+        if name in results.axes and name not in names and panels * count <= _MAX_PANELS:
+            facets.append(MapAxis.of(results.values[name].values, name))
+            panels *= count
+    return facets
+
+
+def _product(facets: list[MapAxis]) -> list[tuple[int, ...]]:
+    places: list[tuple[int, ...]] = [()]
+    for axis in facets:
+        places = [(*place, i) for place in places for i in range(len(axis.labels))]
+    return places
+
+
+def _said(axis: MapAxis, place: int) -> str:
+    return f"{heading(axis.name)} {cell(meaning(axis.labels[place], axis.name), axis.name)}"
