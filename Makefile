@@ -13,7 +13,7 @@ SUDO = $(if $(filter-out 0,$(shell id -u)),sudo)
 CREATECLUSTER := /etc/postgresql-common/createcluster.d
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench ui postgresql chromium constraints clean
+.PHONY: help demo test chaos lint format bench ui postgresql chromium constraints clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ ui: $(VENV)/.runtime ## browse the runs in the MLflow UI
 
 test: $(VENV)/.dev ## run the whole test suite, fast tests first
 	$(BIN)/python -m pytest
+
+chaos: $(VENV)/.dev ## kill drivers, workers and servers at random instants: make chaos ROUNDS=20 SEED=1
+	$(BIN)/python -m pytest -v tests/sweeps/test_chaos.py --chaos-rounds $(or $(ROUNDS),20) --chaos-seed $(or $(SEED),0)
 
 lint: $(VENV)/.dev ## format check, lint, types, import contract
 	$(BIN)/ruff format --check .
@@ -43,6 +46,9 @@ bench: $(VENV)/.bench ## measure against peers, side by side
 	$(BIN)/python -m benchmarks.networks
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.tracking
+	$(BIN)/python -m benchmarks.tracking --database postgresql
+	$(BIN)/python -m benchmarks.pages
+	$(BIN)/python -m benchmarks.sweep
 
 constraints: ## renew constraints.txt from the newest versions that pyproject.toml allows
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints

@@ -1,6 +1,7 @@
-"""Trials a second into MLflow on SQLite: the bulk writer beside MLflow's public client, in turns, in one run.
+"""Trials a second into MLflow: the bulk writer beside MLflow's public client, in turns, in one run.
 
-Each writer logs into a database of its own, a copy of the same freshly migrated one, through the tracker that a sweep
+``--database postgresql`` starts a PostgreSQL server of its own, with the default settings, in place of SQLite. Each
+writer logs into a database of its own, a copy of the same freshly migrated one, through the tracker that a sweep
 uses: rows of a shard file in, child runs with five hyperparameters, seed, tags, curves and figures out. The client
 logs as many trials as its share allows (``--client-trials``), before, between and after packs of the bulk writer, so
 that what else runs on the machine meets both alike. Both rates are trials by the seconds spent inside the writer,
@@ -14,14 +15,15 @@ is 1.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
-import sqlite3
 import statistics
 import sys
 import tempfile
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +36,16 @@ from sweeps.columns import lists
 from sweeps.config import HYPERPARAMETERS, parse
 from sweeps.store import Store
 from sweeps.tracking.base import Sweep
+from sweeps.tracking.database import opened
 from sweeps.tracking.tracker import MlflowTracker
+from tests.postgres import private_cluster
 
-TARGETS = {(10_000, 64, 3): 40.0, (100_000, 4, 1): 150.0}  # the project's: trials, points, curves: times the client
+# The project's: database, trials, points, curves: times the client.
+TARGETS = {
+    ("sqlite", 10_000, 64, 3): 40.0,
+    ("sqlite", 100_000, 4, 1): 150.0,
+    ("postgresql", 10_000, 64, 3): 30.0,
+}
 _SHARD = 1_000
 
 
@@ -45,7 +54,7 @@ class Contender:
     """One writer, its database, and what it has done so far."""
 
     name: str
-    database: Path
+    uri: str
     tracker: MlflowTracker
     trials: int = 0
     seconds: float = 0.0
@@ -74,6 +83,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--points", type=int, default=64, help="of each curve")
     parser.add_argument("--curves", type=int, default=3, choices=(1, 3), help="the loss, or also two parameters")
+    parser.add_argument("--database", default="sqlite", choices=("sqlite", "postgresql"))
     parser.add_argument("--client-trials", type=int, default=120)
     parser.add_argument("--quick", action="store_true", help="2,000 trials, 20 by the client: does it run?")
     options = parser.parse_args()
@@ -81,14 +91,14 @@ def main() -> int:
         options.trials, options.client_trials = 2_000, 20
     if min(options.trials, options.points - 1, options.client_trials) < 1:
         parser.error("trials and client-trials must be positive, points at least 2")
-    return compare(options.trials, options.points, options.curves, options.client_trials)
+    return compare(options.database, options.trials, options.points, options.curves, options.client_trials)
 
 
-def compare(trials: int, points: int, curves: int, client_trials: int) -> int:
+def compare(database: str, trials: int, points: int, curves: int, client_trials: int) -> int:
     """Both writers in turns, and the table; 1 if runs are missing."""
     load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(prefix="benchmark-tracking-") as folder:
-        bulk, client = _contenders(Path(folder), points)
+    with _databases(database) as (folder, new_database):
+        bulk, client = (_contender(name, folder / name, new_database(), points) for name in ("bulk", "client"))
         steps = np.unique(np.geomspace(1, 100 * points, points).astype(np.int64)).tolist()[: points - 1]
         steps = [0, *steps, *range(100 * points + 1, 100 * points + points - len(steps))]
         turns = max(1, -(-trials // _SHARD))
@@ -103,11 +113,10 @@ def compare(trials: int, points: int, curves: int, client_trials: int) -> int:
             by_thirds.append(len(rows) / (bulk.seconds - before))
         client.end()
         bulk.end()
-        missing = [c.name for c in (bulk, client) if _runs(c.database) != c.trials]
-        size = bulk.database.stat().st_size / 1e6
+        missing = [c.name for c in (bulk, client) if _runs(c.uri) != c.trials]
         pages = page_seconds(bulk)
-    _print(bulk, client, TARGETS.get((trials, points, curves)), by_thirds, f"{points} points x {curves} curves", load)
-    print(f"the bulk writer's database: {size:,.0f} MB")
+    what = f"{database}: {points} points x {curves} curves"
+    _print(bulk, client, TARGETS.get((database, trials, points, curves)), by_thirds, what, load)
     print("a page of 100 of its runs: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in pages.items()))
     if missing:
         print(f"benchmarks.tracking: runs are missing: {', '.join(missing)}", file=sys.stderr)
@@ -154,35 +163,44 @@ def trial_table(numbers: range, steps: list[int], curves: int) -> pa.Table:
     return pa.table(columns)
 
 
-def _contenders(folder: Path, points: int) -> tuple[Contender, Contender]:
-    migrated = folder / "migrated.db"
-    MlflowTracker(f"sqlite:///{migrated}").check()
-    found = []
-    for name in ("bulk", "client"):
-        store = Store(folder / name)
-        store.check_writable()
-        shutil.copy(migrated, store.root / "mlflow.db")
-        document = {
-            "name": "benchmark",
-            "task": {"dataset": {"kind": "line"}, "model": {"kind": "linear"}},
-            "training": {"epochs": 1},
-            "parameters": {"lr": {"value": 0.1}},
-            "record": {"points": points},
-            "tracking": {"writer": name},
-        }
-        config = parse(document, "benchmark")
-        files = store.create("abcd1234", config.to_yaml(), {"data": {"digest": "0" * 16}})
-        tracker = MlflowTracker(store.tracking_uri, store.artifacts)
-        tracker.start(Sweep(files, config, {"data": {"digest": "0" * 16}}, ("weight", "bias")))
-        found.append(Contender(name, store.root / "mlflow.db", tracker))
-    return found[0], found[1]
+@contextmanager
+def _databases(kind: str) -> Iterator[tuple[Path, Callable[[], str]]]:
+    """A folder, and what makes a fresh database with MLflow's tables."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-tracking-") as name:
+        folder = Path(name)
+        if kind == "postgresql":
+            with private_cluster(durable=True) as cluster:
+                yield folder, cluster.new_database
+            return
+        migrated = folder / "migrated.db"
+        MlflowTracker(f"sqlite:///{migrated}").check()
+        numbers = itertools.count()
+        yield folder, lambda: f"sqlite:///{shutil.copy(migrated, folder / f'{next(numbers)}.db')}"
 
 
-def _runs(database: Path) -> int:
+def _contender(name: str, folder: Path, uri: str, points: int) -> Contender:
+    store = Store(folder)
+    store.check_writable()
+    document = {
+        "name": "benchmark",
+        "task": {"dataset": {"kind": "line"}, "model": {"kind": "linear"}},
+        "training": {"epochs": 1},
+        "parameters": {"lr": {"value": 0.1}},
+        "record": {"points": points},
+        "tracking": {"writer": name},
+    }
+    config = parse(document, "benchmark")
+    files = store.create("abcd1234", config.to_yaml(), {"data": {"digest": "0" * 16}})
+    tracker = MlflowTracker(uri, store.artifacts)
+    tracker.start(Sweep(files, config, {"data": {"digest": "0" * 16}}, ("weight", "bias")))
+    return Contender(name, uri, tracker)
+
+
+def _runs(uri: str) -> int:
     """The child runs in a database."""
-    with closing(sqlite3.connect(database)) as connection:
-        query = "SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId'"
-        return int(connection.execute(query).fetchone()[0])
+    with closing(opened(uri).connect()) as connection:
+        [[count]] = connection.query("SELECT count(*) FROM tags WHERE key = ?", "mlflow.parentRunId")
+        return int(count)
 
 
 def _print(

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from sweeps.errors import CheckFailed, InputError, NotLogged, SweepsError, TrialsFailed
 
 if TYPE_CHECKING:
-    from sweeps.config import WriterName
+    from sweeps.config import SweepConfig, WriterName
     from sweeps.forecast import Forecast
     from sweeps.report.expected import ExpectedOutcome
     from sweeps.report.results import Results
@@ -101,6 +101,15 @@ TrackingOption = Annotated[
         help="Where MLflow is; by default a database in the store.",
     ),
 ]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-database",
+        envvar="SWEEPS_TRACKING_DATABASE",
+        metavar="URI",
+        help="The tracking server's database, for writing in bulk; or $NAME, the variable that holds its URI.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _DEFAULT_STORE = Path("sweep-store")
@@ -139,6 +148,7 @@ def run(
     address: AddressOption = None,
     store: StoreOption = _DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
+    tracking_database: DatabaseOption = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train also what earlier sweeps of the store have; networks always are.")
     ] = False,
@@ -151,7 +161,7 @@ def run(
     work = _prepare(config, set_)
     home = Store(store)
     with _executor(executor, address) as where:
-        tracker = road.tracker_for(home, tracking_uri)
+        tracker = road.tracker_for(home, tracking_uri, None, _database(tracking_database, work.config))
         say(f"{work.config.name}: {len(work.plan):,} trials of {work.plan.steps:,} steps")
         files = road.create(work, home, where, tracker, fresh)
         with files.lease():
@@ -166,9 +176,11 @@ def resume(
     address: AddressOption = None,
     store: StoreOption = _DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
+    tracking_database: DatabaseOption = None,
 ) -> None:
     """Compute and log what a sweep still lacks, also what could not be run before."""
     from sweeps import run as road
+    from sweeps.config import load
     from sweeps.terminal import progress, say
 
     home, files = _find(store, sweep_id)
@@ -176,7 +188,7 @@ def resume(
         if failures := files.failures():
             tries = sum(files.tries(int(path.stem)) for path in failures)
             say(f"trying again what was given up before: {len(failures):,} shards, after {tries:,} tries")
-        tracker = road.tracker_for(home, tracking_uri, files)
+        tracker = road.tracker_for(home, tracking_uri, files, _database(tracking_database, load(files.config_path)))
         outcome = road.resume(files, where, tracker, progress())
         _conclude(outcome, home, where.description, tracker)
 
@@ -187,14 +199,16 @@ def log(
     writer: Annotated[WriterChoice | None, typer.Option("--writer", help="Instead of the sweep file's.")] = None,
     store: StoreOption = _DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
+    tracking_database: DatabaseOption = None,
 ) -> None:
     """Log what a sweep has computed to any MLflow, or complete what is logged there; nothing is logged twice."""
     from sweeps import run as road
+    from sweeps.config import load
     from sweeps.terminal import progress
 
     home, files = _find(store, sweep_id)
     with files.lease():
-        tracker = road.tracker_for(home, tracking_uri, files)
+        tracker = road.tracker_for(home, tracking_uri, files, _database(tracking_database, load(files.config_path)))
         again = _again(files, "log") + (f" --tracking-uri {shlex.quote(tracker.uri)}" if tracking_uri else "")
         try:
             outcome = road.log(files, tracker, progress(), cast("WriterName | None", writer and writer.value))
@@ -318,6 +332,35 @@ def replay(
 
 
 @app.command()
+def verify(
+    sweep_id: SweepId,
+    sample: Annotated[int, typer.Option("--sample", min=0, metavar="N", help="How many trials to train again.")] = 20,
+    store: StoreOption = _DEFAULT_STORE,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold the store against the plan, MLflow against the store, and a sample of trials against torch.optim.SGD."""
+    from sweeps.run import tracker_for
+    from sweeps.terminal import say, show_json
+    from sweeps.verify import verify as audited
+
+    home, files = _find(store, sweep_id)
+    tracker = tracker_for(home, tracking_uri, files)
+    audit = audited(files, tracker, sample)
+    if as_json:
+        show_json(asdict(audit) | {"tracking": tracker.uri, "clean": not audit.differences})
+    else:
+        for difference in audit.differences:
+            say(str(difference))
+        say(f"store:    {audit.stored:,} of {audit.trials:,} trials are as planned")
+        say(f"tracking: {audit.logged:,} trials are as stored, at {tracker.uri}")
+        say(f"sample:   {audit.recomputed:,} trials trained by torch.optim.SGD, {audit.exact:,} are equal bit for bit")
+    if audit.differences:
+        count = len(audit.differences)
+        raise CheckFailed(f"sweep {files.sweep_id}: {count:,} difference{'s' * (count != 1)}")
+
+
+@app.command()
 def ui(
     store: StoreOption = _DEFAULT_STORE,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 5000,
@@ -353,6 +396,11 @@ def main() -> None:
     """Run a command; a polite kill is an interrupt, so that what was done is kept and named."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()
+
+
+def _database(option: str | None, config: SweepConfig) -> str | None:
+    """What the command line says, be it nothing, goes before the sweep file."""
+    return config.tracking.database if option is None else option
 
 
 def _prepare(config: Path, overrides: list[str] | None) -> Work:

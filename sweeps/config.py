@@ -34,7 +34,8 @@ HYPERPARAMETERS = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
 _INIT = re.compile(r"init\.\w+(\.\w+)*")
 _MAX_AXIS = 10_000_000
 _LARGEST = {"float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
-_CUSTOM, _UNKNOWN = "needed", "unknown_key"  # pydantic error types of this module's own
+# pydantic error types of this module's own; what is given in place of a secret is not shown
+_CUSTOM, _UNKNOWN, _SECRET = "needed", "unknown_key", "secret"
 
 
 def _number(value: Any) -> Any:
@@ -116,7 +117,7 @@ class Model(BaseModel):
 def _again(problem: ErrorDetails) -> InitErrorDetails:
     kind: Any = problem["type"]
     context = problem.get("ctx", {})
-    if kind in (_CUSTOM, _UNKNOWN):
+    if kind in (_CUSTOM, _UNKNOWN, _SECRET):
         kind = PydanticCustomError(kind, problem["msg"], context)  # type: ignore[arg-type, unused-ignore]
     return InitErrorDetails(type=kind, loc=problem["loc"], input=problem["input"], ctx=context)
 
@@ -345,15 +346,28 @@ def _policy(value: Any) -> Any:
     raise PydanticCustomError(_CUSTOM, "all, none or top:N (the N best) is needed")
 
 
+def _variable(value: Any) -> Any:
+    if value is None or (isinstance(value, str) and re.fullmatch(r"\$[A-Za-z_]\w*", value)):
+        return value
+    raise PydanticCustomError(
+        _SECRET,
+        "the URI's environment variable is needed, such as $MLFLOW_DATABASE: sweep files are kept, passwords not",
+    )
+
+
 WriterName = Literal["auto", "bulk", "client"]
 
 
 class TrackingConfig(Model):
-    """What goes to MLflow: which trials become runs of their own, by which writer, with how many points a curve."""
+    """What goes to MLflow: which trials become runs of their own, by which writer, with how many points a curve.
+
+    ``database`` names the environment variable that holds the URI of the tracking server's database, as $NAME.
+    """
 
     trials: Annotated[str, BeforeValidator(_policy)] = "all"
     writer: WriterName = "auto"
     points: Annotated[Integer, Field(ge=2, le=1_000_000)] | None = None
+    database: Annotated[str | None, BeforeValidator(_variable)] = None
 
 
 class ExecutionConfig(Model):
@@ -524,6 +538,8 @@ def _line(problem: ErrorDetails) -> str:
         return f"{path}: missing"
     if problem["type"] == "union_tag_not_found":
         return f"{path}.kind: missing"
+    if problem["type"] == _SECRET:
+        return f"{path}: {problem['msg']}"
     given = f"given {_show(problem['input'])}"
     if problem["type"] == "union_tag_invalid":
         allowed = context["expected_tags"].replace("'", "")

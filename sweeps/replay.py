@@ -16,7 +16,7 @@ from sweeps.run import reopen
 from sweeps.store import SweepFiles
 from sweeps.worker import Work, start_values
 
-_ROUNDING = {"float32": 1e-5, "float64": 1e-12}  # relative; the bar where sums run in another order than torch's
+ROUNDING = {"float32": 1e-5, "float64": 1e-12}  # relative; the bar where sums run in another order than torch's
 _WHOLE_ID = 32  # characters
 _MAX_SHOWN = 4  # parameters that are shown one by one
 
@@ -62,7 +62,7 @@ def replay_trial(files: SweepFiles, trial: str) -> Replay:
     unstable = verdict in ("diverging", "diverged")
     last = np.where(np.isfinite(steps[-1].params), steps[-1].params, np.nan)
     # A network's sums depend on how many trials are trained together; other kernels' bits do not.
-    rtol = 0.0 if work.task.is_quadratic else _ROUNDING[training.dtype]
+    rtol = 0.0 if work.task.is_quadratic else ROUNDING[training.dtype]
     same = (
         stored is None
         or (unstable and rtol > 0)
@@ -74,7 +74,7 @@ def replay_trial(files: SweepFiles, trial: str) -> Replay:
         facts={"trial": number, **row, "largest_deviation": deviation, "store_holds_the_same": same, "exact": exact},
         frame=pd.DataFrame([_row(step, work.plan.parameter_names) for step in steps]),
         exact=exact,
-        agrees=same and (relative <= _ROUNDING[training.dtype] or (unstable and not work.task.is_quadratic)),
+        agrees=same and (relative <= ROUNDING[training.dtype] or (unstable and not work.task.is_quadratic)),
         conclusion=_conclusion(len(steps), deviation, relative, unstable, stored is not None, same),
     )
 

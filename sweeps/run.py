@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow.compute as pc
 
@@ -28,8 +30,11 @@ from sweeps.settle import settle
 from sweeps.store import Store, SweepFiles
 from sweeps.tracking.base import BEST_TRIAL, REDACTED, TRIAL_COUNT, Sweep, Tracker, best_trials, wanted
 from sweeps.tracking.pipeline import Pipeline
-from sweeps.tracking.probe import redacted
+from sweeps.tracking.probe import is_server, redacted
 from sweeps.worker import ShardResult, Work
+
+if TYPE_CHECKING:
+    from sweeps.tracking.tracker import MlflowTracker
 
 
 class Progress(Protocol):
@@ -124,6 +129,7 @@ def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Pr
         InputError: as run(), or the data has changed since.
     """
     work = reopen(files)
+    files.remove_pieces()
     _start(tracker, executor, work)
     return _finish(Outcome(files, work), executor, tracker, progress)
 
@@ -303,11 +309,21 @@ def _manifest(work: Work, sweep_id: str, fresh: bool) -> dict[str, Any]:
     }
 
 
-def tracker_for(store: Store, uri: str | None, files: SweepFiles | None = None) -> Tracker:
+def tracker_for(
+    store: Store, uri: str | None, files: SweepFiles | None = None, database: str | None = None
+) -> MlflowTracker:
     """The tracker of a URI: by default where the sweep was tracked before, else the store's embedded MLflow.
 
+    Args:
+        store: whose MLflow it is by default.
+        uri: where to.
+        files: the sweep, if it was tracked before.
+        database: the URI of the database behind the tracking server, or the variable that holds it, as $NAME; of no
+            use, and so not looked at, where there is no server.
+
     Raises:
-        TrackingError: the sweep was tracked at a URI with a password, which is not kept.
+        TrackingError: the sweep was tracked at a URI with a password, which is not kept; or there is no such variable,
+            or no such URI in it.
     """
     from sweeps.tracking.tracker import MlflowTracker
 
@@ -316,7 +332,19 @@ def tracker_for(store: Store, uri: str | None, files: SweepFiles | None = None) 
         if REDACTED in known:
             raise TrackingError(f"the sweep is tracked at {known}: pass it again with its password (--tracking-uri)")
         uri = known
-    return MlflowTracker(uri) if uri else MlflowTracker(store.tracking_uri, store.artifacts)
+    if uri is None:
+        return MlflowTracker(store.tracking_uri, store.artifacts)
+    return MlflowTracker(uri, None, _database(database) if database and is_server(uri) else None)
+
+
+def _database(given: str) -> str:
+    name = given.removeprefix("$")
+    uri = given if name == given else os.environ.get(name)
+    if not uri:
+        raise TrackingError(f"tracking.database: the environment variable {name} is not set")
+    if not re.match(r"(postgresql|sqlite)(\+\w+)?://", uri):
+        raise TrackingError("tracking.database: a postgresql:// or sqlite:/// URI is needed")
+    return uri
 
 
 def executor_for(kind: str, address: str | None) -> Executor:

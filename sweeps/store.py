@@ -201,6 +201,11 @@ class SweepFiles:
         found = (self.folder / "failures").glob("*.txt")
         return sorted(path for path in found if path.stem.isdigit() and int(path.stem) not in done)
 
+    def remove_pieces(self) -> None:
+        """Remove what a killed process was writing; whoever holds the lease may."""
+        for path in self.folder.rglob("*.new"):
+            path.unlink()
+
     def done(self) -> set[int]:
         """Indices of the shards that are stored."""
         return {int(m[1]) for path in self.shards_folder.glob("*.parquet") if (m := _SHARD.fullmatch(path.name))}
@@ -217,7 +222,7 @@ class SweepFiles:
             StoreError: the file is damaged.
         """
         with self._readable(index) as path:
-            return pq.read_table(path, columns=columns)
+            return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
     def schema(self, index: int) -> pa.Schema:
         """One shard's columns and metadata.
@@ -313,7 +318,7 @@ class SweepFiles:
         try:
             # Curves hardly repeat: a dictionary of them takes a third of the time to write, and more room.
             repeating = [field.name for field in table.schema if not pa.types.is_list(field.type)]
-            pq.write_table(table, aside, compression="zstd", use_dictionary=repeating)
+            pq.write_table(table, aside, compression="zstd", use_dictionary=repeating, write_page_checksum=True)
             _rename(aside, path)
         except OSError as error:
             aside.unlink(missing_ok=True)

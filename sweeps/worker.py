@@ -94,10 +94,16 @@ def start_values(work: Work, trials: Trials) -> NDArray[np.float64]:
     return np.where(unset, drawn, start)
 
 
+def recorded_steps(work: Work) -> list[int]:
+    """The steps of a sweep's curves."""
+    steps: list[int] = Recording(**work.config.record.model_dump()).steps(0, work.plan.steps).tolist()
+    return steps
+
+
 def shard_metadata(work: Work, kernel: str, device: str) -> dict[str, str]:
     """What a shard file says of itself."""
     return {
-        "steps": json.dumps(Recording(**work.config.record.model_dump()).steps(0, work.plan.steps).tolist()),
+        "steps": json.dumps(recorded_steps(work)),
         "parameters": json.dumps(work.plan.parameter_names),
         "kernel": kernel,
         "device": device,

@@ -13,6 +13,11 @@ settings.register_profile("ci", settings.get_profile("local"), derandomize=True,
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos-rounds", type=int, default=1, help="how often each fault of test_chaos.py is tried")
+    parser.addoption("--chaos-seed", type=int, default=0, help="of its first round")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("cluster") is not None)
     if not gpus():

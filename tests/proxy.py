@@ -8,6 +8,7 @@ import json
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ class Proxy(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = urlsplit(upstream).netloc
         self.uri = f"http://127.0.0.1:{self.server_port}"
+        self.distance = 0.0  # seconds that each call takes longer
         self._lock = threading.Lock()
         self.behave(lambda endpoint, count: "")
 
@@ -68,6 +70,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        time.sleep(self.server.distance)
         fault = self.server.fault(self.path.partition("/mlflow/")[2].partition("?")[0])
         if fault in ANSWERS:
             self._answer(*ANSWERS[fault])

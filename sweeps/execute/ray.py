@@ -100,31 +100,26 @@ class RayExecutor:
     def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
         """Results in the order in which tasks finish; at most IN_FLIGHT_PER_CORE tasks a core or GPU are submitted.
 
-        A shard whose worker or node dies is run again, ``execution.max_retries`` times. Ray's own retries would run one
-        that takes too much memory for ever, and would not say how often it was tried.
+        A shard whose worker or node dies is run again by Ray, ``execution.max_retries`` times.
         """
         ray = self._ray
         on_gpus = not self.on_cpu(work.config.training.device)
         here = _on(work.config, work.config.training.device, on_gpus)
         shared = ray.put(dataclasses.replace(work, config=here, threads=1))
-        task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=0)(run_shard)
+        retries = work.config.execution.max_retries
+        task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=retries)(run_shard)
         waiting: Iterator[Shard] = iter(shards)
-        flying: dict[Any, tuple[Shard, int]] = {}  # what is submitted, and for which time
+        flying: dict[Any, Shard] = {}
         try:
             while True:
                 limit = self._limit(on_gpus)  # anew: the cluster may have grown
                 while len(flying) < limit and (shard := next(waiting, None)) is not None:
-                    flying[task.remote(shared, shard)] = shard, 1
+                    flying[task.remote(shared, shard)] = shard
                 if not flying:
                     return
                 ready, _ = ray.wait(list(flying), num_returns=1, timeout=_LOOK_SECONDS)
                 for reference in ready:
-                    shard, tries = flying.pop(reference)
-                    outcome = self._outcome(reference, shard, tries, work.config.execution.max_retries)
-                    if outcome is None:
-                        flying[task.remote(shared, shard)] = shard, tries + 1
-                    else:
-                        yield outcome
+                    yield self._outcome(reference, flying.pop(reference), retries)
         finally:
             for reference in flying:
                 ray.cancel(reference, force=False)
@@ -136,14 +131,12 @@ class RayExecutor:
             self._limits = time.monotonic(), {name: int(resources.get(name, 0)) for name in ("CPU", "GPU")}
         return max(2, IN_FLIGHT_PER_CORE * self._limits[1]["GPU" if on_gpus else "CPU"])
 
-    def _outcome(self, reference: Any, shard: Shard, tries: int, retries: int) -> Outcome | None:
-        """A finished task's result; None where its process died and it may be run again."""
+    def _outcome(self, reference: Any, shard: Shard, retries: int) -> Outcome:
         exceptions = self._ray.exceptions
         try:
             outcome: Outcome = self._ray.get(reference)
         except exceptions.RayError as error:
-            if tries <= retries and not isinstance(error, exceptions.RayTaskError):
-                return None
+            tries = 1 if isinstance(error, exceptions.RayTaskError) else retries + 1
             return ShardFailure(shard, f"{type(error).__name__}: {error}", tries)
         return outcome
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 import tempfile
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -15,15 +15,27 @@ from sweeps.config import HYPERPARAMETERS
 from sweeps.tracking.base import TRIAL_ID, Family, Writer
 from sweeps.tracking.bulk import BulkWriter
 from sweeps.tracking.client import ClientWriter
+from sweeps.tracking.database import Database
+from sweeps.tracking.postgres import PostgresDatabase
+from sweeps.tracking.sqlite import SqliteDatabase
+from sweeps.tracking.tables import TABLES
 from sweeps.tracking.trials import trial_runs
 
 STEPS = [0, 1, 10]
 NAMES = ("weight", "größe")
+Content: TypeAlias = dict[str, list[tuple[tuple[str, Any], ...]]]
 _TIMES = {"start_time", "end_time", "deleted_time", "creation_time", "last_update_time"}
 
 
-def differences() -> str:
-    """The tables whose rows differ between the writers, by name; empty if none do."""
+def differences(database: Database) -> str:
+    """The tables whose rows differ between the writers, by name; empty if none do.
+
+    The public client and the bulk writer log into two copies of a database in SQLite, of which all is compared; and
+    where ``database`` is in PostgreSQL, the bulk writer logs into temporary tables there too.
+
+    Raises:
+        TrackingError: the user may not make temporary tables.
+    """
     from mlflow import MlflowClient
 
     with tempfile.TemporaryDirectory(prefix="sweeps-canary-") as folder:
@@ -41,12 +53,28 @@ def differences() -> str:
             "canary",
         )
         client_writer = ClientWriter(client, family)
-        writers: list[Writer] = [client_writer, BulkWriter(by_bulk, family, client_writer)]
-        for writer in writers:
-            for _ in writer.write(trial_runs(sample(), STEPS, NAMES, "canary", None)):
-                pass
-            writer.close()
-        expected, found = rows(by_client), rows(by_bulk)
+        with closing(BulkWriter(SqliteDatabase(by_bulk), family, client_writer)) as bulk_writer:
+            for writer in (client_writer, bulk_writer):
+                _write(writer)
+        expected = rows(SqliteDatabase(by_client))
+        if differing := _differing(expected, rows(SqliteDatabase(by_bulk))):
+            return differing
+        if not isinstance(database, PostgresDatabase):
+            return ""
+        with database.scratch(int(family.experiment_id)) as scratch:
+            _write(BulkWriter(scratch, family, client_writer))  # not closed: the tables would go with the connection
+            found = rows(scratch, TABLES)
+    of_parent = {"run_uuid": parent.run_id}.items()
+    trials = {table: [row for row in expected[table] if not of_parent <= set(row)] for table in TABLES}
+    return _differing(trials, found)
+
+
+def _write(writer: Writer) -> None:
+    for _ in writer.write(trial_runs(sample(), STEPS, NAMES, "canary", None)):
+        pass
+
+
+def _differing(expected: Content, found: Content) -> str:
     return ", ".join(sorted(table for table in expected | found if expected.get(table) != found.get(table)))
 
 
@@ -77,34 +105,26 @@ def sample() -> pa.Table:
     return pa.table(columns)
 
 
-def rows(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """All rows of all tables, sorted; trials' run ids become their trial ids, and clock times whether they are there.
+def rows(database: Database, tables: Iterable[str] | None = None) -> Content:
+    """All rows of all tables, sorted, as pairs of column and value.
 
-    A run that ends before it starts keeps its times, and so differs from all others.
+    Trials' run ids become their trial ids, and clock times whether they are there; a run that ends before it starts
+    keeps its times, and so differs from all others.
     """
-    with closing(sqlite3.connect(path)) as connection:
-        trials = dict(connection.execute("SELECT run_uuid, value FROM tags WHERE key = ?", (TRIAL_ID,)))
-        tables = [
-            name
-            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            if not name.startswith("sqlite_")
-        ]
-        return {table: _rows(connection, table, trials) for table in tables}
+    with closing(database.connect()) as connection:
+        trials = {row["run_uuid"]: row["value"] for row in connection.records("tags") if row["key"] == TRIAL_ID}
+        return {table: _rows(connection.records(table), trials) for table in tables or connection.tables()}
 
 
-def _rows(connection: sqlite3.Connection, table: str, trials: dict[str, str]) -> list[tuple[Any, ...]]:
-    cursor = connection.execute(f'SELECT * FROM "{table}"')
-    names = [column[0] for column in cursor.description]
+def _rows(records: list[dict[str, Any]], trials: dict[str, str]) -> list[tuple[tuple[str, Any], ...]]:
     found = []
-    for row in cursor:
-        record = dict(zip(names, row, strict=True))
+    for record in records:
         in_order = not (record.get("end_time") and record["start_time"] > record["end_time"])
-        found.append(
-            tuple(
-                isinstance(value, int) if name in _TIMES and in_order else _named(value, trials)
-                for name, value in record.items()
-            )
+        named = (
+            (name, isinstance(value, int) if name in _TIMES and in_order else _named(value, trials))
+            for name, value in record.items()
         )
+        found.append(tuple(sorted(named)))
     return sorted(found, key=repr)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Event
 from typing import TYPE_CHECKING
 
 from sweeps.tracking.base import TRIAL_ID, Family
@@ -73,19 +74,27 @@ class ClientWriter:
         When one trial fails or nobody wants more, those under way are ended, and no others begun.
         """
         failure: BaseException | None = None
+        failed = Event()
+
+        def log(index: int) -> int:
+            if failed.is_set():
+                return 0
+            try:
+                self._write(runs, index)
+            except BaseException:
+                failed.set()
+                raise
+            return 1
+
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tracking")
         try:
-            trials = [pool.submit(self._write, runs, index) for index in range(len(runs))]
-            for trial in as_completed(trials):
-                if trial.cancelled():
-                    continue
-                if (error := trial.exception()) is None:
+            for trial in as_completed([pool.submit(log, index) for index in range(len(runs))]):
+                if (error := trial.exception()) is not None:
+                    failure = failure or error
+                elif trial.result():
                     yield 1
-                elif failure is None:
-                    failure = error
-                    for other in trials:
-                        other.cancel()
         finally:
+            failed.set()
             pool.shutdown(cancel_futures=True)
         if failure is not None:
             raise failure

@@ -2,133 +2,124 @@
 
 from __future__ import annotations
 
-import hashlib
-import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sweeps.config import WriterName
 from sweeps.errors import TrackingError
+from sweeps.tracking.database import Connection, Database, database_at
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment
+    from mlflow.entities import Experiment, Run
 
 TESTED_MLFLOW = ("3.17.2",)  # with any other one a canary goes first
-FINGERPRINTS = ("eb695c29fce1cc2b",)  # of TABLES, as in the tested ones
-TABLES = ("runs", "tags", "params", "metrics", "latest_metrics")  # that the bulk writer writes
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A writer, and why it was chosen."""
+    """A writer, why it was chosen, and the database that the bulk writer writes into."""
 
     name: Literal["bulk", "client"]
     reason: str
+    database: Database | None = None
 
 
 def choose(uri: str, writer: WriterName) -> Choice:
-    """The writer for a tracking URI whose database, if it is one, MLflow has just opened.
+    """The writer for the URI of a database, if it is one, that MLflow uses.
 
     Raises:
         TrackingError: ``bulk`` is asked for and not safe there.
     """
     if writer == "client":
         return Choice("client", "as tracking.writer says")
-    return _chosen(_objection(uri), writer)
+    database = database_at(uri)
+    if isinstance(database, str):
+        return _chosen(database, writer)
+    return _chosen(_objection(database), writer, database)
 
 
-def for_experiment(choice: Choice, writer: WriterName, experiment: Experiment) -> Choice:
-    """The choice, now that the experiment is known.
+def for_run(choice: Choice, writer: WriterName, experiment: Experiment, parent: Run) -> Choice:
+    """The choice, now that the experiment and the parent run are known.
 
     Raises:
         TrackingError: ``bulk`` is asked for and not safe there.
     """
-    workspace = getattr(experiment, "workspace", None)
-    if choice.name == "client" or workspace in (None, "default"):
+    if choice.database is None:
         return choice
-    return _chosen(f"the experiment {experiment.name!r} is in the workspace {workspace!r}", writer)
+    workspace = getattr(experiment, "workspace", None)
+    if workspace not in (None, "default"):
+        return _chosen(f"the experiment {experiment.name!r} is in the workspace {workspace!r}", writer)
+    with closing(choice.database.connect()) as connection:
+        query = "SELECT experiment_id FROM runs WHERE run_uuid = ?"
+        if connection.query(query, parent.info.run_id) != [(int(experiment.experiment_id),)]:
+            return _chosen("the database does not have the run that the tracking server has just made", writer)
+    return choice
 
 
-def database_path(uri: str) -> Path:
-    """The file of an SQLite URI."""
-    from sqlalchemy.engine import make_url
+def check_server(database: Database, experiments: Iterable[Experiment]) -> None:
+    """Whether a database is that of the tracking server that has these experiments.
 
-    return Path(str(make_url(uri).database)).absolute()
-
-
-def fingerprint(connection: sqlite3.Connection) -> str:
-    """A hash of the columns, keys, indices and triggers of TABLES: what an insert depends on."""
-    facts = []
-    for table in TABLES:
-        columns = connection.execute(
-            'SELECT name, type, "notnull", dflt_value, pk FROM pragma_table_info(?) ORDER BY name', (table,)
-        ).fetchall()
-        indices = connection.execute(
-            'SELECT i.name, i."unique", c.name FROM pragma_index_list(?) AS i, pragma_index_info(i.name) AS c'
-            " ORDER BY i.name, c.seqno",
-            (table,),
-        ).fetchall()
-        references = connection.execute(
-            'SELECT "table", "from", "to" FROM pragma_foreign_key_list(?)', (table,)
-        ).fetchall()
-        triggers = connection.execute(
-            "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?", (table,)
-        ).fetchall()
-        facts.append((table, columns, indices, sorted(references), sorted(triggers)))
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    Raises:
+        TrackingError: it is another one's.
+    """
+    with closing(database.connect()) as connection:
+        for experiment in experiments:
+            query = "SELECT name, creation_time FROM experiments WHERE experiment_id = ?"
+            found = connection.query(query, int(experiment.experiment_id))
+            if found != [(experiment.name, experiment.creation_time)]:
+                raise TrackingError(
+                    "tracking.database is not the database of the tracking server: "
+                    f"the server's experiment {experiment.name!r} is not in it"
+                )
 
 
-def _chosen(objection: str | None, writer: WriterName) -> Choice:
+def _chosen(objection: str | None, writer: WriterName, database: Database | None = None) -> Choice:
     if objection is None:
-        return Choice("bulk", f"MLflow's tables are as tested; {_version()}")
+        return Choice("bulk", f"MLflow's tables are as tested; {_version()}", database)
     if writer == "bulk":
         raise TrackingError(f"tracking.writer: bulk cannot be used: {objection}; use auto or client")
     return Choice("client", objection)
 
 
-def _objection(uri: str) -> str | None:
+def _objection(database: Database) -> str | None:
     """Why the bulk writer must not be used; None if it may be."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
     try:
-        url = make_url(uri)
-        dialect = url.get_backend_name()
-    except ArgumentError:
-        dialect = ""  # a folder, or a name that only MLflow knows
-    if dialect in ("postgresql", "mysql", "mssql"):
-        return f"bulk writes into SQLite so far, not into {dialect}"
-    if dialect != "sqlite":
-        return "bulk writes into a database, and the tracking URI is not one's"
-    if url.get_driver_name() != "pysqlite" or url.query or str(url.database).startswith("file:"):
-        return "the SQLite URI has options"
-    with closing(sqlite3.connect(f"{database_path(uri).as_uri()}?mode=ro", uri=True)) as connection:
-        return _table_objection(connection) or _version_objection()
+        connection = database.connect()
+    except TrackingError as error:  # with options, perhaps, that only MLflow's own driver knows
+        return str(error)
+    with closing(connection):
+        objection = _table_objection(connection, database.fingerprints) or connection.refusal()
+    return objection or _version_objection(database)
 
 
-def _table_objection(connection: sqlite3.Connection) -> str | None:
+def _table_objection(connection: Connection, fingerprints: tuple[str, ...]) -> str | None:
     from mlflow.store.db.utils import _get_latest_schema_revision
 
-    revisions = [row[0] for row in connection.execute("SELECT version_num FROM alembic_version")]
+    if "alembic_version" not in connection.tables():
+        return "the database has no tables of MLflow's"
+    revisions = [row[0] for row in connection.query("SELECT version_num FROM alembic_version")]
     newest = _get_latest_schema_revision()  # type: ignore[no-untyped-call]
     if revisions != [newest]:
         return f"the database has MLflow's schema {', '.join(revisions)}, the installed MLflow has {newest}"
-    found = fingerprint(connection)
-    if found not in FINGERPRINTS:
+    found = connection.fingerprint()
+    if found not in fingerprints:
         return f"MLflow's tables are not as tested (fingerprint {found})"
     return None
 
 
-def _version_objection() -> str | None:
+def _version_objection(database: Database) -> str | None:
     from mlflow.version import VERSION
 
     if VERSION in TESTED_MLFLOW:
         return None
     from sweeps.tracking.canary import differences
 
-    found = differences()
+    try:
+        found = differences(database)
+    except TrackingError as error:
+        return f"MLflow {VERSION} is not one that was tested, and {error}"
     return f"with MLflow {VERSION} it writes other rows than the public client: {found}" if found else None
 
 

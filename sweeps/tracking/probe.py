@@ -54,7 +54,8 @@ def _probe_database(uri: str) -> None:
             pass
         engine.dispose()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
-        raise TrackingError(f"{redacted(uri)}: the database cannot be opened: {first_line(error)}") from error
+        how = "; pip install 'sgd-sweeps[postgres]'" if options and isinstance(error, ImportError) else ""
+        raise TrackingError(f"{redacted(uri)}: the database cannot be opened: {first_line(error)}{how}") from error
 
 
 def is_server(uri: str) -> bool:
@@ -64,7 +65,9 @@ def is_server(uri: str) -> bool:
 
 def redacted(uri: str) -> str:
     """The URI without a password."""
-    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", rf"\1:{REDACTED}@", uri)
+    # A password may hold anything but spaces; it ends at the last @ before them.
+    hidden = re.sub(r"(://[^:/@\s]*):\S*@", rf"\1:{REDACTED}@", uri)
+    return re.sub(r"([?&]\w*password=)[^&\s]*", rf"\1{REDACTED}", hidden)
 
 
 def first_line(error: BaseException) -> str:
@@ -79,4 +82,4 @@ def quiet() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # an error comes as an exception too, told in a line

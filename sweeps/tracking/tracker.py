@@ -6,6 +6,7 @@ import fcntl
 import getpass
 import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ from sweeps.errors import TrackingError
 from sweeps.tracking.base import MAX_FINAL_METRICS, SWEEP_ID, Family, Sweep, Writer
 from sweeps.tracking.bulk import BulkWriter
 from sweeps.tracking.client import ClientWriter
-from sweeps.tracking.guard import Choice, choose, database_path, for_experiment
+from sweeps.tracking.database import opened
+from sweeps.tracking.guard import Choice, check_server, choose, for_run
 from sweeps.tracking.probe import first_line, is_server, probe, quiet, redacted
 from sweeps.tracking.trials import PARAM_LENGTH, trial_runs
 
@@ -41,11 +43,12 @@ class MlflowTracker:
     Args:
         uri: any MLflow tracking URI.
         artifacts: where a new experiment keeps artifacts; None leaves that to the server.
+        database: the URI of the database behind a tracking server, for the bulk writer.
     """
 
-    def __init__(self, uri: str, artifacts: Path | None = None) -> None:
+    def __init__(self, uri: str, artifacts: Path | None = None, database: str | None = None) -> None:
         """Nothing is imported or contacted yet."""
-        self._uri, self._artifacts = uri, artifacts
+        self._uri, self._artifacts, self._database = uri, artifacts, database
         self._client: MlflowClient | None = None
         self._server: ServerClient | None = None  # the client, where it is a tracking server's
         self._choice: Choice | None = None
@@ -90,10 +93,14 @@ class MlflowTracker:
 
         try:
             with self._migration_lock():
-                self.client.search_experiments(max_results=1)
+                experiments = self.client.search_experiments(max_results=1)
         except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, ValueError) as error:
             raise TrackingError(f"{self.uri}: MLflow cannot be used there: {first_line(error)}") from error
-        self._choice, self._wanted = choose(self._uri, writer), writer
+        if self._database is not None:
+            opened(self._database).connect().close()  # who names a database wants it to be used
+        self._choice, self._wanted = choose(self._database or self._uri, writer), writer
+        if self._database is not None and self._choice.database is not None:
+            check_server(self._choice.database, experiments)
 
     @contextmanager
     def _migration_lock(self) -> Iterator[None]:
@@ -118,7 +125,7 @@ class MlflowTracker:
         self._parent_id, self._started_ms = parent.info.run_id, parent.info.start_time
         self._describe(sweep, parent.data.params)
         wanted = self._wanted or sweep.config.tracking.writer
-        choice = for_experiment(self._choice or choose(self._uri, wanted), wanted, experiment)
+        choice = for_run(self._choice or choose(self._database or self._uri, wanted), wanted, experiment, parent)
         family = Family(
             sweep.sweep_id,
             experiment.experiment_id,
@@ -128,10 +135,7 @@ class MlflowTracker:
             _user(),
         )
         client_writer = ClientWriter(self.client, family, self._server.threads if self._server else 1)
-        if choice.name == "bulk":
-            self._writer = BulkWriter(database_path(self._uri), family, client_writer)
-        else:
-            self._writer = client_writer
+        self._writer = BulkWriter(choice.database, family, client_writer) if choice.database else client_writer
         if resumed:
             self._writer.find_earlier()
         return {
@@ -216,9 +220,11 @@ class MlflowTracker:
         """Write the parent's metrics, tags and artifacts, and mark it finished, or failed where trials are missing."""
         from mlflow.entities import Metric, RunTag
 
+        # Of two points at one time and step MLflow takes the greater for the last; what is as it was is not said again.
+        known, now = self.client.get_run(self._parent_id).data.metrics, time.time_ns() // 1_000_000
         self.client.log_batch(
             self._parent_id,
-            metrics=[Metric(key, value, self._started_ms, 0) for key, value in metrics.items()],
+            metrics=[Metric(key, value, now, 0) for key, value in metrics.items() if known.get(key) != value],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
         self.client.log_artifact(self._parent_id, str(sweep.files.config_path))

@@ -62,6 +62,11 @@ class TrialRuns:
                 yield self.keys[first], first, column
                 first = column
 
+    def split(self, parts: int) -> list[TrialRuns]:
+        """At most so many parts of about the same size, in order."""
+        part = np.arange(len(self)) * parts // len(self)
+        return [self.take(part == index) for index in np.unique(part)]
+
     def take(self, chosen: NDArray[np.bool_]) -> TrialRuns:
         """Some of the trials."""
         if chosen.all():

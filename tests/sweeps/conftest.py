@@ -72,6 +72,31 @@ def store(tmp_path: Path, migrated_database: Path) -> Store:
     return home
 
 
+class Files:
+    """Databases in SQLite, as tests.postgres.Cluster has them in PostgreSQL."""
+
+    def __init__(self, folder: Path, migrated: Path) -> None:
+        self.folder, self.migrated = folder, migrated
+        self.folder.mkdir()
+
+    def new_database(self) -> str:
+        return self.copy(f"sqlite:///{self.migrated}")
+
+    def copy(self, uri: str) -> str:
+        path = self.folder / f"{len(list(self.folder.glob('*.db')))}.db"
+        shutil.copy(uri.removeprefix("sqlite:///"), path)
+        return f"sqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def databases(request: pytest.FixtureRequest, tmp_path: Path, migrated_database: Path) -> Files | Cluster:
+    """Fresh databases with MLflow's tables, and copies of them."""
+    if request.param == "sqlite":
+        return Files(tmp_path / "databases", migrated_database)
+    cluster: Cluster = request.getfixturevalue("postgres")
+    return cluster
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Cluster]:
     """A PostgreSQL server for the session."""
@@ -146,11 +171,14 @@ class Cli:
         assert "Traceback" not in err
         return subprocess.CompletedProcess(done.args, done.returncode, out, err)
 
-    def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: object, before: Callable[[], None] | None = None, **environment: str
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [Path(sys.executable).parent / "sweeps", *map(str, arguments)],
             cwd=self.folder,
             env={**os.environ, "SWEEPS_STORE": str(self.folder / "store"), **environment},
+            preexec_fn=before,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

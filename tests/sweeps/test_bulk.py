@@ -1,8 +1,7 @@
-"""The bulk writer: nobody can tell its runs from the public client's; all or nothing, once; only where it is safe."""
+"""The bulk writer: nobody can tell its runs from the public client's; all or nothing, once."""
 
 import json
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -18,42 +17,42 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Experiment, LoggedModelOutput, Run, ViewType
+from mlflow.entities import Dataset, DatasetInput, LoggedModelOutput, Run, ViewType
 
 from sweeps.errors import TrackingError
-from sweeps.store import Store, SweepFiles
-from sweeps.tracking import bulk, guard
+from sweeps.store import SweepFiles
 from sweeps.tracking.base import Sweep
-from sweeps.tracking.canary import differences, rows, sample
-from sweeps.tracking.guard import choose, for_experiment
+from sweeps.tracking.canary import Content, rows, sample
+from sweeps.tracking.database import opened
+from sweeps.tracking.tables import TABLES
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.tracking.trials import trial_runs
 from sweeps.worker import Work
-
-Rows = dict[str, list[tuple[Any, ...]]]
+from tests.postgres import Cluster
+from tests.sweeps.conftest import Files
 
 
 @dataclass
 class Side:
     """A database, and a way to log the sweep into it with a writer."""
 
-    path: Path
+    uri: str
+    databases: Files | Cluster
     sweep: Sweep
-
-    @property
-    def uri(self) -> str:
-        return f"sqlite:///{self.path}"
 
     @property
     def client(self) -> MlflowClient:
         return MlflowClient(self.uri)
+
+    def rows(self) -> Content:
+        return rows(opened(self.uri))
 
     def tracker(self, writer: str) -> MlflowTracker:
         """A tracker that has started."""
         sweep = self.sweep
         tracking = sweep.config.tracking.model_copy(update={"writer": writer})
         config = sweep.config.model_copy(update={"tracking": tracking})
-        tracker = MlflowTracker(self.uri, self.path.parent / "artifacts")
+        tracker = MlflowTracker(self.uri, self.sweep.files.folder / "artifacts")
         tracker.start(Sweep(sweep.files, config, sweep.manifest, sweep.parameter_names))
         return tracker
 
@@ -69,8 +68,8 @@ class Side:
         tracker.end_trials()
         return self
 
-    def copy(self, name: str) -> "Side":
-        return Side(Path(shutil.copy(self.path, self.path.with_name(name))), self.sweep)
+    def copy(self) -> "Side":
+        return Side(self.databases.copy(self.uri), self.databases, self.sweep)
 
     def experiment_id(self) -> str:
         return str(self.client.get_experiment_by_name("bulk").experiment_id)
@@ -83,7 +82,7 @@ class Side:
 
 
 @pytest.fixture
-def side(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], store: Store) -> Side:
+def side(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], databases: Files | Cluster) -> Side:
     """A database with the experiment and the parent run; the sweep holds trials that diverge, some at once."""
     work = make_work(
         name="bulk",
@@ -96,7 +95,8 @@ def side(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], s
         training={"epochs": 20, "dtype": "float64"},
     )
     files = stored(work)
-    made = Side(store.root / "mlflow.db", Sweep(files, work.config, files.manifest(), work.plan.parameter_names))
+    sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
+    made = Side(databases.new_database(), databases, sweep)
     made.tracker("client")
     return made
 
@@ -104,7 +104,7 @@ def side(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], s
 @pytest.fixture
 def twins(side: Side) -> tuple[Side, Side]:
     """The same trials, logged by the public client into one database and in bulk into its copy."""
-    twin = side.copy("twin.db")
+    twin = side.copy()
     return side.log("client"), twin.log("bulk")
 
 
@@ -156,7 +156,7 @@ def answers(side: Side) -> dict[str, Any]:
 
 def test_all_rows_and_all_answers_are_those_of_the_public_client(twins: tuple[Side, Side]) -> None:
     by_client, by_bulk = twins
-    expected, found = rows(by_client.path), rows(by_bulk.path)
+    expected, found = by_client.rows(), by_bulk.rows()
     assert {run.data.tags["sweeps.verdict"][:8] for run in by_bulk.children()} >= {"diverged", "converge", "ж" * 8}
     assert any("loss" not in run.data.metrics for run in by_bulk.children())
     assert found.keys() == expected.keys()
@@ -198,7 +198,7 @@ def collect(side: Side) -> None:
 
 
 def assert_the_same_but_for_ids(twins: tuple[Side, Side]) -> None:
-    expected, found = (rows(one.path) for one in twins)
+    expected, found = (one.rows() for one in twins)
     for table in expected:
         assert sorted(map(without_ids, found[table])) == sorted(map(without_ids, expected[table])), table
     by_client, by_bulk = map(answers, twins)
@@ -222,21 +222,21 @@ def test_logging_again_changes_nothing_even_what_was_edited_or_deleted(side: Sid
     first, second = (run.info.run_id for run in side.children()[:2])
     side.client.set_tag(first, "note", "kept")
     side.client.delete_run(second)
-    before = rows(side.path)
+    before = side.rows()
     for writer in ("bulk", "client"):
-        assert rows(side.log(writer).path) == before, writer
+        assert side.log(writer).rows() == before, writer
 
 
 @pytest.mark.parametrize(("earlier", "later"), [("client", "bulk"), ("bulk", "client")])
 def test_a_sweep_logged_by_halves_is_whole_whichever_writer_begins(side: Side, earlier: str, later: str) -> None:
-    whole = side.copy("whole.db").log("bulk")
+    whole = side.copy().log("bulk")
     side.log(earlier, slice(0, 2))
     assert len(side.children()) == 8
-    assert rows(side.log(later).path) == rows(whole.path)
+    assert side.log(later).rows() == whole.rows()
 
 
 def test_bulk_fills_what_the_client_left_unfinished(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = side.copy("whole.db").log("bulk")
+    whole = side.copy().log("bulk")
     tracker = side.tracker("client")
     with monkeypatch.context() as patch:
 
@@ -247,11 +247,11 @@ def test_bulk_fills_what_the_client_left_unfinished(side: Side, monkeypatch: pyt
         with pytest.raises(ConnectionError):
             list(tracker.log_trials(*side.tables()[0]))
     assert [run.info.status for run in side.children()] == ["RUNNING"]
-    assert rows(side.log("bulk").path) == rows(whole.path)
+    assert side.log("bulk").rows() == whole.rows()
 
 
 def test_concurrent_replays_write_nothing_twice(side: Side) -> None:
-    whole = side.copy("whole.db").log("bulk")
+    whole = side.copy().log("bulk")
     trackers = [side.tracker("bulk") for _ in range(3)]
     together = threading.Barrier(len(trackers))
     faults: list[Exception] = []
@@ -272,24 +272,62 @@ def test_concurrent_replays_write_nothing_twice(side: Side) -> None:
     for thread in threads:
         thread.join()
     assert faults == []
-    assert rows(side.path) == rows(whole.path)
+    assert side.rows() == whole.rows()
 
 
-# Logs one pack in bulk and kills itself when SQLite begins the statement that starts with the second argument.
+@pytest.mark.parametrize("databases", ["postgresql"], indirect=True)
+def test_a_user_without_special_rights_writes_the_same(side: Side) -> None:
+    whole = side.copy().log("bulk")
+    assert isinstance(side.databases, Cluster)
+    user = f"writer{side.uri.rpartition('/')[2]}"
+    side.databases.execute(
+        f"CREATE ROLE {user} LOGIN PASSWORD 'p'; GRANT pg_read_all_data, pg_write_all_data TO {user}"
+    )
+    theirs = side.uri.replace(f"sweeps:{side.databases.password}", f"{user}:p")
+    Side(theirs, side.databases, side.sweep).log("bulk")
+    assert side.rows() == whole.rows()
+
+
+# Logs one pack in bulk and kills itself when the database is given the statement that starts with the second argument:
+# SQLite before it, PostgreSQL before it or, in a COPY, after half of its rows.
 KILLED = """
 import os, signal, sys
-from pathlib import Path
+import psycopg
 from sweeps.tracking.base import Family
 from sweeps.tracking.bulk import BulkWriter
 from sweeps.tracking.canary import NAMES, STEPS, sample
 from sweeps.tracking.client import ClientWriter
+from sweeps.tracking.database import opened
+from sweeps.tracking.sqlite import SqliteConnection
 from sweeps.tracking.trials import trial_runs
-family = Family("killed", "1", "file:///nowhere", "0" * 32, 1_700_000_000_000, "me")
-writer = BulkWriter(Path(sys.argv[1]), family, ClientWriter(None, family))
+
 def kill(statement):
     if statement.startswith(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
-writer._opened().set_trace_callback(kill)
+
+def prepare(connection, whole=SqliteConnection.prepare):
+    whole(connection)
+    connection.raw.set_trace_callback(kill)
+
+def execute(connection, statement, *rest, whole=psycopg.Connection.execute):
+    kill(statement if isinstance(statement, str) else statement.decode())
+    return whole(connection, statement, *rest)
+
+def copy(cursor, statement, whole=psycopg.Cursor.copy):
+    statements[id(cursor)] = statement.decode()
+    return whole(cursor, statement)
+
+def write(copying, rows, whole=psycopg.Copy.write):
+    whole(copying, rows[:len(rows) // 2])
+    if len(rows) > 19:  # more than the header
+        kill(statements[id(copying.cursor)])
+    whole(copying, rows[len(rows) // 2:])
+
+statements = {}
+SqliteConnection.prepare = prepare
+psycopg.Connection.execute, psycopg.Cursor.copy, psycopg.Copy.write = execute, copy, write
+family = Family("killed", "1", "file:///nowhere", "0" * 32, 1_700_000_000_000, "me")
+writer = BulkWriter(opened(sys.argv[1]), family, ClientWriter(None, family))
 runs = trial_runs(sample(), STEPS, NAMES, "killed", None)
 [4] == list(writer.write(runs)) or sys.exit("not logged")
 writer.close()
@@ -298,12 +336,13 @@ writer.close()
 
 @pytest.mark.cluster
 def test_a_killed_process_leaves_all_of_a_pack_or_nothing(side: Side) -> None:
-    points = {"INSERT INTO latest_metrics": 0, "COMMIT": 0, "ANALYZE": 4, "nothing": 4}
-    before = rows(side.path)
-    sides = [side.copy(f"{statement}.db") for statement in points]
+    insert = "INSERT INTO latest_metrics" if side.uri.startswith("sqlite") else "COPY latest_metrics"
+    points = {insert: 0, "COMMIT": 0, "ANALYZE": 4, "nothing": 4}
+    before = side.rows()
+    sides = [side.copy() for _ in points]
 
     def logged(one: Side, statement: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", KILLED, str(one.path), statement], stderr=subprocess.PIPE)
+        return subprocess.Popen([sys.executable, "-c", KILLED, one.uri, statement], stderr=subprocess.PIPE)
 
     def ends(processes: list[subprocess.Popen[bytes]]) -> list[int]:
         complaints = [process.communicate(timeout=300)[1] for process in processes]
@@ -312,34 +351,34 @@ def test_a_killed_process_leaves_all_of_a_pack_or_nothing(side: Side) -> None:
 
     assert ends(list(map(logged, sides, points))) == [-signal.SIGKILL] * 3 + [0]
     for one, (statement, count) in zip(sides, points.items(), strict=True):
-        found = rows(one.path)
+        found = one.rows()
         assert len(found["runs"]) - len(before["runs"]) == count, statement
         assert count or found == before, statement
     # Once more, and it is there once.
     assert ends([logged(one, "nothing") for one in sides]) == [0] * 4
-    whole = rows(sides[-1].path)
-    assert [rows(one.path) == whole for one in sides] == [True] * 4
+    whole = sides[-1].rows()
+    assert [one.rows() == whole for one in sides] == [True] * 4
 
 
 def test_an_id_that_is_somebody_elses_is_an_error_and_nothing_is_written(side: Side) -> None:
     side.log("bulk", slice(1, 2))
     side.client.set_tag(side.children()[0].info.run_id, "sweeps.trial_id", "another")
-    before = rows(side.path)
+    before = side.rows()
     tracker = side.tracker("bulk")
     with pytest.raises(TrackingError, match=r"the run [0-9a-f]{32} is there, but it is not trial \d+ of this sweep"):
         list(tracker.log_trials(*side.tables()[1]))
     tracker.end_trials()
-    assert rows(side.path) == before
+    assert side.rows() == before
 
 
 def test_an_experiment_deleted_meanwhile_is_told(side: Side) -> None:
     tracker = side.tracker("bulk")
     side.client.delete_experiment(side.experiment_id())
-    before = rows(side.path)
+    before = side.rows()
     with pytest.raises(TrackingError, match="the experiment 1 has been deleted while it was logged to"):
         list(tracker.log_trials(*side.tables()[0]))
     tracker.end_trials()
-    assert rows(side.path) == before
+    assert side.rows() == before
 
 
 def test_keys_that_mlflow_refuses_are_refused(side: Side) -> None:
@@ -362,96 +401,33 @@ def test_run_ids_sort_by_sweep_and_trial(side: Side) -> None:
 
 def test_the_database_is_left_ready_to_read(side: Side) -> None:
     side.log("bulk")
-    assert not side.path.with_name("mlflow.db-wal").exists() or not side.path.with_name("mlflow.db-wal").stat().st_size
-    with closing(sqlite3.connect(side.path)) as connection:
-        assert connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-        analysed = {table for (table,) in connection.execute("SELECT DISTINCT tbl FROM sqlite_stat1")}
-    assert analysed >= {"runs", "tags", "params", "metrics", "latest_metrics"}
+    with closing(opened(side.uri).connect()) as connection:
+        if side.uri.startswith("sqlite"):
+            log = Path(side.uri.removeprefix("sqlite:///") + "-wal")
+            assert not log.exists() or not log.stat().st_size
+            assert connection.query("PRAGMA journal_mode") == [("wal",)]
+            assert connection.query("PRAGMA integrity_check") == [("ok",)]
+            assert connection.query("PRAGMA foreign_key_check") == []
+            analysed = connection.query("SELECT DISTINCT tbl FROM sqlite_stat1")
+        else:
+            analysed = connection.query("SELECT DISTINCT tablename FROM pg_stats WHERE schemaname = 'public'")
+    assert {table for (table,) in analysed} >= set(TABLES)
 
 
+@pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
 def test_a_reader_that_holds_the_database_does_not_stop_the_sweep(side: Side) -> None:
     tracker = side.tracker("bulk")
-    with closing(sqlite3.connect(side.path, isolation_level=None)) as reader:
+    with closing(sqlite3.connect(side.uri.removeprefix("sqlite:///"), isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM runs").fetchall()
-        tracker._writer._opened()  # type: ignore[union-attr]
+        with closing(opened(side.uri).connect()) as connection:
+            connection.prepare()
         assert reader.execute("PRAGMA journal_mode").fetchall() == [("delete",)]
         reader.execute("COMMIT")
     for table, steps in side.tables():
         list(tracker.log_trials(table, steps))
     tracker.end_trials()
     assert len(side.children()) == 20
-
-
-@pytest.mark.parametrize(
-    ("uri", "reason"),
-    [
-        ("http://127.0.0.1:5000", "the tracking URI is not one's"),
-        ("databricks", "the tracking URI is not one's"),
-        ("file:///tmp/mlruns", "the tracking URI is not one's"),
-        ("postgresql://me@host/db", "bulk writes into SQLite so far, not into postgresql"),
-        ("mysql+pymysql://me@host/db", "bulk writes into SQLite so far, not into mysql"),
-        ("sqlite:////tmp/x.db?timeout=1", "the SQLite URI has options"),
-    ],
-)
-def test_where_bulk_is_not_safe_the_client_writes_and_the_reason_is_told(uri: str, reason: str) -> None:
-    choice = choose(uri, "auto")
-    assert choice.name == "client"
-    assert reason in choice.reason
-    with pytest.raises(TrackingError, match=r"tracking\.writer: bulk cannot be used: .*; use auto or client"):
-        choose(uri, "bulk")
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ("UPDATE alembic_version SET version_num = 'older'", "schema older, the installed MLflow has"),
-        ("ALTER TABLE metrics ADD COLUMN unit TEXT", "tables are not as tested"),
-        ("DROP INDEX index_metrics_run_uuid", "tables are not as tested"),
-        ("CREATE TRIGGER t AFTER INSERT ON runs BEGIN SELECT 1; END", "tables are not as tested"),
-    ],
-)
-def test_tables_that_are_not_mlflows_as_tested_get_the_client(store: Store, change: str, reason: str) -> None:
-    assert choose(store.tracking_uri, "auto").name == "bulk"
-    with closing(sqlite3.connect(store.root / "mlflow.db")) as connection:
-        connection.execute(change)
-        connection.commit()
-    choice = choose(store.tracking_uri, "auto")
-    assert choice.name == "client"
-    assert reason in choice.reason
-
-
-def test_a_version_of_mlflow_that_was_not_tested_is_tried_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "TESTED_MLFLOW", ())
-    choice = choose(store.tracking_uri, "auto")
-    assert choice.name == "bulk"
-    assert "tried on a scratch database" in choice.reason
-    monkeypatch.setattr(bulk, "_RUN", bulk._RUN.replace("'UNKNOWN'", "'LOCAL'"))
-    choice = choose(store.tracking_uri, "auto")
-    assert choice.name == "client"
-    assert choice.reason.endswith("it writes other rows than the public client: runs")
-
-
-def test_the_canary_dies_of_a_missing_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    insert = bulk._insert_metrics
-
-    def forgetful(connection: sqlite3.Connection, *arguments: Any) -> None:
-        insert(connection, *arguments)
-        connection.execute("DELETE FROM latest_metrics WHERE rowid = (SELECT max(rowid) FROM latest_metrics)")
-
-    monkeypatch.setattr(bulk, "_insert_metrics", forgetful)
-    assert differences() == "latest_metrics"
-
-
-def test_experiments_of_other_workspaces_get_the_client() -> None:
-    mine, theirs = (Experiment("1", "e", "file:///a", "active", workspace=name) for name in ("default", "team"))
-    choice = guard.Choice("bulk", "tested")
-    assert for_experiment(choice, "auto", mine) == choice
-    assert for_experiment(choice, "auto", theirs).reason == "the experiment 'e' is in the workspace 'team'"
-    with pytest.raises(TrackingError, match="workspace 'team'"):
-        for_experiment(choice, "bulk", theirs)
 
 
 def curves(lengths: list[int], steps: list[int]) -> pa.Table:

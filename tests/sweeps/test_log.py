@@ -13,6 +13,7 @@ from mlflow.entities import Run
 from sweeps.store import Store, SweepFiles
 from sweeps.tracking.base import Sweep
 from sweeps.tracking.canary import rows
+from sweeps.tracking.sqlite import SqliteDatabase
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.worker import Work
 from tests.proxy import Proxy
@@ -83,10 +84,10 @@ def test_a_sweep_is_logged_to_another_database_beside_its_own(
     shown = cli("show", files.sweep_id).stdout
     assert f"logged to {store.tracking_uri}\n" in shown
     assert f"logged to sqlite:///{elsewhere}\n" in shown
-    before = [rows(path) for path in (elsewhere, store.root / "mlflow.db")]
+    before = [rows(SqliteDatabase(path)) for path in (elsewhere, store.root / "mlflow.db")]
     cli("log", files.sweep_id, "--tracking-uri", f"sqlite:///{elsewhere}")
     cli("log", files.sweep_id)
-    assert [rows(path) for path in (elsewhere, store.root / "mlflow.db")] == before
+    assert [rows(SqliteDatabase(path)) for path in (elsewhere, store.root / "mlflow.db")] == before
     assert len(files.places()) == 2
 
 

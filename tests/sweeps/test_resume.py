@@ -1,6 +1,7 @@
 """Whatever stopped a sweep, when and where: resumed, it has the shards of an undisturbed one, byte for byte."""
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sweeps import yaml
 from sweeps.config import SweepConfig, parse
 from sweeps.execute.base import Outcome
 from sweeps.execute.inline import InlineExecutor
@@ -21,7 +23,7 @@ from sweeps.plan import Shard
 from sweeps.run import Interrupted, create, prepare, reopen, resume, run
 from sweeps.store import Store, SweepFiles
 from sweeps.worker import Work
-from tests.sweeps.conftest import document
+from tests.sweeps.conftest import Cli, document
 
 MakeWork = Callable[..., Work]
 
@@ -91,7 +93,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "network": {
         "task": {"dataset": {"kind": "sine", "n": 9}, "model": {"kind": "mlp", "hidden": [3]}},
         "training": {"epochs": 5},
-        "parameters": {"lr": {"min": 0.001, "max": 4, "count": 11}, "weight_decay": {"values": [0, 0.1]}},
+        "parameters": {"lr": {"min": 0.001, "max": 1, "count": 11}, "weight_decay": {"values": [0, 0.1]}},
     },
 }
 
@@ -163,7 +165,7 @@ from sweeps.config import parse
 from sweeps.run import prepare
 from sweeps.store import SweepFiles
 from sweeps.worker import run_shard
-from tests.sweeps.conftest import document
+from tests.sweeps.conftest import Cli, document
 files = SweepFiles(Path(sys.argv[1]))
 files.shards_folder.mkdir(parents=True)
 work = prepare(parse(document(
@@ -183,3 +185,26 @@ def test_the_bytes_do_not_depend_on_the_cores(tmp_path: Path) -> None:
         found.append((tmp_path / threads / "shards" / "00000.parquet").read_bytes())
         assert pq.read_table(tmp_path / threads / "shards" / "00000.parquet")["predicted_radius"].null_count == 0
     assert found[0] == found[1]
+
+
+@pytest.mark.cluster
+def test_a_full_disk_is_told_and_nothing_is_lost(cli: Cli, store: Store, tmp_path: Path) -> None:
+    """No file may grow beyond 6 kB: the plan fits, a shard does not."""
+    config = tmp_path / "sweep.yaml"
+    config.write_text(yaml.write(document(tracking={"trials": "none"})))
+
+    def almost_full() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, resource.RLIM_INFINITY))
+
+    process = cli.start("run", config, "--executor", "inline", before=almost_full)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    [files] = store.sweeps()
+    [line] = err.splitlines()
+    assert line.startswith(f"error: {files.shards_folder}/00000.parquet: cannot be written: ")
+    assert line.endswith("File too large; make room, then resume")
+    assert files.state() == "interrupted"
+    assert contents(files) == {}
+    cli("resume", files.sweep_id, "--executor", "inline")
+    assert files.state() == "reported"
+    assert contents(files) == contents(computed(store, parse(document(), "test.yaml")))
