@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +11,36 @@ import pandas as pd
 
 from sgdcore.stability import Kind
 from sgdcore.verdict import VERDICTS
-from sweeps.config import HYPERPARAMETERS
 from sweeps.report.edge import advice, edge_of_stability, edge_sentence
 from sweeps.report.effects import effects
 from sweeps.report.expected import ExpectedOutcome
+from sweeps.report.provenance import dropped_and_merged, provenance, settings
 from sweeps.report.results import Results
 from sweeps.report.seeds import LEVEL, seed_spread
 from sweeps.report.sketches import Leading
-from sweeps.report.text import cell, heading, meaning, number, percent
+from sweeps.report.text import cell, heading, number, percent
+
+__all__ = [
+    "Table",
+    "best_trials",
+    "contradicting_trials",
+    "diverged_trials",
+    "dropped_and_merged",
+    "edge_of_stability",
+    "effects",
+    "expected_table",
+    "finding",
+    "headline",
+    "lead_sentences",
+    "overshoots",
+    "predictions",
+    "provenance",
+    "seed_spread",
+    "seeds_note",
+    "settings",
+    "tables",
+    "verdict_counts",
+]
 
 _MAX_COLUMNS = 8  # of swept parameters in a table
 _MAX_FINAL = 4  # parameters whose final values are shown beside a trial
@@ -224,16 +245,6 @@ def _prediction_note(results: Results) -> str:
     return f"by the {_prediction(results)}; {contradict} it{short}"
 
 
-def dropped_and_merged(results: Results) -> pd.DataFrame:
-    """Combinations that are no trials of their own, and why."""
-    rows = [
-        {"what": what, "reason": reason, "combinations": int(count)}
-        for what in ("dropped", "merged")
-        for reason, count in results.manifest.get(what, {}).items()
-    ]
-    return pd.DataFrame(rows, columns=["what", "reason", "combinations"])
-
-
 def seeds_note(results: Results) -> str:
     """How many settings cannot be told from the best, and how that was tested."""
     spread = seed_spread(results)
@@ -245,47 +256,6 @@ def seeds_note(results: Results) -> str:
         f"one-sided t-test on log10 of the final loss, p of {LEVEL} or more, not corrected for comparing many); "
         "geometric means and their 95 % intervals (Student's t)"
     )
-
-
-def provenance(results: Results) -> pd.DataFrame:
-    """What made the results: the sweep, digests of data and plan, kernel, device, versions."""
-    manifest = results.manifest
-    config = hashlib.sha256(results.files.config_path.read_bytes()).hexdigest()
-    rows = {
-        "sweep": results.files.sweep_id,
-        "created": manifest.get("created"),
-        "data (digest)": manifest.get("data", {}).get("digest"),
-        "data, model and training (digest)": manifest.get("context"),
-        "config.yaml (SHA-256)": config,
-        "kernel": results.metadata["kernel"],
-        "device": results.metadata["device"],
-        "shards": f"{len(results.shards):,} of {manifest.get('shards', len(results.shards)):,}",
-        **manifest.get("versions", {}),
-    }
-    return pd.DataFrame([(k, str(v)) for k, v in rows.items() if v is not None], columns=["what", "value"])
-
-
-def settings(results: Results) -> pd.DataFrame:
-    """What all trials share: task, training, and the hyperparameters that are not swept."""
-    task, training = results.config.task, results.config.training
-    data = ", ".join(f"{k} {_plain(v)}" for k, v in task.dataset.model_dump(exclude_unset=True).items() if k != "kind")
-    rows = {
-        "data set": f"{task.dataset.kind}{f': {data}' if data else ''}",
-        "model": f"{task.model.kind}, {len(results.parameters)} parameters",
-        "loss": task.loss,
-        "epochs": f"{training.epochs:,}",
-        "batch size": f"{training.batch_size:,}",
-        "order": training.order,
-        "dtype": training.dtype,
-        "steps": f"{int(results.manifest['steps']):,}" if "steps" in results.manifest else None,
-        "kernel": results.metadata["kernel"],
-        "prediction": results.metadata["prediction"],
-    }
-    if results.stored:
-        fixed = [*HYPERPARAMETERS, *(results.starts if len(results.starts) <= _MAX_FINAL else []), "seed"]
-        constant = {c: results.values[c].values for c in fixed if c not in results.axes and len(results.values[c]) == 1}
-        rows |= {heading(c): cell(meaning(values[0], c), c) for c, values in constant.items()}
-    return pd.DataFrame([(k, v) for k, v in rows.items() if v is not None], columns=["setting", "value"])
 
 
 def expected_table(expected: Sequence[ExpectedOutcome]) -> pd.DataFrame:
@@ -325,13 +295,6 @@ def _sentence(text: str) -> str:
 def _name(results: Results) -> list[str]:
     """The columns that say which trial it is and what became of it."""
     return ["trial", *results.swept[:_MAX_COLUMNS], "verdict"]
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, tuple):
-        shown = ", ".join(map(_plain, value[:8]))
-        return f"[{shown}, ... {len(value):,} values]" if len(value) > 8 else f"[{shown}]"
-    return cell(value)
 
 
 def _decimals(outcome: ExpectedOutcome, name: str) -> str | None:

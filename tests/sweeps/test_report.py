@@ -447,6 +447,7 @@ class TestFigures:
         work = make_work(
             parameters={**axes, "init.weight": {"value": 0}, "init.bias": {"value": 0}},
             training={"epochs": 2, "batch_size": 5},
+            execution={},
         )
         figure = figures.stability_map(report.load(stored(work)))
         assert figure is not None

@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 from sgdcore.verdict import VERDICTS
 from sweeps.report.axes import MapAxis, ticks
 from sweeps.report.cells import Cells
+from sweeps.report.figures.overlays import boundary, glyphs
 from sweeps.report.palette import COLOURS, SYMBOLS
 from sweeps.report.panels import Panel
 from sweeps.report.results import Results
@@ -62,9 +63,9 @@ def stability_map(results: Results, view: str = "verdict") -> go.Figure | None:
             ("steps to tolerance", cells.steps, ~np.isfinite(cells.steps)),
         ):
             add(_measures(cells, name, values, missing, scales[name], place == 0), place, name)
-        for verdict, glyphs in _glyphs(cells, _GLYPHS[columns]).items():
-            add(glyphs, place, *(VIEWS[:1] if verdict not in ("diverging", "diverged") else VIEWS))
-        for line in _boundary(cells, place == 0):
+        for verdict, signs in glyphs(cells, _GLYPHS[columns]).items():
+            add(signs, place, *(VIEWS[:1] if verdict not in ("diverging", "diverged") else VIEWS))
+        for line in boundary(cells, place == 0):
             add(line, place)
         add(_hover(cells), place)
     for verdict in _verdicts_of(found):
@@ -202,62 +203,6 @@ def _places(across: MapAxis, up: MapAxis) -> dict[str, FloatArray]:
     return {
         letter: axis.positions if len(axis.labels) > 1 else axis.edges for letter, axis in (("x", across), ("y", up))
     }
-
-
-def _glyphs(cells: Cells, lattice: tuple[int, int]) -> dict[str, go.Scatter]:
-    """Symbols of the verdicts on a lattice of cells, so that the map can be read without colours."""
-    across, up = cells.axes
-    columns, rows = (
-        np.unique(np.linspace(0, n - 1, 2 * min(n, most) + 1)[1::2].round().astype(int))
-        for n, most in zip(cells.trial.shape, lattice, strict=True)
-    )
-    x, y = np.meshgrid(across.positions[columns], up.positions[rows], indexing="ij")
-    verdict = cells.verdict[np.ix_(columns, rows)]
-    return {
-        name: go.Scatter(
-            x=x[verdict == i],
-            y=y[verdict == i],
-            mode="text",
-            text=SYMBOLS[name],
-            textfont={"size": 10, "color": "rgba(0,0,0,0.45)"},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-        for i, name in enumerate(VERDICTS)
-        if (verdict == i).any()
-    }
-
-
-def _boundary(cells: Cells, in_legend: bool) -> list[go.Scatter]:
-    """Where the predicted radius is 1: a dark line with a light edge, to be seen on every colour."""
-    import contourpy
-
-    known = np.isfinite(cells.radius)
-    if min(cells.radius.shape) < 2 or max(cells.radius.shape) < 3 or not known.any():
-        return []
-    with np.errstate(divide="ignore"):
-        log = np.clip(np.log(cells.radius), -5, 5)
-    x, y = (np.log10(axis.positions) if axis.kind == "log" else axis.positions for axis in cells.axes)
-    lines = contourpy.contour_generator(x, y, np.ma.masked_array(log, ~known).T).lines(0.0)
-    if not lines:
-        return []
-    gap = np.full((1, 2), np.nan)
-    points = np.concatenate([part for line in lines for part in (line, gap)])[:-1]
-    drawn = [10**p if axis.kind == "log" else p for axis, p in zip(cells.axes, points.T, strict=True)]
-    return [
-        go.Scatter(
-            x=drawn[0].astype(np.float32),
-            y=drawn[1].astype(np.float32),
-            mode="lines",
-            line={"width": width, "color": colour},
-            hoverinfo="skip",
-            name="predicted boundary: radius = 1",
-            legendgroup="boundary",
-            legendrank=2000,
-            showlegend=in_legend and colour != "#ffffff",
-        )
-        for width, colour in ((4, "#ffffff"), (1.8, "#111827"))
-    ]
 
 
 def _verdicts_of(found: Sequence[Panel]) -> list[str]:
