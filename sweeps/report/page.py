@@ -96,7 +96,7 @@ def sections(results: Results) -> Iterator[Section]:
     map_note = (
         "What became of each setting: a cell shows the best of its trials. The black line is where theory, before "
         "anything is run, puts the edge."
-        if results.metadata["prediction"]
+        if results.tally.predictions.counts.any()
         else "What became of each setting: a cell shows the best of its trials."
     )
     yield Section("map", "Where it is stable", map_note, stability, folded=["edge", "diverged"])

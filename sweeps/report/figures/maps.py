@@ -89,7 +89,7 @@ def _panes(found: Sequence[Panel]) -> tuple[go.Figure, int]:
         shared_yaxes="all",
         horizontal_spacing=0.03,
         vertical_spacing=_BETWEEN / inner if rows > 1 else 0,
-        subplot_titles=[panel.title for panel in found] if len(found) > 1 else None,
+        subplot_titles=[panel.title.replace(", ", "<br>") for panel in found] if len(found) > 1 else None,
     )
     across, up = found[0].cells.axes
     figure.update_xaxes(showgrid=False, **across.layout())
@@ -98,7 +98,7 @@ def _panes(found: Sequence[Panel]) -> tuple[go.Figure, int]:
         last = sum(place % columns == column - 1 for place in range(len(found)))
         figure.update_xaxes(title_text=heading(across.name), showticklabels=True, row=last, col=column)
     figure.update_yaxes(title_text=heading(up.name), col=1)
-    figure.update_annotations(font_size=13)
+    figure.update_annotations(font_size=13 if columns < 3 else 11)
     return figure.update_layout(
         template=template(),
         height=inner + _ABOVE + _BELOW,
@@ -181,11 +181,12 @@ def _hover(cells: Cells) -> go.Heatmap:
     """An invisible layer that all views share, since what it says takes the most room."""
     across, up = cells.axes
     lines = [_hover_line(axis, letter) for axis, letter in ((across, "x"), (up, "y"))]
+    run = cells.trials > 0
     loss = np.where(cells.loss < np.finfo(np.float32).max, cells.loss, np.nan)
     told = np.stack([cells.trial, loss], axis=-1).swapaxes(0, 1)
     return go.Heatmap(
         **_places(across, up),
-        z=np.where(cells.trials > 0, 0, np.nan).T.astype(np.float32),
+        z=np.where(run, 0, np.nan).T.astype(np.uint8 if run.all() else np.float32),  # a byte a cell where it can be
         customdata=told.astype(np.float32),
         opacity=0,
         showscale=False,
