@@ -1,0 +1,14 @@
+"""The command line: parse, call, print. Heavy imports happen inside the command that needs them."""
+
+import signal
+
+from sweeps.cli import making, viewing
+from sweeps.cli.app import app
+
+__all__ = ["app", "main", "making", "viewing"]
+
+
+def main() -> None:
+    """Run a command; a polite kill is an interrupt, so that what was done is kept and named."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app()

@@ -1,0 +1,5 @@
+"""``python -m sweeps.cli``: as ``sweeps``."""
+
+from sweeps.cli import main
+
+main()

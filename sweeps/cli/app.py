@@ -1,0 +1,42 @@
+"""The app: commands register here; a user's mistake is one line and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from sweeps.errors import SweepsError
+from sweeps.visible import visible
+
+
+class _Commands(TyperGroup):
+    """A user's mistake is one line and exit code 2, never a traceback."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        from sweeps import terminal
+        from sweeps.cli.endings import interrupted
+
+        try:
+            return super().invoke(ctx)
+        except SweepsError as error:
+            terminal.complain(str(error))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            terminal.err.print(visible(interrupted(interrupt)), markup=False)
+            raise typer.Exit(130) from interrupt
+
+
+app = typer.Typer(
+    name="sweeps",
+    cls=_Commands,
+    help="Hyperparameter sweeps of SGD: thousands of exact trials at a time, tracked in MLflow, judged and reported.",
+    epilog="Exit codes: 0 done; 2 wrong input, or another process holds the sweep; 3 some trials could not be run; "
+    "4 a check failed; 5 all trials are computed and reported, but not all are in MLflow yet (sweeps resume ID logs "
+    "them); 130 interrupted, what was done is kept.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)

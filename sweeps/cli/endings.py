@@ -1,0 +1,116 @@
+"""Endings: how a sweep that was run or logged went, the exit code that stands for it, and the command that goes on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeps.cli.options import DEFAULT_STORE
+from sweeps.errors import CheckFailed, NotLogged, TrialsFailed
+
+if TYPE_CHECKING:
+    from sweeps.report.expected import ExpectedOutcome
+    from sweeps.report.results import Results
+    from sweeps.run import Outcome
+    from sweeps.store import Store, SweepFiles
+
+
+def conclude(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
+    """Report, close the parent run, and say how it went; raises what the exit code stands for."""
+    from sweeps.run import Interrupted
+
+    try:
+        _finish(outcome, store, where, tracker)
+    except KeyboardInterrupt:
+        tracker.interrupt()
+        raise Interrupted(outcome) from None
+
+
+def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
+    from sweeps import report as reports
+    from sweeps.run import publish
+    from sweeps.terminal import say, show_table
+
+    files = outcome.files
+    loaded, expected, page = write_report(outcome)
+    if outcome.tracking_error is None:
+        publish(outcome, tracker)
+    if expected:
+        show_table(reports.expected_table(expected))
+        for line in reports.sentences(expected):
+            say(line)
+        say()
+    say(reports.headline(loaded))
+    show_table(reports.verdict_counts(loaded))
+    if (finding := reports.finding(loaded)) is not None:
+        say(f"finding: {finding}")
+    say()
+    for earlier, trials in outcome.reused.most_common():
+        say(f"reused {trials:,} of {len(outcome.work.plan):,} trials of sweep {earlier}")
+    say(f"sweep:    {files.sweep_id} ({where})")
+    say(f"report:   {page}")
+    say_tracking(outcome, store, tracker)
+    _raise_for(outcome, expected)
+
+
+def write_report(outcome: Outcome) -> tuple[Results, list[ExpectedOutcome] | None, Path]:
+    """Write the report; returns its results, what was expected of them, and the page."""
+    from sweeps import report as reports
+
+    loaded = reports.load(outcome.files)
+    expected = reports.check(outcome.work, loaded) if outcome.work.config.expected and outcome.files.done() else None
+    return loaded, expected, reports.write(loaded, expected=expected)
+
+
+def say_tracking(outcome: Outcome, store: Store, tracker: Any) -> None:
+    """Say where the sweep is logged, and by which writer."""
+    from sweeps.terminal import say
+
+    embedded = "  ('sweeps ui' shows it)" if tracker.uri == store.tracking_uri else ""
+    say(f"tracking: {tracker.uri}{embedded}")
+    if outcome.tracking.get("writer"):
+        say(f"writer:   {outcome.tracking['writer']} ({outcome.tracking['writer_reason']})")
+
+
+def _raise_for(outcome: Outcome, expected: list[ExpectedOutcome] | None) -> None:
+    again = again_with(outcome.files, "resume")
+    missing = unlogged(outcome, again) if outcome.tracking_error is not None else None
+    if outcome.failed_trials:
+        first = outcome.files.failures()[0]
+        failed = f"{outcome.failed_trials:,} trials could not be run; see {first}; try again: {again}"
+        raise TrialsFailed("\n".join(filter(None, [failed, missing])))
+    if missing is not None:
+        raise NotLogged(f"all trials are computed and reported, but {missing}")
+    missed = [e.case for e in expected or [] if not e.matches]
+    if missed:
+        raise CheckFailed(f"not as expected: {', '.join(missed)}")
+
+
+def unlogged(outcome: Outcome, again: str) -> str:
+    """What a tracking fault has left, and the command that logs it."""
+    from sweeps.run import reason
+
+    assert outcome.tracking_error is not None
+    missing = f"{outcome.unlogged_trials:,} trials are" if outcome.unlogged_trials else "the sweep's own run is"
+    return f"{missing} not in MLflow yet: {reason(outcome.tracking_error)}; log what is missing: {again}"
+
+
+def interrupted(interrupt: KeyboardInterrupt) -> str:
+    """What is said after Ctrl-C: what is kept, and the command that goes on."""
+    outcome = getattr(interrupt, "outcome", None)
+    if outcome is None:
+        return "; ".join(filter(None, ["interrupted", str(interrupt)]))
+    done, total = len(outcome.files.done()), outcome.files.manifest()["shards"]
+    return (
+        f"interrupted: {done:,} of {total:,} shards are in the store; go on with: {again_with(outcome.files, 'resume')}"
+    )
+
+
+def again_with(files: SweepFiles, command: str) -> str:
+    """The command that goes on with a sweep, from here."""
+    root = files.folder.parents[1]
+    default = Path(os.environ.get("SWEEPS_STORE", DEFAULT_STORE)).expanduser().absolute()
+    where = "" if root == default else f" --store {shlex.quote(str(root))}"
+    return f"sweeps {command} {files.sweep_id}{where}"

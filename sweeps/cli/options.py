@@ -1,0 +1,110 @@
+"""Arguments and options that several commands take, and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sweeps.errors import InputError
+
+if TYPE_CHECKING:
+    from sweeps.config import SweepConfig
+    from sweeps.store import Store, SweepFiles
+    from sweeps.worker import Work
+
+
+class ExecutorName(StrEnum):
+    """Where shards run."""
+
+    ray = "ray"
+    inline = "inline"
+
+
+class WriterChoice(StrEnum):
+    """Who writes the trials into MLflow."""
+
+    auto = "auto"
+    bulk = "bulk"
+    client = "client"
+
+
+class ReportFormat(StrEnum):
+    """What a report can be printed as."""
+
+    html = "html"
+    md = "md"
+    csv = "csv"
+    json = "json"
+
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The sweep file (YAML).")]
+SweepId = Annotated[str, typer.Argument(metavar="ID", help="A sweep's id, or the start of it.")]
+StoreOption = Annotated[
+    Path, typer.Option("--store", envvar="SWEEPS_STORE", metavar="DIR", help="The folder that holds all sweeps.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as training.epochs=5.")
+]
+ExecutorOption = Annotated[ExecutorName, typer.Option("--executor", help="Where the trials run.")]
+AddressOption = Annotated[str | None, typer.Option("--address", metavar="ADDR", help="Join a running Ray cluster.")]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        envvar="MLFLOW_TRACKING_URI",
+        metavar="URI",
+        help="Where MLflow is; by default a database in the store.",
+    ),
+]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-database",
+        envvar="SWEEPS_TRACKING_DATABASE",
+        metavar="URI",
+        help="The tracking server's database, for writing in bulk; or $NAME, the variable that holds its URI.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+DEFAULT_STORE = Path("sweep-store")
+
+
+def prepared(config: Path, overrides: list[str] | None) -> Work:
+    """The work of a sweep file."""
+    from sweeps.config import load
+    from sweeps.run import prepare
+
+    return prepare(load(config, overrides), str(config))
+
+
+def find(store: Path, sweep_id: str) -> tuple[Store, SweepFiles]:
+    """The store, and the sweep of an id or the start of one."""
+    from sweeps.store import Store
+
+    home = Store(store)
+    return home, home.find(sweep_id)
+
+
+@contextmanager
+def executor_of(kind: ExecutorName, address: str | None) -> Iterator[Any]:
+    """What runs the shards; it ends with the block."""
+    from sweeps.run import executor_for
+
+    if kind is ExecutorName.inline and address is not None:
+        raise InputError("--address goes with --executor ray")
+    executor = executor_for(kind.value, address)
+    try:
+        yield executor
+    finally:
+        executor.stop()
+
+
+def database_of(option: str | None, config: SweepConfig) -> str | None:
+    """What the command line says, be it nothing, goes before the sweep file."""
+    return config.tracking.database if option is None else option

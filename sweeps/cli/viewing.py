@@ -1,0 +1,209 @@
+"""Commands that look at sweeps: list, show, report, replay, verify, ui, schema."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext, suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sweeps.cli.app import app
+from sweeps.cli.options import DEFAULT_STORE, JsonOption, ReportFormat, StoreOption, SweepId, TrackingOption, find
+from sweeps.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from sweeps.store import SweepFiles
+
+
+@app.command(name="list")
+def list_(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """List the store's sweeps, the newest first."""
+    import pandas as pd
+
+    from sweeps.store import Store
+    from sweeps.terminal import say, show_frame
+
+    home = Store(store)
+    rows = [_listed(files) for files in home.sweeps()]
+    if not rows and not as_json:
+        say(f"no sweeps in {home.root}")
+        return
+    show_frame(pd.DataFrame(rows), as_json)
+
+
+@app.command()
+def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """Show a sweep: its state, where it is stable, its verdicts and its best trials."""
+    from sweeps.report import results, summary
+    from sweeps.terminal import out, say, show_json, show_table
+    from sweeps.terminal_map import show_map
+
+    _, files = find(store, sweep_id)
+    loaded = results.load(files)
+    tables = {
+        "verdicts": summary.verdict_counts(loaded),
+        "best trials": summary.best_trials(loaded),
+        "diverged trials": summary.diverged_trials(loaded),
+        "overshoots": summary.overshoots(loaded),
+    }
+    if as_json:
+        records = {name: frame.to_dict(orient="records") for name, frame in tables.items()}
+        show_json(_standing(files) | {"headline": summary.headline(loaded), **records})
+        return
+    say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {loaded.stored:,} trials")
+    if (holder := files.holder()) is not None:
+        say(f"held by {holder}")
+    for path in files.failures():
+        say(f"failed: {path}")
+    for place in files.places():
+        say(f"logged to {place['uri']}{'' if place.get('complete') else ', not all of it'}")
+    for line in summary.lead_sentences(loaded):
+        say(line)
+    if loaded.panels:
+        say()
+        show_map(loaded.panels, out)
+    for name, frame in tables.items():
+        if len(frame):
+            say()
+            show_table(frame, name)
+
+
+@app.command()
+def report(
+    sweep_id: SweepId,
+    store: StoreOption = DEFAULT_STORE,
+    format_: Annotated[ReportFormat | None, typer.Option("--format", help="Print it in this format.")] = None,
+) -> None:
+    """Write a sweep's report anew, or print it in one format."""
+    from sweeps import report as reports
+    from sweeps.run import reopen
+    from sweeps.terminal import say
+
+    _, files = find(store, sweep_id)
+    with nullcontext() if format_ else files.lease():
+        loaded = reports.load(files)
+        expected = reports.check(reopen(files), loaded) if loaded.config.expected and files.done() else None
+        if format_ is ReportFormat.csv:
+            reports.write_csv(loaded, sys.stdout)
+        elif format_ is not None:
+            sys.stdout.write(reports.render(loaded, format_.value, expected=expected))
+        else:
+            say(f"report: {reports.write(loaded, expected=expected)}")
+
+
+@app.command()
+def replay(
+    sweep_id: SweepId,
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's number or id, or the start of its id.")],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="How many steps to show.")] = 20,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Step through a trial beside torch.optim.SGD."""
+    from sweeps.replay import replay_trial
+    from sweeps.terminal import say, show_json, show_table
+
+    _, files = find(store, sweep_id)
+    replayed = replay_trial(files, trial)
+    if as_json:
+        show_json({**replayed.facts, "steps": replayed.frame.to_dict(orient="records")})
+        return
+    say(replayed.title)
+    show_table(replayed.frame.head(steps))
+    if len(replayed.frame) > steps:
+        say(f"... {len(replayed.frame) - steps:,} more steps (--steps)")
+    say(replayed.conclusion)
+    if not replayed.agrees:
+        raise CheckFailed("the engine and torch.optim.SGD differ")
+
+
+@app.command()
+def verify(
+    sweep_id: SweepId,
+    sample: Annotated[int, typer.Option("--sample", min=0, metavar="N", help="How many trials to train again.")] = 20,
+    store: StoreOption = DEFAULT_STORE,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold the store against the plan, MLflow against the store, and a sample of trials against torch.optim.SGD."""
+    from sweeps.run import tracker_for
+    from sweeps.terminal import say, show_json
+    from sweeps.verify import verify as audited
+
+    home, files = find(store, sweep_id)
+    tracker = tracker_for(home, tracking_uri, files)
+    audit = audited(files, tracker, sample)
+    if as_json:
+        show_json(asdict(audit) | {"tracking": tracker.uri, "clean": not audit.differences})
+    else:
+        for difference in audit.differences:
+            say(str(difference))
+        say(f"store:    {audit.stored:,} of {audit.trials:,} trials are as planned")
+        say(f"tracking: {audit.logged:,} trials are as stored, at {tracker.uri}")
+        say(f"sample:   {audit.recomputed:,} trials trained by torch.optim.SGD, {audit.exact:,} are equal bit for bit")
+    if audit.differences:
+        count = len(audit.differences)
+        raise CheckFailed(f"sweep {files.sweep_id}: {count:,} difference{'s' * (count != 1)}")
+
+
+@app.command()
+def ui(
+    store: StoreOption = DEFAULT_STORE,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 5000,
+) -> None:
+    """Serve the store's MLflow UI on this machine until Ctrl-C."""
+    from sweeps.errors import TrackingError
+    from sweeps.store import Store
+    from sweeps.terminal import say
+    from sweeps.tracking.ui import serve
+
+    home = Store(store)
+    home.check_writable()
+    with serve(home, port) as (address, server):
+        say(f"MLflow UI: {address} (Ctrl-C ends it)")
+        sys.stdout.flush()
+        with suppress(KeyboardInterrupt):
+            server.wait()
+            raise TrackingError(f"MLflow's server ended, with exit code {server.returncode}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of sweep files, for editors."""
+    from sweeps.config import SweepConfig
+    from sweeps.terminal import show_json
+
+    show_json(SweepConfig.model_json_schema())
+
+
+def _listed(files: SweepFiles) -> dict[str, Any]:
+    from sweeps.errors import StoreError
+
+    try:
+        manifest = files.manifest()
+    except StoreError:
+        nothing = {"trials": None, "shards": "", "failed shards": None, "created": ""}
+        return {"id": files.sweep_id, "name": "", "state": "damaged", **nothing}
+    return {
+        "id": files.sweep_id,
+        "name": manifest["name"],
+        "state": files.state(),
+        "trials": manifest["trials"],
+        "shards": f"{len(files.done())}/{manifest['shards']}",
+        "failed shards": len(files.failures()),
+        "created": manifest["created"],
+    }
+
+
+def _standing(files: SweepFiles) -> dict[str, Any]:
+    """Where a sweep stands."""
+    holder = files.holder()
+    return {
+        "manifest": files.manifest(),
+        "state": files.state(),
+        "held by": str(holder) if holder else None,
+        "failed shards": [str(path) for path in files.failures()],
+        "logged to": files.places(),
+    }
