@@ -19,7 +19,7 @@ from sweeps.execute.inline import InlineExecutor
 from sweeps.plan import Shard
 from sweeps.run import create, publish, resume, run
 from sweeps.store import Store
-from sweeps.tracking import bulk
+from sweeps.tracking import sqlite
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.tracking.ui import serve
 from sweeps.worker import Work
@@ -87,7 +87,7 @@ def test_an_experiment_that_is_deleted_meanwhile_stops_no_computing(
 def test_a_database_that_is_locked_stops_no_computing(
     store: Store, make_work: MakeWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
     work = make_work()
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
     files = create(work, store, InlineExecutor(), tracker)
