@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -344,14 +344,22 @@ class SweepFiles:
         return document
 
 
-def _write(path: Path, text: str) -> None:
+@contextmanager
+def written_aside(path: Path) -> Iterator[TextIO]:
+    """A text file beside ``path`` that takes its place, whole and on the disk, when the block ends well."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        aside.write_text(text, encoding="utf-8")
+        with aside.open("w", encoding="utf-8", newline="") as file:
+            yield file
         _rename(aside, path)
-    except OSError:
+    except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def _write(path: Path, text: str) -> None:
+    with written_aside(path) as file:
+        file.write(text)
 
 
 def _rename(aside: Path, path: Path) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,6 +20,7 @@ from sweeps.report.page import html
 from sweeps.report.remarks import FILES, every_number, has_csv, made_by, notices
 from sweeps.report.results import Results
 from sweeps.report.text import escaped, markdown
+from sweeps.store import written_aside
 
 FORMATS = ("html", "md", "csv", "json")
 
@@ -37,12 +37,14 @@ def write(results: Results, expected: Sequence[ExpectedOutcome] | None = None) -
     try:
         folder.mkdir(exist_ok=True)
         if has_csv(results):
-            _write(folder / FILES["csv"], lambda file: write_csv(results, file))
+            with written_aside(folder / FILES["csv"]) as file:
+                write_csv(results, file)
         else:
             (folder / FILES["csv"]).unlink(missing_ok=True)
         for format in ("json", "md", "html"):  # html last: where it is, the report is whole
             text = render(results, format, expected)
-            _write(folder / FILES[format], lambda file, text=text: file.write(text))  # type: ignore[misc]
+            with written_aside(folder / FILES[format]) as file:
+                file.write(text)
     except OSError as error:
         raise StoreError(f"{folder}: the report cannot be written: {error.strerror}") from error
     return folder / FILES["html"]
@@ -118,12 +120,3 @@ def _markdown(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
         if table.key == "expected" and sentences(expected):
             parts.append("\n".join(f"- {escaped(line)}." for line in sentences(expected)))
     return "\n\n".join([*parts, f"Sweep {results.files.sweep_id}, {made_by(results)}. {every_number(results)}"]) + "\n"
-
-
-def _write(path: Path, write: Callable[[TextIO], object]) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with aside.open("w", encoding="utf-8", newline="") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)

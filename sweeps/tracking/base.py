@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -100,6 +101,11 @@ class Writer(Protocol):
 
     def close(self) -> None:
         """Let go of what is open."""
+
+
+def now_ms() -> int:
+    """The time as MLflow keeps it: milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
 
 
 def wanted(policy: str, trials: int) -> int:

@@ -8,7 +8,6 @@ are appended to the tables' indices instead of being scattered over them.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,7 +15,7 @@ from contextlib import closing
 import numpy as np
 
 from sweeps.errors import TrackingError
-from sweeps.tracking.base import SWEEP_ID, TRIAL_ID, Family
+from sweeps.tracking.base import SWEEP_ID, TRIAL_ID, Family, now_ms
 from sweeps.tracking.client import ClientWriter
 from sweeps.tracking.database import Connection, Database
 from sweeps.tracking.tables import contents, ledger
@@ -98,11 +97,11 @@ class BulkWriter:
                     connection.analyze()
 
     def _write_part(self, connection: Connection, runs: TrialRuns) -> None:
-        family, ids, began = self._family, [self._run_id(number) for number in runs.numbers], _now_ms()
+        family, ids, began = self._family, [self._run_id(number) for number in runs.numbers], now_ms()
         with connection.transaction():
             if connection.experiment_stage(int(family.experiment_id)) != "active":
                 raise TrackingError(f"the experiment {family.experiment_id} has been deleted while it was logged to")
-            new = connection.claim(ledger(runs, ids, family, began, _now_ms()))
+            new = connection.claim(ledger(runs, ids, family, began, now_ms()))
             chosen = np.array([run_id in new for run_id in ids], np.bool_)
             self._check_own(connection, runs.take(~chosen))
             for rows in contents(runs.take(chosen), [run_id for run_id in ids if run_id in new], family):
@@ -139,7 +138,3 @@ def _check_names(runs: TrialRuns) -> None:
         _validate_param(key, "")  # type: ignore[no-untyped-call]
     for key in runs.tags:
         _validate_tag(key, "")  # type: ignore[no-untyped-call]
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from sweeps.errors import TrackingError
 from sweeps.tracking.database import BUSY_SECONDS, Database
+from sweeps.tracking.probe import first_line
 from sweeps.tracking.tables import TABLES, Coded, Column, Rows
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class PostgresDatabase:
             # Prepared statements would not survive a pooler between us and the server.
             connection = psycopg.connect(**arguments, prepare_threshold=None)
         except psycopg.Error as error:
-            raise TrackingError(f"the database cannot be opened: {_line(error)}") from error
+            raise TrackingError(f"the database cannot be opened: {first_line(error)}") from error
         return PostgresConnection(connection)
 
     @contextmanager
@@ -98,7 +99,9 @@ class PostgresDatabase:
                 active = "INSERT INTO experiments (experiment_id, name, lifecycle_stage) VALUES (%s, '', 'active')"
                 connection.raw.execute(active, (experiment_id,))
             except psycopg.Error as error:
-                raise TrackingError(f"the bulk writer cannot be tried in temporary tables: {_line(error)}") from error
+                raise TrackingError(
+                    f"the bulk writer cannot be tried in temporary tables: {first_line(error)}"
+                ) from error
             yield _Scratch(connection)
 
 
@@ -248,7 +251,3 @@ def _numbers(values: np.ndarray[Any, Any]) -> pa.Array:
     fields["length"], fields["value"] = 8, values
     buffers = [None, pa.py_buffer(fields.tobytes())]
     return pa.Array.from_buffers(pa.binary(12), len(values), buffers).cast(pa.binary())
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

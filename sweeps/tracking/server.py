@@ -10,7 +10,6 @@ not written again.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.proto_json_utils import parse_dict
 from mlflow.utils.rest_utils import http_request, verify_rest_response
 
-from sweeps.tracking.base import SWEEP_ID, TRIAL_ID
+from sweeps.tracking.base import SWEEP_ID, TRIAL_ID, now_ms
 from sweeps.tracking.pace import Pace
 
 _API = "/api/2.0/mlflow/"
@@ -66,7 +65,7 @@ class ServerClient(MlflowClient):
         body = {
             "experiment_id": experiment_id,
             "user_id": tags.get("mlflow.user", "unknown"),
-            "start_time": start_time or _now_ms(),
+            "start_time": start_time or now_ms(),
             "tags": [{"key": key, "value": str(value)} for key, value in tags.items()],
             "run_name": run_name,
         }
@@ -93,7 +92,7 @@ class ServerClient(MlflowClient):
 
     def set_terminated(self, run_id: str, status: str | None = None, end_time: int | None = None) -> None:
         """As MLflow's."""
-        self._call("runs/update", {"run_id": run_id, "status": status or "FINISHED", "end_time": end_time or _now_ms()})
+        self._call("runs/update", {"run_id": run_id, "status": status or "FINISHED", "end_time": end_time or now_ms()})
 
     def hurry(self) -> None:
         """Somebody is waiting for the end: no call is repeated any more."""
@@ -164,7 +163,3 @@ def _retry_after(response: requests.Response) -> float:
         return min(_LONGEST_WAIT, urllib3.Retry(0).get_retry_after(response.raw) or 0.0)
     except urllib3.exceptions.InvalidHeader:
         return 0.0
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
