@@ -30,7 +30,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from benchmarks.contenders import (
     CORES,
     BenchmarkError,
     Contender,
+    Floats,
     Workload,
     apply_rule,
     batched_torch,
@@ -139,17 +140,27 @@ def matrices(work: Workload) -> Iterator[Contender]:
     return matrix_forms(design, work.y[:, None], work.columns(), work.steps)
 
 
-def verify(truth: Contender, contenders: list[Contender]) -> dict[str, float]:
-    """Each contender's largest deviation from ``truth``, all within TOLERANCE; every one has then run once."""
+def largest_deviation(final: Floats, expected: Floats) -> float:
+    """Of final parameters, (2, n) of the first n trials, from those expected of all."""
+    return float(np.abs(final - expected[:, : final.shape[1]]).max())
+
+
+def verify(
+    truth: Contender,
+    contenders: list[Contender],
+    deviation: Callable[[Floats, Floats], float] = largest_deviation,
+    tolerance: float = TOLERANCE,
+) -> dict[str, float]:
+    """Each contender's deviation from ``truth``, all within the tolerance; every one has then run once."""
     expected = truth.result(truth.run())
     if not np.isfinite(expected).all():
         raise BenchmarkError(f"{truth.name} diverged: these settings compare different amounts of work")
     deviations = {}
     for contender in contenders:
-        final = contender.result(contender.run())
-        deviations[contender.name] = float(np.abs(final - expected[:, : final.shape[1]]).max())
-        if not deviations[contender.name] <= TOLERANCE:
-            raise BenchmarkError(f"{contender.name} is {deviations[contender.name]:.3g} off {truth.name}'s final w, b")
+        found = deviation(contender.result(contender.run()), expected)
+        if not found <= tolerance:
+            raise BenchmarkError(f"{contender.name} is {found:.3g} off {truth.name}'s final parameters")
+        deviations[contender.name] = found
     return deviations
 
 
