@@ -1,0 +1,112 @@
+"""Commands that hold sweeps against each other: check."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sweeps.cli.app import app
+from sweeps.cli.options import DEFAULT_STORE, JsonOption, StoreOption, SweepId, find
+from sweeps.errors import CheckFailed, InputError
+
+if TYPE_CHECKING:
+    from sweeps.check import Check
+    from sweeps.store import SweepFiles
+
+_NO_LIMIT = "none"
+
+
+@app.command()
+def check(
+    sweep_id: SweepId,
+    baseline: Annotated[
+        str,
+        typer.Option(
+            "--baseline",
+            metavar="ID|latest",
+            help="The sweep to hold it against; latest: the newest earlier complete sweep of the same name.",
+        ),
+    ] = "latest",
+    max_loss_increase: Annotated[
+        str, typer.Option(metavar="P%|X|none", help="How much the best loss may rise: in percent, or by a number.")
+    ] = "1%",
+    max_stable_share_drop: Annotated[
+        str, typer.Option(metavar="SHARE|none", help="How much the share of stable trials may drop.")
+    ] = "0.01",
+    min_stable_share: Annotated[
+        str, typer.Option(metavar="SHARE|none", help="The least share of stable trials.")
+    ] = _NO_LIMIT,
+    no_new_divergence: Annotated[
+        bool, typer.Option("--no-new-divergence", help="No trial that converged in the baseline may diverge.")
+    ] = False,
+    allow_incomplete: Annotated[bool, typer.Option("--allow-incomplete", help="Trials may be missing.")] = False,
+    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a sweep against a baseline and limits; exit code 4 where it fails. For scheduled jobs and CI."""
+    from sweeps import check as checking
+    from sweeps.terminal import show_json
+
+    limits = checking.Limits.of(
+        {
+            "max_loss_increase": _limit(max_loss_increase),
+            "max_stable_share_drop": _number(max_stable_share_drop),
+            "min_stable_share": _number(min_stable_share),
+            "no_new_divergence": no_new_divergence,
+            "allow_incomplete": allow_incomplete,
+        },
+        "limits",
+    )
+    _, files = find(store, sweep_id)
+    held_against = checking.baseline_of(files, baseline)
+    checks = checking.check(files, held_against, limits)
+    if junit is not None:
+        _write(junit, checking.junit(files, checks))
+    if as_json:
+        show_json(
+            {
+                "sweep_id": files.sweep_id,
+                "baseline": held_against.sweep_id if held_against else None,
+                "passed": all(entry.passed for entry in checks),
+                "checks": [asdict(entry) for entry in checks],
+            }
+        )
+    else:
+        _say(files, held_against, checks)
+    if failed := [entry.name for entry in checks if not entry.passed]:
+        raise CheckFailed(f"sweep {files.sweep_id}: {', '.join(failed)}")
+
+
+def _say(files: SweepFiles, baseline: SweepFiles | None, checks: list[Check]) -> None:
+    from sweeps.terminal import say
+
+    against = f"sweep {baseline.sweep_id}" if baseline else "no baseline: no earlier complete sweep has its name"
+    say(f"{files.manifest()['name']} {files.sweep_id}, held against {against}")
+    for entry in checks:
+        say(f"{'skipped' if entry.skipped else 'passed' if entry.passed else 'failed'}: {entry.name}: {entry.message}")
+
+
+def _limit(given: str) -> str | None:
+    return None if given == _NO_LIMIT else given
+
+
+def _number(given: str) -> Any:
+    """A share as a number; what is none is told by the limits."""
+    try:
+        return float(given)
+    except ValueError:
+        return _limit(given)
+
+
+def _write(path: Path, text: str) -> None:
+    from sweeps.store import written_aside
+
+    try:
+        with written_aside(path) as file:
+            file.write(text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
