@@ -23,6 +23,7 @@ from sweeps.store import SweepFiles
 
 LATEST = "latest"
 _ROUNDING = 1e-12  # of shares
+_BAD = ("diverging", "diverged")
 
 
 def _increase(value: Any) -> Any:
@@ -236,14 +237,11 @@ def _divergence(results: Results, before: Results | None) -> Check:
         return Check(name, False, "no trial is in both sweeps, so nothing is known of new divergence", None, 0)
     told = f"{broken:,} of {common:,} common trials converged in the baseline and diverge now"
     if broken:
-        row = next(row for row in pair.common.changed.table.to_pylist() if row["verdict_before"] == "converged")
-        told += f"; the first is trial {row['trial']}, which {_became(row['verdict'])}"
+        worst = pair.common.changed.table.to_pylist()  # those that broke first
+        row = next((row for row in worst if row["verdict_before"] == "converged" and row["verdict"] in _BAD), None)
+        told += f"; the first is trial {row['trial']}" if row else ""
     by = "" if pair.by == "trial" else f" ({pair.why})"
     return Check(name, broken == 0, f"{told}{by}", broken, 0)
-
-
-def _became(verdict: str) -> str:
-    return "diverged" if verdict == "diverged" else "is diverging"
 
 
 def _skipped(name: str) -> Check:

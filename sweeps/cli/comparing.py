@@ -1,4 +1,4 @@
-"""Commands that hold sweeps against each other: check."""
+"""Commands that hold sweeps against each other: compare, check."""
 
 from __future__ import annotations
 
@@ -17,6 +17,43 @@ if TYPE_CHECKING:
     from sweeps.store import SweepFiles
 
 _NO_LIMIT = "none"
+
+
+@app.command()
+def compare(
+    sweep_ids: Annotated[
+        list[str], typer.Argument(metavar="ID ID [ID ...]", help="Two or more sweeps, by id or the start of it.")
+    ],
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page that stands alone.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold sweeps against the first of them: best loss, stable share, and what became of each trial."""
+    from sweeps.report import compare as comparing
+    from sweeps.report.compare_page import write_comparison
+    from sweeps.store import Store
+    from sweeps.terminal import say, show_json, show_table
+
+    home = Store(store)
+    comparison = comparing.compare([home.find(sweep_id) for sweep_id in sweep_ids])
+    tables, findings = comparing.tables(comparison), comparing.findings(comparison)
+    if html is not None:
+        write_comparison(comparison, html)
+    if as_json:
+        records = {table.key: table.frame.to_dict(orient="records") for table in tables}
+        show_json({"sentences": comparing.sentences(comparison), "findings": findings, "tables": records})
+        return
+    for line in comparing.sentences(comparison):
+        say(line)
+    for finding in findings:
+        say(f"finding: {finding}")
+    for table in tables:
+        say()
+        say(f"{table.title}{f': {table.note}' if table.note else ''}")
+        show_table(table.frame)
+    if html is not None:
+        say()
+        say(f"page:     {html}")
 
 
 @app.command()

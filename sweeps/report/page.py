@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,13 +35,70 @@ class Section:
     title: str
     note: str = ""
     figure: go.Figure | None = None
-    tables: Sequence[str] = ()  # keys of summary.tables
+    tables: Sequence[str] = ()  # keys of tables
     folded: Sequence[str] = ()  # the same, shown when they are opened
     code: dict[str, str] = field(default_factory=dict)  # folded text by its title
 
 
+@dataclass(frozen=True)
+class Strip:
+    """Trials by verdict, as a bar and in numbers; the label is empty where there is only one."""
+
+    label: str
+    verdicts: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands above and below a page's sections."""
+
+    title: str  # of the browser's window
+    over: str
+    name: str
+    description: str
+    lead: Sequence[str]
+    notices: Sequence[str]
+    strips: Sequence[Strip]
+    foot: str
+
+
 def html(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
     """The whole page."""
+    sweep_id = results.files.sweep_id
+    moment = created(results)
+    return rendered(
+        sections(results),
+        summary.tables(results, expected),
+        Head(
+            title=f"{results.config.name} · sweep {sweep_id[:8]}",
+            over=f"Sweep {sweep_id}{f' · {moment}' if moment else ''}",
+            name=results.config.name,
+            description=results.config.description,
+            lead=summary.lead_sentences(results),
+            notices=notices(results),
+            strips=[strip(results)],
+            foot=f"{made_by(results)}. {every_number(results)}",
+        ),
+        sentences(expected),
+    )
+
+
+def strip(results: Results, label: str = "") -> Strip:
+    """A sweep's verdicts."""
+    counts = summary.verdict_counts(results)
+    return Strip(
+        label,
+        [
+            {"name": name, "trials": trials, "share": percent(trials, results.stored)}
+            for name, trials in zip(counts["verdict"], counts["trials"].tolist(), strict=True)
+        ],
+    )
+
+
+def rendered(
+    parts: Iterable[Section], tables: Iterable[summary.Table], head: Head, expectations: Sequence[str] = ()
+) -> str:
+    """A page of these sections, in one HTML file that opens without a network."""
     import jinja2
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
@@ -50,39 +107,27 @@ def html(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    tables = {table.key: _html_table(table) for table in summary.tables(results, expected)}
-    parts = [
+    shown = {table.key: _html_table(table) for table in tables}
+    found = [
         {
             "key": section.key,
             "title": section.title,
             "note": section.note,
             "figure": Markup(_plot(section.key, section.figure)) if section.figure is not None else "",
-            "tables": [tables[key] for key in section.tables if key in tables],
-            "folded": [tables[key] for key in section.folded if key in tables],
+            "tables": [shown[key] for key in section.tables if key in shown],
+            "folded": [shown[key] for key in section.folded if key in shown],
             "code": section.code,
         }
-        for section in sections(results)
+        for section in parts
     ]
-    parts = [part for part in parts if part["figure"] or part["tables"] or part["folded"] or part["code"]]
-    counts = summary.verdict_counts(results)
+    found = [part for part in found if part["figure"] or part["tables"] or part["folded"] or part["code"]]
     return environment.get_template("report.html.j2").render(
-        name=results.config.name,
-        description=results.config.description,
-        sweep_id=results.files.sweep_id,
-        created=created(results),
-        lead=summary.lead_sentences(results),
-        notices=notices(results),
-        verdicts=[
-            {"name": name, "trials": trials, "share": percent(trials, results.stored)}
-            for name, trials in zip(counts["verdict"], counts["trials"].tolist(), strict=True)
-        ],
+        head=head,
         symbols=SYMBOLS,
-        expected=tables.get("expected"),
-        sentences=sentences(expected),
-        sections=parts,
-        made_by=made_by(results),
-        every_number=every_number(results),
-        plotly=Markup(get_plotlyjs()) if any(part["figure"] for part in parts) else "",
+        expected=shown.get("expected"),
+        sentences=expectations,
+        sections=found,
+        plotly=Markup(get_plotlyjs()) if any(part["figure"] for part in found) else "",
     )
 
 

@@ -26,11 +26,11 @@ class Panel:
     cells: Cells
 
 
-def make_panels(results: Results) -> list[Panel]:
+def make_panels(results: Results, most: int = MAX_CELLS) -> list[Panel]:
     """The maps of the two widest axes that were crossed, lr across; none where fewer than two are swept.
 
     One for each combination of nesterov, weight_decay and dampening that was run, as far as there are at most eight;
-    over all other parameters a cell holds its best trial.
+    over all other parameters a cell holds its best trial. All have at most ``most`` cells.
     """
     widest = results.widest_pair
     if widest is None:
@@ -38,8 +38,8 @@ def make_panels(results: Results) -> list[Panel]:
     names = sorted((axis.name for axis in widest.axes), key=lambda name: name != "lr")
     facets = _facets(results, names)
     values = results.values
-    most = MAX_CELLS // max(2, math.prod(len(axis.labels) for axis in facets))
-    across, up = pair(names[0], values[names[0]].values, names[1], values[names[1]].values, most)
+    each = most // max(2, math.prod(len(axis.labels) for axis in facets))
+    across, up = pair(names[0], values[names[0]].values, names[1], values[names[1]].values, each)
     cells = results.cells(across, up, *facets)
     found = []
     for places in _product(facets):

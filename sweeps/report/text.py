@@ -18,8 +18,13 @@ _HEADINGS = {
     "of_log_loss": "of log10 loss",
     "breaks_at": "breaks at",
     "steps_to_tolerance": "steps to tolerance",
+    "trial_before": "trial in A",
+    "verdict_before": "verdict in A",
+    "final_loss_before": "final loss in A",
+    "only_first": "only in A",
+    "only_this": "only in it",
 }
-_PLAIN = ("trial", "seed")  # numbers that are names: no thousands separators
+_PLAIN = ("trial", "trial_before", "seed")  # numbers that are names: no thousands separators
 _EXACT = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
 
 
@@ -57,7 +62,7 @@ def cell(value: Any, column: Hashable = "") -> str:
         return str(value)
     if column in _PLAIN:
         return str(value)
-    if column in ("share", "of_settling", "of_log_loss"):
+    if column in ("share", "stable_share", "of_settling", "of_log_loss"):
         return f"{100 * value:.1f} %"
     exact = column in _EXACT or str(column).startswith(("init.", "final."))
     return number(float(value), 6 if exact else 4)

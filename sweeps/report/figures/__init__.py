@@ -1,5 +1,7 @@
 """The report's figures, as plotly figures that also show in a notebook; None where there is nothing to show."""
 
+from sweeps.report.figures.changes import changed_map
+from sweeps.report.figures.compared import compared_curves, compared_maps, compared_shares
 from sweeps.report.figures.curves import loss_curves, sampled_trials
 from sweeps.report.figures.effects import main_effects
 from sweeps.report.figures.maps import stability_map
@@ -10,6 +12,10 @@ from sweeps.report.figures.speed import convergence_speed
 from sweeps.report.figures.theory import prediction_histogram
 
 __all__ = [
+    "changed_map",
+    "compared_curves",
+    "compared_maps",
+    "compared_shares",
     "convergence_speed",
     "loss_curves",
     "main_effects",

@@ -18,11 +18,11 @@ from sweeps.report.text import cell, heading
 
 FEW = 12  # trials up to which each one has a curve of its own
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-_STEP_ZERO = 0.5  # where step 0 stands on a logarithmic axis
-_LEAST = 1e-300
-_LOG_STEPS = 20  # from here on the steps' axis is logarithmic
+STEP_ZERO = 0.5  # where step 0 stands on a logarithmic axis
+LEAST = 1e-300
+LOG_STEPS = 20  # from here on the steps' axis is logarithmic
 _ROOM = 0.06  # around the curves, as a share of the axis
-_SETTLED = VERDICTS[:3]
+SETTLED = VERDICTS[:3]
 
 FloatArray = NDArray[np.float64]
 
@@ -37,25 +37,39 @@ def loss_curves(results: Results) -> go.Figure:
     figure = go.Figure(layout={"template": template(), "height": 460})
     trials = sampled_trials(results)
     curves = results.curves(trials["trial"].tolist(), ["loss"]).merge(trials, on="trial")
-    settled = curves["loss"][curves["verdict"].isin(_SETTLED)]
+    settled = curves["loss"][curves["verdict"].isin(SETTLED)]
     shown = settled if len(settled) else _below(curves, results.config.verdict.diverged_factor)
     positive = shown[shown > 0]
-    floor = max(float(positive.min()) / 10, _LEAST) if (shown == 0).any() and len(positive) else _LEAST
+    floor = max(float(positive.min()) / 10, LEAST) if (shown == 0).any() and len(positive) else LEAST
     last = int(curves["step"].max()) if len(curves) else 0
-    logarithmic = last > _LOG_STEPS
-    layout = _loss_axis(shown, floor)
+    logarithmic = last > LOG_STEPS
+    layout = loss_axis(shown, floor)
     ceiling = 10 ** (layout["range"][1] + 3) if layout else np.inf
     curves = curves.assign(
-        step_shown=curves["step"].clip(lower=_STEP_ZERO if logarithmic else 0),
+        step_shown=curves["step"].clip(lower=STEP_ZERO if logarithmic else 0),
         loss_shown=curves["loss"].clip(floor, ceiling),
     )
     if results.stored <= FEW:
         _every_trial(figure, results, curves)
     else:
         _by_verdict(figure, results, curves, floor, ceiling)
-    figure.update_xaxes(title_text="step", **_step_axis(last, logarithmic))
+    figure.update_xaxes(title_text="step", **step_axis(last, logarithmic))
     loss = f"training loss ({results.config.task.loss})"
     return figure.update_yaxes(title_text=loss, type="log", **layout)
+
+
+def band(steps: FloatArray, low: FloatArray, high: FloatArray, colour: str, group: str) -> go.Scatter:
+    """What lies between two curves."""
+    return go.Scatter(
+        x=np.concatenate([steps, steps[::-1]]),
+        y=np.concatenate([high, low[::-1]]),
+        mode="none",
+        fill="toself",
+        fillcolor=colour,
+        legendgroup=group,
+        showlegend=False,
+        hoverinfo="skip",
+    )
 
 
 def sampled_trials(results: Results) -> pd.DataFrame:
@@ -74,7 +88,7 @@ def _every_trial(figure: go.Figure, results: Results, curves: pd.DataFrame) -> N
             y=frame["loss_shown"],
             customdata=frame[["step", "loss"]].to_numpy(),
             name=f"trial {trial}, {verdict}",
-            mode="lines+markers" if len(frame) <= _LOG_STEPS else "lines",
+            mode="lines+markers" if len(frame) <= LOG_STEPS else "lines",
             line={"color": COLOURS[verdict], "dash": DASHES[verdict], "width": 2.2},
             marker={"symbol": MARKERS[verdict], "size": 8},
             hovertemplate=f"{_settings(results, frame.iloc[0])}<br>step %{{customdata[0]:,}}"
@@ -94,16 +108,7 @@ def _by_verdict(figure: go.Figure, results: Results, curves: pd.DataFrame, floor
             bands.append((verdict, table.columns.to_numpy(dtype=np.float64), quantiles.clip(floor, ceiling)))
     for verdict, steps, (p10, p25, _, p75, p90) in reversed(bands):
         for low, high, strength in ((p10, p90, 0.13), (p25, p75, 0.2)):
-            figure.add_scatter(
-                x=np.concatenate([steps, steps[::-1]]),
-                y=np.concatenate([high, low[::-1]]),
-                mode="none",
-                fill="toself",
-                fillcolor=faded(COLOURS[verdict], strength),
-                legendgroup=verdict,
-                showlegend=False,
-                hoverinfo="skip",
-            )
+            figure.add_trace(band(steps, low, high, faded(COLOURS[verdict], strength), verdict))
     for verdict, steps, quantiles in bands:
         within = quantiles[2] < ceiling
         end = len(steps) if within.all() else int(within.argmin()) + 1
@@ -143,7 +148,7 @@ def _below(curves: pd.DataFrame, factor: float) -> pd.Series[float]:
     return curves["loss"][curves["loss"] <= factor * first]
 
 
-def _loss_axis(losses: pd.Series[float], floor: float) -> dict[str, Any]:
+def loss_axis(losses: pd.Series[float], floor: float) -> dict[str, Any]:
     """The axis' range in powers of ten, what is shown and a little room, and its ticks."""
     exponents = np.log10(losses.dropna().clip(lower=floor).to_numpy(dtype=np.float64))
     if not len(exponents):
@@ -153,14 +158,15 @@ def _loss_axis(losses: pd.Series[float], floor: float) -> dict[str, Any]:
     return {"range": [low - room, high + 2 * room], **ticks(low - room, high + 2 * room)}
 
 
-def _step_axis(last: int, logarithmic: bool) -> dict[str, object]:
+def step_axis(last: int, logarithmic: bool) -> dict[str, object]:
+    """The axis of steps up to the last one; on a logarithmic one step 0 stands at STEP_ZERO."""
     if not logarithmic:
         return {"rangemode": "tozero"}
     powers = [10**k for k in range(len(str(last)))]
-    room = 0.02 * np.log10(last / _STEP_ZERO)
+    room = 0.02 * np.log10(last / STEP_ZERO)
     return {
         "type": "log",
-        "tickvals": [_STEP_ZERO, *powers],
+        "tickvals": [STEP_ZERO, *powers],
         "ticktext": ["0", *(f"{power:,}" for power in powers)],
-        "range": [np.log10(_STEP_ZERO) - room, np.log10(last) + room],
+        "range": [np.log10(STEP_ZERO) - room, np.log10(last) + room],
     }

@@ -23,7 +23,7 @@ from sweeps.report.text import heading
 VIEWS = ("verdict", "final loss", "steps to tolerance")
 _LEVELS = 224  # of a colour scale; those above are for trials without a number
 _MISSING = {"not yet": 232, "diverging": 240, "diverged": 248, "nothing": 254}
-_CLEAR = "rgba(0,0,0,0)"
+CLEAR = "rgba(0,0,0,0)"
 _LEAST = 1e-300
 _GLYPHS = {1: (28, 9), 2: (14, 9), 3: (9, 5), 4: (7, 5)}  # symbols across and up a panel, by the panels in a row
 _PANEL_HEIGHT = {1: 430, 2: 340, 3: 250}  # pixels, by the number of rows
@@ -35,18 +35,26 @@ FloatArray = NDArray[np.float64]
 def stability_map(results: Results, view: str = "verdict") -> go.Figure | None:
     """What became of each setting over the two widest axes; None where fewer than two are swept.
 
+    See :func:`draw_maps`.
+    """
+    return draw_maps(results.panels, view)
+
+
+def draw_maps(found: Sequence[Panel], view: str = "verdict", in_a_row: int | None = None) -> go.Figure | None:
+    """Maps on one scale; None where there are none.
+
     A cell shows the best of its trials, its fewest steps to tolerance and, where it is known, the least predicted
-    radius: where that is 1 lies the drawn boundary. Buttons switch between VIEWS; ``view`` is shown first.
+    radius: where that is 1 lies the drawn boundary. Buttons switch between VIEWS; ``view`` is shown first. So many
+    panels stand ``in_a_row``, by default as many as suits their number.
 
     Raises:
         ValueError: another view.
     """
     if view not in VIEWS:
         raise ValueError(f"view must be one of {', '.join(VIEWS)}, not {view!r}")
-    found = results.panels
     if not found:
         return None
-    figure, columns = _panes(found)
+    figure, columns = panes(found, in_a_row)
     shown: list[tuple[str, ...]] = []  # the views that show each trace
 
     def add(trace: go.Heatmap | go.Scatter, place: int, *views: str) -> None:
@@ -73,31 +81,33 @@ def stability_map(results: Results, view: str = "verdict") -> go.Figure | None:
     visible = {name: [name in views for views in shown] for name in VIEWS}
     for trace, seen in zip(figure.data, visible[view], strict=True):
         trace.visible = seen
-    return figure.update_layout(updatemenus=[_buttons(visible, view, figure.layout.height)])
+    return figure.update_layout(updatemenus=[buttons(visible, view, figure.layout.height)])
 
 
-def _panes(found: Sequence[Panel]) -> tuple[go.Figure, int]:
+def panes(found: Sequence[Panel], in_a_row: int | None = None) -> tuple[go.Figure, int]:
     """The empty panels side by side, and how many stand in a row."""
-    columns = min(len(found), 3 if len(found) in (3, 5, 6) else 2 if len(found) <= 4 else 4)
+    columns = in_a_row or min(len(found), 3 if len(found) in (3, 5, 6) else 2 if len(found) <= 4 else 4)
     rows = math.ceil(len(found) / columns)
     height = _PANEL_HEIGHT.get(rows, 230)
     inner = rows * height + (rows - 1) * _BETWEEN
+    alike = all(same_cells(panel.cells, found[0].cells) for panel in found)
     figure = make_subplots(
         rows=rows,
         cols=columns,
-        shared_xaxes="all",
-        shared_yaxes="all",
-        horizontal_spacing=0.03,
+        shared_xaxes="all" if alike else False,
+        shared_yaxes="all" if alike else False,
+        horizontal_spacing=0.03 if alike else 0.09,
         vertical_spacing=_BETWEEN / inner if rows > 1 else 0,
         subplot_titles=[panel.title.replace(", ", "<br>") for panel in found] if len(found) > 1 else None,
     )
-    across, up = found[0].cells.axes
-    figure.update_xaxes(showgrid=False, **across.layout())
-    figure.update_yaxes(showgrid=False, **up.layout())
-    for column in range(1, columns + 1):
-        last = sum(place % columns == column - 1 for place in range(len(found)))
-        figure.update_xaxes(title_text=heading(across.name), showticklabels=True, row=last, col=column)
-    figure.update_yaxes(title_text=heading(up.name), col=1)
+    for place, panel in enumerate(found):
+        across, up = panel.cells.axes
+        row, column = 1 + place // columns, 1 + place % columns
+        ends = place + columns >= len(found)  # nothing stands below it
+        told = {"title_text": heading(across.name), "showticklabels": True} if ends or not alike else {}
+        figure.update_xaxes(showgrid=False, **across.layout(), **told, row=row, col=column)
+        told = {"title_text": heading(up.name)} if column == 1 or not alike else {}
+        figure.update_yaxes(showgrid=False, **up.layout(), **told, row=row, col=column)
     figure.update_annotations(font_size=13 if columns < 3 else 11)
     return figure.update_layout(
         template=template(),
@@ -107,10 +117,18 @@ def _panes(found: Sequence[Panel]) -> tuple[go.Figure, int]:
     ), columns
 
 
+def same_cells(one: Cells, other: Cells) -> bool:
+    """Whether two maps have the same axes, value by value."""
+    return all(
+        mine.name == theirs.name and np.array_equal(mine.labels, theirs.labels)
+        for mine, theirs in zip(one.axes, other.axes, strict=True)
+    )
+
+
 def _verdicts(cells: Cells) -> go.Heatmap:
-    colours = [*(COLOURS[verdict] for verdict in VERDICTS), _CLEAR]
+    colours = [*(COLOURS[verdict] for verdict in VERDICTS), CLEAR]
     scale = [[(i + side) / len(colours), colour] for i, colour in enumerate(colours) for side in (0, 1)]
-    return _heat(cells, np.where(cells.verdict < 0, len(VERDICTS), cells.verdict), scale, -0.5, len(VERDICTS) + 0.5)
+    return heat(cells, np.where(cells.verdict < 0, len(VERDICTS), cells.verdict), scale, -0.5, len(VERDICTS) + 0.5)
 
 
 def _measures(
@@ -131,20 +149,20 @@ def _measures(
     scale = [(place * _LEVELS / 256, colour) for place, colour in ramp]
     first = _LEVELS / 256
     not_yet = ramp[-1][1] if name == "final loss" else NOT_YET  # each has a loss
-    for word, colour in zip(_MISSING, (not_yet, COLOURS["diverging"], COLOURS["diverged"], _CLEAR), strict=True):
+    for word, colour in zip(_MISSING, (not_yet, COLOURS["diverging"], COLOURS["diverged"], CLEAR), strict=True):
         last = min(1.0, (_MISSING[word] + 4) / 256)
         scale += [(first, colour), (last, colour)]
         first = last
-    heat = _heat(cells, np.round(level), scale, 0, 256)
+    drawn = heat(cells, np.round(level), scale, 0, 256)
     if not in_legend:
-        return heat
+        return drawn
     powers = ticks(low, high)
     at = ((np.log10(powers["tickvals"]) - low) / (high - low) * (_LEVELS - 1)).tolist()
     ends = {
         "final loss": "at the end: diverging, diverged",
         "steps to tolerance": "at the end: none, diverging, diverged",
     }
-    heat.update(
+    drawn.update(
         showscale=True,
         colorbar={
             "orientation": "h",
@@ -161,13 +179,14 @@ def _measures(
             "ticktext": powers["ticktext"],
         },
     )
-    return heat
+    return drawn
 
 
-def _heat(cells: Cells, levels: NDArray[np.number], scale: object, least: float, greatest: float) -> go.Heatmap:
+def heat(cells: Cells, levels: NDArray[np.number], scale: object, least: float, greatest: float) -> go.Heatmap:
+    """Cells in the colours of their levels, whole numbers up to 255."""
     across, up = cells.axes
     return go.Heatmap(
-        **_places(across, up),
+        **places(across, up),
         z=levels.T.astype(np.uint8),
         colorscale=scale,
         zmin=least,
@@ -180,12 +199,12 @@ def _heat(cells: Cells, levels: NDArray[np.number], scale: object, least: float,
 def _hover(cells: Cells) -> go.Heatmap:
     """An invisible layer that all views share, since what it says takes the most room."""
     across, up = cells.axes
-    lines = [_hover_line(axis, letter) for axis, letter in ((across, "x"), (up, "y"))]
+    lines = [hover_line(axis, letter) for axis, letter in ((across, "x"), (up, "y"))]
     run = cells.trials > 0
     loss = np.where(cells.loss < np.finfo(np.float32).max, cells.loss, np.nan)
     told = np.stack([cells.trial, loss], axis=-1).swapaxes(0, 1)
     return go.Heatmap(
-        **_places(across, up),
+        **places(across, up),
         z=np.where(run, 0, np.nan).T.astype(np.uint8 if run.all() else np.float32),  # a byte a cell where it can be
         customdata=told.astype(np.float32),
         opacity=0,
@@ -196,11 +215,13 @@ def _hover(cells: Cells) -> go.Heatmap:
     )
 
 
-def _hover_line(axis: MapAxis, letter: str) -> str:
+def hover_line(axis: MapAxis, letter: str) -> str:
+    """What is said of an axis' value where somebody points."""
     return f"{heading(axis.name)} %{{{letter}{'' if axis.kind == 'listed' else ':.5~g'}}}"
 
 
-def _places(across: MapAxis, up: MapAxis) -> dict[str, FloatArray]:
+def places(across: MapAxis, up: MapAxis) -> dict[str, FloatArray]:
+    """Where a map's cells lie."""
     return {
         letter: axis.positions if len(axis.labels) > 1 else axis.edges for letter, axis in (("x", across), ("y", up))
     }
@@ -226,11 +247,12 @@ def _span(parts: Sequence[FloatArray]) -> tuple[float, float]:
     return (low, high) if high - low > 0.1 else (low - 0.1, high + 0.1)
 
 
-def _buttons(visible: dict[str, list[bool]], view: str, height: float) -> dict[str, object]:
+def buttons(visible: dict[str, list[bool]], view: str, height: float) -> dict[str, object]:
+    """Buttons above a map of that height that switch between views, each with the traces that it shows."""
     inner = height - _ABOVE - _BELOW
     return {
         **BUTTONS,
-        "active": VIEWS.index(view),
+        "active": list(visible).index(view),
         "y": 1 + 34 / inner,
         "buttons": [
             {"label": name.capitalize(), "method": "restyle", "args": ["visible", seen]}
