@@ -10,10 +10,10 @@ import typer
 
 from sweeps.cli.app import app
 from sweeps.cli.options import DEFAULT_STORE, JsonOption, StoreOption, SweepId, find
-from sweeps.errors import CheckFailed, InputError
+from sweeps.errors import CheckFailed, ConfigError, InputError
 
 if TYPE_CHECKING:
-    from sweeps.check import Check
+    from sweeps.check import Check, Limits
     from sweeps.store import SweepFiles
 
 _NO_LIMIT = "none"
@@ -88,15 +88,14 @@ def check(
     from sweeps import check as checking
     from sweeps.terminal import show_json
 
-    limits = checking.Limits.of(
+    limits = _limits(
         {
             "max_loss_increase": _limit(max_loss_increase),
             "max_stable_share_drop": _number(max_stable_share_drop),
             "min_stable_share": _number(min_stable_share),
             "no_new_divergence": no_new_divergence,
             "allow_incomplete": allow_incomplete,
-        },
-        "limits",
+        }
     )
     _, files = find(store, sweep_id)
     held_against = checking.baseline_of(files, baseline)
@@ -125,6 +124,17 @@ def _say(files: SweepFiles, baseline: SweepFiles | None, checks: list[Check]) ->
     say(f"{files.manifest()['name']} {files.sweep_id}, held against {against}")
     for entry in checks:
         say(f"{'skipped' if entry.skipped else 'passed' if entry.passed else 'failed'}: {entry.name}: {entry.message}")
+
+
+def _limits(document: dict[str, Any]) -> Limits:
+    from sweeps.check import Limits
+
+    try:
+        return Limits.of(document)
+    except ConfigError as error:  # a key is an option here
+        problems = (problem.partition(":") for problem in error.problems)
+        lines = [f"--{key.replace('_', '-')}:{rest}" for key, _, rest in problems]
+        raise InputError("\n".join(lines)) from error
 
 
 def _limit(given: str) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from sweeps.errors import StoreError
 from sweeps.report.compare import Comparison, findings, sentences, tables
 from sweeps.report.page import Head, Section, rendered, strip
+from sweeps.report.panels import MAX_CELLS
 from sweeps.report.remarks import created
 from sweeps.report.tally import SAMPLED
 from sweeps.store import written_aside
@@ -63,7 +64,7 @@ def comparison_sections(comparison: Comparison) -> Iterator[Section]:
     map_note = "What became of each setting: a cell shows the best of its trials. All maps have the same colour scale."
     yield Section("maps", "Where they are stable", map_note, figures.compared_maps(comparison))
     for letter, pair in comparison.others:
-        changed = figures.changed_map(pair, ("A", letter))
+        changed = figures.changed_map(pair, ("A", letter), most=MAX_CELLS // (4 * len(comparison.pairs)))
         note = f"Cell by cell, the best trials of both. {_capital(pair.why)}."
         keys = [f"transitions-{letter}"]
         folded = [f"changes-{letter}", f"losses-{letter}"]

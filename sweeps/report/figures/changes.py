@@ -25,18 +25,20 @@ _TINY = 1e-300
 _SIGNS_ACROSS, _SIGNS_UP = 28, 9
 
 
-def changed_map(pair: Pair, names: tuple[str, str] = ("A", "B"), view: str = "what settles") -> go.Figure | None:
+def changed_map(
+    pair: Pair, names: tuple[str, str] = ("A", "B"), view: str = "what settles", most: int = MAX_CELLS // 4
+) -> go.Figure | None:
     """What changed from the first sweep to the second, cell by cell; None where their maps have other axes.
 
     A cell compares the best trials of both. The ratio is the second's final loss over the first's, where both settle.
-    Buttons switch between VIEWS; ``view`` is shown first.
+    Buttons switch between VIEWS; ``view`` is shown first. All panels have at most ``most`` cells.
 
     Raises:
         ValueError: another view.
     """
     if view not in VIEWS:
         raise ValueError(f"view must be one of {', '.join(VIEWS)}, not {view!r}")
-    before, after = (make_panels(results, MAX_CELLS // 2) for results in (pair.first, pair.second))
+    before, after = (make_panels(results, most) for results in (pair.first, pair.second))
     if not before or [panel.title for panel in before] != [panel.title for panel in after]:
         return None
     both = list(zip((panel.cells for panel in before), (panel.cells for panel in after), strict=True))
