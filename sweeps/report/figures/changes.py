@@ -89,7 +89,7 @@ def _ratio(was: Cells, now: Cells) -> NDArray[np.float64]:
     """log10 of the second's final loss over the first's; NaN where one of them does not settle."""
     settled = (was.badness == 0) & (now.badness == 0) & np.isfinite(was.loss) & np.isfinite(now.loss)
     ratio = np.full(was.loss.shape, np.nan)
-    ratio[settled] = np.log10(np.maximum(now.loss[settled], _TINY) / np.maximum(was.loss[settled], _TINY))
+    ratio[settled] = np.log10(np.maximum(now.loss[settled], _TINY)) - np.log10(np.maximum(was.loss[settled], _TINY))
     return ratio
 
 
