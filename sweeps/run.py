@@ -47,6 +47,9 @@ class Progress(Protocol):
     def computed(self, trials: int) -> None:
         """So many more trials are in the store."""
 
+    def failed(self, trials: int) -> None:
+        """So many trials more could not be run."""
+
     def logged(self, trials: int) -> None:
         """So many more trials are in MLflow."""
 
@@ -228,6 +231,7 @@ def _compute(outcome: Outcome, results: Generator[Result, None, None], progress:
         if not isinstance(result, ShardResult):
             files.write_failure(result)
             outcome.failed_trials += len(result.shard)
+            progress.failed(len(result.shard))
             continue
         files.write_shard(result)
         progress.computed(len(result.shard))

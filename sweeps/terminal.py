@@ -123,6 +123,9 @@ class BarProgress:
         """So many more trials are in the store."""
         self._advance("computed", trials)
 
+    def failed(self, trials: int) -> None:
+        """Told at the end, with what to do."""
+
     def logged(self, trials: int) -> None:
         """So many more trials are in MLflow."""
         self._advance("logged", trials)
@@ -156,6 +159,9 @@ class LineProgress:
     def computed(self, trials: int) -> None:
         """So many more trials are in the store."""
         self._advance("computed", trials)
+
+    def failed(self, trials: int) -> None:
+        """Told at the end, with what to do."""
 
     def logged(self, trials: int) -> None:
         """So many more trials are in MLflow."""

@@ -79,8 +79,9 @@ def run(
 ) -> None:
     """Train all trials, track them in MLflow and report."""
     from sweeps import run as road
+    from sweeps.progress import followed
     from sweeps.store import Store
-    from sweeps.terminal import progress, say
+    from sweeps.terminal import complain, progress, say
 
     work = prepared(config, set_)
     home = Store(store)
@@ -89,7 +90,7 @@ def run(
         say(f"{work.config.name}: {len(work.plan):,} trials of {work.plan.steps:,} steps")
         files = road.create(work, home, where, tracker, fresh)
         with files.lease():
-            outcome = road.run(files, work, where, tracker, progress())
+            outcome = road.run(files, work, where, tracker, followed(progress(), files, where, complain))
             conclude(outcome, home, where.description, tracker)
 
 
@@ -105,7 +106,8 @@ def resume(
     """Compute and log what a sweep still lacks, also what could not be run before."""
     from sweeps import run as road
     from sweeps.config import load
-    from sweeps.terminal import progress, say
+    from sweeps.progress import followed
+    from sweeps.terminal import complain, progress, say
 
     home, files = find(store, sweep_id)
     with files.lease(), executor_of(executor, address) as where:
@@ -113,7 +115,7 @@ def resume(
             tries = sum(files.tries(int(path.stem)) for path in failures)
             say(f"trying again what was given up before: {len(failures):,} shards, after {tries:,} tries")
         tracker = road.tracker_for(home, tracking_uri, files, database_of(tracking_database, load(files.config_path)))
-        outcome = road.resume(files, where, tracker, progress())
+        outcome = road.resume(files, where, tracker, followed(progress(), files, where, complain))
         conclude(outcome, home, where.description, tracker)
 
 
@@ -128,14 +130,16 @@ def log(
     """Log what a sweep has computed to any MLflow, or complete what is logged there; nothing is logged twice."""
     from sweeps import run as road
     from sweeps.config import load
-    from sweeps.terminal import progress
+    from sweeps.progress import followed
+    from sweeps.terminal import complain, progress
 
     home, files = find(store, sweep_id)
     with files.lease():
         tracker = road.tracker_for(home, tracking_uri, files, database_of(tracking_database, load(files.config_path)))
         again = again_with(files, "log") + (f" --tracking-uri {shlex.quote(tracker.uri)}" if tracking_uri else "")
         try:
-            outcome = road.log(files, tracker, progress(), cast("WriterName | None", writer and writer.value))
+            told = followed(progress(), files, None, complain)
+            outcome = road.log(files, tracker, told, cast("WriterName | None", writer and writer.value))
             if not (files.report_folder / "report.html").exists():
                 write_report(outcome)
             if outcome.tracking_error is None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from typing import Protocol
+from collections.abc import Callable, Generator, Iterable
+from typing import TYPE_CHECKING, Protocol
 
 from sweeps.plan import Shard
 from sweeps.worker import ShardFailure, ShardResult, Work
+
+if TYPE_CHECKING:
+    from sweeps.progress import Counts
 
 Outcome = ShardResult | ShardFailure
 
@@ -17,6 +20,10 @@ class Executor(Protocol):
     @property
     def description(self) -> str:
         """Where, in a few words for the terminal."""
+
+    @property
+    def in_flight(self) -> int:
+        """How many shards were submitted and have not finished."""
 
     def start(self) -> None:
         """Bring up what shards run on.
@@ -37,6 +44,9 @@ class Executor(Protocol):
 
     def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
         """Results as they come, in any order; closing the generator gives up the shards in flight."""
+
+    def meter(self, sweep_id: str, name: str) -> Callable[[Counts], None] | None:
+        """After start(): what tells the cluster's metrics how far a sweep is; None where there are none."""
 
     def stop(self) -> None:
         """End what start() brought up; does nothing twice or before start()."""

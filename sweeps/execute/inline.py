@@ -16,6 +16,7 @@ class InlineExecutor:
     """Runs shards in this process."""
 
     description = "in this process"
+    in_flight = 0
 
     def start(self) -> None:
         """Nothing to bring up."""
@@ -38,7 +39,13 @@ class InlineExecutor:
     def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
         """Run each shard when the next result is asked for."""
         for shard in shards:
-            yield run_shard(work, shard)
+            self.in_flight = 1
+            result = run_shard(work, shard)
+            self.in_flight = 0
+            yield result
+
+    def meter(self, sweep_id: str, name: str) -> None:
+        """There is no cluster."""
 
     def stop(self) -> None:
         """Nothing to end."""

@@ -12,14 +12,17 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from sweeps.config import SweepConfig
 from sweeps.errors import ExecutorError
 from sweeps.execute.base import Outcome
 from sweeps.plan import Shard
 from sweeps.worker import ShardFailure, Work, run_shard
+
+if TYPE_CHECKING:
+    from sweeps.progress import Counts
 
 IN_FLIGHT_PER_CORE = 2  # or per GPU: enough to keep it busy while a result travels
 _PROBE_SECONDS = 5
@@ -36,6 +39,7 @@ class RayExecutor:
     def __init__(self, address: str | None = None) -> None:
         """Nothing is started yet."""
         self.address = address
+        self.in_flight = 0
         self._ray: Any = None
         self._limits: tuple[float, dict[str, int]] | None = None  # cores and GPUs, and when they were counted
 
@@ -116,11 +120,18 @@ class RayExecutor:
             limit = self._limit(on_gpus)  # anew: the cluster may have grown
             while len(flying) < limit and (shard := next(waiting, None)) is not None:
                 flying[task.remote(shared, shard)] = shard
+            self.in_flight = len(flying)
             if not flying:
                 return
             ready, _ = ray.wait(list(flying), num_returns=1, timeout=_LOOK_SECONDS)
             for reference in ready:
                 yield self._outcome(reference, flying.pop(reference), retries)
+
+    def meter(self, sweep_id: str, name: str) -> Callable[[Counts], None]:
+        """What tells Ray's metrics how far a sweep is."""
+        from sweeps.execute.meter import Meter
+
+        return Meter(sweep_id, name)
 
     def _limit(self, on_gpus: bool) -> int:
         """How many tasks to have submitted at once."""

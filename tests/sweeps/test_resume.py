@@ -64,6 +64,9 @@ class Silent:
     def computed(self, trials: int) -> None:
         pass
 
+    def failed(self, trials: int) -> None:
+        pass
+
     def logged(self, trials: int) -> None:
         pass
 
