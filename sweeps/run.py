@@ -359,10 +359,15 @@ def tracker_for(
         uri = known
     if uri is None:
         return MlflowTracker(store.tracking_uri, store.artifacts)
-    return MlflowTracker(uri, None, _database(database) if database and is_server(uri) else None)
+    return MlflowTracker(uri, None, database_uri(database) if database and is_server(uri) else None)
 
 
-def _database(given: str) -> str:
+def database_uri(given: str) -> str:
+    """The URI of a database: as given, or what the variable holds whose name is given as $NAME.
+
+    Raises:
+        TrackingError: there is no such variable, or no such URI in it.
+    """
     name = given.removeprefix("$")
     uri = given if name == given else os.environ.get(name)
     if not uri:

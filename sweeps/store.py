@@ -30,6 +30,7 @@ from sweeps.errors import StoreError
 from sweeps.plan import Shard
 from sweeps.worker import ShardFailure, ShardResult
 
+STATES = ("planned", "running", "interrupted", "computed", "logged", "reported")  # see SweepFiles.state()
 _SHARD = re.compile(r"(\d{5,})\.parquet")
 _SWEEP_ID = re.compile(r"[0-9a-f]{1,32}")
 
@@ -46,7 +47,12 @@ class Store:
     @property
     def tracking_uri(self) -> str:
         """The embedded MLflow database."""
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        return f"sqlite:///{self.database}"
+
+    @property
+    def database(self) -> Path:
+        """The embedded MLflow database's file."""
+        return self.root / "mlflow.db"
 
     @property
     def artifacts(self) -> Path:
@@ -87,6 +93,16 @@ class Store:
             return []
         found = [SweepFiles(path) for path in folder.iterdir() if _SWEEP_ID.fullmatch(path.name)]
         return sorted(found, key=lambda files: files.created, reverse=True)
+
+    def lasting_files(self) -> Iterator[Path]:
+        """All files that a copy of the store needs besides the database; not what is being written, nor locks."""
+        for folder, folders, names in os.walk(self.root):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(names):
+                path = Path(folder, name)
+                passing = name.startswith(".") or name.endswith(".new") or name == "lease"
+                if not passing and not name.startswith(self.database.name) and path.is_file() and not path.is_symlink():
+                    yield path
 
     def find(self, prefix: str) -> SweepFiles:
         """The sweep whose id starts with ``prefix``.
@@ -140,6 +156,11 @@ class SweepFiles:
     def plan_path(self) -> Path:
         """The manifest: counts, digests, versions."""
         return self.folder / "plan.json"
+
+    @property
+    def tracking_path(self) -> Path:
+        """Where the sweep is logged, and how far; see :meth:`tracking`."""
+        return self.folder / "tracking.json"
 
     @property
     def shards_folder(self) -> Path:
@@ -283,18 +304,27 @@ class SweepFiles:
 
     def places(self) -> list[dict[str, Any]]:
         """All places where the sweep is logged, its own first."""
-        path = self.folder / "tracking.json"
-        if not path.exists():
+        if not self.tracking_path.exists():
             return []
-        own = self._read_json(path)
+        own = self._read_json(self.tracking_path)
         elsewhere = own.pop("elsewhere", [])
         return [own, *elsewhere]
 
     def write_tracking(self, record: dict[str, Any]) -> None:
         """Keep where and how far the sweep is logged; the first place that is written is the sweep's own."""
-        own, *elsewhere = ({place["uri"]: place for place in self.places()} | {record["uri"]: record}).values()
+        places = {place["uri"]: place for place in self.places()} | {record["uri"]: record}
+        self._write_places(list(places.values()))
+
+    def relocate(self, before: str, after: str) -> None:
+        """The MLflow at one URI is at another one now."""
+        places = self.places()
+        if any(place["uri"] == before for place in places):
+            self._write_places([p | {"uri": after} if p["uri"] == before else p for p in places])
+
+    def _write_places(self, places: list[dict[str, Any]]) -> None:
+        own, *elsewhere = places
         document = own | ({"elsewhere": elsewhere} if elsewhere else {})
-        self._write_text(self.folder / "tracking.json", json.dumps(document, indent=2) + "\n")
+        self._write_text(self.tracking_path, json.dumps(document, indent=2) + "\n")
 
     def progress(self) -> dict[str, Any]:
         """How far the running process is, or the last one was, as sweeps.progress.Counts; empty if unknown."""

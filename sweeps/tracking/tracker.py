@@ -103,6 +103,12 @@ class MlflowTracker:
         if self._database is not None and self._choice.database is not None:
             check_server(self._choice.database, experiments)
 
+    @property
+    def choice(self) -> Choice:
+        """After check(): the writer."""
+        assert self._choice is not None, "check() comes first"
+        return self._choice
+
     @contextmanager
     def _migration_lock(self) -> Iterator[None]:
         """Two sweeps that start in a fresh store must not both make MLflow's tables."""
