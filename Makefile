@@ -13,7 +13,7 @@ SUDO = $(if $(filter-out 0,$(shell id -u)),sudo)
 CREATECLUSTER := /etc/postgresql-common/createcluster.d
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint format bench ui postgresql chromium constraints clean
+.PHONY: help demo test chaos lint format bench ui postgresql chromium prometheus constraints clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -94,7 +94,20 @@ postgresql:
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends postgresql
 	$(SUDO) rm $(CREATECLUSTER)/none.conf
 
-$(VENV)/.dev: $(VENV)/.runtime $(VENV)/.postgresql $(VENV)/.chromium
+# The tests ask a real Prometheus what the dashboards ask. Unpacked, not installed: Debian's package starts a server.
+$(VENV)/.prometheus: $(VENV)/bin/python
+	@test -x $(BIN)/promtool || { command -v prometheus && command -v promtool; } >/dev/null || $(MAKE) prometheus
+	@touch $@
+
+prometheus: $(VENV)/bin/python
+	@command -v apt-get >/dev/null || \
+		{ echo 'Prometheus is needed for the tests: prometheus and promtool on the PATH' >&2; exit 2; }
+	$(SUDO) apt-get update -q
+	rm -rf $(VENV)/prometheus && mkdir $(VENV)/prometheus
+	cd $(VENV)/prometheus && apt-get download -q prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb
+	ln -sf ../prometheus/usr/bin/prometheus ../prometheus/usr/bin/promtool $(BIN)
+
+$(VENV)/.dev: $(VENV)/.runtime $(VENV)/.postgresql $(VENV)/.chromium $(VENV)/.prometheus
 	$(INSTALL) --editable '.[dev]'
 	@$(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) --no-deps $(TRITON)
 	@touch $@

@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
@@ -68,7 +69,7 @@ class Patient:
 def examine(patient: Patient) -> Iterator[Check]:
     """All checks, one after the other, each as it ends."""
     for name, (check, seconds) in _CHECKS.items():
-        yield run_check(name, lambda check=check: check(patient), seconds)  # type: ignore[misc]
+        yield run_check(name, partial(check, patient), seconds)
 
 
 def run_check(name: str, check: Callable[[], str], seconds: float) -> Check:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from sweeps.errors import StoreError
 from sweeps.progress import Counts
@@ -23,10 +23,12 @@ _MOST_SERIES = 50  # sweeps that have series of their own
 _KEPT = timedelta(hours=1)
 _DAMAGED = "damaged"
 _LABELS = ("sweep_id", "sweep")
-_COUNTS = {
+_COUNTERS: dict[str, tuple[str, Callable[[Counts], int]]] = {
     "sweeps_trials_computed": ("Trials computed and stored.", lambda counts: counts.computed),
-    "sweeps_trials_planned": ("Trials of the sweep.", lambda counts: counts.to_compute),
     "sweeps_trials_logged": ("Trials logged to MLflow.", lambda counts: counts.logged),
+}
+_GAUGES: dict[str, tuple[str, Callable[[Counts], int]]] = {
+    "sweeps_trials_planned": ("Trials of the sweep.", lambda counts: counts.to_compute),
     "sweeps_trials_to_log": ("Trials that are to be in MLflow.", lambda counts: counts.to_log),
     "sweeps_trials_failed": ("Trials that could not be run.", lambda counts: counts.failed),
     "sweeps_shards_in_flight": ("Shards submitted and not finished.", lambda counts: counts.shards_in_flight),
@@ -37,7 +39,7 @@ _COUNTS = {
 def exposition(store: Store) -> bytes:
     """The metrics as text, of the type ``CONTENT_TYPE``."""
     registry = CollectorRegistry()
-    registry.register(_Collector(store))  # type: ignore[no-untyped-call]
+    registry.register(_Collector(store))
     return generate_latest(registry)
 
 
@@ -62,7 +64,7 @@ class _Collector:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """The families of one answer."""
         everything = self._store.sweeps()
         newest = [(files, _state(files)) for files in everything[:_MOST_SWEEPS]]
@@ -75,14 +77,15 @@ class _Collector:
         yield from _series([(files, state) for files, state in newest if _is_shown(files, state)][:_MOST_SERIES])
 
 
-def _series(shown: list[tuple[SweepFiles, str]]) -> Iterator[GaugeMetricFamily]:
+def _series(shown: list[tuple[SweepFiles, str]]) -> Iterator[Metric]:
     """The series of sweeps that have their own."""
     told = [((files.sweep_id, str(files.manifest()["name"])), _counts(files, state), state) for files, state in shown]
-    for name, (text, value) in _COUNTS.items():
-        family = GaugeMetricFamily(name, text, labels=_LABELS)
-        for labels, counts, _ in told:
-            family.add_metric(labels, value(counts))
-        yield family
+    for kind, table in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
+        for name, (text, value) in table.items():
+            family = kind(name, text, labels=_LABELS)
+            for labels, counts, _ in told:
+                family.add_metric(labels, value(counts))
+            yield family
     family = GaugeMetricFamily("sweeps_sweep_state", "1 for the sweep's state.", labels=(*_LABELS, "state"))
     for labels, _, state in told:
         for each in STATES:
