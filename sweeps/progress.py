@@ -50,8 +50,8 @@ Sink = Callable[[Counts], None]
 
 
 class Followed:
-    """A Progress that passes everything on, and tells sinks how far the sweep is: when that has changed, at most once
-    a second, in a thread of its own, and a last time at the end.
+    """A Progress that passes everything on, and tells sinks once a second how far the sweep is, and a last time at the
+    end, in a thread of its own.
 
     A sink that fails stops nothing: that is told once, and it is called again.
 
@@ -74,7 +74,7 @@ class Followed:
         """Silent before begin()."""
         self._shown, self._files, self._executor = shown, files, executor
         self._sinks, self._complain = sinks, complain
-        self._counts, self._told = Counts(), Counts()
+        self._counts = Counts()
         self._failing: set[str] = set()
         self._lock = threading.Lock()  # trials are computed and logged in two threads
         self._ended = threading.Event()
@@ -86,6 +86,7 @@ class Followed:
         given_up = trials - stored - to_compute
         self._counts = Counts(computed=stored, to_compute=trials, to_log=to_log, failed=given_up)
         self._shown.begin(to_compute, to_log)
+        self._tell()
         self._thread.start()
 
     def computed(self, trials: int) -> None:
@@ -113,18 +114,14 @@ class Followed:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.is_set():
+        while not self._ended.wait(_SECONDS):
             self._tell()
-            self._ended.wait(_SECONDS)
         self._tell()
 
     def _tell(self) -> None:
         flying = self._executor.in_flight if self._executor and not self._ended.is_set() else 0
         with self._lock:
             counts = replace(self._counts, shards_in_flight=flying)
-        if counts == self._told:
-            return
-        self._told = counts
         for name, sink in self._sinks.items():
             try:
                 sink(counts)
@@ -140,12 +137,21 @@ def followed(
     shown: Progress, files: SweepFiles, executor: Executor | None, complain: Callable[[str], None]
 ) -> Followed:
     """A Progress that also keeps progress.json, and the metrics of the cluster that the sweep runs on."""
-    sinks: dict[str, Sink] = {"progress.json": lambda counts: _keep(files, counts)}
+    sinks: dict[str, Sink] = {"progress.json": _Keeper(files)}
     if executor is not None and (meter := executor.meter(files.sweep_id, str(files.manifest()["name"]))) is not None:
         sinks["the cluster's metrics"] = meter
     return Followed(shown, files, executor, sinks, complain)
 
 
-def _keep(files: SweepFiles, counts: Counts) -> None:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    files.write_progress(asdict(counts) | {"updated": now})
+class _Keeper:
+    """Writes progress.json when it would say something new."""
+
+    def __init__(self, files: SweepFiles) -> None:
+        self._files = files
+        self._written: Counts | None = None
+
+    def __call__(self, counts: Counts) -> None:
+        if counts != self._written:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self._files.write_progress(asdict(counts) | {"updated": now})
+            self._written = counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -25,6 +26,7 @@ from sweeps.config import SweepConfig, WriterName, load
 from sweeps.errors import ConfigError, StoreError, TrackingError
 from sweeps.execute.base import Executor
 from sweeps.execute.base import Outcome as Result
+from sweeps.logs import event
 from sweeps.plan import make_plan
 from sweeps.reuse import Earlier, results_key
 from sweeps.settle import settle
@@ -114,7 +116,9 @@ def create(work: Work, store: Store, executor: Executor, tracker: Tracker, fresh
     store.check_writable()
     _start(tracker, executor, work)
     sweep_id = secrets.token_hex(4)
-    return store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id, fresh))
+    files = store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id, fresh))
+    event("sweep planned", sweep_id, name=work.config.name, trials=len(work.plan), shards=len(work.plan.shards()))
+    return files
 
 
 def run(files: SweepFiles, work: Work, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
@@ -134,6 +138,7 @@ def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Pr
     """
     work = reopen(files)
     files.remove_pieces()
+    event("sweep resumed", files.sweep_id, name=work.config.name, stored=len(files.done()))
     _start(tracker, executor, work)
     return _finish(Outcome(files, work), executor, tracker, progress)
 
@@ -199,7 +204,9 @@ def _finish(outcome: Outcome, executor: Executor | None, tracker: Tracker, progr
     files, work = outcome.files, outcome.work
     sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
     to_compute, results = _results(outcome, executor) if executor else (0, None)
-    progress.begin(to_compute, wanted(work.config.tracking.trials, len(work.plan) - outcome.failed_trials))
+    to_log = wanted(work.config.tracking.trials, len(work.plan) - outcome.failed_trials)
+    event("sweep started", files.sweep_id, to_compute=to_compute, to_log=to_log, tracking=tracker.uri)
+    progress.begin(to_compute, to_log)
     files.write_tracking({"uri": tracker.uri, "complete": False})
     pipeline = Pipeline(tracker, sweep, progress.logged)
     pipeline.start()
@@ -215,12 +222,15 @@ def _finish(outcome: Outcome, executor: Executor | None, tracker: Tracker, progr
         _keep_tracking(outcome, tracker, pipeline, to_log)
     except KeyboardInterrupt:
         pipeline.interrupt()
+        event("sweep interrupted", files.sweep_id, level=logging.WARNING, logged=pipeline.trials)
         raise Interrupted(outcome) from None
     except Exception:
         pipeline.interrupt()
         raise
     finally:
         progress.end()
+    failed, unlogged = outcome.failed_trials, outcome.unlogged_trials
+    event("sweep finished", files.sweep_id, logged=pipeline.trials, failed=failed, unlogged=unlogged)
     return outcome
 
 
@@ -232,9 +242,13 @@ def _compute(outcome: Outcome, results: Generator[Result, None, None], progress:
             files.write_failure(result)
             outcome.failed_trials += len(result.shard)
             progress.failed(len(result.shard))
+            why = result.traceback.strip().splitlines()[-1]
+            event("shard failed", files.sweep_id, level=logging.ERROR, shard=result.shard.index, reason=why)
             continue
         files.write_shard(result)
         progress.computed(len(result.shard))
+        seconds = round(result.seconds, 3)
+        event("shard stored", files.sweep_id, shard=result.shard.index, trials=len(result.shard), seconds=seconds)
         if at_once:
             pipeline.put(result.shard.index)
 

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from sweeps.errors import SweepsError
 from sweeps.visible import visible
+
+
+class LogFormat(StrEnum):
+    """How the events of a sweep's life are logged."""
+
+    text = "text"
+    json = "json"
+
+
+class LogLevel(StrEnum):
+    """From which level on."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
 
 
 class _Commands(TyperGroup):
@@ -40,3 +57,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback()
+def options(
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option("--log-format", envvar="SWEEPS_LOG_FORMAT", help="Log sweeps' events on standard error."),
+    ] = None,
+    log_level: Annotated[
+        LogLevel, typer.Option("--log-level", envvar="SWEEPS_LOG_LEVEL", help="From which level on.")
+    ] = LogLevel.info,
+) -> None:
+    """Options of all commands, before the command's name."""
+    if log_format is not None:
+        from sweeps import logs
+
+        logs.set_up(log_format.value, log_level.value)

@@ -42,6 +42,6 @@ class Meter:
             more = getattr(counts, name) - getattr(self._before, name) if self._before else 0
             if more > 0:
                 counter.inc(more)
-        for name, gauge in self._gauges.items():
+        for name, gauge in self._gauges.items():  # also what is as it was: Ray forgets a gauge that nobody sets
             gauge.set(getattr(counts, name))
         self._before = counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -9,7 +10,9 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sweeps.logs import event
 from sweeps.tracking.base import Sweep, Tracker
+from sweeps.tracking.probe import first_line
 
 _END = None
 
@@ -72,6 +75,8 @@ class Pipeline:
                 self._tracker.end_trials()
         except Exception as error:  # noqa: BLE001 - the sweep goes on; whoever joins reads it
             self.error = error
+            why = first_line(error)
+            event("tracking failed", self._sweep.sweep_id, level=logging.ERROR, logged=self.trials, reason=why)
 
     def _log_all(self) -> None:
         steps: list[int] | None = None

@@ -131,7 +131,9 @@ def faulty(tracking_server: TrackingServer) -> Iterator[Proxy]:
 @pytest.fixture(scope="session")
 def ray_executor() -> Iterator[RayExecutor]:
     executor = RayExecutor()
-    executor.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")  # ten times as often as usual: test_metrics.py waits
+        executor.start()
     yield executor
     executor.stop()
 

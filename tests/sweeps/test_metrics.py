@@ -1,7 +1,6 @@
 """What Prometheus sees of sweeps: every query of the dashboards, asked of a real one that scrapes a sweep on Ray."""
 
 import json
-import os
 import socketserver
 import subprocess
 import threading
@@ -9,7 +8,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,8 @@ def test_a_running_sweep_is_told_as_it_says_and_a_finished_one_is_dropped(
     make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], store: Store
 ) -> None:
     assert samples(store)["sweeps_store_sweeps"] == {(): 0}
-    files = stored(make_work(name='a "b"\nc\\d'))
-    label = ("abcd1234", 'a "b"\nc\\d')
+    files = stored(make_work(name='a "b" c\\d'))
+    label = ("abcd1234", 'a "b" c\\d')
     record = {"computed": 9, "to_compute": 12, "logged": 5, "to_log": 12, "failed": 2, "shards_in_flight": 4}
     now = datetime.now(UTC)
     files.write_progress(record | {"updated": now.isoformat()})
@@ -167,26 +167,44 @@ def test_every_query_of_the_dashboards_has_data(
     [node] = ray.nodes()
     work = make_work(execution={"trials_per_shard": 1})
     files = create(work, store, ray_executor, Untracked(), fresh=True)
+    held = Held()
+
+    def sweep() -> None:
+        with files.lease():
+            run(files, work, ray_executor, Untracked(), followed(held, files, ray_executor, pytest.fail))
+
     with (
         served(store) as port,
         private_prometheus(configured(tmp_path, port, node["MetricsExportPort"]), tmp_path) as server,
+        ThreadPoolExecutor(1) as thread,
     ):
         answered(server, "ray_node_cpu_count")
-        progress = followed(Silent(), files, ray_executor, pytest.fail)
-        with files.lease():
-            run(files, work, ray_executor, Untracked(), progress)
-        assert len(queries()) >= 20
-        for dashboard, panel, expression in queries():
-            assert answered(server, expression), (dashboard, panel)
-        [computed] = answered(server, f'sweeps_trials_computed_total{{sweep_id="{files.sweep_id}"}} == 12')
-        assert computed["metric"]["sweep"] == "small"
-        answered(server, f'ray_sweeps_trials_computed_total{{sweep_id="{files.sweep_id}"}} == 12')
-        answered(server, f'ray_sweeps_trials_logged_total{{sweep_id="{files.sweep_id}"}} == 12')
-        [lag] = answered(server, f'ray_sweeps_tracking_lag_trials{{sweep_id="{files.sweep_id}"}}')
-        assert lag["value"][1] == "0"
+        running = thread.submit(sweep)
+        with closing(held):
+            ask(server, files.sweep_id)
+        running.result(60)
         answered(server, 'ALERTS{alertname="SweepNotLogged", alertstate="pending"}')  # nobody has published it
         assert server.query('ALERTS{alertstate="firing"}') == []
-    assert os.path.getsize(tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    assert (tmp_path / "log").read_text() == ""
+
+
+def ask(server: Prometheus, sweep_id: str) -> None:
+    """What a sweep that is at its end, and not over, has told."""
+    assert len(queries()) >= 20
+    for dashboard, panel, expression in queries():
+        assert answered(server, expression), (dashboard, panel)
+    for prefix in ("", "ray_"):
+        for name, value in (("trials_computed_total", 12), ("trials_logged_total", 12), ("tracking_lag_trials", 0)):
+            found = answered(server, f'{prefix}sweeps_{name}{{sweep_id="{sweep_id}"}} == {value}')
+            assert [each["metric"]["sweep"] for each in found] == ["small"]
+
+
+class Held(Silent):
+    """A sweep that ends when it is let go."""
+
+    def __init__(self) -> None:
+        self.close = (event := threading.Event()).set
+        self.end = event.wait
 
 
 def test_grafana_is_provisioned_with_the_source_and_the_dashboards() -> None:
