@@ -1,6 +1,5 @@
 """The log of a sweep's life: every event once, on standard error only where it is asked for, and never a secret."""
 
-import io
 import json
 import logging
 from collections.abc import Iterator
@@ -16,15 +15,14 @@ from tests.sweeps.conftest import Cli, document
 SECRET = "s3cr3t-p@ss"
 
 
-@pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """Standard error, on which nothing is logged afterwards."""
-    stream = io.StringIO()
-    monkeypatch.setattr("sys.stderr", stream)
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    """Nothing is logged afterwards."""
     logger = logging.getLogger("sweeps")
-    before = list(logger.handlers), logger.level
-    yield stream
-    logger.handlers[:], logger.level = before
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
 
 
 @pytest.mark.cluster
@@ -57,7 +55,9 @@ def test_a_sweep_says_what_happens_to_it(cli: Cli, store: Store, tmp_path: Path)
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_secrets_are_not_logged(form: logs.LogFormat, written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_not_logged(
+    form: logs.LogFormat, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/run/secrets/token")
     logs.set_up(form, "info")
@@ -68,7 +68,7 @@ def test_secrets_are_not_logged(form: logs.LogFormat, written: io.StringIO, monk
         raise ValueError(f"{uri} {SECRET}")
     except ValueError:
         logging.getLogger("sweeps").exception("it went wrong")
-    text = written.getvalue()
+    text = capsys.readouterr().err
     assert "hidden" not in text
     assert SECRET not in text
     assert text.count("postgresql://me:***@host/db") == 3
@@ -80,13 +80,15 @@ def test_secrets_are_not_logged(form: logs.LogFormat, written: io.StringIO, monk
         assert third["traceback"].startswith("Traceback")
 
 
-def test_below_the_level_nothing_is_logged_and_one_set_up_replaces_the_other(written: io.StringIO) -> None:
+def test_below_the_level_nothing_is_logged_and_one_set_up_replaces_the_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     logs.event("unheard", "abcd")
     logs.set_up("json", "info")
     logs.set_up("text", "warning")
     logs.event("unheard", "abcd")
     logs.event("heard", "abcd", level=logging.WARNING, why="a b")
-    [line] = written.getvalue().splitlines()
+    [line] = capsys.readouterr().err.splitlines()
     assert line.endswith(' WARNING heard sweep_id=abcd why="a b"')
 
 
