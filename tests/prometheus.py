@@ -50,7 +50,7 @@ def private_prometheus(config: Path, folder: Path) -> Iterator[Prometheus]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", "--log.level=warn"]
+    arguments = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", "--log.level=error"]
     command = [program("prometheus"), *arguments, f"--web.listen-address=127.0.0.1:{port}"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)

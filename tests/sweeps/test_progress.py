@@ -38,7 +38,7 @@ def test_an_interrupted_and_resumed_sweep_counts_on(make_work: Callable[..., Wor
     with pytest.raises(Interrupted):
         run(files, work, stopped, Untracked(), followed(Silent(), files, stopped, never))
     kept = {"computed": 4, "to_compute": 12, "logged": 4, "to_log": 12, "failed": 0, "shards_in_flight": 0}
-    assert told(files) == kept | {"logged": files.tracking()["logged"]}
+    assert told(files) in (kept, kept | {"logged": 0})  # the tracking may not have come to it
     assert files.stored_trials() == 4
     executor = InlineExecutor()
     resume(files, executor, Untracked(), followed(Silent(), files, executor, never))
