@@ -16,6 +16,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -25,12 +27,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweeps import lease as leases
-from sweeps.errors import StoreError
+from sweeps.errors import StoreError, SweepHeld
 from sweeps.plan import Shard
 from sweeps.worker import ShardFailure, ShardResult
 
 _SHARD = re.compile(r"(\d{5,})\.parquet")
-_SWEEP_ID = re.compile(r"[0-9a-f]{1,32}")
+SWEEP_ID = re.compile(r"[0-9a-f]{1,32}")
 
 
 class Store:
@@ -69,13 +71,16 @@ class Store:
     def create(self, sweep_id: str, config_yaml: str, manifest: dict[str, Any]) -> SweepFiles:
         """A new sweep's folder, with its config and plan; it appears whole or not at all."""
         files = SweepFiles(self.root / "sweeps" / sweep_id)
-        aside = files.folder.with_name(f".{sweep_id}.new")
+        aside = files.folder.with_name(f".{sweep_id}.{secrets.token_hex(4)}.new")  # two may make the same sweep at once
         try:
             (aside / "shards").mkdir(parents=True)
             _write(aside / "config.yaml", config_yaml)
             _write(aside / "plan.json", json.dumps(manifest, indent=2) + "\n")
             aside.rename(files.folder)
         except OSError as error:
+            if files.folder.exists():
+                shutil.rmtree(aside)
+                raise SweepHeld(f"sweep {sweep_id}: another process has just made it; say it again") from error
             raise StoreError(f"{files.folder}: cannot be written: {error.strerror}") from error
         return files
 
@@ -84,8 +89,13 @@ class Store:
         folder = self.root / "sweeps"
         if not folder.is_dir():
             return []
-        found = [SweepFiles(path) for path in folder.iterdir() if _SWEEP_ID.fullmatch(path.name)]
+        found = [SweepFiles(path) for path in folder.iterdir() if SWEEP_ID.fullmatch(path.name)]
         return sorted(found, key=lambda files: files.created, reverse=True)
+
+    def get(self, sweep_id: str) -> SweepFiles | None:
+        """The sweep that has exactly this id, if there is one."""
+        files = SweepFiles(self.root / "sweeps" / sweep_id)
+        return files if files.folder.is_dir() else None
 
     def find(self, prefix: str) -> SweepFiles:
         """The sweep whose id starts with ``prefix``.
@@ -94,7 +104,7 @@ class Store:
             StoreError: there is none, or more than one.
         """
         ids = [files.sweep_id for files in self.sweeps()]
-        if not _SWEEP_ID.fullmatch(prefix):
+        if not SWEEP_ID.fullmatch(prefix):
             raise StoreError(f"{prefix!r}: not a sweep id; ids are hexadecimal, see 'sweeps list'")
         matches = [sweep_id for sweep_id in ids if sweep_id.startswith(prefix)]
         if len(matches) == 1:
@@ -304,7 +314,11 @@ class SweepFiles:
             return "interrupted"
         if not any(place.get("complete") for place in self.places()):
             return "computed"
-        return "reported" if (self.report_folder / "report.html").exists() else "logged"
+        return "reported" if self.is_reported() else "logged"
+
+    def is_reported(self) -> bool:
+        """Whether the report was written."""
+        return (self.report_folder / "report.html").exists()
 
     def _write_text(self, path: Path, text: str) -> None:
         try:

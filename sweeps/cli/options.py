@@ -50,6 +50,13 @@ StoreOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as training.epochs=5.")
 ]
+IdOption = Annotated[
+    str | None,
+    typer.Option("--id", metavar="ID", help="The sweep's id; if the store holds that sweep, it is gone on with."),
+]
+TagOption = Annotated[
+    list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Kept with the sweep, and on its MLflow run.")
+]
 ExecutorOption = Annotated[ExecutorName, typer.Option("--executor", help="Where the trials run.")]
 AddressOption = Annotated[str | None, typer.Option("--address", metavar="ADDR", help="Join a running Ray cluster.")]
 TrackingOption = Annotated[

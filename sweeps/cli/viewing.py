@@ -55,6 +55,8 @@ def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
     say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {loaded.stored:,} trials")
     if (holder := files.holder()) is not None:
         say(f"held by {holder}")
+    if tags := loaded.manifest.get("tags"):
+        say(f"tags: {', '.join(f'{key}={value}' for key, value in tags.items())}")
     for path in files.failures():
         say(f"failed: {path}")
     for place in files.places():
