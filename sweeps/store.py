@@ -2,6 +2,8 @@
 
 sweep-store/
   mlflow.db, artifacts/            the embedded MLflow, what ``sweeps ui`` serves
+  schedules.db, schedules/         what is due, and what the processes of schedules print
+  data/                            data files that were sent along with sweeps (--copy-data)
   sweeps/<sweep id>/
     config.yaml, plan.json         the resolved config; counts, digests, versions
     tracking.json                  where the trials are logged, and whether all of them are
@@ -13,6 +15,7 @@ sweep-store/
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -50,6 +53,16 @@ class Store:
         return f"sqlite:///{self.root / 'mlflow.db'}"
 
     @property
+    def schedules_folder(self) -> Path:
+        """What the processes of schedules print."""
+        return self.root / "schedules"
+
+    @property
+    def schedules_uri(self) -> str:
+        """The database in which schedulers keep what is due."""
+        return f"sqlite:///{self.root / 'schedules.db'}"
+
+    @property
     def artifacts(self) -> Path:
         """Where the embedded MLflow keeps artifacts."""
         return self.root / "artifacts"
@@ -83,6 +96,35 @@ class Store:
                 raise SweepHeld(f"sweep {sweep_id}: another process has just made it; say it again") from error
             raise StoreError(f"{files.folder}: cannot be written: {error.strerror}") from error
         return files
+
+    def keep_data(self, path: Path) -> Path:
+        """A copy of a data file in the store, named by its content; for files that are not there to stay."""
+        try:
+            content = path.read_bytes()
+            kept = self.root / "data" / f"{hashlib.sha256(content).hexdigest()[:32]}{path.suffix}"
+            if not kept.exists():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                aside = kept.with_name(f".{kept.name}.{os.getpid()}.new")
+                aside.write_bytes(content)
+                _rename(aside, kept)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be kept in the store {self.root}: {error.strerror}") from error
+        return kept
+
+    def remove(self, files: SweepFiles) -> None:
+        """Delete a sweep's folder: first it is no longer there, then its files are deleted. MLflow keeps its runs.
+
+        Raises:
+            SweepHeld: a process works on the sweep.
+            StoreError: it cannot be removed.
+        """
+        aside = files.folder.with_name(f".{files.sweep_id}.{secrets.token_hex(4)}.removed")
+        try:
+            with files.lease():
+                files.folder.rename(aside)
+            shutil.rmtree(aside)
+        except OSError as error:
+            raise StoreError(f"{files.folder}: cannot be removed: {error.strerror}") from error
 
     def sweeps(self) -> list[SweepFiles]:
         """All sweeps, the newest first, damaged ones last."""

@@ -82,6 +82,7 @@ def run(
     ] = False,
     id_: IdOption = None,
     tag: TagOption = None,
+    copy_data: Annotated[bool, typer.Option("--copy-data", help="Keep a copy of the data file in the store.")] = False,
 ) -> None:
     """Train all trials, track them in MLflow and report."""
     from sweeps import run as road
@@ -92,8 +93,8 @@ def run(
     tags = tags_of(tag)
     if id_ is not None:
         check_id(id_)
-    work = prepared(config, set_)
     home = Store(store)
+    work = prepared(config, set_, home if copy_data else None)
     if id_ is not None and (files := home.get(id_)) is not None:
         _run_again(files, work, executor, address, tracking_uri, tracking_database)
         return
