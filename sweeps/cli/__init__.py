@@ -2,10 +2,10 @@
 
 import signal
 
-from sweeps.cli import comparing, making, viewing
+from sweeps.cli import comparing, jobs, making, scheduling, viewing
 from sweeps.cli.app import app
 
-__all__ = ["app", "comparing", "main", "making", "viewing"]
+__all__ = ["app", "comparing", "jobs", "main", "making", "scheduling", "viewing"]
 
 
 def main() -> None:

@@ -172,12 +172,19 @@ def ui(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    schedules: Annotated[bool, typer.Option("--schedules", help="Of schedules files instead.")] = False,
+) -> None:
     """Print the JSON Schema of sweep files, for editors."""
     from sweeps.config import SweepConfig
     from sweeps.terminal import show_json
 
-    show_json(SweepConfig.model_json_schema())
+    if schedules:
+        from sweeps.schedule.file import SchedulesFile
+
+        show_json(SchedulesFile.model_json_schema())
+    else:
+        show_json(SweepConfig.model_json_schema())
 
 
 def _listed(files: SweepFiles) -> dict[str, Any]:
