@@ -107,12 +107,14 @@ class Cluster:
             InputError: the submission id belongs to another sweep; the cluster cannot be reached, or refuses.
         """
         attempts = [job for job in self.jobs() if job.submission_id == submission.submission_id]
+        if attempts and not again:
+            return attempts[-1], False
         if attempts and attempts[-1].digest != submission.digest:
             raise InputError(
                 f"{submission.submission_id}: the cluster has this job, with another config or data: "
                 "take another --submission-id"
             )
-        if attempts and not (again and attempts[-1].state in (FAILED, CANCELLED)):
+        if attempts and attempts[-1].state not in (FAILED, CANCELLED):
             return attempts[-1], False
         for attempt in range(attempts[-1].attempt + 1 if attempts else 1, _MAX_ATTEMPTS):
             job_id = submission.submission_id if attempt == 1 else f"{submission.submission_id}-{attempt}"

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -77,7 +76,7 @@ class LocalPlace:
 
     What a process prints goes to a file of the store, which it keeps locked while it lives: whoever comes later, be it
     another scheduler, sees by the lock whether it runs. If it is gone and its exit code with it, ``sweeps run --id`` is
-    started again: it finishes what is missing, or tells how the sweep went.
+    started again: it finishes what is missing, or tells how the sweep went, with the same exit code.
     """
 
     def __init__(self, store: Store, folder: Path) -> None:
@@ -118,7 +117,8 @@ class LocalPlace:
             del self._processes[submission_id]
             note = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
             return Standing(3 if code < 0 else code, f"{note}; see {self._log(submission_id)}")
-        return Standing() if self._is_running(submission_id) else None
+        # Without a log here it is in another machine's store, whose schedulers look after it.
+        return Standing() if self._is_running(submission_id) or not self._log(submission_id).exists() else None
 
     def stop(self, submission_id: str) -> None:
         """Interrupt the process, as Ctrl-C does."""
@@ -148,8 +148,3 @@ class LocalPlace:
 
     def _log(self, submission_id: str) -> Path:
         return self.store.schedules_folder / f"{submission_id}.log"
-
-
-def host() -> str:
-    """This machine's name: only its own schedulers look after its processes."""
-    return socket.gethostname()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,7 +23,7 @@ from sweeps.errors import ExecutorError, SweepsError
 from sweeps.jobs import Cluster
 from sweeps.schedule import retention, webhook
 from sweeps.schedule.file import Schedule
-from sweeps.schedule.places import ClusterPlace, LocalPlace, Place, host
+from sweeps.schedule.places import ClusterPlace, LocalPlace, Place
 from sweeps.schedule.ticks import CLAIMED, DONE, DUE, ENDED, FINISHING, MISSED, RUNNING, SKIPPED, Tick, TickTable, stamp
 from sweeps.store import Store, SweepFiles
 from sweeps.submission import Place as Whereabouts
@@ -59,7 +60,7 @@ class Scheduler:
     ) -> None:
         """Nothing is touched yet."""
         self.schedules, self.table, self.store, self.clock = schedules, table, store, clock
-        self.owner = f"{host()} {os.getpid()} {secrets.token_hex(4)}"
+        self.owner = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
         self._place_of = place_of or self._place
         self._clusters: dict[str, ClusterPlace] = {}
         self._told: dict[str, str] = {}  # the fault of a schedule that was told last
@@ -105,26 +106,25 @@ class Scheduler:
             if self.table.claim_end(tick, self.owner, self.clock()):
                 self._finish(schedule, tick)
         for tick in self.table.of(schedule.name, DUE, CLAIMED):
-            self._start(schedule, tick)
+            if not self._start(schedule, tick) and schedule.overlap == "queue":
+                break
 
     def _look(self, schedule: Schedule, tick: Tick) -> None:
-        if schedule.cluster() is None and tick.owner.split()[0] != host():
-            return  # another machine's process
         place = self._place_of(schedule)
         standing = place.look(tick.submission_id)
         if standing is None:  # its cluster or process is gone: the store goes on with what there is
-            place.start(self._submission(schedule, tick))
+            self._run(schedule, tick, RUNNING)
         elif standing.exit_code is not None:
             self.table.move(tick, RUNNING, ENDED, exit_code=standing.exit_code, note=standing.note)
 
-    def _start(self, schedule: Schedule, tick: Tick) -> None:
-        """Start a due tick, unless another runs that it has to wait for, or to give way to."""
+    def _start(self, schedule: Schedule, tick: Tick) -> bool:
+        """Start a due tick, unless another runs that it has to wait for, or to give way to; whether it was its turn."""
         others = [other for other in self.table.of(schedule.name, CLAIMED, RUNNING) if other != tick]
         running = [other for other in others if other.scheduled_at != tick.scheduled_at]
         if running and schedule.overlap == "skip" and tick.state == DUE:
             if self.table.move(tick, DUE, SKIPPED, note=f"that of {running[0].scheduled_at} still runs"):
                 _log.info("%s: skipped: that of %s still runs", tick.submission_id, running[0].scheduled_at)
-            return
+            return False
         if running and schedule.overlap == "replace":
             for other in running:
                 if other.scheduled_at < tick.scheduled_at and self.table.move(
@@ -132,17 +132,29 @@ class Scheduler:
                 ):
                     self._place_of(schedule).stop(other.submission_id)
         if not self.table.claim(tick, self.owner, self.clock()):
-            return
+            return False
         try:
-            self._place_of(schedule).start(self._submission(schedule, tick))
+            self._run(schedule, tick, CLAIMED)
         except ExecutorError as error:  # the cluster is away: again next turn
             self.table.move(tick, CLAIMED, DUE, note=str(error))
             raise
+        return True
+
+    def _run(self, schedule: Schedule, tick: Tick, state: str) -> None:
+        """Start a tick's sweep; what cannot be started has ended.
+
+        Raises:
+            ExecutorError: the cluster is away.
+        """
+        try:
+            self._place_of(schedule).start(self._submission(schedule, tick))
+        except ExecutorError:
+            raise
         except SweepsError as error:
-            self.table.move(tick, CLAIMED, ENDED, exit_code=error.exit_code, note=str(error))
+            self.table.move(tick, state, ENDED, exit_code=error.exit_code, note=str(error))
             _log.error("%s: cannot be started: %s", tick.submission_id, error)
         else:
-            self.table.move(tick, CLAIMED, RUNNING, note="")
+            self.table.move(tick, state, RUNNING, note="")
             _log.info("%s: started (sweep %s)", tick.submission_id, tick.sweep_id)
 
     def _finish(self, schedule: Schedule, tick: Tick) -> None:

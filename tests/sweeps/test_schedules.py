@@ -366,7 +366,7 @@ def test_two_processes_that_are_killed_at_random_start_each_tick_once(
 ) -> None:
     for folder in ("jobs", "store"):
         (tmp_path / folder).mkdir()
-    uri, kills = f"sqlite:///{tmp_path / 'schedules.db'}", 20
+    uri, kills = f"sqlite:///{tmp_path / 'schedules.db'}", 12
     if kind == "postgresql":
         uri = request.getfixturevalue("postgres").new_database()
     config = ROOT / "configs" / "seed.yaml"
