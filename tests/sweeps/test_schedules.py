@@ -532,14 +532,18 @@ def test_a_process_of_this_machine_outlives_its_scheduler(tmp_path: Path, monkey
     first.start(submission)
     assert first.look("nightly-1") == second.look("nightly-1") == Standing()
     second.start(submission)
-    second.stop("nightly-1")
     until = time.monotonic() + 60
+    while not count.exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    second.stop("nightly-1")
     while (ended := first.look("nightly-1")) == Standing() and time.monotonic() < until:
         time.sleep(0.02)
     assert ended is not None
     assert ended.exit_code == 3
     assert "killed by signal 15" in ended.note
-    assert second.look("nightly-1") is None  # gone, and its exit code with it
+    while (gone := second.look("nightly-1")) == Standing() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert gone is None  # and its exit code with it
     gate.touch()
     second.start(submission)
     while (ended := second.look("nightly-1")) == Standing() and time.monotonic() < until:
