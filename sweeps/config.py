@@ -386,7 +386,7 @@ def load(path: Path, overrides: list[str] | None = None) -> SweepConfig:
     Raises:
         ConfigError: with one line a problem.
     """
-    document = yaml.read(_text(path), str(path))
+    document = yaml.read(read_text(path), str(path))
     if not isinstance(document, dict):
         raise ConfigError(str(path), ["a mapping with the keys of a sweep is needed"])
     for override in overrides or []:
@@ -408,12 +408,22 @@ def parse(document: Any, where: str, folder: Path = Path()) -> SweepConfig:
         path = os.path.realpath(folder / dataset.path)
         if path != visible(path):
             raise ConfigError(where, ["task.dataset.path: no folder's name may hold control characters"])
-        absolute = dataset.model_copy(update={"path": path})
-        config = config.model_copy(update={"task": config.task.model_copy(update={"dataset": absolute})})
+        config = with_data_at(config, path)
     return config
 
 
-def _text(path: Path) -> str:
+def with_data_at(config: SweepConfig, path: str) -> SweepConfig:
+    """The same config with its data file elsewhere."""
+    dataset = config.task.dataset.model_copy(update={"path": path})
+    return config.model_copy(update={"task": config.task.model_copy(update={"dataset": dataset})})
+
+
+def read_text(path: Path) -> str:
+    """A YAML file's text, of a bounded length.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         if path.exists() and not path.is_file():  # a pipe or a device may never end
             raise ConfigError(str(path), ["cannot be read: it is not a file"])

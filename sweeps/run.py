@@ -100,7 +100,15 @@ def prepare(config: SweepConfig, where: str = "config", trials_per_shard: int | 
         raise ConfigError(where, [f"task: {error}"]) from error
 
 
-def create(work: Work, store: Store, executor: Executor, tracker: Tracker, fresh: bool = False) -> SweepFiles:
+def create(
+    work: Work,
+    store: Store,
+    executor: Executor,
+    tracker: Tracker,
+    fresh: bool = False,
+    sweep_id: str | None = None,
+    tags: dict[str, str] | None = None,
+) -> SweepFiles:
     """Bring up the executor, try the tracker, and make a new sweep's folder.
 
     Args:
@@ -109,14 +117,16 @@ def create(work: Work, store: Store, executor: Executor, tracker: Tracker, fresh
         executor: what is to run it.
         tracker: what is to log it.
         fresh: compute also what earlier sweeps of the store have computed.
+        sweep_id: the new sweep's; by default one of its own.
+        tags: kept with the plan, and on MLflow's parent run.
 
     Raises:
         InputError: the store, the executor or the tracking URI cannot be used; nothing was written.
     """
     store.check_writable()
     _start(tracker, executor, work)
-    sweep_id = secrets.token_hex(4)
-    files = store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id, fresh))
+    sweep_id = sweep_id or secrets.token_hex(4)
+    files = store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id, fresh) | {"tags": tags or {}})
     event("sweep planned", sweep_id, name=work.config.name, trials=len(work.plan), shards=len(work.plan.shards()))
     return files
 

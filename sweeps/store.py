@@ -2,6 +2,8 @@
 
 sweep-store/
   mlflow.db, artifacts/            the embedded MLflow, what ``sweeps ui`` serves
+  schedules.db, schedules/         what is due, and what the processes of schedules print
+  data/                            data files that were sent along with sweeps (--copy-data)
   sweeps/<sweep id>/
     config.yaml, plan.json         the resolved config; counts, digests, versions
     tracking.json                  where the trials are logged, and whether all of them are
@@ -14,9 +16,12 @@ sweep-store/
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -26,13 +31,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweeps import lease as leases
-from sweeps.errors import StoreError
+from sweeps.errors import StoreError, SweepHeld
 from sweeps.plan import Shard
 from sweeps.worker import ShardFailure, ShardResult
 
 STATES = ("planned", "running", "interrupted", "computed", "logged", "reported")  # see SweepFiles.state()
 _SHARD = re.compile(r"(\d{5,})\.parquet")
-_SWEEP_ID = re.compile(r"[0-9a-f]{1,32}")
+SWEEP_ID = re.compile(r"[0-9a-f]{1,32}")
 
 
 class Store:
@@ -53,6 +58,16 @@ class Store:
     def database(self) -> Path:
         """The embedded MLflow database's file."""
         return self.root / "mlflow.db"
+
+    @property
+    def schedules_folder(self) -> Path:
+        """What the processes of schedules print."""
+        return self.root / "schedules"
+
+    @property
+    def schedules_uri(self) -> str:
+        """The database in which schedulers keep what is due."""
+        return f"sqlite:///{self.root / 'schedules.db'}"
 
     @property
     def artifacts(self) -> Path:
@@ -76,22 +91,54 @@ class Store:
     def create(self, sweep_id: str, config_yaml: str, manifest: dict[str, Any]) -> SweepFiles:
         """A new sweep's folder, with its config and plan; it appears whole or not at all."""
         files = SweepFiles(self.root / "sweeps" / sweep_id)
-        aside = files.folder.with_name(f".{sweep_id}.new")
+        aside = files.folder.with_name(f".{sweep_id}.{secrets.token_hex(4)}.new")  # two may make the same sweep at once
         try:
             (aside / "shards").mkdir(parents=True)
             _write(aside / "config.yaml", config_yaml)
             _write(aside / "plan.json", json.dumps(manifest, indent=2) + "\n")
             aside.rename(files.folder)
         except OSError as error:
+            if files.folder.exists():
+                shutil.rmtree(aside)
+                raise SweepHeld(f"sweep {sweep_id}: another process has just made it; say it again") from error
             raise StoreError(f"{files.folder}: cannot be written: {error.strerror}") from error
         return files
+
+    def keep_data(self, path: Path) -> Path:
+        """A copy of a data file in the store, named by its content; for files that are not there to stay."""
+        try:
+            content = path.read_bytes()
+            kept = self.root / "data" / f"{hashlib.sha256(content).hexdigest()[:32]}{path.suffix}"
+            if not kept.exists():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                aside = kept.with_name(f".{kept.name}.{os.getpid()}.new")
+                aside.write_bytes(content)
+                _rename(aside, kept)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be kept in the store {self.root}: {error.strerror}") from error
+        return kept
+
+    def remove(self, files: SweepFiles) -> None:
+        """Delete a sweep's folder: first it is no longer there, then its files are deleted. MLflow keeps its runs.
+
+        Raises:
+            SweepHeld: a process works on the sweep.
+            StoreError: it cannot be removed.
+        """
+        aside = files.folder.with_name(f".{files.sweep_id}.{secrets.token_hex(4)}.removed")
+        try:
+            with files.lease():
+                files.folder.rename(aside)
+            shutil.rmtree(aside)
+        except OSError as error:
+            raise StoreError(f"{files.folder}: cannot be removed: {error.strerror}") from error
 
     def sweeps(self) -> list[SweepFiles]:
         """All sweeps, the newest first, damaged ones last."""
         folder = self.root / "sweeps"
         if not folder.is_dir():
             return []
-        found = [SweepFiles(path) for path in folder.iterdir() if _SWEEP_ID.fullmatch(path.name)]
+        found = [SweepFiles(path) for path in folder.iterdir() if SWEEP_ID.fullmatch(path.name)]
         return sorted(found, key=lambda files: files.created, reverse=True)
 
     def lasting_files(self) -> Iterator[Path]:
@@ -104,6 +151,11 @@ class Store:
                 if not passing and not name.startswith(self.database.name) and path.is_file() and not path.is_symlink():
                     yield path
 
+    def get(self, sweep_id: str) -> SweepFiles | None:
+        """The sweep that has exactly this id, if there is one."""
+        files = SweepFiles(self.root / "sweeps" / sweep_id)
+        return files if files.folder.is_dir() else None
+
     def find(self, prefix: str) -> SweepFiles:
         """The sweep whose id starts with ``prefix``.
 
@@ -111,7 +163,7 @@ class Store:
             StoreError: there is none, or more than one.
         """
         ids = [files.sweep_id for files in self.sweeps()]
-        if not _SWEEP_ID.fullmatch(prefix):
+        if not SWEEP_ID.fullmatch(prefix):
             raise StoreError(f"{prefix!r}: not a sweep id; ids are hexadecimal, see 'sweeps list'")
         matches = [sweep_id for sweep_id in ids if sweep_id.startswith(prefix)]
         if len(matches) == 1:
@@ -359,7 +411,11 @@ class SweepFiles:
             return "interrupted"
         if not any(place.get("complete") for place in self.places()):
             return "computed"
-        return "reported" if (self.report_folder / "report.html").exists() else "logged"
+        return "reported" if self.is_reported() else "logged"
+
+    def is_reported(self) -> bool:
+        """Whether the report was written."""
+        return (self.report_folder / "report.html").exists()
 
     def _write_text(self, path: Path, text: str) -> None:
         try:

@@ -2,10 +2,10 @@
 
 import signal
 
-from sweeps.cli import comparing, making, operating, viewing
+from sweeps.cli import comparing, jobs, making, operating, scheduling, viewing
 from sweeps.cli.app import app
 
-__all__ = ["app", "comparing", "main", "making", "operating", "viewing"]
+__all__ = ["app", "comparing", "jobs", "main", "making", "operating", "scheduling", "viewing"]
 
 
 def main() -> None:

@@ -28,15 +28,42 @@ def conclude(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
         raise Interrupted(outcome) from None
 
 
-def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
+def conclude_whole(outcome: Outcome, tracker: Any) -> None:
+    """Say how a sweep went that nothing is left to do of; raises what the exit code stands for."""
     from sweeps import report as reports
-    from sweeps.run import publish
-    from sweeps.terminal import say, show_table
+    from sweeps.terminal import say
 
     files = outcome.files
+    loaded = reports.load(files)
+    expected = reports.check(outcome.work, loaded) if outcome.work.config.expected else None
+    _say(loaded, expected)
+    say(f"sweep:    {files.sweep_id}")
+    say(f"report:   {files.report_folder / 'report.html'}")
+    say_tracking(outcome, files.store, tracker)
+    _raise_for(outcome, expected)
+
+
+def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
+    from sweeps.run import publish
+    from sweeps.terminal import say
+
     loaded, expected, page = write_report(outcome)
     if outcome.tracking_error is None:
         publish(outcome, tracker)
+    _say(loaded, expected)
+    for earlier, trials in outcome.reused.most_common():
+        say(f"reused {trials:,} of {len(outcome.work.plan):,} trials of sweep {earlier}")
+    say(f"sweep:    {outcome.files.sweep_id} ({where})")
+    say(f"report:   {page}")
+    say_tracking(outcome, store, tracker)
+    _raise_for(outcome, expected)
+
+
+def _say(loaded: Results, expected: list[ExpectedOutcome] | None) -> None:
+    """What came out."""
+    from sweeps import report as reports
+    from sweeps.terminal import say, show_table
+
     if expected:
         show_table(reports.expected_table(expected))
         for line in reports.sentences(expected):
@@ -47,12 +74,6 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
     if (finding := reports.finding(loaded)) is not None:
         say(f"finding: {finding}")
     say()
-    for earlier, trials in outcome.reused.most_common():
-        say(f"reused {trials:,} of {len(outcome.work.plan):,} trials of sweep {earlier}")
-    say(f"sweep:    {files.sweep_id} ({where})")
-    say(f"report:   {page}")
-    say_tracking(outcome, store, tracker)
-    _raise_for(outcome, expected)
 
 
 def write_report(outcome: Outcome) -> tuple[Results, list[ExpectedOutcome] | None, Path]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from sweeps.cli.app import app
-from sweeps.cli.endings import again_with, conclude, say_tracking, unlogged, write_report
+from sweeps.cli.endings import again_with, conclude, conclude_whole, say_tracking, unlogged, write_report
 from sweeps.cli.options import (
     DEFAULT_STORE,
     AddressOption,
@@ -17,10 +17,12 @@ from sweeps.cli.options import (
     DatabaseOption,
     ExecutorName,
     ExecutorOption,
+    IdOption,
     JsonOption,
     SetOption,
     StoreOption,
     SweepId,
+    TagOption,
     TrackingOption,
     WriterChoice,
     database_of,
@@ -33,6 +35,8 @@ from sweeps.errors import NotLogged, TrialsFailed
 if TYPE_CHECKING:
     from sweeps.config import WriterName
     from sweeps.forecast import Forecast
+    from sweeps.store import SweepFiles
+    from sweeps.tracking.tracker import MlflowTracker
     from sweeps.worker import Work
 
 
@@ -76,19 +80,29 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train also what earlier sweeps of the store have; networks always are.")
     ] = False,
+    id_: IdOption = None,
+    tag: TagOption = None,
+    copy_data: Annotated[bool, typer.Option("--copy-data", help="Keep a copy of the data file in the store.")] = False,
 ) -> None:
     """Train all trials, track them in MLflow and report."""
     from sweeps import run as road
+    from sweeps.identity import check_id, tags_of
     from sweeps.progress import followed
     from sweeps.store import Store
     from sweeps.terminal import complain, progress, say
 
-    work = prepared(config, set_)
+    tags = tags_of(tag)
+    if id_ is not None:
+        check_id(id_)
     home = Store(store)
+    work = prepared(config, set_, home if copy_data else None)
+    if id_ is not None and (files := home.get(id_)) is not None:
+        _run_again(files, work, executor, address, tracking_uri, tracking_database)
+        return
     with executor_of(executor, address) as where:
         tracker = road.tracker_for(home, tracking_uri, None, database_of(tracking_database, work.config))
         say(f"{work.config.name}: {len(work.plan):,} trials of {work.plan.steps:,} steps")
-        files = road.create(work, home, where, tracker, fresh)
+        files = road.create(work, home, where, tracker, fresh, id_, tags)
         with files.lease():
             outcome = road.run(files, work, where, tracker, followed(progress(), files, where, complain))
             conclude(outcome, home, where.description, tracker)
@@ -106,17 +120,11 @@ def resume(
     """Compute and log what a sweep still lacks, also what could not be run before."""
     from sweeps import run as road
     from sweeps.config import load
-    from sweeps.progress import followed
-    from sweeps.terminal import complain, progress, say
 
     home, files = find(store, sweep_id)
-    with files.lease(), executor_of(executor, address) as where:
-        if failures := files.failures():
-            tries = sum(files.tries(int(path.stem)) for path in failures)
-            say(f"trying again what was given up before: {len(failures):,} shards, after {tries:,} tries")
+    with files.lease():
         tracker = road.tracker_for(home, tracking_uri, files, database_of(tracking_database, load(files.config_path)))
-        outcome = road.resume(files, where, tracker, followed(progress(), files, where, complain))
-        conclude(outcome, home, where.description, tracker)
+        _go_on(files, tracker, executor, address)
 
 
 @app.command()
@@ -155,6 +163,46 @@ def log(
                 f"{outcome.failed_trials:,} of {len(outcome.work.plan):,} trials are not computed, and so not logged; "
                 f"compute them: {again_with(files, 'resume')}; then log them: {again}"
             )
+
+
+def _run_again(
+    files: SweepFiles,
+    work: Work,
+    executor: ExecutorName,
+    address: str | None,
+    tracking_uri: str | None,
+    tracking_database: str | None,
+) -> None:
+    """The sweep was asked for before: go on with it, or say how it went."""
+    from sweeps import run as road
+    from sweeps.identity import check_same, is_whole
+    from sweeps.terminal import say
+
+    check_same(files, work)
+    with files.lease():
+        database = database_of(tracking_database, work.config)
+        tracker = road.tracker_for(files.store, tracking_uri, files, database)
+        if is_whole(files, tracker.uri):
+            say(f"{work.config.name}: sweep {files.sweep_id} is in the store, and complete")
+            [place] = [place for place in files.places() if place["uri"] == tracker.uri]
+            conclude_whole(road.Outcome(files, work, tracking=place), tracker)
+        else:
+            say(f"{work.config.name}: sweep {files.sweep_id} is in the store; going on with it")
+            _go_on(files, tracker, executor, address)
+
+
+def _go_on(files: SweepFiles, tracker: MlflowTracker, executor: ExecutorName, address: str | None) -> None:
+    """Compute, log and report what is missing; the caller holds the lease."""
+    from sweeps import run as road
+    from sweeps.progress import followed
+    from sweeps.terminal import complain, progress, say
+
+    with executor_of(executor, address) as where:
+        if failures := files.failures():
+            tries = sum(files.tries(int(path.stem)) for path in failures)
+            say(f"trying again what was given up before: {len(failures):,} shards, after {tries:,} tries")
+        outcome = road.resume(files, where, tracker, followed(progress(), files, where, complain))
+        conclude(outcome, files.store, where.description, tracker)
 
 
 def _say_forecast(work: Work, told: Forecast | None) -> None:

@@ -50,6 +50,13 @@ StoreOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as training.epochs=5.")
 ]
+IdOption = Annotated[
+    str | None,
+    typer.Option("--id", metavar="ID", help="The sweep's id; if the store holds that sweep, it is gone on with."),
+]
+TagOption = Annotated[
+    list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Kept with the sweep, and on its MLflow run.")
+]
 ExecutorOption = Annotated[ExecutorName, typer.Option("--executor", help="Where the trials run.")]
 AddressOption = Annotated[str | None, typer.Option("--address", metavar="ADDR", help="Join a running Ray cluster.")]
 TrackingOption = Annotated[
@@ -70,17 +77,31 @@ DatabaseOption = Annotated[
         help="The tracking server's database, for writing in bulk; or $NAME, the variable that holds its URI.",
     ),
 ]
+ClusterOption = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        envvar="RAY_API_SERVER_ADDRESS",
+        metavar="URL",
+        help="The cluster's Jobs API, such as http://HOST:8265.",
+    ),
+]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or the start of it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 DEFAULT_STORE = Path("sweep-store")
 
 
-def prepared(config: Path, overrides: list[str] | None) -> Work:
-    """The work of a sweep file."""
-    from sweeps.config import load
+def prepared(config: Path, overrides: list[str] | None, keeper: Store | None = None) -> Work:
+    """The work of a sweep file; its data file is read from a copy in the store ``keeper``, if there is one."""
+    from sweeps.config import FileData, load, with_data_at
     from sweeps.run import prepare
 
-    return prepare(load(config, overrides), str(config))
+    loaded = load(config, overrides)
+    if keeper is not None and isinstance(data := loaded.task.dataset, FileData) and Path(data.path).is_file():
+        keeper.check_writable()
+        loaded = with_data_at(loaded, str(keeper.keep_data(Path(data.path))))
+    return prepare(loaded, str(config))
 
 
 def find(store: Path, sweep_id: str) -> tuple[Store, SweepFiles]:

@@ -55,6 +55,8 @@ def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
     say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {loaded.stored:,} trials")
     if (holder := files.holder()) is not None:
         say(f"held by {holder}")
+    if tags := loaded.manifest.get("tags"):
+        say(f"tags: {', '.join(f'{key}={value}' for key, value in tags.items())}")
     for path in files.failures():
         say(f"failed: {path}")
     for place in files.places():
@@ -170,12 +172,19 @@ def ui(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    schedules: Annotated[bool, typer.Option("--schedules", help="Of schedules files instead.")] = False,
+) -> None:
     """Print the JSON Schema of sweep files, for editors."""
     from sweeps.config import SweepConfig
     from sweeps.terminal import show_json
 
-    show_json(SweepConfig.model_json_schema())
+    if schedules:
+        from sweeps.schedule.file import SchedulesFile
+
+        show_json(SchedulesFile.model_json_schema())
+    else:
+        show_json(SweepConfig.model_json_schema())
 
 
 def _listed(files: SweepFiles) -> dict[str, Any]:

@@ -21,6 +21,7 @@ TRIAL_ID = "sweeps.trial_id"
 VERDICT = "sweeps.verdict"
 TRIAL_COUNT = "sweeps.trials"
 BEST_TRIAL = "sweeps.best_trial_id"
+TAG = "sweeps.tag."  # and the name of a tag that the user gave
 MAX_FINAL_METRICS = 1000  # parameters of a model beyond which a run holds no final/<name> metrics
 REDACTED = "***"  # stands for a password wherever a URI is shown or kept
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from sweeps import __version__
 from sweeps.config import WriterName
 from sweeps.errors import TrackingError
-from sweeps.tracking.base import MAX_FINAL_METRICS, SWEEP_ID, Family, Sweep, Writer
+from sweeps.tracking.base import MAX_FINAL_METRICS, SWEEP_ID, TAG, Family, Sweep, Writer
 from sweeps.tracking.bulk import BulkWriter
 from sweeps.tracking.client import ClientWriter
 from sweeps.tracking.database import opened
@@ -170,6 +170,7 @@ class MlflowTracker:
                 "mlflow.user": _user(),
                 "mlflow.source.name": "sweeps",
                 "mlflow.note.content": sweep.config.description or sweep.config.name,
+                **{TAG + name: value for name, value in sweep.manifest.get("tags", {}).items()},
             },
         )
         return parent, False
