@@ -5,6 +5,7 @@ sweep-store/
   sweeps/<sweep id>/
     config.yaml, plan.json         the resolved config; counts, digests, versions
     tracking.json                  where the trials are logged, and whether all of them are
+    progress.json                  how far the running process is, or the last one was
     lease                          locked by the process that works on the sweep
     shards/00000.parquet ...       one file a shard
     failures/00000.txt ...         the traceback of a shard that could not be run, and how often it was tried
@@ -210,6 +211,12 @@ class SweepFiles:
         """Indices of the shards that are stored."""
         return {int(m[1]) for path in self.shards_folder.glob("*.parquet") if (m := _SHARD.fullmatch(path.name))}
 
+    def stored_trials(self) -> int:
+        """How many trials the stored shards hold, by their places in the plan; no shard is read."""
+        manifest = self.manifest()
+        trials, size = int(manifest["trials"]), int(manifest["trials_per_shard"])
+        return sum(max(0, min(size, trials - index * size)) for index in self.done())
+
     def missing(self, shards: Iterable[Shard]) -> list[Shard]:
         """The shards that are still to be run."""
         done = self.done()
@@ -289,6 +296,22 @@ class SweepFiles:
         document = own | ({"elsewhere": elsewhere} if elsewhere else {})
         self._write_text(self.folder / "tracking.json", json.dumps(document, indent=2) + "\n")
 
+    def progress(self) -> dict[str, Any]:
+        """How far the running process is, or the last one was, in counts of trials; empty if unknown."""
+        try:
+            return self._read_json(self._progress_path)
+        except StoreError:
+            return {}
+
+    def read_report(self) -> str | None:
+        """The report page; None before it is written."""
+        try:
+            return (self.report_folder / "report.html").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{self.report_folder}: the report cannot be read: {error}") from error
+
     def state(self) -> str:
         """How far the sweep is.
 
@@ -304,7 +327,11 @@ class SweepFiles:
             return "interrupted"
         if not any(place.get("complete") for place in self.places()):
             return "computed"
-        return "reported" if (self.report_folder / "report.html").exists() else "logged"
+        return "reported" if self.is_reported() else "logged"
+
+    def is_reported(self) -> bool:
+        """Whether the report was written."""
+        return (self.report_folder / "report.html").exists()
 
     def _write_text(self, path: Path, text: str) -> None:
         try:
@@ -327,6 +354,10 @@ class SweepFiles:
     @property
     def _lease_path(self) -> Path:
         return self.folder / "lease"
+
+    @property
+    def _progress_path(self) -> Path:
+        return self.folder / "progress.json"
 
     def _shard_path(self, index: int) -> Path:
         return self.shards_folder / f"{index:05}.parquet"

@@ -2,10 +2,10 @@
 
 import signal
 
-from sweeps.cli import comparing, making, viewing
+from sweeps.cli import comparing, making, serving, viewing
 from sweeps.cli.app import app
 
-__all__ = ["app", "comparing", "main", "making", "viewing"]
+__all__ = ["app", "comparing", "main", "making", "serving", "viewing"]
 
 
 def main() -> None:
