@@ -63,7 +63,7 @@ def make_app(
     context = Context(Catalogue(store), Mlflow(mlflow_address))
     app = Dash(
         "dashboards",
-        server=server,
+        server=server,  # type: ignore[arg-type] # Dash's own documentation passes a Flask
         assets_folder=str(_HERE / "assets"),
         assets_ignore=r"login\.js",
         index_string=_PAGE,
@@ -92,7 +92,7 @@ def _shell(store: Store, user: str | None) -> html.Div:
                 [
                     parts.link(
                         [
-                            html.Span([html.I(), html.I(), html.I()], className="mark", **{"aria-hidden": "true"}),
+                            html.Span([html.I(), html.I(), html.I()], className="mark", **parts.aria(hidden="true")),
                             "sweeps",
                         ],
                         "/",
@@ -101,7 +101,7 @@ def _shell(store: Store, user: str | None) -> html.Div:
                     html.Nav(
                         [parts.link(title, path) for path, title in _PAGES.items()],
                         id="nav",
-                        **{"aria-label": "Pages"},
+                        **parts.aria(label="Pages"),
                     ),
                     html.Span(str(store.root), className="store", title="The store"),
                     *([html.Span(user, className="user"), leave] if user is not None else []),
@@ -120,7 +120,7 @@ def _add_pages(app: Dash, context: Context) -> None:
     def _page(path: str | None, search: str | None) -> Any:
         path = path or "/"
         nav = [
-            parts.link(title, to, **({"aria-current": "page"} if to == path else {})) for to, title in _PAGES.items()
+            parts.link(title, to, **(parts.aria(current="page") if to == path else {})) for to, title in _PAGES.items()
         ]
         try:
             return _content(context, path, search), nav

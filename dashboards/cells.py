@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sgdcore.verdict import VERDICTS
 from sweeps.report.axes import MapAxis
 from sweeps.report.panels import Panel
 from sweeps.report.text import cell as shown
 from sweeps.report.text import heading, meaning
+
+_RING = 9  # pixels, its radius
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,6 @@ class Cell:
     @property
     def counts(self) -> dict[str, int]:
         """Its trials by verdict."""
-        from sgdcore.verdict import VERDICTS
-
         return dict(zip(VERDICTS, self.panel.cells.counts[self.column, self.row].tolist(), strict=True))
 
     @property
@@ -47,22 +48,24 @@ class Cell:
         """The number of its best trial; -1 where none was run."""
         return int(self.panel.cells.trial[self.column, self.row])
 
-    def outline(self) -> dict[str, object]:
-        """The frame that marks it on the map."""
+    def ring(self) -> list[dict[str, object]]:
+        """What marks it on the map: a ring of the same size however small the cell is, seen on every colour."""
         across, up = self.panel.cells.axes
         number = "" if self.place == 0 else str(self.place + 1)
-        (x0, x1), (y0, y1) = across.edges[self.column :][:2].tolist(), up.edges[self.row :][:2].tolist()
-        return {
-            "type": "rect",
-            "xref": f"x{number}",
-            "yref": f"y{number}",
-            "x0": x0,
-            "x1": x1,
-            "y0": y0,
-            "y1": y1,
-            "line": {"color": "#111827", "width": 2.5},
-            "fillcolor": "rgba(255,255,255,0.35)",
-        }
+        return [
+            {
+                "type": "circle",
+                "xref": f"x{number}",
+                "yref": f"y{number}",
+                "xsizemode": "pixel",
+                "ysizemode": "pixel",
+                "xanchor": float(across.positions[self.column]),
+                "yanchor": float(up.positions[self.row]),
+                **{name: side * _RING for name, side in (("x0", -1), ("x1", 1), ("y0", -1), ("y1", 1))},
+                "line": {"color": colour, "width": width},
+            }
+            for colour, width in (("#ffffff", 6), ("#111827", 2.5))
+        ]
 
     @property
     def _places(self) -> list[tuple[MapAxis, int]]:
@@ -97,7 +100,7 @@ def _place(axis: MapAxis, text: str | None) -> int | None:
     if text is None:
         return None
     try:
-        value = {"true": 1.0, "false": 0.0}.get(text) if text in ("true", "false") else float(text)
+        value = {"true": 1.0, "false": 0.0}[text] if text in ("true", "false") else float(text)
     except ValueError:
         return None
     place = int(axis.places([value])[0]) if value == value else -1

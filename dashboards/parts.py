@@ -14,6 +14,7 @@ from sweeps.report.palette import SYMBOLS
 from sweeps.report.style import PLOT_CONFIG
 from sweeps.report.text import formatted, is_numeric, percent
 
+CONFIG: Any = PLOT_CONFIG  # of every figure
 Part = Any  # a Dash component, text, or a list of them
 _WORDS = {
     "planned": "nobody has begun with it",
@@ -28,6 +29,11 @@ STATES = tuple(_WORDS)
 _AGES = ((60, "min"), (24, "h"), (7, "d"))
 
 
+def aria(**values: str) -> dict[str, Any]:
+    """What a part says to those who do not see it."""
+    return {f"aria-{name}": value for name, value in values.items()}
+
+
 def link(text: Part, href: str, **properties: Any) -> html.A:
     """A link within the dashboard: the page is not loaded anew, and does not jump."""
     name = f"{properties.pop('className', '')} go".strip()
@@ -37,7 +43,7 @@ def link(text: Part, href: str, **properties: Any) -> html.A:
 def outside(text: str, href: str, **properties: Any) -> html.A:
     """A link that opens in a tab of its own."""
     return html.A(
-        [text, html.Span("↗", className="out", **{"aria-hidden": "true"})],
+        [text, html.Span("↗", className="out", **aria(hidden="true"))],
         href=href,
         target="_blank",
         rel="noopener noreferrer",
@@ -57,16 +63,17 @@ def verdict(name: str) -> html.Span:
 
 def dot(name: str, alone: bool = False) -> html.Span:
     """A verdict's colour and symbol."""
-    said = {"role": "img", "aria-label": name} if alone else {}
-    title = {"title": name} if alone else {}
-    return html.Span(className=f"dot dot-{name}", **{"data-symbol": SYMBOLS.get(name, "")}, **said, **title)
+    said: dict[str, Any] = {"data-symbol": SYMBOLS.get(name, "")}
+    if alone:
+        said |= {"role": "img", "title": name, **aria(label=name)}
+    return html.Span(className=f"dot dot-{name}", **said)
 
 
 def strip(counts: Mapping[str, int], kind: str = "strip") -> html.Div:
     """Verdicts as shares of a bar."""
     told = ", ".join(f"{name} {counts[name]:,}" for name in VERDICTS if counts.get(name))
     spans = [html.Span(className=f"bg-{n}", style={"flex": counts[n]}) for n in VERDICTS if counts.get(n)]
-    return html.Div(spans, className=kind, title=told, role="img", **{"aria-label": told or "no trials"})
+    return html.Div(spans, className=kind, title=told, role="img", **aria(label=told or "no trials"))
 
 
 def verdict_counts(counts: Mapping[str, int]) -> html.Ul:
@@ -97,7 +104,7 @@ def progress(done: int, total: int, label: str, kind: str = "") -> html.Div:
         ],
         className="progress",
         role="progressbar",
-        **{"aria-valuemin": "0", "aria-valuemax": str(total), "aria-valuenow": str(done), "aria-label": label},
+        **aria(valuemin="0", valuemax=str(total), valuenow=str(done), label=label),
     )
 
 
@@ -110,7 +117,7 @@ def graph(key: str, figure: Any) -> dcc.Graph:
     """A figure, as the report shows it."""
     height = (figure["layout"].get("height") if isinstance(figure, dict) else figure.layout.height) or 420
     return dcc.Graph(
-        id=key, figure=figure, config=PLOT_CONFIG, className="figure", responsive=True, style={"height": f"{height}px"}
+        id=key, figure=figure, config=CONFIG, className="figure", responsive=True, style={"height": f"{height}px"}
     )
 
 
@@ -118,7 +125,7 @@ def table(frame: pd.DataFrame, first: Sequence[Part] | None = None, marked: int 
     """A table as in the report; ``first`` takes the place of the first column, and one row may be marked."""
     shown = formatted(frame)
     kinds = ["number" if is_numeric(frame[name]) else "" for name in frame]
-    head = [html.Th(name, scope="col", className=kind) for name, kind in zip(shown, kinds, strict=True)]
+    head = [html.Th(str(name), scope="col", className=kind) for name, kind in zip(shown, kinds, strict=True)]
     rows = []
     for i, row in enumerate(shown.itertuples(index=False, name=None)):
         cells = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,12 +44,12 @@ def layout(context: Context, sweep_id: str) -> list[Any]:
                     [
                         html.Div([html.H2("Where it is stable"), html.Div(id="views")], className="head"),
                         dcc.Graph(
-                            id="map", config=parts.PLOT_CONFIG, responsive=True, className="figure map", figure=_empty()
+                            id="map", config=parts.CONFIG, responsive=True, className="figure map", figure=_empty()
                         ),
                     ],
                     id="map-section",
                 ),
-                html.Section(id="side", className="side", **{"aria-live": "polite"}),
+                html.Section(id="side", className="side", **parts.aria(live="polite")),
             ],
             id="explore",
             className="explore",
@@ -81,7 +82,7 @@ def register(app: Dash, context: Context) -> None:
         if seen is None or seen.version == drawn:
             return head, no_update, no_update, seen is None, shown
         figure = _map(seen, query(search))
-        return head, figure, {"height": f"{figure['layout']['height']}px"}, False, shown
+        return head, figure, {"height": f"{figure['layout']['height']}px"}, not figure["data"], shown
 
     @app.callback(
         Output("side", "children"),
@@ -115,7 +116,7 @@ def register(app: Dash, context: Context) -> None:
         asked, patch = query(search), Patch()
         figure = seen.stability_map(VIEWS[0])
         chosen = cells.named(seen.results.panels, asked)
-        patch["layout"]["shapes"] = [chosen.outline()] if chosen else []
+        patch["layout"]["shapes"] = chosen.ring() if chosen else []
         for i, visible in enumerate(_visible(figure, _view(asked))):
             patch["data"][i]["visible"] = visible
         return patch
@@ -183,7 +184,7 @@ def _lead(results: Results | None, row: Row, problem: str) -> list[Any]:
     counts = summary.verdict_counts(results)
     verdicts = dict(zip(counts["verdict"], counts["trials"].tolist(), strict=True))
     notices = [text for text in remarks.notices(results) if not text.startswith("Partial")]
-    lines = summary.lead_sentences(results)
+    lines = [re.sub(r"(\de)-(\d)", "\\1\u2011\\2", line) for line in summary.lead_sentences(results)]  # 1e-14 is a word
     return [
         *(html.P(line, className="lead") for line in lines),
         *map(parts.notice, notices),
@@ -192,7 +193,7 @@ def _lead(results: Results | None, row: Row, problem: str) -> list[Any]:
 
 
 def _empty() -> dict[str, Any]:
-    return {"data": [], "layout": {"xaxis": {"visible": False}, "yaxis": {"visible": False}}}
+    return {"data": [], "layout": {"xaxis": {"visible": False}, "yaxis": {"visible": False}, "height": 360}}
 
 
 def _view(asked: Mapping[str, str]) -> str:
@@ -210,10 +211,8 @@ def _map(seen: Seen, asked: Mapping[str, str]) -> dict[str, Any]:
     """The report's map with the address' view and cell; where there is none, shares of verdicts."""
     figure = seen.stability_map(VIEWS[0])
     if figure is None:
-        if not seen.results.stored:
-            return {**_empty(), "layout": {**_empty()["layout"], "height": 40}}
-        shares: dict[str, Any] = figures.verdict_shares(seen.results).to_plotly_json()
-        shares["layout"].setdefault("height", 420)
+        drawn = figures.verdict_shares(seen.results) if seen.results.stored else None
+        shares: dict[str, Any] = drawn.to_plotly_json() if drawn is not None else _empty()
         return shares
     visible = _visible(figure, _view(asked))
     data = [{**trace, "visible": seen_} for trace, seen_ in zip(figure["data"], visible, strict=True)]
@@ -223,7 +222,7 @@ def _map(seen: Seen, asked: Mapping[str, str]) -> dict[str, Any]:
     layout |= {
         "updatemenus": [],  # the page has links for that
         "margin": {**layout["margin"], "t": above},
-        "shapes": [chosen.outline()] if chosen else [],
+        "shapes": chosen.ring() if chosen else [],
         "uirevision": "map",  # what was zoomed stays so when more trials come
         "clickmode": "event",
     }
@@ -238,12 +237,12 @@ def _views(asked: Mapping[str, str], row: Row) -> html.Nav:
                 view.capitalize(),
                 with_query(path, {**asked, "view": view if view != VIEWS[0] else None}),
                 className="on" if view == now else "",
-                **({"aria-current": "true"} if view == now else {}),
+                **(parts.aria(current="true") if view == now else {}),
             )
             for view in VIEWS
         ],
         className="segments",
-        **{"aria-label": "Colour by"},
+        **parts.aria(label="Colour by"),
     )
 
 

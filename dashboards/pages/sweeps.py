@@ -115,7 +115,7 @@ def _summary(rows: Sequence[Row], found: Sequence[Row], asked: dict[str, str]) -
     """How many there are, and the states to choose from."""
     trials = sum(row.computed for row in rows)
     chosen = asked.get("state")
-    chips = [("all", len(found), None)]
+    chips: list[tuple[str, int, str | None]] = [("all", len(found), None)]
     chips += [(s, count, s) for s in parts.STATES if (count := sum(r.state == s for r in found)) or s == chosen]
     links = [
         parts.link(
@@ -127,7 +127,7 @@ def _summary(rows: Sequence[Row], found: Sequence[Row], asked: dict[str, str]) -
     ]
     return html.Div(
         [
-            html.Nav(links, className="chips", **{"aria-label": "States"}),
+            html.Nav(links, className="chips", **parts.aria(label="States")),
             html.P(f"{trials:,} trials in {len(rows):,} sweep{'s' * (len(rows) != 1)}", className="over"),
         ],
         className="summary",
@@ -146,7 +146,7 @@ def _heads(asked: dict[str, str], key: str) -> list[html.Th]:
         sorted_ = key.lstrip("-") == name
         arrow = html.Span(("↓" if key.startswith("-") else "↑") if sorted_ else "", className="arrow")
         href = with_query("/", asked | {"sort": None if target == "-created" else target, "page": None})
-        order = {"aria-sort": "descending" if key.startswith("-") else "ascending"} if sorted_ else {}
+        order = parts.aria(sort="descending" if key.startswith("-") else "ascending") if sorted_ else {}
         kind = "number" if name in _NUMBERS else ""
         heads.append(html.Th(parts.link([title, arrow], href), scope="col", className=kind, **order))
     return [*heads, html.Th("Links", scope="col")]
@@ -186,7 +186,8 @@ def _row(context: Context, row: Row, asked: dict[str, str], picked: Sequence[str
 
 
 def _cell(label: str, content: Any, kind: str = "") -> html.Td:
-    return html.Td(content, className=kind, **{"data-label": label})
+    said: dict[str, Any] = {"data-label": label}
+    return html.Td(content, className=kind, **said)
 
 
 def bars(row: Row) -> Any:
@@ -210,7 +211,7 @@ def _box(row: Row, asked: dict[str, str], picked: Sequence[str]) -> html.A:
         className=f"box {'on' if on else ''}",
         role="checkbox",
         title="Pick it for comparing",
-        **{"aria-checked": str(on).lower(), "aria-label": f"Pick {row.name}"},
+        **parts.aria(checked=str(on).lower(), label=f"Pick {row.name}"),
     )
 
 
@@ -238,5 +239,5 @@ def pager(asked: dict[str, str], page: int, pages: int, path: str = "/", name: s
     return html.Nav(
         [to(page - 1, "← Previous"), html.Span(f"{page:,} of {pages:,}", className="soft"), to(page + 1, "Next →")],
         className="pager",
-        **{"aria-label": "Pages"},
+        **parts.aria(label="Pages"),
     )

@@ -121,7 +121,7 @@ def _replay_section(results: Results, row: Row, number: str) -> html.Div:
                 className="note",
             ),
             html.Button("Replay", id="replay-button", className="button"),
-            html.Div(id="replay", **{"aria-live": "polite"}),
+            html.Div(id="replay", **parts.aria(live="polite")),
         ],
         className="replay",
     )
