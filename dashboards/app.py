@@ -25,10 +25,11 @@ _HERE = Path(__file__).parent
 _SWEEP = re.compile(r"/sweeps/([0-9a-f]{1,32})/?")
 _PAGES = {"/": "Sweeps", "/compare": "Compare", "/history": "History"}
 # A report's script runs in a page without an origin: it reaches neither the session nor the dashboard.
-_REPORT_POLICY = (
-    "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline'; "
-    "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+_REPORT_HEADERS = {
+    "Content-Security-Policy": "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "unsafe-none",  # browsers show no sandboxed page with another one
+}
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -152,7 +153,7 @@ def _add_routes(server: Flask, context: Context) -> None:
             return Response(f"{error}\n", 404, mimetype="text/plain")
         if page is None:
             abort(404)
-        return Response(page, mimetype="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
+        return Response(page, mimetype="text/html", headers=_REPORT_HEADERS)
 
 
 def _failed(error: Exception) -> Any:

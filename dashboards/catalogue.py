@@ -29,7 +29,7 @@ _SETTLED_SECONDS = 20.0  # after which a reported sweep is looked at again
 _SNAPSHOT_SECONDS = 1.0
 _PATIENCE = 0.6  # seconds that a list of sweeps waits for figures before it shows what there is
 _FIRST_PATIENCE = 2.0  # and a sweep's page for its results
-_REST = 3.0  # times as long as reading took, a running sweep's results are left as they are
+_REST, _MOST_REST = 3.0, 30.0  # times as long as reading took, but at most seconds, a running sweep is left alone
 
 _log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class Catalogue:
         return replace(row, glance=known[1] if known is not None else None)
 
     def _may_read(self, seen: Seen, row: Row) -> bool:
-        return row.state != "running" or time.monotonic() - seen.at > _REST * seen.seconds
+        return row.state != "running" or time.monotonic() - seen.at > min(_REST * seen.seconds, _MOST_REST)
 
     def _read(self, row: Row) -> Seen:
         began = time.monotonic()
