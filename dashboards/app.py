@@ -16,7 +16,7 @@ from dashboards import access, parts
 from dashboards.catalogue import Catalogue
 from dashboards.context import Context
 from dashboards.links import Mlflow
-from dashboards.pages import sweep, sweeps
+from dashboards.pages import compare, history, sweep, sweeps
 from dashboards.users import Users
 from sweeps.errors import StoreError
 from sweeps.store import Store
@@ -130,6 +130,8 @@ def _add_pages(app: Dash, context: Context) -> None:
 
     sweeps.register(app, context)
     sweep.register(app, context)
+    compare.register(app, context)
+    history.register(app, context)
 
 
 def _content(context: Context, path: str, search: str | None) -> Any:
@@ -137,6 +139,10 @@ def _content(context: Context, path: str, search: str | None) -> Any:
         return sweeps.layout(context, search)
     if (found := _SWEEP.fullmatch(path)) is not None:
         return sweep.layout(context, found[1])
+    if path == "/compare":
+        return compare.layout()
+    if path == "/history":
+        return history.layout()
     return parts.nothing("Not found", f"There is no page {path}.")
 
 

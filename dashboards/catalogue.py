@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +21,10 @@ from dashboards.glance import Glance, glance_at
 from sweeps import report
 from sweeps.errors import StoreError, SweepsError
 from sweeps.report import figures, summary
+from sweeps.report.compare import Comparison
+from sweeps.report.compare_page import comparison_sections
+from sweeps.report.match import match
+from sweeps.report.page import Section
 from sweeps.report.results import Results
 from sweeps.store import Store, SweepFiles
 
@@ -80,6 +84,15 @@ class Seen:
         return self.figures[view]
 
 
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Sweeps held against the first of them, drawn."""
+
+    version: str  # of all their results
+    comparison: Comparison
+    sections: list[Section]
+
+
 class Catalogue:
     """Reads a store for the pages; it writes nothing, and all its methods may be called from any thread."""
 
@@ -91,6 +104,7 @@ class Catalogue:
         self._glances: dict[str, tuple[Key, Glance]] = {}
         self._seen: OrderedDict[str, Seen] = OrderedDict()
         self._problems: dict[str, tuple[Key, str]] = {}
+        self._compared: Compared | None = None  # the last one
         self._lock = threading.RLock()
         self._quick, self._slow = Background("glances"), Background("results")
 
@@ -138,6 +152,30 @@ class Catalogue:
             if reading.done():
                 return self.seen(row) if reading.exception() else reading.result()
         return seen
+
+    def compared(self, ids: Sequence[str]) -> Compared | None:
+        """Sweeps against the first of them; None as long as they are not read.
+
+        Raises:
+            StoreError: there is no such sweep, or it cannot be read.
+        """
+        seen = [self.seen(self.row(self.files(sweep_id))) for sweep_id in ids]
+        found = [each for each in seen if each is not None]
+        if len(found) < len(seen):
+            return None
+        version = " ".join(each.version for each in found)
+        if self._compared is None or self._compared.version != version:
+            results = [each.results for each in found]
+            reading = self._slow.ask(f"compared {version}", partial(self._compare, version, results))
+            wait([reading], timeout=_FIRST_PATIENCE)
+            return reading.result() if reading.done() else None
+        return self._compared
+
+    def _compare(self, version: str, results: Sequence[Results]) -> Compared:
+        first, *others = results
+        comparison = Comparison((first, *others), tuple(match(first, other) for other in others))
+        self._compared = Compared(version, comparison, list(comparison_sections(comparison)))
+        return self._compared
 
     def _row(self, files: SweepFiles) -> Row:
         known, at = self._rows.get(files.sweep_id, (None, 0.0))
