@@ -103,5 +103,7 @@ def _place(axis: MapAxis, text: str | None) -> int | None:
         value = {"true": 1.0, "false": 0.0}[text] if text in ("true", "false") else float(text)
     except ValueError:
         return None
-    place = int(axis.places([value])[0]) if value == value else -1
+    place = (
+        int(axis.places([value + 1e-9 * abs(value)])[0]) if value == value else -1
+    )  # typed by hand it may be rounded
     return place if place >= 0 else None

@@ -59,5 +59,5 @@ def served(store: Store) -> Iterator[str]:
 
 @pytest.fixture
 def line(make_work: Callable[..., Work]) -> Work:
-    """144 trials, a map of two panels, two trials a cell."""
-    return make_work(parameters=PARAMETERS, training={"epochs": 60}, execution={"trials_per_shard": 40})
+    """120 trials, a map of two panels, two trials a cell."""
+    return make_work(parameters=PARAMETERS, training={"epochs": 60}, execution={"trials_per_shard": 30})

@@ -24,7 +24,7 @@ SHOWN = f"""() => {MAP}._fullData.map((trace, i) => [trace, {MAP}.calcdata[i][0]
     .map(([trace, cells]) => Array.from(cells.z, row => Array.from(row)))"""
 POINT = f"""([axis, x, y]) => {{
     const plot = {MAP}, layout = plot._fullLayout, box = plot.getBoundingClientRect();
-    scrollTo(0, box.top + scrollY - 80);
+    scrollTo({{top: box.top + scrollY - 80, behavior: 'instant'}});
     const now = plot.getBoundingClientRect(), [across, up] = [layout['xaxis' + axis], layout['yaxis' + axis]];
     return [now.left + across._offset + across.d2p(x), now.top + up._offset + up.d2p(y)];
 }}"""
@@ -92,6 +92,7 @@ def test_a_click_leads_to_the_trial_its_curve_path_and_replay(line: Work, stored
         x, y = page.evaluate(POINT, ["2", float(chosen), 0.5])
         page.mouse.move(x, y)
         page.mouse.move(x + 1, y)
+        page.wait_for_selector("#map .hoverlayer .hovertext")
         page.mouse.click(x + 1, y)
         page.wait_for_selector("#trial-path .nsewdrag")
         found = {"url": page.url, "trials": page.locator(".side tbody a.name").all_text_contents()}
@@ -138,7 +139,7 @@ def test_a_running_sweep_updates_by_itself(line: Work, store: Store, browser: Br
         for index in range(2):
             add(index)
             page.wait_for_function(
-                f"() => document.body.innerText.includes('{40 * (index + 1)} of 144 trials are stored')"
+                f"() => document.body.innerText.includes('{30 * (index + 1)} of 120 trials are stored')"
             )
         drawn(page)
         told.append(page.locator(".progress small").first.text_content())
@@ -149,14 +150,14 @@ def test_a_running_sweep_updates_by_itself(line: Work, store: Store, browser: Br
         page.wait_for_selector(".pill-running")
         told = [page.locator(".progress small").first.text_content()]
         add(2)
-        page.wait_for_function("() => document.body.innerText.includes('120 of 144 computed')")
+        page.wait_for_function("() => document.body.innerText.includes('90 of 120 computed')")
         page.wait_for_selector(".stable .strip")
         return told
 
     with served(files.store) as address, files.lease():
         told = browser.visit(f"{address}/sweeps/abcd1234", look)
-        assert told == ["None of the 144 trials is stored yet.", "80 of 144 computed", "True"]
-        assert browser.visit(address, listed) == ["80 of 144 computed"]
+        assert told == ["None of the 120 trials is stored yet.", "60 of 120 computed", "True"]
+        assert browser.visit(address, listed) == ["60 of 120 computed"]
 
 
 def test_html_in_names_is_shown_and_not_run(make_work: Callable[..., Work], stored: Stored, browser: Browser) -> None:
