@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,13 @@ class Replay:
     conclusion: str
 
 
-def replay_trial(files: SweepFiles, trial: str) -> Replay:
+def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Replay:
     """Replay a trial, named by its number or by its id or the start of it.
+
+    Args:
+        files: the sweep.
+        trial: which one.
+        most: replay only so many steps; of a trial that has more, the end is not held against the store.
 
     Raises:
         StoreError: there is no such trial, or the data set has changed.
@@ -43,22 +49,23 @@ def replay_trial(files: SweepFiles, trial: str) -> Replay:
     number = _number(files, work, trial)
     trials = work.plan.trials(number, number + 1)
     training = work.config.training
-    steps = list(
-        replay(
-            work.task,
-            trials.hyperparams,
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            order=training.order,
-            dtype=training.dtype,
-            seed=int(trials.seed[0]),
-            start=start_values(work, trials),
-        )
+    all_steps = replay(
+        work.task,
+        trials.hyperparams,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        order=training.order,
+        dtype=training.dtype,
+        seed=int(trials.seed[0]),
+        start=start_values(work, trials),
     )
+    steps = list(islice(all_steps, most))
+    cut = len(steps) == most and next(all_steps, None) is not None
     relative = max((step.relative_deviation for step in steps), default=0.0)
     row = {**trials.hyperparams.arguments(0), "seed": int(trials.seed[0])}
     deviation = max((step.deviation for step in steps), default=0.0)
     stored, verdict = _stored(files, work, number)
+    stored = None if cut else stored
     unstable = verdict in ("diverging", "diverged")
     last = np.where(np.isfinite(steps[-1].params), steps[-1].params, np.nan)
     # A network's sums depend on how many trials are trained together; other kernels' bits do not.
@@ -75,7 +82,8 @@ def replay_trial(files: SweepFiles, trial: str) -> Replay:
         frame=pd.DataFrame([_row(step, work.plan.parameter_names) for step in steps]),
         exact=exact,
         agrees=same and (relative <= ROUNDING[training.dtype] or (unstable and not work.task.is_quadratic)),
-        conclusion=_conclusion(len(steps), deviation, relative, unstable, stored is not None, same),
+        conclusion=("the first " if cut else "")
+        + _conclusion(len(steps), deviation, relative, unstable, stored is not None, same),
     )
 
 

@@ -396,6 +396,15 @@ class SweepFiles:
         except OSError as error:
             raise StoreError(f"{self._progress_path}: cannot be written: {error.strerror}") from error
 
+    def read_report(self) -> str | None:
+        """The report page; None before it is written."""
+        try:
+            return (self.report_folder / "report.html").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{self.report_folder}: the report cannot be read: {error}") from error
+
     def state(self) -> str:
         """How far the sweep is.
 

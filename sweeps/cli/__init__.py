@@ -2,10 +2,10 @@
 
 import signal
 
-from sweeps.cli import comparing, jobs, making, operating, scheduling, viewing
+from sweeps.cli import comparing, jobs, making, operating, scheduling, serving, viewing
 from sweeps.cli.app import app
 
-__all__ = ["app", "comparing", "jobs", "main", "making", "operating", "scheduling", "viewing"]
+__all__ = ["app", "comparing", "jobs", "main", "making", "operating", "scheduling", "serving", "viewing"]
 
 
 def main() -> None:

@@ -19,13 +19,6 @@ from sweeps.report.text import formatted, is_numeric, percent
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_PLOT_CONFIG = {
-    "responsive": True,
-    "displaylogo": False,
-    "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
-    "plotlyServerURL": "",  # nothing leaves the page: no upload to Plotly's cloud
-}
-
 
 @dataclass(frozen=True, eq=False)
 class Section:
@@ -195,12 +188,14 @@ def sections(results: Results) -> Iterator[Section]:
 
 
 def _plot(key: str, figure: go.Figure) -> str:
+    from sweeps.report.style import PLOT_CONFIG
+
     return str(
         figure.to_html(
             full_html=False,
             include_plotlyjs=False,
             div_id=f"figure-{key}",
-            config=_PLOT_CONFIG,
+            config=PLOT_CONFIG,
             default_height=f"{figure.layout.height}px",
         )
     )

@@ -6,8 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from sweeps.columns import numbers
 from sweeps.report.axes import MapAxis, pair
-from sweeps.report.cells import Cells
+from sweeps.report.cells import OUTCOME, Cells, Outcomes
 from sweeps.report.text import cell, heading, meaning
 
 if TYPE_CHECKING:
@@ -24,6 +29,7 @@ class Panel:
 
     title: str
     cells: Cells
+    beside: tuple[tuple[MapAxis, int], ...] = ()  # the axes that other panels vary, and this one's place on each
 
 
 def make_panels(results: Results, most: int = MAX_CELLS) -> list[Panel]:
@@ -46,8 +52,31 @@ def make_panels(results: Results, most: int = MAX_CELLS) -> list[Panel]:
         part = cells.at(*places)
         if part.trials.any():
             title = ", ".join(_said(axis, place) for axis, place in zip(facets, places, strict=True))
-            found.append(Panel(title, part))
+            found.append(Panel(title, part, tuple(zip(facets, places, strict=True))))
     return found
+
+
+def cell_trials(results: Results, panel: Panel, column: int, row: int) -> pd.DataFrame:
+    """The trials of one cell of a panel, the best first as :class:`sweeps.report.cells.Cells` compares them.
+
+    One row a trial: trial, the swept parameters, verdict, final_loss, best_loss, steps_to_tolerance. Of the shards only
+    these columns are read.
+    """
+    across, up = panel.cells.axes
+    places = [(across, column), (up, row), *panel.beside]
+    shown = list(dict.fromkeys(["trial", *results.swept, "verdict", "final_loss", "best_loss", "steps_to_tolerance"]))
+    columns = list(dict.fromkeys([*shown, *OUTCOME, *(axis.name for axis, _ in places)]))
+    parts = []
+    for table in results.tables(columns):
+        inside = np.logical_and.reduce([axis.places(numbers(table[axis.name])) == place for axis, place in places])
+        if inside.any():
+            parts.append(table.filter(pa.array(inside)))
+    if not parts:
+        return pd.DataFrame(columns=shown)
+    found = pa.concat_tables(parts)
+    order = Outcomes.of(found).worst_first[::-1]
+    rows: pd.DataFrame = found.select(shown).take(pa.array(order)).to_pandas()
+    return rows.astype({"steps_to_tolerance": "Int64"})
 
 
 def _facets(results: Results, names: list[str]) -> list[MapAxis]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import plotly.graph_objects as go
 
 MARKERS = {
@@ -31,6 +33,12 @@ BUTTONS = {
     "bgcolor": "rgba(128,128,128,0.08)",
     "bordercolor": "rgba(128,128,128,0.35)",
     "borderwidth": 1,
+}
+PLOT_CONFIG: dict[str, Any] = {
+    "responsive": True,
+    "displaylogo": False,
+    "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+    "plotlyServerURL": "",  # nothing leaves the page: no upload to Plotly's cloud
 }
 _INK, _LINE = "#6b7280", "rgba(128,128,128,0.22)"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"

@@ -4,6 +4,7 @@ from sweeps.report.figures.changes import changed_map
 from sweeps.report.figures.compared import compared_curves, compared_maps, compared_shares
 from sweeps.report.figures.curves import loss_curves, sampled_trials
 from sweeps.report.figures.effects import main_effects
+from sweeps.report.figures.history import history_lines
 from sweeps.report.figures.maps import stability_map
 from sweeps.report.figures.paths import parameter_paths
 from sweeps.report.figures.seeds import seed_intervals
@@ -17,6 +18,7 @@ __all__ = [
     "compared_maps",
     "compared_shares",
     "convergence_speed",
+    "history_lines",
     "loss_curves",
     "main_effects",
     "parameter_paths",

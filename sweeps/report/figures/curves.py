@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,16 +28,16 @@ SETTLED = VERDICTS[:3]
 FloatArray = NDArray[np.float64]
 
 
-def loss_curves(results: Results) -> go.Figure:
-    """Training loss by step: of up to FEW trials each one, else by verdict.
+def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Figure:
+    """Training loss by step: of up to FEW trials each one, else by verdict; or each of ``trials``, by number.
 
     By verdict: the median, and bands that hold half and four fifths of a fair sample of its trials, always the same
     one; a trial that has stopped counts as infinitely bad. The loss axis spans what trials that settled show: what
     diverges leaves it at the top.
     """
     figure = go.Figure(layout={"template": template(), "height": 460})
-    trials = sampled_trials(results)
-    curves = results.curves(trials["trial"].tolist(), ["loss"]).merge(trials, on="trial")
+    drawn = sampled_trials(results) if trials is None else results.rows(trials)[["trial", "verdict", *results.swept]]
+    curves = results.curves(drawn["trial"].tolist(), ["loss"]).merge(drawn, on="trial")
     settled = curves["loss"][curves["verdict"].isin(SETTLED)]
     shown = settled if len(settled) else _below(curves, results.config.verdict.diverged_factor)
     positive = shown[shown > 0]
@@ -49,7 +50,7 @@ def loss_curves(results: Results) -> go.Figure:
         step_shown=curves["step"].clip(lower=STEP_ZERO if logarithmic else 0),
         loss_shown=curves["loss"].clip(floor, ceiling),
     )
-    if results.stored <= FEW:
+    if trials is not None or results.stored <= FEW:
         _every_trial(figure, results, curves)
     else:
         _by_verdict(figure, results, curves, floor, ceiling)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -20,27 +22,28 @@ _MOST = 6
 FloatArray = NDArray[np.float64]
 
 
-def parameter_paths(results: Results, quadratic: Quadratic) -> go.Figure | None:
+def parameter_paths(results: Results, quadratic: Quadratic, trials: Sequence[int] | None = None) -> go.Figure | None:
     """The paths of a few trials over the contours of the training loss; None unless the model has two parameters.
 
-    Shown are the best, the worst and the farthest overshoots of trials that settled, one that is diverging and one that
-    diverged; a star marks where a parameter was farthest past its target. Lines join the recorded steps. The axes hold
-    the trials that settled, and of the others at most four times as much, in sweeps of many trials a third.
+    Shown are ``trials`` (numbers, at most six); by default the best, the worst and the farthest overshoots of trials
+    that settled, one that is diverging and one that diverged. A star marks where a parameter was farthest past its
+    target. Lines join the recorded steps. The axes hold the trials that settled, and of the others at most four times
+    as much, in sweeps of many trials a third.
     """
     names = results.parameters
     if len(names) != 2 or quadratic.factor.shape[0] != 2 or not results.stored:
         return None
-    trials = path_trials(results)
+    drawn = path_trials(results) if trials is None else results.rows(trials).head(_MOST)
     columns = [f"param.{name}" for name in names]
-    curves = results.curves(trials["trial"].tolist(), columns)
+    curves = results.curves(drawn["trial"].tolist(), columns)
     if not set(columns) <= set(curves):
         return None
-    paths = {t: curves[curves["trial"] == t][columns].dropna().to_numpy(float) for t in trials["trial"].tolist()}
+    paths = {t: curves[curves["trial"] == t][columns].dropna().to_numpy(float) for t in drawn["trial"].tolist()}
     optimum = quadratic.ridge_minimiser(np.zeros(1))[0]
-    x, y = _ranges(trials, paths, optimum, _REACH[results.stored <= FEW])
+    x, y = _ranges(drawn, paths, optimum, _REACH[results.stored <= FEW])
     figure = go.Figure(layout={"template": template(), "height": 560})
     figure.add_trace(_contours(quadratic, x, y))
-    for (_, trial), colour in zip(trials.iterrows(), PATHS, strict=False):
+    for (_, trial), colour in zip(drawn.iterrows(), PATHS, strict=False):
         _add_path(figure, results, trial, paths[int(trial["trial"])], colour, (x, y))
     figure.add_scatter(
         x=[optimum[0]],

@@ -1,0 +1,170 @@
+"""The app: Dash on Flask, its pages by address, and the routes beside them: health and the stored reports."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import dash
+from dash import Dash, Input, Output, State, dcc, html
+from flask import Flask, Response, abort
+
+from dashboards import access, parts
+from dashboards.catalogue import Catalogue
+from dashboards.context import Context
+from dashboards.links import Mlflow
+from dashboards.pages import compare, history, sweep, sweeps
+from dashboards.users import Users
+from sweeps.errors import StoreError
+from sweeps.store import Store
+
+_HERE = Path(__file__).parent
+_SWEEP = re.compile(r"/sweeps/([0-9a-f]{1,32})/?")
+_PAGES = {"/": "Sweeps", "/compare": "Compare", "/history": "History"}
+# A report's script runs in a page without an origin: it reaches neither the session nor the dashboard.
+_REPORT_HEADERS = {
+    "Content-Security-Policy": "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "unsafe-none",  # browsers show no sandboxed page with another one
+}
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{%title%}</title>
+<link rel="icon" href="/assets/icon.svg" type="image/svg+xml">
+{%css%}
+</head>
+<body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body>
+</html>"""
+
+
+def make_app(
+    store: Store,
+    mlflow_address: str | None = None,
+    users: Users | None = None,
+    hosts: Sequence[str] = access.LOOPBACK,
+    key: bytes | None = None,
+) -> Flask:
+    """The dashboard over a store, as a WSGI application; it writes nothing.
+
+    Args:
+        store: whose sweeps.
+        mlflow_address: where people browse MLflow.
+        users: who may log in; None lets everybody in.
+        hosts: the names that the dashboard is reached by.
+        key: what signs the sessions; by default random.
+    """
+    server = Flask("dashboards", template_folder=str(_HERE / "templates"), static_folder=None)
+    context = Context(Catalogue(store), Mlflow(mlflow_address))
+    app = Dash(
+        "dashboards",
+        server=server,  # type: ignore[arg-type] # Dash's own documentation passes a Flask
+        assets_folder=str(_HERE / "assets"),
+        assets_ignore=r"login\.js",
+        index_string=_PAGE,
+        title="sweeps",
+        update_title="",
+        suppress_callback_exceptions=True,
+        serve_locally=True,
+        add_log_handler=False,
+        enable_mcp=False,
+        on_error=_failed,
+    )
+    app.layout = lambda: _shell(store, access.visitor(users) if users is not None else None)
+    _add_pages(app, context)
+    _add_routes(server, context)
+    access.protect(server, users, hosts, key or access.secret_key(None), app.csp_hashes())
+    return server
+
+
+def _shell(store: Store, user: str | None) -> html.Div:
+    """What all pages share."""
+    leave = html.Form(html.Button("Log out", type="submit", className="plain"), action="/logout", method="post")
+    return html.Div(
+        [
+            dcc.Location(id="url", refresh=False),
+            html.Header(
+                [
+                    parts.link(
+                        [
+                            html.Span([html.I(), html.I(), html.I()], className="mark", **parts.aria(hidden="true")),
+                            "sweeps",
+                        ],
+                        "/",
+                        className="brand",
+                    ),
+                    html.Nav(
+                        [parts.link(title, path) for path, title in _PAGES.items()],
+                        id="nav",
+                        **parts.aria(label="Pages"),
+                    ),
+                    html.Span(str(store.root), className="store", title="The store"),
+                    *([html.Span(user, className="user"), leave] if user is not None else []),
+                ],
+                className="top",
+            ),
+            html.Main(id="page"),
+        ]
+    )
+
+
+def _add_pages(app: Dash, context: Context) -> None:
+    @app.callback(
+        Output("page", "children"), Output("nav", "children"), Input("url", "pathname"), State("url", "search")
+    )
+    def _page(path: str | None, search: str | None) -> Any:
+        path = path or "/"
+        nav = [
+            parts.link(title, to, **(parts.aria(current="page") if to == path else {})) for to, title in _PAGES.items()
+        ]
+        try:
+            return _content(context, path, search), nav
+        except StoreError as error:
+            return parts.nothing("Not found", str(error)), nav
+
+    sweeps.register(app, context)
+    sweep.register(app, context)
+    compare.register(app, context)
+    history.register(app, context)
+
+
+def _content(context: Context, path: str, search: str | None) -> Any:
+    if path == "/":
+        return sweeps.layout(context, search)
+    if (found := _SWEEP.fullmatch(path)) is not None:
+        return sweep.layout(context, found[1])
+    if path == "/compare":
+        return compare.layout()
+    if path == "/history":
+        return history.layout()
+    return parts.nothing("Not found", f"There is no page {path}.")
+
+
+def _add_routes(server: Flask, context: Context) -> None:
+    @server.get("/healthz")
+    def _healthz() -> Response:
+        return Response("ok\n", mimetype="text/plain")
+
+    @server.get("/sweeps/<sweep_id>/report.html")
+    def _report(sweep_id: str) -> Response:
+        try:
+            page = context.catalogue.files(sweep_id).read_report()
+        except StoreError as error:
+            return Response(f"{error}\n", 404, mimetype="text/plain")
+        if page is None:
+            abort(404)
+        return Response(page, mimetype="text/html", headers=_REPORT_HEADERS)
+
+
+def _failed(error: Exception) -> Any:
+    """A sweep that was removed meanwhile is no fault; the page stays as it was."""
+    if not isinstance(error, StoreError):
+        raise error
+    logging.getLogger(__name__).warning("%s", error)
+    return dash.no_update

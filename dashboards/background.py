@@ -1,0 +1,47 @@
+"""Background: slow readings of the store, one at a time in a thread of their own, so that no page waits for them."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+
+class Background:
+    """Runs functions in order; of one name no second one waits or runs."""
+
+    def __init__(self, name: str) -> None:
+        """The thread ends with the process."""
+        self._queue: queue.SimpleQueue[tuple[str, Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._pending: dict[str, Future[Any]] = {}
+        self._lock = threading.Lock()
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def ask(self, name: str, function: Callable[[], Any]) -> Future[Any]:
+        """Run it, unless one of that name is waiting or running; returns what stands for its end."""
+        with self._lock:
+            future = self._pending.get(name)
+            if future is None:
+                future = self._pending[name] = Future()
+                self._queue.put((name, function, future))
+        return future
+
+    def _work(self) -> None:
+        while True:
+            name, function, future = self._queue.get()
+            try:
+                result, error = function(), None
+            except Exception as problem:  # noqa: BLE001 - whoever asked is told; the next function is not to suffer
+                _log.exception("%s", name)
+                result, error = None, problem
+            with self._lock:
+                del self._pending[name]
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)

@@ -1,0 +1,1 @@
+"""Pages, one a module: what an address shows, and what its callbacks answer."""

@@ -1,0 +1,109 @@
+"""The page of history: best loss and stable share of a name's sweeps over time, each a link to its sweep."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from dash import Dash, Input, Output, State, dcc, html, no_update
+
+from dashboards import parts
+from dashboards.catalogue import Row
+from dashboards.context import Context
+from dashboards.links import query, sweep_path, with_query
+from sweeps.report.figures.history import history_lines
+from sweeps.report.text import heading
+
+_FINISHED = ("computed", "logged", "reported")
+_SECONDS = 5
+_MOST_ROWS = 200  # of the table
+
+
+def layout() -> list[Any]:
+    """The page; what is in it follows by its callbacks."""
+    return [
+        html.Div(html.H1("History"), className="head"),
+        html.Div(id="history"),
+        dcc.Store(id="history-version"),
+        dcc.Interval(id="history-tick", interval=_SECONDS * 1000),
+    ]
+
+
+def register(app: Dash, context: Context) -> None:
+    """The page's callbacks."""
+
+    @app.callback(
+        Output("history", "children"),
+        Output("history-version", "data"),
+        Input("history-tick", "n_intervals"),
+        Input("url", "search"),
+        State("history-version", "data"),
+    )
+    def _history(_: int | None, search: str | None, version: str | None) -> Any:
+        rows = [row for row in context.catalogue.rows() if row.state in _FINISHED]
+        new = str(hash(repr((rows, search))))
+        return (no_update, no_update) if new == version else (_shown(rows, query(search)), new)
+
+    @app.callback(
+        Output("url", "pathname"),
+        Output("url", "search", allow_duplicate=True),
+        Input("history-figure", "clickData"),
+        prevent_initial_call=True,
+    )
+    def _open(clicked: Mapping[str, Any] | None) -> Any:
+        if not clicked:
+            return no_update, no_update
+        return sweep_path(str(clicked["points"][0]["customdata"])), ""
+
+
+def _shown(rows: Sequence[Row], asked: Mapping[str, str]) -> list[Any]:
+    counts = Counter(row.name for row in rows)
+    if not counts:
+        return [parts.nothing("Nothing is finished yet", "Sweeps of one name, such as a schedule makes, stand here.")]
+    repeated = [name for name, count in counts.items() if count > 1]
+    name = asked.get("name") or next(iter(repeated or counts))
+    frame = frame_of([row for row in rows if row.name == name])
+    links = [
+        parts.link(
+            [other, html.Span(f"{counts[other]:,}")],
+            with_query("/history", {"name": other}),
+            className=f"chip {'on' if other == name else ''}",
+        )
+        for other in dict.fromkeys([*repeated, *counts])
+    ]
+    figure = history_lines(frame)
+    drawn: Any = parts.nothing(name, "One finished sweep has this name; two make a history.")
+    if figure is not None:
+        drawn = parts.graph("history-figure", figure)
+    shown = frame.drop(columns=["name", "metric"]).head(_MOST_ROWS)
+    shown = shown.assign(created=[f"{moment:%Y-%m-%d %H:%M}" for moment in shown["created"]])
+    shown = shown.rename(columns={"best": f"best {heading(frame['metric'].iloc[0])}" if len(frame) else "best"})
+    ids = [parts.link(html.Code(i), sweep_path(i)) for i in shown["id"]]
+    return [
+        html.Nav(links, className="chips", **parts.aria(label="Names")),
+        html.Section([html.H2(name), drawn], className="block"),
+        html.Section(parts.table(shown, ids) if len(shown) else None, className="block"),
+    ]
+
+
+def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """Some sweeps as :func:`sweeps.report.history.history` has them, the newest first."""
+    told = [
+        {
+            "id": row.sweep_id,
+            "name": row.name,
+            "created": pd.to_datetime(row.created, utc=True, errors="coerce"),
+            "state": row.state,
+            "trials": row.computed,
+            "metric": row.glance.metric if row.glance else "final_loss",
+            "best": row.glance.best if row.glance and row.glance.best is not None else math.nan,
+            "stable_share": row.glance.stable / row.glance.trials if row.glance and row.glance.trials else math.nan,
+        }
+        for row in rows
+    ]
+    columns = ["id", "name", "created", "state", "trials", "metric", "best", "stable_share"]
+    frame = pd.DataFrame(told, columns=columns).astype({"best": "float64", "stable_share": "float64"})
+    return frame[frame["created"].notna()].sort_values("created", ascending=False)

@@ -1,0 +1,298 @@
+"""The page of one sweep: what came out, the stability map, the trials of a chosen cell; live while the sweep runs."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from dash import Dash, Input, Output, Patch, State, dcc, html, no_update
+
+from dashboards import cells, parts
+from dashboards.catalogue import Row, Seen
+from dashboards.context import Context
+from dashboards.links import query, report_path, sweep_path, with_query
+from dashboards.pages import trial
+from dashboards.pages.sweeps import bars, pager
+from sweeps.errors import StoreError
+from sweeps.report import figures, remarks, summary
+from sweeps.report.figures.maps import VIEWS
+from sweeps.report.panels import cell_trials
+from sweeps.report.results import Results
+
+_SECONDS = 2
+_ROWS = 10  # trials of a cell shown at once
+
+
+def layout(context: Context, sweep_id: str) -> list[Any]:
+    """The page; what is in it follows by its callbacks.
+
+    Raises:
+        StoreError: there is no such sweep.
+    """
+    files = context.catalogue.files(sweep_id)
+    return [
+        dcc.Store(id="sweep-id", data=files.sweep_id),
+        dcc.Store(id="sweep-version"),
+        dcc.Interval(id="sweep-tick", interval=_SECONDS * 1000),
+        html.Div(id="sweep-head"),
+        html.Div(
+            [
+                html.Section(
+                    [
+                        html.Div([html.H2("Where it is stable"), html.Div(id="views")], className="head"),
+                        dcc.Graph(
+                            id="map", config=parts.CONFIG, responsive=True, className="figure map", figure=_empty()
+                        ),
+                    ],
+                    id="map-section",
+                ),
+                html.Section(id="side", className="side", **parts.aria(live="polite")),
+            ],
+            id="explore",
+            className="explore",
+        ),
+        html.Section(id="trial", className="trial"),
+    ]
+
+
+def register(app: Dash, context: Context) -> None:
+    """The page's callbacks."""
+
+    @app.callback(
+        Output("sweep-head", "children"),
+        Output("map", "figure"),
+        Output("map", "style"),
+        Output("map-section", "hidden"),
+        Output("sweep-version", "data"),
+        Input("sweep-tick", "n_intervals"),
+        State("sweep-id", "data"),
+        State("url", "search"),
+        State("sweep-version", "data"),
+    )
+    def _refresh(_: int | None, sweep_id: str, search: str | None, version: list[str] | None) -> Any:
+        row, seen, problem = _look(context, sweep_id)
+        shown = [repr((row, problem)), seen.version if seen else ""]
+        told, drawn = version or ["", ""]
+        if shown == [told, drawn]:
+            return (no_update,) * 5
+        head = _head(context, row, seen, problem)
+        if seen is None or seen.version == drawn:
+            return head, no_update, no_update, seen is None, shown
+        figure = _map(seen, query(search))
+        return head, figure, {"height": f"{figure['layout']['height']}px"}, not figure["data"], shown
+
+    @app.callback(
+        Output("side", "children"),
+        Output("trial", "children"),
+        Output("views", "children"),
+        Input("url", "search"),
+        Input("sweep-version", "data"),
+        State("sweep-id", "data"),
+        prevent_initial_call=True,
+    )
+    def _choose(search: str | None, version: list[str] | None, sweep_id: str) -> Any:
+        row, seen, _ = _look(context, sweep_id)
+        if seen is None or not version or not seen.results.stored:
+            return None, None, None
+        asked = query(search)
+        chosen = cells.named(seen.results.panels, asked)
+        views = _views(asked, row) if seen.results.panels else None
+        return _side(context, row, seen, chosen, asked), trial.section(context, row, seen, chosen, asked), views
+
+    @app.callback(
+        Output("map", "figure", allow_duplicate=True),
+        Input("url", "search"),
+        State("sweep-id", "data"),
+        State("sweep-version", "data"),
+        prevent_initial_call=True,
+    )
+    def _mark(search: str | None, sweep_id: str, version: list[str] | None) -> Any:
+        _, seen, _ = _look(context, sweep_id)
+        if seen is None or not version or seen.version != version[1] or not seen.results.panels:
+            return no_update  # the next refresh draws it
+        asked, patch = query(search), Patch()
+        figure = seen.stability_map(VIEWS[0])
+        chosen = cells.named(seen.results.panels, asked)
+        patch["layout"]["shapes"] = chosen.ring() if chosen else []
+        for i, visible in enumerate(_visible(figure, _view(asked))):
+            patch["data"][i]["visible"] = visible
+        return patch
+
+    @app.callback(
+        Output("url", "search", allow_duplicate=True),
+        Input("map", "clickData"),
+        State("sweep-id", "data"),
+        State("url", "search"),
+        prevent_initial_call=True,
+    )
+    def _click(clicked: Mapping[str, Any] | None, sweep_id: str, search: str | None) -> Any:
+        _, seen, _ = _look(context, sweep_id)
+        if not clicked or seen is None or not seen.results.panels:
+            return no_update
+        point = clicked["points"][0]
+        axis = seen.stability_map(VIEWS[0])["data"][point["curveNumber"]].get("xaxis") or "x"
+        place = int(axis.removeprefix("x") or 1) - 1
+        cell = cells.clicked(seen.results.panels, place, float(point["x"]), float(point["y"]))
+        return with_query("", {"view": query(search).get("view"), **cell.values, "trial": str(cell.best)})
+
+    trial.register(app, context)
+
+
+def _look(context: Context, sweep_id: str) -> tuple[Row, Seen | None, str]:
+    """The sweep as it stands, its results as they were last read, and why they cannot be."""
+    row = context.catalogue.row(context.catalogue.files(sweep_id))
+    try:
+        return row, context.catalogue.seen(row), ""
+    except StoreError as error:
+        return row, None, str(error)
+
+
+def _head(context: Context, row: Row, seen: Seen | None, problem: str) -> list[Any]:
+    results = seen.results if seen is not None else None
+    links = [parts.outside("Report", report_path(row.sweep_id), className="button")] if row.is_reported else []
+    if (address := context.mlflow.run(row)) is not None:
+        links.append(parts.outside("MLflow run", address, className="button"))
+    links.append(parts.link("Compare with …", with_query("/", {"pick": row.sweep_id}), className="button"))
+    running = row.state in ("running", "interrupted", "planned")
+    return [
+        html.Div(
+            [
+                parts.link("Sweeps", "/"),
+                html.Span("/"),
+                html.Code(row.sweep_id),
+                html.Span(parts.moment(row.created)),
+                parts.pill(row.state),
+                *parts.tags(row.tags),
+            ],
+            className="over crumbs",
+        ),
+        html.Div([html.H1(row.name or row.sweep_id), html.Div(links, className="buttons")], className="head"),
+        html.P(results.config.description, className="description") if results and results.config.description else None,
+        bars(row) if running else None,
+        *_lead(results, row, problem),
+    ]
+
+
+def _lead(results: Results | None, row: Row, problem: str) -> list[Any]:
+    if problem:
+        return [parts.notice(f"The results cannot be read: {problem}")]
+    if results is None:
+        return [html.P(f"Reading {row.computed:,} trials …", className="lead reading", role="status")]
+    counts = summary.verdict_counts(results)
+    verdicts = dict(zip(counts["verdict"], counts["trials"].tolist(), strict=True))
+    notices = [text for text in remarks.notices(results) if not text.startswith("Partial")]
+    lines = [re.sub(r"(\de)-(\d)", "\\1\u2011\\2", line) for line in summary.lead_sentences(results)]  # 1e-14 is a word
+    return [
+        *(html.P(line, className="lead") for line in lines),
+        *map(parts.notice, notices),
+        *([parts.strip(verdicts), parts.verdict_counts(verdicts)] if results.stored else []),
+    ]
+
+
+def _empty() -> dict[str, Any]:
+    return {"data": [], "layout": {"xaxis": {"visible": False}, "yaxis": {"visible": False}, "height": 360}}
+
+
+def _view(asked: Mapping[str, str]) -> str:
+    return asked["view"] if asked.get("view") in VIEWS else VIEWS[0]
+
+
+def _visible(figure: Mapping[str, Any], view: str) -> list[bool]:
+    """Which traces a view shows, as the map's own buttons say."""
+    [menu] = figure["layout"]["updatemenus"]
+    visible: list[bool] = menu["buttons"][VIEWS.index(view)]["args"][1]
+    return visible
+
+
+def _map(seen: Seen, asked: Mapping[str, str]) -> dict[str, Any]:
+    """The report's map with the address' view and cell; where there is none, shares of verdicts."""
+    figure = seen.stability_map(VIEWS[0])
+    if figure is None:
+        drawn = figures.verdict_shares(seen.results) if seen.results.stored else None
+        shares: dict[str, Any] = drawn.to_plotly_json() if drawn is not None else _empty()
+        return shares
+    visible = _visible(figure, _view(asked))
+    data = [{**trace, "visible": seen_} for trace, seen_ in zip(figure["data"], visible, strict=True)]
+    layout = copy.copy(figure["layout"])
+    above = layout["margin"]["t"] - 40 if len(seen.results.panels) == 1 else layout["margin"]["t"] - 24
+    chosen = cells.named(seen.results.panels, asked)
+    layout |= {
+        "updatemenus": [],  # the page has links for that
+        "margin": {**layout["margin"], "t": above},
+        "shapes": chosen.ring() if chosen else [],
+        "uirevision": "map",  # what was zoomed stays so when more trials come
+        "clickmode": "event",
+    }
+    return {"data": data, "layout": layout}
+
+
+def _views(asked: Mapping[str, str], row: Row) -> html.Nav:
+    path, now = sweep_path(row.sweep_id), _view(asked)
+    return html.Nav(
+        [
+            parts.link(
+                view.capitalize(),
+                with_query(path, {**asked, "view": view if view != VIEWS[0] else None}),
+                className="on" if view == now else "",
+                **(parts.aria(current="true") if view == now else {}),
+            )
+            for view in VIEWS
+        ],
+        className="segments",
+        **parts.aria(label="Colour by"),
+    )
+
+
+def _side(context: Context, row: Row, seen: Seen, chosen: cells.Cell | None, asked: Mapping[str, str]) -> list[Any]:
+    """The chosen cell's trials; before one is chosen, the best of all."""
+    results, path = seen.results, sweep_path(row.sweep_id)
+    if chosen is None:
+        best = summary.best_trials(results, _ROWS)
+        hint = "Click a cell of the map to see its trials." if results.panels else ""
+        return [
+            html.H2("Best trials"),
+            html.P([f"By {results.config.metric.name.replace('_', ' ')}. ", hint], className="note"),
+            _trials(results, best, asked, path) if len(best) else html.P("None has a loss yet.", className="note"),
+        ]
+    found = _cell_trials(seen, chosen)
+    pages = max(1, -(-len(found) // _ROWS))
+    page = min(max(1, int(asked["page"]) if asked.get("page", "").isdecimal() else 1), pages)
+    part = found.iloc[(page - 1) * _ROWS : page * _ROWS]
+    clear = with_query(path, {"view": asked.get("view")})
+    count = f"{len(found):,} trial{'s' * (len(found) != 1)} in this cell, the best first"
+    return [
+        html.Div([html.H2("Cell"), parts.link("Show the best of all", clear)], className="head"),
+        html.P(chosen.title, className="where"),
+        html.P(count if len(found) else "No trial of this cell is stored.", className="note"),
+        parts.strip(chosen.counts, "strip small"),
+        _trials(results, part, asked, path) if len(part) else None,
+        pager(dict(asked), page, pages, path) if pages > 1 else None,
+    ]
+
+
+def _cell_trials(seen: Seen, chosen: cells.Cell) -> pd.DataFrame:
+    """A cell's trials; those of the cell that was looked at last are kept."""
+    key = ("cell", chosen.place, chosen.column, chosen.row)
+    kept = seen.figures.get("cell")
+    if kept is None or kept[0] != key:
+        kept = seen.figures["cell"] = key, cell_trials(seen.results, chosen.panel, chosen.column, chosen.row)
+    found: pd.DataFrame = kept[1]
+    return found
+
+
+def _trials(results: Results, rows: pd.DataFrame, asked: Mapping[str, str], path: str) -> html.Div:
+    """Trials in a narrow table; each leads to itself."""
+    frame = rows[["trial", "final_loss", "steps_to_tolerance", *results.swept]]
+    numbers = [int(number) for number in frame["trial"]]
+    links = [
+        [
+            parts.dot(str(verdict), True),
+            parts.link(str(n), with_query(path, {**asked, "trial": str(n)}), className="name"),
+        ]
+        for n, verdict in zip(numbers, rows["verdict"], strict=True)
+    ]
+    marked = numbers.index(int(asked["trial"])) if asked.get("trial", "") in map(str, numbers) else None
+    return parts.table(frame, links, marked)

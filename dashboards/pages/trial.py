@@ -1,0 +1,139 @@
+"""A trial of a sweep: its settings and outcome, curve and path, MLflow run, and replay against torch.optim.SGD."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from dash import Dash, Input, Output, State, html, no_update
+
+from dashboards import cells, parts
+from dashboards.catalogue import Row, Seen
+from dashboards.context import Context
+from dashboards.links import query, sweep_path, with_query
+from sweeps.errors import SweepsError
+from sweeps.replay import Replay, replay_trial
+from sweeps.report import figures
+from sweeps.report.landscape import loss_surface
+from sweeps.report.results import Results
+from sweeps.report.text import cell as shown
+from sweeps.report.text import heading
+
+MOST_STEPS = 2000  # of a replay
+_ENDS = 8  # first and last steps of a replay that are shown
+_FACTS = (
+    "final_loss",
+    "best_loss",
+    "steps_to_tolerance",
+    "first_nonfinite_step",
+    "overshoot_percent",
+    "predicted_radius",
+)
+
+_replaying = threading.Lock()  # one at a time: it computes
+
+
+def section(
+    context: Context, row: Row, seen: Seen, chosen: cells.Cell | None, asked: Mapping[str, str]
+) -> list[Any] | None:
+    """What is stored of the trial that the address names; None where it names none."""
+    number = asked.get("trial", "")
+    if not number.isdecimal() or len(number) > 18:
+        return None
+    results = seen.results
+    rows = results.rows([int(number)])
+    if not len(rows):
+        return [html.H2(f"Trial {number}"), parts.notice("This trial is not stored.")]
+    trial = rows.iloc[0]
+    close = with_query(sweep_path(row.sweep_id), {**asked, "trial": None})
+    links = [parts.link("Close", close, className="button")]
+    if (address := context.mlflow.trial(row, str(trial["trial_id"]))) is not None:
+        links.insert(0, parts.outside("MLflow run", address, className="button"))
+    drawn = [html.Div([html.H3("Loss"), parts.graph("trial-curve", _curve(results, int(number)))])]
+    if (path := _path(results, int(number))) is not None:
+        drawn.append(html.Div([html.H3("Path over the loss"), parts.graph("trial-path", path)]))
+    return [
+        html.Div([html.H2(["Trial ", str(number)]), html.Div(links, className="buttons")], className="head"),
+        html.P([parts.verdict(str(trial["verdict"])), html.Code(str(trial["trial_id"]))], className="over crumbs"),
+        parts.facts(_settings(results, trial) | _outcome(trial)),
+        html.Div(drawn, className="pair" if len(drawn) > 1 else "single"),
+        _replay_section(results, row, number),
+    ]
+
+
+def register(app: Dash, context: Context) -> None:
+    """The replay's callback."""
+
+    @app.callback(
+        Output("replay", "children"),
+        Input("replay-button", "n_clicks"),
+        State("sweep-id", "data"),
+        State("url", "search"),
+        prevent_initial_call=True,
+        running=[(Output("replay-button", "disabled"), True, False)],
+    )
+    def _replay(clicks: int | None, sweep_id: str, search: str | None) -> Any:
+        number = query(search).get("trial", "")
+        if not clicks or not number.isdecimal():
+            return no_update
+        try:
+            files = context.catalogue.files(sweep_id)
+            with _replaying:
+                replayed = replay_trial(files, number, MOST_STEPS)
+        except SweepsError as error:
+            return parts.notice(str(error))
+        return _replayed(replayed)
+
+
+def _settings(results: Results, trial: pd.Series) -> dict[str, Any]:
+    return {heading(name): shown(trial[name], name) for name in results.swept[:12]}
+
+
+def _outcome(trial: pd.Series) -> dict[str, Any]:
+    told = {heading(name): shown(trial[name], name) for name in _FACTS if pd.notna(trial.get(name))}
+    if pd.notna(trial.get("overshoot_percent")) and trial["overshoot_percent"] > 0:
+        of = f"{trial['overshoot_parameter']}, to {shown(trial['peak_value'])} at step {shown(trial['peak_step'])}"
+        told[heading("overshoot_percent")] = f"{told[heading('overshoot_percent')]} ({of})"
+    return told
+
+
+def _curve(results: Results, number: int) -> Any:
+    return figures.loss_curves(results, [number]).update_layout(height=380, showlegend=False, margin_t=16)
+
+
+def _path(results: Results, number: int) -> Any:
+    surface = loss_surface(results)
+    figure = figures.parameter_paths(results, surface, [number]) if surface is not None else None
+    return figure.update_layout(height=380, margin_t=40) if figure is not None else None
+
+
+def _replay_section(results: Results, row: Row, number: str) -> html.Div:
+    command = html.Code(f"sweeps replay {row.sweep_id} {number}")
+    if results.config.task.model.kind == "module":  # whoever can write the store would run code here
+        return html.Div([html.H3("Replay"), html.P(["It runs the sweep's own module: ", command], className="note")])
+    return html.Div(
+        [
+            html.H3("Replay against torch.optim.SGD"),
+            html.P(
+                [f"Trains it again, beside torch, step by step, up to {MOST_STEPS:,} steps. In a terminal: ", command],
+                className="note",
+            ),
+            html.Button("Replay", id="replay-button", className="button"),
+            html.Div(id="replay", **parts.aria(live="polite")),
+        ],
+        className="replay",
+    )
+
+
+def _replayed(replayed: Replay) -> list[Any]:
+    frame = replayed.frame
+    cut = len(frame) > 2 * _ENDS
+    ends = pd.concat([frame.head(_ENDS), frame.tail(_ENDS)]) if cut else frame
+    sign = "✓" if replayed.agrees else "✗"
+    return [
+        html.P([html.B(f"{sign} "), replayed.conclusion], className="yes" if replayed.agrees else "no"),
+        html.P(f"The first and the last {_ENDS} of {len(frame):,} steps.", className="note") if cut else None,
+        parts.table(ends.reset_index(drop=True)),
+    ]

@@ -1,0 +1,68 @@
+"""serve(): the dashboard on this machine, by waitress, until it is interrupted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dashboards import access
+from sweeps.errors import InputError
+from sweeps.store import Store
+
+_THREADS = 8
+_MOST_BYTES = 4 * 1024 * 1024  # of a request
+
+
+def serve(
+    store: Store,
+    host: str,
+    port: int,
+    started: Callable[[str], None],
+    mlflow_address: str | None = None,
+    users_file: Path | None = None,
+    secret_key_file: Path | None = None,
+    allowed_hosts: Sequence[str] = (),
+) -> None:
+    """Serve a store's dashboard until SIGINT or SIGTERM; ``started`` gets its address.
+
+    Raises:
+        InputError: the address cannot be used, it is reachable by others and there is no users file, or a file cannot
+            be used.
+    """
+    if not access.is_loopback(host) and users_file is None:
+        raise InputError(
+            f"--host {host}: others can reach it, so it needs --users-file (or SWEEPS_DASHBOARD_USERS_FILE); "
+            "without one it is served on 127.0.0.1 only"
+        )
+    from waitress import create_server
+
+    from dashboards.app import make_app
+    from dashboards.users import Users
+
+    users = Users(users_file) if users_file is not None else None
+    hosts = [*access.LOOPBACK, host, *allowed_hosts]
+    app = make_app(store, mlflow_address, users, hosts, access.secret_key(secret_key_file))
+    bind = "127.0.0.1" if host == "localhost" else host
+    logging.getLogger("waitress.queue").setLevel(
+        logging.ERROR
+    )  # a browser asks for more at once than there are threads
+    try:
+        server = create_server(
+            app,
+            host=bind,
+            port=port,
+            threads=_THREADS,
+            ident="",
+            max_request_body_size=_MOST_BYTES,
+            clear_untrusted_proxy_headers=True,
+        )
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"--host {host} --port {port}: the dashboard cannot be served there: {reason}") from error
+    shown = f"[{bind}]" if ":" in bind else bind
+    started(f"http://{shown}:{server.effective_port}")
+    try:
+        server.run()  # ends by itself on SIGINT, and on SIGTERM, which the command line makes the same
+    finally:
+        server.close()
