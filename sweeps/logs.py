@@ -35,6 +35,11 @@ def set_up(form: LogFormat, level: str) -> None:
     _LOGGER.setLevel(level.upper())
 
 
+def is_set_up() -> bool:
+    """Whether records are written anywhere."""
+    return any(isinstance(each, logging.StreamHandler) for each in _LOGGER.handlers)
+
+
 def event(name: str, sweep_id: str, /, level: int = logging.INFO, **fields: Any) -> None:
     """Something has happened to a sweep."""
     _LOGGER.log(level, name, extra={"fields": {"sweep_id": sweep_id} | fields})

@@ -55,10 +55,11 @@ def run(
     database: DatabaseOption = None,
 ) -> None:
     """Run what is due, now and until Ctrl-C."""
+    from sweeps import logs
     from sweeps.terminal import say
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("sweeps").setLevel(logging.INFO)
+    if not logs.is_set_up():
+        logs.set_up("text", "info")
     scheduler = _scheduler(file, store, database)
     if once:
         scheduler.turn()
