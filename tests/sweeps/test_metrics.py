@@ -35,11 +35,12 @@ DATA_SOURCE = "sweeps-prometheus"
 
 
 def samples(store: Store) -> dict[str, dict[tuple[str, ...], float]]:
-    """Values by name and labels' values, read by Prometheus' own parser."""
+    """Values by name and by sweep_id, sweep and state, as far as there are; read by Prometheus' own parser."""
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(exposition(store).decode()):
         for sample in family.samples:
-            found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+            labels = tuple(sample.labels[name] for name in ("sweep_id", "sweep", "state") if name in sample.labels)
+            found.setdefault(sample.name, {})[labels] = sample.value
     return found
 
 
