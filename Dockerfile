@@ -1,6 +1,8 @@
-# hadolint global ignore=DL3013
 # One image for every part of the service but the database: MLflow, Ray, scheduler and dashboard differ in their command.
 # For the CPU, or for CUDA with --build-arg TORCH_INDEX=https://pypi.org/simple
+#
+# Python's packages have the versions of constraints.txt, Debian's those of its release, with what it has mended since.
+# hadolint global ignore=DL3008,DL3013
 ARG PYTHON=3.11.15
 
 FROM python:${PYTHON}-slim-bookworm AS build
@@ -22,10 +24,14 @@ FROM python:${PYTHON}-slim-bookworm
 LABEL org.opencontainers.image.title="sgd-sweeps" \
       org.opencontainers.image.description="Hyperparameter sweeps for torch.optim.SGD, as a service" \
       org.opencontainers.image.licenses="Apache-2.0"
-# A named volume takes its owner from the folder that it is first mounted on.
-RUN groupadd --gid 10001 sweeps && \
+# pg_dump and pg_restore are what 'sweeps backup' and 'sweeps restore' need. A named volume takes its owner from the
+# folder that it is first mounted on.
+RUN apt-get update && \
+    apt-get install --yes --no-install-recommends postgresql-client && \
+    rm -rf /var/lib/apt/lists/* && \
+    groupadd --gid 10001 sweeps && \
     useradd --uid 10001 --gid sweeps --no-create-home --home-dir /tmp sweeps && \
-    install --directory --owner sweeps --group sweeps /store /artifacts /s3
+    install --directory --owner sweeps --group sweeps /store /artifacts /backups
 COPY --from=build /opt/sweeps /opt/sweeps
 COPY configs /etc/sweeps
 COPY configs/service/image /usr/local/bin

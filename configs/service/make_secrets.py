@@ -19,6 +19,7 @@ NAMES = (
     "mlflow_session_key",
     "ray_token",  # who has it runs code on the cluster
     "dashboard",  # of the dashboard's user 'sweeps'
+    "dashboard_session_key",
     "s3_access_key",
     "s3_secret_key",
 )
