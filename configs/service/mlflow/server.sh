@@ -11,7 +11,7 @@ export MLFLOW_BACKEND_STORE_URI=postgresql:///mlflow
 export MLFLOW_DISABLE_TELEMETRY=true
 export MLFLOW_ENABLE_WORKSPACES=true                 # without them whoever has a user may make experiments
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false      # ten processes and a gigabyte for language models
-export MLFLOW_SQLALCHEMYSTORE_POOL_SIZE=20           # a worker's; more threads of a client wait, instead of failing
+export MLFLOW_SQLALCHEMYSTORE_POOL_SIZE=10           # a worker's; more threads of a client wait, instead of failing
 export MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW=20
 metrics=$(mktemp -d)
 
