@@ -28,7 +28,7 @@ _SIZES = {
     "RAY_WORKER_CPUS": "1",
     "RAY_WORKER_MEMORY": "2G",
     "RAY_HEAD_MEMORY": "3G",
-    "RAY_OBJECT_STORE": "512M",
+    "RAY_OBJECT_STORE": "536870912",
 }
 _PATIENCE = 600  # seconds, for whatever has to happen
 

@@ -5,4 +5,4 @@
 set -eu
 address=$(getent ahostsv4 "${RAY_HOST:-ray}" | head -n 1 | cut -d ' ' -f 1)
 exec ray start --head --block --num-cpus=0 --num-gpus=0 --node-ip-address="$address" --port=6379 \
-    --dashboard-host=0.0.0.0 --dashboard-port=8265
+    --dashboard-host=0.0.0.0 --dashboard-port=8265 --object-store-memory="${RAY_OBJECT_STORE:-1073741824}"
