@@ -10,13 +10,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 TRITON := triton==3.9.0
 
 SUDO = $(if $(filter-out 0,$(shell id -u)),sudo)
+COMPOSE ?= docker compose
 CREATECLUSTER := /etc/postgresql-common/createcluster.d
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint format bench ui postgresql chromium prometheus constraints clean
+.PHONY: help demo test chaos lint format bench ui secrets up down test-compose postgresql chromium prometheus constraints clean
 
 help: ## show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: $(VENV)/.runtime ## train the published cases and show them beside torch's figures
 	$(BIN)/sweeps run configs/seed.yaml
@@ -30,11 +31,25 @@ test: $(VENV)/.dev ## run the whole test suite, fast tests first
 chaos: $(VENV)/.dev ## kill drivers, workers and servers at random instants: make chaos ROUNDS=20 SEED=1
 	$(BIN)/python -m pytest -v tests/sweeps/test_chaos.py --chaos-rounds $(or $(ROUNDS),20) --chaos-seed $(or $(SEED),0)
 
+secrets: ## random passwords and tokens for the service, in ./secrets; those that are there stay
+	@$(PYTHON) configs/service/make_secrets.py secrets
+
+up: secrets ## bring the service up with Docker Compose, and wait until all of it is healthy
+	$(COMPOSE) up --detach --build --wait
+
+down: ## take the service down; its volumes stay
+	$(COMPOSE) down
+
+test-compose: $(VENV)/.dev ## build the image, and try the whole service in containers; needs a Docker engine
+	COMPOSE='$(COMPOSE)' $(BIN)/python -m pytest -v tests/compose
+
 lint: $(VENV)/.dev ## format check, lint, types, import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 format: $(VENV)/.dev ## format the code
 	$(BIN)/ruff format .

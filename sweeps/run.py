@@ -178,6 +178,7 @@ def log(files: SweepFiles, tracker: Tracker, progress: Progress, writer: WriterN
             f"sweep {files.sweep_id}: {known} can be said when all trials are computed: sweeps resume {files.sweep_id}"
         )
     tracker.check(writer or config.writer)
+    tracker.open(work.config.experiment or work.config.name)
     return _finish(Outcome(files, work, failed_trials=sum(map(len, missing))), None, tracker, progress)
 
 
@@ -201,6 +202,7 @@ def _start(tracker: Tracker, executor: Executor, work: Work) -> None:
         executor.start()
         executor.check(work.config.training.device)
         checked.result()
+    tracker.open(work.config.experiment or work.config.name)
 
 
 def _is_final_at_once(work: Work) -> bool:

@@ -72,6 +72,13 @@ class Tracker(Protocol):
             TrackingError: it cannot be reached, or refuses.
         """
 
+    def open(self, experiment: str) -> None:
+        """Find or make the experiment, before anything is computed.
+
+        Raises:
+            TrackingError: it is deleted, or this user may not log to it.
+        """
+
     def start(self, sweep: Sweep) -> dict[str, str]:
         """Create or find the parent run; returns its experiment_id and run_id, the writer and why it was chosen."""
 

@@ -130,10 +130,13 @@ class PostgresConnection:
         """Why this user cannot write here; None if it can."""
         if self.query("SELECT pg_is_in_recovery()") == [(True,)]:
             return "the PostgreSQL server is a standby, which cannot be written to"
-        rights = [(table, "INSERT") for table in TABLES] + [("experiments", "UPDATE")]
-        for table, right in rights:
+        needed = [(table, right) for table in TABLES for right in ("SELECT", "INSERT")] + [("experiments", "SELECT")]
+        for table, right in needed:
             if self.query("SELECT has_table_privilege(?, ?)", table, right) == [(False,)]:
                 return f"the PostgreSQL user may not {right} in MLflow's table {table}"
+        # To lock a row takes the right to change one of its columns, whichever.
+        if self.query("SELECT has_any_column_privilege('experiments', 'UPDATE')") == [(False,)]:
+            return "the PostgreSQL user may not UPDATE in MLflow's table experiments"
         return None
 
     def fingerprint(self) -> str:

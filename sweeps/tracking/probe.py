@@ -67,7 +67,7 @@ def redacted(uri: str) -> str:
     """The URI without a password."""
     # A password may hold anything but spaces; it ends at the last @ before them.
     hidden = re.sub(r"(://[^:/@\s]*):\S*@", rf"\1:{REDACTED}@", uri)
-    return re.sub(r"([?&]\w*password=)[^&\s]*", rf"\1{REDACTED}", hidden)
+    return re.sub(r"([?&][^=&\s]*(?:password|token|secret|key)[^=&\s]*=)[^&\s]*", rf"\1{REDACTED}", hidden, flags=re.I)
 
 
 def first_line(error: BaseException) -> str:

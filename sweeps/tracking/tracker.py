@@ -96,7 +96,8 @@ class MlflowTracker:
             with self._migration_lock():
                 experiments = self.client.search_experiments(max_results=1)
         except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, ValueError) as error:
-            raise TrackingError(f"{self.uri}: MLflow cannot be used there: {first_line(error)}") from error
+            plain = TrackingError(f"{self.uri}: MLflow cannot be used there: {first_line(error)}")
+            raise self._refusal(error, "look at experiments") or plain from error
         if self._database is not None:
             opened(self._database).connect().close()  # who names a database wants it to be used
         self._choice, self._wanted = choose(self._database or self._uri, writer), writer
@@ -108,6 +109,31 @@ class MlflowTracker:
         """After check(): the writer."""
         assert self._choice is not None, "check() comes first"
         return self._choice
+
+    def open(self, experiment: str) -> None:
+        """Find or make the experiment that a sweep is to be logged to.
+
+        Raises:
+            TrackingError: it is deleted, or the server does not let this user log to it.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._experiment(experiment)
+        except MlflowException as error:
+            plain = TrackingError(f"{self.uri}: the experiment {experiment!r} cannot be used: {first_line(error)}")
+            raise self._refusal(error, "make experiments") or plain from error
+        if is_server(self._uri):
+            from sweeps.tracking.access import check_may_log
+
+            check_may_log(self._uri, found)
+
+    def _refusal(self, error: Exception, wanted: str) -> TrackingError | None:
+        if not is_server(self._uri):
+            return None
+        from sweeps.tracking.access import refusal
+
+        return refusal(self._uri, error, wanted)
 
     @contextmanager
     def _migration_lock(self) -> Iterator[None]:

@@ -36,6 +36,9 @@ class Untracked:
     def check(self, writer: str = "auto") -> None:
         pass
 
+    def open(self, experiment: str) -> None:
+        pass
+
     def start(self, sweep: Any) -> dict[str, str]:
         return {}
 

@@ -1,0 +1,20 @@
+-- The users of PostgreSQL and the two databases of MLflow; psql runs this once, as a superuser, in a new cluster.
+-- Passwords come from the files of the folder $SECRETS, by default /run/secrets.
+
+-- A statement that fails would be logged, with the password.
+SET log_min_error_statement = panic;
+\set mlflow `cat "${SECRETS:-/run/secrets}/postgres_mlflow"`
+\set writer `cat "${SECRETS:-/run/secrets}/postgres_sweeps_writer"`
+\set reader `cat "${SECRETS:-/run/secrets}/postgres_sweeps_reader"`
+
+CREATE ROLE mlflow LOGIN PASSWORD :'mlflow';
+CREATE ROLE sweeps_writer LOGIN PASSWORD :'writer';
+CREATE ROLE sweeps_reader LOGIN PASSWORD :'reader';
+ALTER ROLE sweeps_reader SET default_transaction_read_only = on;
+
+CREATE DATABASE mlflow OWNER mlflow;
+CREATE DATABASE mlflow_auth OWNER mlflow; -- users and their rights, which nobody else may read
+REVOKE ALL ON DATABASE mlflow, mlflow_auth, postgres FROM PUBLIC;
+GRANT CONNECT ON DATABASE mlflow TO sweeps_writer, sweeps_reader;
+-- With a version of MLflow that it does not know, the bulk writer is tried on temporary tables first.
+GRANT TEMPORARY ON DATABASE mlflow TO sweeps_writer;
