@@ -17,7 +17,8 @@ from sweeps.errors import InputError
 from sweeps.visible import visible
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-OPEN = ("/healthz", "/metrics")  # for machines: any Host, no login
+OPEN = ("/healthz",)  # for machines: any Host, no login
+SCRAPED = ("/metrics",)  # any Host, but a login where there are users
 _SESSION_HOURS = 12
 _LEAST_KEY = 32  # bytes
 _POLICY = {
@@ -92,7 +93,7 @@ def protect(server: Flask, users: Users | None, hosts: Sequence[str], key: bytes
     def _guard() -> AnyResponse | None:
         if request.path in OPEN:
             return None
-        if "*" not in allowed and _name(request.host) not in allowed:
+        if "*" not in allowed and request.path not in SCRAPED and _name(request.host) not in allowed:
             return _plain(400, "this host name is not served here; name it with --allowed-hosts")
         origin = request.headers.get("Origin")
         if request.method not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != request.host:

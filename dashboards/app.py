@@ -19,6 +19,7 @@ from dashboards.links import Mlflow
 from dashboards.pages import compare, history, sweep, sweeps
 from dashboards.users import Users
 from sweeps.errors import StoreError
+from sweeps.metrics import CONTENT_TYPE, exposition
 from sweeps.store import Store
 
 _HERE = Path(__file__).parent
@@ -150,6 +151,10 @@ def _add_routes(server: Flask, context: Context) -> None:
     @server.get("/healthz")
     def _healthz() -> Response:
         return Response("ok\n", mimetype="text/plain")
+
+    @server.get("/metrics")
+    def _metrics() -> Response:
+        return Response(exposition(context.catalogue.store), content_type=CONTENT_TYPE)
 
     @server.get("/sweeps/<sweep_id>/report.html")
     def _report(sweep_id: str) -> Response:

@@ -7,9 +7,8 @@ up; the number of sweeps by state counts all. No shard is read, and no more than
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -44,20 +43,6 @@ def exposition(store: Store) -> bytes:
 
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-
-
-def application(store: Store) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
-    """A WSGI application that answers GET with the metrics, whatever the path."""
-
-    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            start_response("405 Method Not Allowed", [("Allow", "GET, HEAD")])
-            return []
-        text = exposition(store)
-        start_response("200 OK", [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(text)))])
-        return [text] if environ["REQUEST_METHOD"] == "GET" else []
-
-    return serve
 
 
 class _Collector:

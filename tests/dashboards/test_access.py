@@ -20,6 +20,7 @@ from dashboards.app import make_app
 from dashboards.users import Users
 from sweeps import report
 from sweeps.errors import InputError
+from sweeps.metrics import CONTENT_TYPE
 from sweeps.store import Store, SweepFiles
 from sweeps.worker import Work
 from tests.dashboards.conftest import Browser
@@ -105,6 +106,13 @@ class TestHosts:
     def test_health_is_for_whoever_asks(self, guarded: FlaskClient) -> None:
         answer = guarded.get("/healthz", headers={"Host": "10.0.0.7:8050"})
         assert (answer.status_code, answer.text) == (200, "ok\n")
+
+    def test_metrics_are_for_whoever_has_a_login(self, guarded: FlaskClient, open_to_all: FlaskClient) -> None:
+        elsewhere = {"Host": "10.0.0.7:8050"}
+        assert guarded.get("/metrics", headers=elsewhere).status_code == 401
+        answer = open_to_all.get("/metrics", headers=elsewhere)
+        assert (answer.status_code, answer.content_type) == (200, CONTENT_TYPE)
+        assert "sweeps_sweeps" in answer.text
 
     @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1"])
     def test_other_sites_cannot_ask(self, open_to_all: FlaskClient, origin: str) -> None:

@@ -19,8 +19,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from dashboards.app import make_app
 from sweeps.execute.ray import RayExecutor
-from sweeps.metrics import application, exposition
+from sweeps.metrics import exposition
 from sweeps.progress import followed
 from sweeps.run import create, run
 from sweeps.store import Store, SweepFiles
@@ -89,7 +90,7 @@ class _Threaded(socketserver.ThreadingMixIn, WSGIServer):
 @contextmanager
 def served(store: Store) -> Iterator[int]:
     """The port of a server of the store's metrics."""
-    with make_server("127.0.0.1", 0, application(store), _Threaded, _Quiet) as server:
+    with make_server("127.0.0.1", 0, make_app(store), _Threaded, _Quiet) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server.server_port
