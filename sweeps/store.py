@@ -279,7 +279,7 @@ class SweepFiles:
     def remove_pieces(self) -> None:
         """Remove what a killed process was writing; whoever holds the lease may."""
         for path in self.folder.rglob("*.new"):
-            path.unlink()
+            path.unlink(missing_ok=True)  # a reader may have ended the writing of what it keeps
 
     def done(self) -> set[int]:
         """Indices of the shards that are stored."""
