@@ -92,9 +92,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STORE = Path("sweep-store")
 
 
-def prepared(
-    config: Path, overrides: list[str] | None, keeper: Store | None = None, as_json: bool = False
-) -> Work:
+def prepared(config: Path, overrides: list[str] | None, keeper: Store | None = None, as_json: bool = False) -> Work:
     """The work of a sweep file; a module of the user's own is named before it is imported.
 
     Its data file is read from a copy in the store ``keeper``, if there is one.
