@@ -28,7 +28,7 @@ ui: $(VENV)/.runtime ## browse the runs in the MLflow UI
 test: $(VENV)/.dev ## run the whole test suite, fast tests first
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-chaos: $(VENV)/.dev ## kill drivers, workers and servers at random instants: make chaos ROUNDS=20 SEED=1
+chaos: $(VENV)/.dev ## kill drivers, workers, nodes, clusters, servers and databases at random instants: make chaos ROUNDS=20 SEED=1
 	$(BIN)/python -m pytest -v tests/sweeps/test_chaos.py --chaos-rounds $(or $(ROUNDS),20) --chaos-seed $(or $(SEED),0)
 
 secrets: ## random passwords and tokens for the service, in ./secrets; those that are there stay

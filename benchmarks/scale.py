@@ -48,6 +48,7 @@ print(json.dumps(train(trials, steps)))
 """
 
 
+ROLES = ("driver", "worker")
 _LOOK_SECONDS = 0.2
 
 
@@ -99,35 +100,36 @@ def _sweep(trials: int, executor: str, folder: Path) -> list[str]:
         process = subprocess.Popen(
             [sys.executable, *command, "--store", str(folder / "store")], stdout=output, stderr=subprocess.STDOUT
         )
-        peaks: dict[int, int] = {}
+        peaks: dict[tuple[str, int], int] = {}
         while process.poll() is None:
-            peaks |= {pid: peak for pid in _family(process.pid) if (peak := _peak(pid)) is not None}
+            peaks |= {member: peak for member in _family(process.pid) if (peak := _peak(member[1])) is not None}
             time.sleep(_LOOK_SECONDS)
     seconds = time.perf_counter() - begin
     if process.returncode:
         raise SystemExit((folder / "output").read_text())
-    driver = peaks.pop(process.pid)
+    driver, worker = (max((p for (is_, _), p in peaks.items() if is_ == role), default=0) for role in ROLES)
     (sweep,) = (folder / "store" / "sweeps").iterdir()
     stored = sum(path.stat().st_size for path in (sweep / "shards").iterdir())
-    sizes = [driver, max(peaks.values(), default=0), stored, (sweep / "report" / "report.html").stat().st_size]
+    sizes = [driver, worker, stored, (sweep / "report" / "report.html").stat().st_size]
     return [f"{trials:,}", f"{seconds:,.1f}", f"{trials / seconds:,.0f}", *(f"{size / 1e6:,.1f}" for size in sizes)]
 
 
-def _family(root: int) -> Iterator[int]:
-    """A process and those of its descendants that are Ray's workers."""
+def _family(root: int) -> Iterator[tuple[str, int]]:
+    """A process, its fork that runs a sweep on Ray, and Ray's workers, each by its role."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue  # it has just ended
-    yield root
+    yield "driver", root
+    yield from (("driver", pid) for pid, parent in parents.items() if parent == root and _name(pid) == _name(root))
     for pid in parents:
         ancestor = pid
         while ancestor in parents and ancestor != root:
             ancestor = parents[ancestor]
         if ancestor == root and pid != root and _name(pid).startswith("ray::"):
-            yield pid
+            yield "worker", pid
 
 
 def _name(pid: int) -> str:

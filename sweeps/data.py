@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MAX_NUMBERS = 20_000_000  # of a data set's inputs: each trial of a pack reads them all
+_MAX_BYTES = 1_000_000_000  # of a data set's file, of which a table in memory is a multiple
 _MAX_LISTED = 20  # columns in a message
 _MAX_SHOWN = 60  # characters of a cell or a column's name
 _MAX_REASON = 300
@@ -122,17 +123,35 @@ def _table(path: Path, kind: str) -> pd.DataFrame:
     try:
         if path.exists() and not path.is_file():
             raise OSError("it is not a file")  # a pipe or a device may never end
+        _check_file(path, kind)
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is longer than the header
             if kind == "csv":
                 # A column is of one kind, however long the file; nothing is unpacked, to whatever size.
                 return pd.read_csv(path, index_col=False, low_memory=False, compression=None)
             return pd.read_parquet(path)
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file (task.dataset.path)") from error
     except Exception as error:
         reason = visible(" ".join(str(error).split()), _MAX_REASON)
         raise DataError(f"{path}: cannot be read as {kind}: {reason}") from error
+
+
+def _check_file(path: Path, kind: str) -> None:
+    """Before it is read: a Parquet file of few bytes may hold very many numbers, and says how many."""
+    import pyarrow.parquet as pq
+
+    if (size := path.stat().st_size) > _MAX_BYTES:
+        raise DataError(f"{path}: {size:,} bytes; at most {_MAX_BYTES:,} are read")
+    if kind == "parquet":
+        footer = pq.read_metadata(path)
+        if (numbers := footer.num_rows * footer.num_columns) > 2 * _MAX_NUMBERS:
+            raise DataError(
+                f"{path}: {footer.num_rows:,} rows of {footer.num_columns:,} columns, {numbers:,} values; "
+                f"at most {2 * _MAX_NUMBERS:,} are read"
+            )
 
 
 def _numbers(column: pd.Series, name: str, path: Path, kind: str) -> np.ndarray:

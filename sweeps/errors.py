@@ -8,6 +8,7 @@
     │   ├── SweepHeld                   another process works on the sweep
     │   ├── TrackingError               the tracking URI cannot be reached or refuses
     │   └── ExecutorError               the Ray address cannot be joined
+    ├── ClusterLost                 3   the cluster went away in mid-sweep
     ├── TrialsFailed                3   some trials could not be run
     ├── CheckFailed                 4   a check failed
     └── NotLogged                   5   all trials are computed, but not all are in MLflow
@@ -69,6 +70,12 @@ class ExecutorError(InputError):
 
 class TrialsFailed(SweepsError):
     """Some trials could not be run; the rest is in the store."""
+
+    exit_code = 3
+
+
+class ClusterLost(SweepsError):
+    """The cluster went away in mid-sweep; what was done is in the store."""
 
     exit_code = 3
 

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import overload
 
@@ -218,12 +218,19 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config", trials_per
         merged={k: v for k, v in merged.items() if v},
         trials_per_shard=trials_per_shard
         or config.execution.trials_per_shard
-        or _shard_size(config, task, total, steps),
+        or _shard_size(config, task, total, steps, len(os.sched_getaffinity(0))),
         steps=steps,
         context=_context(config, task),
         module=getattr(config.task.model, "module", ""),
         swept=tuple(sorted((n for n, w in widths.items() if w > 1), key=lambda n: -widths[n])),
     )
+
+
+def packed(plan: Plan, config: SweepConfig, task: Task, cores: int) -> Plan:
+    """The same trials, in shards that feed so many cores, unless the config says how many go into one."""
+    if config.execution.trials_per_shard is not None:
+        return plan
+    return replace(plan, trials_per_shard=_shard_size(config, task, len(plan), plan.steps, cores))
 
 
 def _check_starts(config: SweepConfig, names: tuple[str, ...], starts: tuple[str, ...], where: str) -> None:
@@ -335,7 +342,7 @@ def _without_repeats(blocks: list[Block], merged: dict[str, int], where: str) ->
     return kept
 
 
-def _shard_size(config: SweepConfig, task: Task, trials: int, steps: int) -> int:
+def _shard_size(config: SweepConfig, task: Task, trials: int, steps: int, cores: int) -> int:
     """Trials for some seconds of work on one core, few enough to feed every core and to fit in memory."""
     parameters = len(task.parameter_names)
     batch = min(config.training.batch_size, task.samples)
@@ -347,7 +354,7 @@ def _shard_size(config: SweepConfig, task: Task, trials: int, steps: int) -> int
     if not task.is_quadratic:
         by_time = max(by_time, _LEAST_PACK)  # a step of a pack costs nearly the same for one trial
     by_memory = int(_SHARD_BYTES / size)
-    by_cores = math.ceil(trials / len(os.sched_getaffinity(0)))
+    by_cores = math.ceil(trials / max(1, cores))
     return max(1, min(by_time, by_memory, by_cores))
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,7 +27,7 @@ from sweeps.errors import ConfigError, StoreError, TrackingError
 from sweeps.execute.base import Executor
 from sweeps.execute.base import Outcome as Result
 from sweeps.logs import event
-from sweeps.plan import make_plan
+from sweeps.plan import make_plan, packed
 from sweeps.reuse import Earlier, results_key
 from sweeps.settle import settle
 from sweeps.store import Store, SweepFiles
@@ -109,7 +109,7 @@ def create(
     sweep_id: str | None = None,
     tags: dict[str, str] | None = None,
 ) -> SweepFiles:
-    """Bring up the executor, try the tracker, and make a new sweep's folder.
+    """Bring up the executor, try the tracker, and make a new sweep's folder; its plan is packed for the executor.
 
     Args:
         work: the sweep.
@@ -125,6 +125,7 @@ def create(
     """
     store.check_writable()
     _start(tracker, executor, work)
+    work = replace(work, plan=packed(work.plan, work.config, work.task, executor.cores))
     sweep_id = sweep_id or secrets.token_hex(4)
     files = store.create(sweep_id, work.config.to_yaml(), _manifest(work, sweep_id, fresh) | {"tags": tags or {}})
     event("sweep planned", sweep_id, name=work.config.name, trials=len(work.plan), shards=len(work.plan.shards()))
@@ -132,11 +133,15 @@ def create(
 
 
 def run(files: SweepFiles, work: Work, executor: Executor, tracker: Tracker, progress: Progress) -> Outcome:
-    """Run a sweep that was created; the caller holds its lease.
+    """Run a sweep that was created, in the shards that its folder says; the caller holds its lease.
 
     Raises:
         Interrupted: by Ctrl-C.
+        ClusterLost: what the executor runs on is gone; what was done is kept.
     """
+    size = int(files.manifest()["trials_per_shard"])
+    if size != work.plan.trials_per_shard:
+        work = replace(work, plan=replace(work.plan, trials_per_shard=size))
     return _finish(Outcome(files, work), executor, tracker, progress)
 
 
@@ -144,7 +149,8 @@ def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Pr
     """Compute and log what a sweep still lacks; the caller holds its lease.
 
     Raises:
-        InputError: as run(), or the data has changed since.
+        InputError: as create(), or the data has changed since.
+        ClusterLost: as run().
     """
     work = reopen(files)
     files.remove_pieces()
@@ -273,10 +279,12 @@ def _log_rest(outcome: Outcome, pipeline: Pipeline) -> int:
         settle(files, Thresholds(**work.config.verdict.model_dump()))
     if policy.startswith("top:"):
         best = best_trials(files, work.config.metric.name, wanted(policy, len(work.plan)))
+        pipeline.amend(best)
         for index, numbers in best.items():
             pipeline.put(index, numbers)
         return sum(map(len, best.values()))  # fewer where more diverged
     if policy == "all" and not _is_final_at_once(work):
+        pipeline.amend()
         for index in sorted(files.done()):
             pipeline.put(index)
     return wanted(policy, trials)

@@ -12,6 +12,7 @@ sweep-store/
     shards/00000.parquet ...       one file a shard
     failures/00000.txt ...         the traceback of a shard that could not be run, and how often it was tried
     report/                        report.html, report.md, trials.csv, ...
+    kept                           what a reader of all shards has found, for the next one; may be removed
 """
 
 from __future__ import annotations
@@ -278,7 +279,7 @@ class SweepFiles:
     def remove_pieces(self) -> None:
         """Remove what a killed process was writing; whoever holds the lease may."""
         for path in self.folder.rglob("*.new"):
-            path.unlink()
+            path.unlink(missing_ok=True)  # a reader may have ended the writing of what it keeps
 
     def done(self) -> set[int]:
         """Indices of the shards that are stored."""
@@ -289,6 +290,31 @@ class SweepFiles:
         manifest = self.manifest()
         trials, size = int(manifest["trials"]), int(manifest["trials_per_shard"])
         return sum(max(0, min(size, trials - index * size)) for index in self.done())
+
+    def stamps(self) -> dict[int, str]:
+        """Of each stored shard a text that is another one when its file is: inode, size and time."""
+        facts = {index: self._shard_path(index).stat() for index in self.done()}
+        return {index: f"{fact.st_ino} {fact.st_size} {fact.st_mtime_ns}" for index, fact in facts.items()}
+
+    def kept(self) -> bytes | None:
+        """What readers of the shards keep for the next one; see sweeps.report.kept."""
+        path = self.folder / "kept"
+        return path.read_bytes() if path.is_file() else None
+
+    def keep(self, data: bytes) -> None:
+        """Keep this instead.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        path = self.folder / "kept"
+        aside = path.with_name(f"kept.{os.getpid()}.new")
+        try:
+            aside.write_bytes(data)
+            aside.replace(path)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
 
     def missing(self, shards: Iterable[Shard]) -> list[Shard]:
         """The shards that are still to be run."""

@@ -38,6 +38,11 @@ def say(text: str = "") -> None:
     out.print(visible(text), markup=False)
 
 
+def note(text: str) -> None:
+    """A line beside the output, on standard error."""
+    err.print(visible(text), markup=False)
+
+
 def complain(text: str) -> None:
     """An error's lines, on standard error."""
     for line in text.split("\n"):

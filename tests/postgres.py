@@ -8,14 +8,17 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 _USER = "sweeps"
 _UNPRIVILEGED = ("postgres", "nobody")  # PostgreSQL does not run as root
@@ -28,12 +31,16 @@ class Cluster:
     """A running server.
 
     Args:
+        folder: of all that is its own; the data are in ``data``.
         port: on 127.0.0.1.
         password: of its one user, a superuser.
+        owner: whom it runs as where we are root.
     """
 
+    folder: Path
     port: int
     password: str = field(repr=False)
+    owner: pwd.struct_passwd | None = None
 
     def __post_init__(self) -> None:
         """No database is made yet."""
@@ -63,6 +70,73 @@ class Cluster:
         self.execute(f"CREATE DATABASE {name} TEMPLATE {original}")
         return self.uri(name)
 
+    def start(self) -> None:
+        """Start the server, for the first time or after :meth:`kill`; returns when it takes connections.
+
+        Raises:
+            RuntimeError: it does not start.
+        """
+        log = self.folder / "log"
+        try:
+            self.run("pg_ctl", "start", "--wait", f"--pgdata={self.folder / 'data'}", f"--log={log}")
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}\n{log.read_text() if log.exists() else ''}") from error
+
+    @contextmanager
+    def killed(self) -> Iterator[None]:
+        """The server is gone while the context lasts."""
+        self.kill()
+        try:
+            yield
+        finally:
+            self.start()
+
+    def kill(self) -> None:
+        """End the server at once, as the kernel does where memory is short; returns when all its processes are gone."""
+        lock = self.folder / "data" / "postmaster.pid"
+        [pid, *_] = lock.read_text().split("\n")
+        processes = [int(pid), *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+        os.kill(int(pid), signal.SIGKILL)
+        while any(_lives(process) for process in processes):  # the others see that it is gone, and go
+            time.sleep(0.01)
+        lock.unlink()  # a process that nobody has reaped yet is taken for a running server
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's programs as the owner.
+
+        Raises:
+            RuntimeError: it fails.
+        """
+        done = subprocess.run(
+            [_program(program), *arguments], capture_output=True, text=True, check=False, **self._as_owner
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{program}: {done.stdout}{done.stderr}")
+
+    @contextmanager
+    def ended(self) -> Iterator[None]:
+        """At the end of the block, or of this process, however it ends, the server ends and its folder is removed."""
+        end = f"read _; '{_program('pg_ctl')}' stop --wait --mode=immediate --pgdata=data; cd /; rm -rf '{self.folder}'"
+        # Our end of its pipe is closed by the kernel where we are killed; a terminal's Ctrl-C does not reach it.
+        watcher = subprocess.Popen(
+            ["/bin/sh", "-c", end],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            **self._as_owner,
+        )
+        try:
+            yield
+        finally:
+            watcher.communicate()
+
+    @property
+    def _as_owner(self) -> dict[str, Any]:
+        owner = self.owner
+        whom = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": [owner.pw_gid]} if owner else {}
+        return {"cwd": self.folder, **whom}
+
     @cached_property
     def _migrated(self) -> str:
         """The database that all are copied from: MLflow takes seconds to make its tables, a copy 0.1 s."""
@@ -80,34 +154,24 @@ def private_cluster(durable: bool = False) -> Iterator[Cluster]:
     Raises:
         RuntimeError: PostgreSQL is not installed, or does not start.
     """
-    owner = _owner()
-    folder = Path(tempfile.mkdtemp(prefix="sweeps-postgres-"))
-    data, log = folder / "data", folder / "log"
-    try:
-        if owner is not None:
-            os.chown(folder, owner.pw_uid, owner.pw_gid)
-        cluster = Cluster(_free_port(), secrets.token_hex(16))
+    owner, folder = _owner(), Path(tempfile.mkdtemp(prefix="sweeps-postgres-"))
+    if owner is not None:
+        os.chown(folder, owner.pw_uid, owner.pw_gid)
+    cluster = Cluster(folder, _free_port(), secrets.token_hex(16), owner)
+    with cluster.ended():
         with tempfile.NamedTemporaryFile("w", dir=folder) as file:
             file.write(cluster.password)
             file.flush()
             os.chmod(file.name, 0o644)  # the folder is closed to others
             secret = ("--auth=scram-sha-256", f"--username={_USER}", f"--pwfile={file.name}")
             locale = ("--encoding=UTF8", "--locale=C.UTF-8")
-            _run(owner, folder, "initdb", f"--pgdata={data}", *secret, *locale, *(() if durable else ("--no-sync",)))
-        settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": str(folder), "port": cluster.port}
+            cluster.run("initdb", f"--pgdata={folder / 'data'}", *secret, *locale, *(() if durable else ("--no-sync",)))
+        settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "port": cluster.port}
         settings |= {} if durable else _HASTY
-        with (data / "postgresql.conf").open("a") as file:
+        with (folder / "data" / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
-        try:
-            _run(owner, folder, "pg_ctl", "start", "--wait", f"--pgdata={data}", f"--log={log}")
-        except RuntimeError as error:
-            raise RuntimeError(f"{error}\n{log.read_text() if log.exists() else ''}") from error
-        try:
-            yield cluster
-        finally:
-            _run(owner, folder, "pg_ctl", "stop", "--wait", "--mode=immediate", f"--pgdata={data}")
-    finally:
-        shutil.rmtree(folder)
+        cluster.start()
+        yield cluster
 
 
 def _owner() -> pwd.struct_passwd | None:
@@ -117,24 +181,19 @@ def _owner() -> pwd.struct_passwd | None:
     return next(entry for entry in pwd.getpwall() if entry.pw_name in _UNPRIVILEGED)
 
 
-def _run(owner: pwd.struct_passwd | None, folder: Path, program: str, *arguments: str) -> None:
+def _program(name: str) -> str:
     newest_first = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda path: -int(path.split("/")[4]))
-    path = shutil.which(program, path=os.pathsep.join([*newest_first, os.environ["PATH"]]))
+    path = shutil.which(name, path=os.pathsep.join([*newest_first, os.environ["PATH"]]))
     if path is None:
         raise RuntimeError("the tests and benchmarks need PostgreSQL (Debian: apt-get install postgresql)")
-    user, group, groups = (owner.pw_uid, owner.pw_gid, [owner.pw_gid]) if owner else (None, None, None)
-    done = subprocess.run(
-        [path, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        user=user,
-        group=group,
-        extra_groups=groups,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{program}: {done.stdout}{done.stderr}")
+    return path
+
+
+def _lives(process: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _free_port() -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -138,6 +141,8 @@ class ModuleModel(_Network):
         place, colon, name = self.factory.partition(":")
         if not (colon and place and name):
             raise InvalidTask(f"{self._name}: package.module:callable is needed")
+        if place.partition(".")[0] in sys.stdlib_module_names:
+            raise InvalidTask(f"{self._name}: Python's standard library has no networks; nothing of it is called")
         try:
             found: Any = importlib.import_module(place)
             for part in name.split("."):
@@ -148,7 +153,27 @@ class ModuleModel(_Network):
             ) from error
         if not callable(found):
             raise InvalidTask(f"{self._name}: a callable is needed, not {type(found).__name__}")
+        if not _may_make_modules(found):
+            raise InvalidTask(f"{self._name}: a subclass of torch.nn.Module is needed, or a function of your own")
         return found  # type: ignore[no-any-return, unused-ignore]
+
+
+def _may_make_modules(found: Any) -> bool:
+    """Whether it is a class of modules, or written in Python outside its standard library: os.system is neither.
+
+    A module may have imported anything, so its name alone does not say what is called.
+    """
+    from torch import nn
+
+    while isinstance(found, functools.partial):
+        found = found.func
+    if isinstance(found, type):
+        return issubclass(found, nn.Module)
+    found = inspect.unwrap(found)
+    found = getattr(found, "__func__", found)  # of a method
+    if not isinstance(found, FunctionType):
+        found = vars(type(found)).get("__call__")  # of an object
+    return isinstance(found, FunctionType) and found.__module__.partition(".")[0] not in sys.stdlib_module_names
 
 
 def _check_size(parameters: int) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sweeps.errors import SweepsError
-from sweeps.visible import visible
+from sweeps.cli.supervision import leave
+from sweeps.errors import ClusterLost, SweepsError
 
 
 class LogFormat(StrEnum):
@@ -39,9 +39,11 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except SweepsError as error:
             terminal.complain(str(error))
+            if isinstance(error, ClusterLost):
+                leave(error.exit_code)  # Ray would wait for the cluster once more
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
-            terminal.err.print(visible(interrupted(interrupt)), markup=False)
+            terminal.note(interrupted(interrupt))
             raise typer.Exit(130) from interrupt
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeps.cli.options import DEFAULT_STORE
-from sweeps.errors import CheckFailed, NotLogged, TrialsFailed
+from sweeps.cli.supervision import tell
+from sweeps.errors import CheckFailed, ClusterLost, NotLogged, TrialsFailed
 
 if TYPE_CHECKING:
     from sweeps.report.expected import ExpectedOutcome
@@ -123,10 +126,22 @@ def interrupted(interrupt: KeyboardInterrupt) -> str:
     outcome = getattr(interrupt, "outcome", None)
     if outcome is None:
         return "; ".join(filter(None, ["interrupted", str(interrupt)]))
-    done, total = len(outcome.files.done()), outcome.files.manifest()["shards"]
-    return (
-        f"interrupted: {done:,} of {total:,} shards are in the store; go on with: {again_with(outcome.files, 'resume')}"
-    )
+    return f"interrupted: {_kept(outcome.files)}"
+
+
+@contextmanager
+def keeping(files: SweepFiles) -> Iterator[None]:
+    """Where the cluster is lost in the block, it is said what is kept, and the command that goes on."""
+    tell(again_with(files, "resume"))
+    try:
+        yield
+    except ClusterLost as error:
+        raise ClusterLost(f"{error}; {_kept(files)}") from error
+
+
+def _kept(files: SweepFiles) -> str:
+    done, total = len(files.done()), files.manifest()["shards"]
+    return f"{done:,} of {total:,} shards are in the store; go on with: {again_with(files, 'resume')}"
 
 
 def again_with(files: SweepFiles, command: str) -> str:

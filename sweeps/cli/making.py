@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from sweeps.cli.app import app
-from sweeps.cli.endings import again_with, conclude, conclude_whole, say_tracking, unlogged, write_report
+from sweeps.cli.endings import again_with, conclude, conclude_whole, keeping, say_tracking, unlogged, write_report
 from sweeps.cli.options import (
     DEFAULT_STORE,
     AddressOption,
@@ -43,11 +43,10 @@ if TYPE_CHECKING:
 @app.command()
 def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False) -> None:
     """Show what a sweep would run; nothing is written."""
-    from sweeps.config import ModuleModel
     from sweeps.forecast import forecast
     from sweeps.terminal import say, show_frame, show_json
 
-    work = prepared(config, set_)
+    work = prepared(config, set_, as_json=as_json)
     summary = work.plan.summary()
     told = forecast(work)
     if as_json:
@@ -58,8 +57,6 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
         f"task: {work.config.task.dataset.kind} data, {work.task.samples:,} samples; "
         f"parameters {', '.join(work.plan.parameter_names[:8])}"
     )
-    if isinstance(model := work.config.task.model, ModuleModel):
-        say(f"module: {model.module} is imported and called, here and by every worker")
     say(f"shards: {summary['shards']:,} of up to {work.plan.trials_per_shard:,} trials")
     for what, tally in (("dropped", work.plan.dropped), ("merged", work.plan.merged)):
         for reason, count in tally.items():
@@ -103,7 +100,7 @@ def run(
         tracker = road.tracker_for(home, tracking_uri, None, database_of(tracking_database, work.config))
         say(f"{work.config.name}: {len(work.plan):,} trials of {work.plan.steps:,} steps")
         files = road.create(work, home, where, tracker, fresh, id_, tags)
-        with files.lease():
+        with files.lease(), keeping(files):
             outcome = road.run(files, work, where, tracker, followed(progress(), files, where, complain))
             conclude(outcome, home, where.description, tracker)
 
@@ -197,7 +194,7 @@ def _go_on(files: SweepFiles, tracker: MlflowTracker, executor: ExecutorName, ad
     from sweeps.progress import followed
     from sweeps.terminal import complain, progress, say
 
-    with executor_of(executor, address) as where:
+    with keeping(files), executor_of(executor, address) as where:
         if failures := files.failures():
             tries = sum(files.tries(int(path.stem)) for path in failures)
             say(f"trying again what was given up before: {len(failures):,} shards, after {tries:,} tries")

@@ -92,12 +92,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STORE = Path("sweep-store")
 
 
-def prepared(config: Path, overrides: list[str] | None, keeper: Store | None = None) -> Work:
-    """The work of a sweep file; its data file is read from a copy in the store ``keeper``, if there is one."""
-    from sweeps.config import FileData, load, with_data_at
+def prepared(config: Path, overrides: list[str] | None, keeper: Store | None = None, as_json: bool = False) -> Work:
+    """The work of a sweep file; a module of the user's own is named before it is imported.
+
+    Its data file is read from a copy in the store ``keeper``, if there is one.
+    """
+    from sweeps.config import FileData, ModuleModel, load, with_data_at
     from sweeps.run import prepare
+    from sweeps.terminal import note, say
 
     loaded = load(config, overrides)
+    if isinstance(model := loaded.task.model, ModuleModel):
+        (note if as_json else say)(f"module: {model.module} is imported and called, here and by every worker")
     if keeper is not None and isinstance(data := loaded.task.dataset, FileData) and Path(data.path).is_file():
         keeper.check_writable()
         loaded = with_data_at(loaded, str(keeper.keep_data(Path(data.path))))

@@ -25,6 +25,10 @@ class Executor(Protocol):
     def in_flight(self) -> int:
         """How many shards were submitted and have not finished."""
 
+    @property
+    def cores(self) -> int:
+        """After start(): how many CPU cores there are."""
+
     def start(self) -> None:
         """Bring up what shards run on.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterable
 
 from sgdcore import KernelUnavailable
@@ -17,6 +18,11 @@ class InlineExecutor:
 
     description = "in this process"
     in_flight = 0
+
+    @property
+    def cores(self) -> int:
+        """This process's."""
+        return len(os.sched_getaffinity(0))
 
     def start(self) -> None:
         """Nothing to bring up."""

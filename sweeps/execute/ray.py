@@ -8,7 +8,6 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import sys
 import threading
 import time
@@ -16,8 +15,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sweeps.config import SweepConfig
-from sweeps.errors import ExecutorError
+from sweeps.errors import ClusterLost, ExecutorError
 from sweeps.execute.base import Outcome
+from sweeps.execute.probe import answers, probe
 from sweeps.plan import Shard
 from sweeps.worker import ShardFailure, Work, run_shard
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from sweeps.progress import Counts
 
 IN_FLIGHT_PER_CORE = 2  # or per GPU: enough to keep it busy while a result travels
-_PROBE_SECONDS = 5
 _LOOK_SECONDS = 2.0  # between looks at how large the cluster is, which may grow and shrink
+_LOST_SECONDS = 30.0  # without its head, which may be back in 10; after 60 Ray would end this process on the spot
 
 
 class RayExecutor:
@@ -41,7 +41,9 @@ class RayExecutor:
         self.address = address
         self.in_flight = 0
         self._ray: Any = None
-        self._limits: tuple[float, dict[str, int]] | None = None  # cores and GPUs, and when they were counted
+        self._resources: dict[str, int] = {}  # the cluster's cores and GPUs
+        self._looked = self._answered = 0.0  # when that was asked for, and when there was somebody to ask
+        self._head = self._node = ""  # HOST:PORT of the cluster's head, and of the node that this process is on
 
     @property
     def description(self) -> str:
@@ -50,9 +52,14 @@ class RayExecutor:
         if self._ray is None:
             return where
         nodes = sum(node["Alive"] for node in self._ray.nodes())
-        cores = int(self._ray.cluster_resources().get("CPU", 0))
+        cores = self.cores
         gpus = f", {self._gpus} GPU{'s' * (self._gpus != 1)}" if self._gpus else ""
         return f"{where}: {nodes} node{'s' * (nodes != 1)}, {cores} core{'s' * (cores != 1)}{gpus}"
+
+    @property
+    def cores(self) -> int:
+        """All nodes' together, as far as they have joined."""
+        return int(self._ray.cluster_resources().get("CPU", 0))
 
     @property
     def _gpus(self) -> int:
@@ -68,9 +75,9 @@ class RayExecutor:
             return
         _quiet_environment()
         if self.address is None:
-            _loopback_environment()
+            loopback_environment()
         else:
-            _probe(self.address)
+            probe(self.address)
         import ray
 
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
@@ -81,10 +88,18 @@ class RayExecutor:
         try:
             with _stderr_to_null(), _own_signals():
                 ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ExecutorError(f"Ray at {self.address or 'this machine'} cannot be joined: {first}") from error
+        except Exception as error:  # Ray raises all kinds, Exception itself where its processes are slow to come up
+            where = self.address or "this machine"
+            raise ExecutorError(f"Ray at {where} cannot be joined: {_first_line(error)}") from error
         self._ray = ray
+        self._answered = time.monotonic()
+        if self.address is not None and self.address.startswith("ray://"):
+            self._head, self._node = self.address, ""  # the client's server stands for both
+            return
+        context = ray.get_runtime_context()
+        self._head = context.gcs_address
+        own = next(node for node in self._ray.nodes() if node["NodeID"] == context.get_node_id())
+        self._node = f"{own['NodeManagerAddress']}:{own['NodeManagerPort']}"
 
     def check(self, device: str) -> None:
         """Whether the cluster has GPUs, where they are asked for.
@@ -105,6 +120,9 @@ class RayExecutor:
         """Results in the order in which tasks finish; at most IN_FLIGHT_PER_CORE tasks a core or GPU are submitted.
 
         A shard whose worker or node dies is run again by Ray, ``execution.max_retries`` times.
+
+        Raises:
+            ClusterLost: the cluster's head, or this driver's node, is gone.
         """
         ray = self._ray
         on_gpus = not self.on_cpu(work.config.training.device)
@@ -123,8 +141,7 @@ class RayExecutor:
             self.in_flight = len(flying)
             if not flying:
                 return
-            ready, _ = ray.wait(list(flying), num_returns=1, timeout=_LOOK_SECONDS)
-            for reference in ready:
+            for reference in self._finished(list(flying)):
                 yield self._outcome(reference, flying.pop(reference), retries)
 
     def meter(self, sweep_id: str, name: str) -> Callable[[Counts], None]:
@@ -133,17 +150,39 @@ class RayExecutor:
 
         return Meter(sweep_id, name)
 
+    def _finished(self, flying: list[Any]) -> list[Any]:
+        """A task that is done, if one is done soon."""
+        try:
+            ready, _ = self._ray.wait(flying, num_returns=1, timeout=_LOOK_SECONDS)
+        except (self._ray.exceptions.RaySystemError, ConnectionError) as error:
+            raise self._lost(_first_line(error)) from error
+        return list(ready)
+
     def _limit(self, on_gpus: bool) -> int:
         """How many tasks to have submitted at once."""
-        if self._limits is None or time.monotonic() - self._limits[0] > _LOOK_SECONDS:
-            resources = self._ray.cluster_resources()
-            self._limits = time.monotonic(), {name: int(resources.get(name, 0)) for name in ("CPU", "GPU")}
-        return max(2, IN_FLIGHT_PER_CORE * self._limits[1]["GPU" if on_gpus else "CPU"])
+        now = time.monotonic()
+        if now - self._looked > _LOOK_SECONDS:
+            self._looked = now
+            if self._node and not (answers(self._node) or answers(self._node)):
+                raise self._lost(f"the node of this process, {self._node}, is gone")
+            if answers(self._head):  # else Ray would wait for it here
+                self._answered = now
+                resources = self._ray.cluster_resources()
+                self._resources = {name: int(resources.get(name, 0)) for name in ("CPU", "GPU")}
+            elif now - self._answered > _LOST_SECONDS:
+                raise self._lost(f"nobody has answered at {self._head} for {_LOST_SECONDS:.0f} s")
+        return max(2, IN_FLIGHT_PER_CORE * self._resources.get("GPU" if on_gpus else "CPU", 0))
+
+    def _lost(self, reason: str) -> ClusterLost:
+        self._ray = None  # to leave a cluster that is gone would take a minute
+        return ClusterLost(f"Ray at {self.address or 'this machine'} is lost: {reason}")
 
     def _outcome(self, reference: Any, shard: Shard, retries: int) -> Outcome:
         exceptions = self._ray.exceptions
         try:
             outcome: Outcome = self._ray.get(reference)
+        except exceptions.LocalRayletDiedError as error:
+            raise self._lost(_first_line(error)) from error
         except exceptions.RayError as error:
             tries = 1 if isinstance(error, exceptions.RayTaskError) else retries + 1
             return ShardFailure(shard, f"{type(error).__name__}: {error}", tries)
@@ -153,7 +192,7 @@ class RayExecutor:
         """Leave the cluster; a local Ray ends."""
         if self._ray is not None:
             self._ray.shutdown()
-            self._ray = self._limits = None
+            self._ray, self._resources, self._looked = None, {}, 0.0
 
 
 def _on(config: SweepConfig, device: str, on_gpus: bool) -> SweepConfig:
@@ -164,17 +203,8 @@ def _on(config: SweepConfig, device: str, on_gpus: bool) -> SweepConfig:
     return config.model_copy(update={"training": config.training.model_copy(update={"device": inside})})
 
 
-def _probe(address: str) -> None:
-    """Ask for a connection first: Ray itself would wait for minutes for a head that is not there."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if address == "auto":
-        return
-    if not colon or not port.isdigit():
-        raise ExecutorError(f"Ray address {address!r}: auto, HOST:PORT or ray://HOST:PORT is needed")
-    try:
-        socket.create_connection((host, int(port)), timeout=_PROBE_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise ExecutorError(f"Ray at {address} cannot be joined: {error}") from error
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _quiet_environment() -> None:
@@ -183,7 +213,12 @@ def _quiet_environment() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its change announces itself at every start
 
 
-def _loopback_environment() -> None:
+def loopback_environment() -> None:
+    """Have what is started of Ray from here listen on loopback only, and refuse strangers.
+
+    Raises:
+        ExecutorError: Ray has been imported without that.
+    """
     if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         raise ExecutorError(
             "a local Ray needs its settings before Ray is imported: set RAY_AUTH_MODE=token, "

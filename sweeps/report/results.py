@@ -21,6 +21,7 @@ from sweeps.columns import matrix
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.report.axes import MapAxis, pair
 from sweeps.report.cells import OUTCOME, Cells, Outcomes
+from sweeps.report.kept import Kept
 from sweeps.report.panels import Panel, make_panels
 from sweeps.report.rows import frame, nothing
 from sweeps.report.sketches import Distinct, Leading
@@ -67,6 +68,13 @@ class Results:
     @cached_property
     def values(self) -> dict[str, Distinct]:
         """The distinct values of each hyperparameter, start value and seed among the stored trials."""
+        return self._kept.get("values", self._find_values)
+
+    @cached_property
+    def _kept(self) -> Kept:
+        return Kept(self.files, [index for index, _, _ in self.shards], self.stored)
+
+    def _find_values(self) -> dict[str, Distinct]:
         columns = [*HYPERPARAMETERS, *self.starts, "seed"]
         parts = ({c: Distinct.of(_known(table[c])) for c in columns} for table in self.tables(columns))
         none = dict.fromkeys(columns, Distinct.of(np.empty(0)))
@@ -85,7 +93,10 @@ class Results:
 
     @cached_property
     def tally(self) -> Tally:
-        """All that a report says of the trials, in one pass over the shards."""
+        """All that a report says of the trials, in one pass over the shards, or as an earlier pass has found it."""
+        return self._kept.get("tally", self._find_tally)
+
+    def _find_tally(self) -> Tally:
         values = {name: self.values[name].values for name in self.axes}
         paired = [name for name in self.axes if name != "seed"][:_MAX_PAIRED]
         groups = [(MapAxis.of(values[name], name),) for name in self.axes]
@@ -117,7 +128,7 @@ class Results:
     @cached_property
     def panels(self) -> list[Panel]:
         """The stability map: see :func:`sweeps.report.panels.make_panels`."""
-        return make_panels(self)
+        return self._kept.get("panels", lambda: make_panels(self))
 
     def cells(self, *axes: MapAxis) -> Cells:
         """Cells of any axes, such as a map's beside those of its facets; a pass of its own over the stored trials."""

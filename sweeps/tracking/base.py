@@ -82,6 +82,14 @@ class Tracker(Protocol):
     def start(self, sweep: Sweep) -> dict[str, str]:
         """Create or find the parent run; returns its experiment_id and run_id, the writer and why it was chosen."""
 
+    def amend(self, sweep: Sweep, chosen: dict[int, list[int]] | None) -> None:
+        """Bring what an earlier try has logged in line with the store.
+
+        Args:
+            sweep: all of whose shards are stored that will be.
+            chosen: the trials, by shard, that are to have runs; None is all.
+        """
+
     def log_trials(self, table: pa.Table, steps: list[int]) -> Iterator[int]:
         """Log rows of a shard file as child runs; yields a number of trials whenever so many more are logged."""
 
@@ -103,6 +111,9 @@ class Writer(Protocol):
 
     def find_earlier(self) -> None:
         """Look for child runs that were logged before, by whichever writer."""
+
+    def renew(self, earlier: dict[str, tuple[str, bool]]) -> None:
+        """Of these trials other runs count than were found: by trial id, the run or "", and whether it is all there."""
 
     def write(self, runs: TrialRuns) -> Iterator[int]:
         """Log the trials that are not logged; yields a number of trials whenever so many more are in MLflow."""

@@ -61,6 +61,11 @@ class BulkWriter:
                     self._earlier[trial_id] = run_id, status == "FINISHED" or stage == "deleted"
         self._client_writer.adopt(self._earlier)
 
+    def renew(self, earlier: dict[str, tuple[str, bool]]) -> None:
+        """Of these trials other runs count; one that is to be logged anew needs another id, so the client does it."""
+        self._earlier |= earlier
+        self._client_writer.adopt(self._earlier)
+
     def write(self, runs: TrialRuns) -> Iterator[int]:
         """Log the trials that are not logged, in one transaction a connection; yields how many are in MLflow then.
 

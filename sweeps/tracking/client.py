@@ -40,33 +40,20 @@ class ClientWriter:
         lesser of the two is deleted.
         """
         found: dict[str, tuple[int, str]] = {}
-        for run in self._children():
+        for run in children(self._client, self._family):
             trial_id, this = run.data.tags[TRIAL_ID], (_worth(run), str(run.info.run_id))
             lesser, found[trial_id] = sorted((found.get(trial_id, (_DELETED, "")), this))
             if lesser[0] != _DELETED:
                 self._client.delete_run(lesser[1])
         self._earlier = {trial_id: (run_id, worth != _UNFINISHED) for trial_id, (worth, run_id) in found.items()}
 
+    def renew(self, earlier: dict[str, tuple[str, bool]]) -> None:
+        """Of these trials other runs count than was found, or none yet."""
+        self._earlier |= earlier
+
     def adopt(self, earlier: dict[str, tuple[str, bool]]) -> None:
         """Take over what another writer knows of earlier runs."""
         self._earlier = earlier
-
-    def _children(self) -> Iterator[Run]:
-        from mlflow.entities import ViewType
-
-        token = None
-        while True:
-            page = self._client.search_runs(
-                [self._family.experiment_id],
-                f"tags.`mlflow.parentRunId` = '{self._family.parent_id}'",
-                ViewType.ALL,
-                max_results=1000,
-                page_token=token,
-            )
-            yield from (run for run in page if TRIAL_ID in run.data.tags)
-            token = page.token
-            if not token:
-                return
 
     def write(self, runs: TrialRuns) -> Iterator[int]:
         """Log the trials that are not logged; yields 1 after each.
@@ -126,6 +113,25 @@ class ClientWriter:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def children(client: MlflowClient, family: Family, deleted: bool = True) -> Iterator[Run]:
+    """The runs of a sweep's trials, whoever has logged them."""
+    from mlflow.entities import ViewType
+
+    token = None
+    while True:
+        page = client.search_runs(
+            [family.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{family.parent_id}'",
+            ViewType.ALL if deleted else ViewType.ACTIVE_ONLY,
+            max_results=1000,
+            page_token=token,
+        )
+        yield from (run for run in page if TRIAL_ID in run.data.tags)
+        token = page.token
+        if not token:
+            return
 
 
 def _worth(run: Run) -> int:

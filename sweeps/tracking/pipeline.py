@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +16,13 @@ from sweeps.tracking.base import Sweep, Tracker
 from sweeps.tracking.probe import first_line
 
 _END = None
+
+
+@dataclass(frozen=True)
+class _Amend:
+    """Not a shard: what was logged earlier is to be looked at."""
+
+    chosen: dict[int, list[int]] | None
 
 
 class Pipeline:
@@ -39,7 +47,7 @@ class Pipeline:
         self.trials = 0  # logged so far
         self.run: dict[str, str] = {}
         self._tracker, self._sweep, self._logged = tracker, sweep, logged
-        self._shards: queue.SimpleQueue[tuple[int, list[int] | None] | None] = queue.SimpleQueue()
+        self._shards: queue.SimpleQueue[tuple[int, list[int] | None] | _Amend | None] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
@@ -50,6 +58,10 @@ class Pipeline:
     def put(self, shard: int, trials: list[int] | None = None) -> None:
         """Log some trials of a shard that is in the store, or all of them."""
         self._shards.put((shard, trials))
+
+    def amend(self, chosen: dict[int, list[int]] | None = None) -> None:
+        """All shards are stored: bring what was logged earlier in line with them; see :meth:`Tracker.amend`."""
+        self._shards.put(_Amend(chosen))
 
     def join(self) -> None:
         """Wait until all that was put is logged, or tracking has failed; see ``error``."""
@@ -82,6 +94,9 @@ class Pipeline:
         steps: list[int] | None = None
         while (entry := self._shards.get()) is not _END:
             if self._stop.is_set():
+                continue
+            if isinstance(entry, _Amend):
+                self._tracker.amend(self._sweep, entry.chosen)
                 continue
             steps = steps or self._sweep.files.metadata()["steps"]
             self._log(*entry, steps)

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sweeps import __version__
 from sweeps.config import WriterName
 from sweeps.errors import TrackingError
+from sweeps.tracking.amend import COLUMNS, amend
 from sweeps.tracking.base import MAX_FINAL_METRICS, SWEEP_ID, TAG, Family, Sweep, Writer
 from sweeps.tracking.bulk import BulkWriter
 from sweeps.tracking.client import ClientWriter
@@ -57,6 +59,8 @@ class MlflowTracker:
         self._writer: Writer | None = None
         self._sweep_id = self._parent_id = ""
         self._started_ms = 0
+        self._earlier: Family | None = None  # the sweep, where it was logged before
+        self._outdated: list[str] = []  # runs to be deleted in the end
         self._names: tuple[str, ...] = ()
         self._points: int | None = None
 
@@ -170,6 +174,7 @@ class MlflowTracker:
         client_writer = ClientWriter(self.client, family, self._server.threads if self._server else 1)
         self._writer = BulkWriter(choice.database, family, client_writer) if choice.database else client_writer
         if resumed:
+            self._earlier = family
             self._writer.find_earlier()
         return {
             "experiment_id": family.experiment_id,
@@ -232,6 +237,20 @@ class MlflowTracker:
         )
         self.client.log_inputs(self._parent_id, [DatasetInput(dataset)])
 
+    def amend(self, sweep: Sweep, chosen: dict[int, list[int]] | None) -> None:
+        """Bring what an earlier try has logged in line with the store.
+
+        Args:
+            sweep: all of whose shards are stored that will be.
+            chosen: the trials, by shard, that are to have runs; None is all.
+        """
+        if self._earlier is None or self._writer is None or not (done := sorted(sweep.files.done())):
+            return
+        tables = (_chosen(sweep.files.read_shard(index, COLUMNS), index, chosen) for index in done)
+        found = amend(self.client, self._earlier, tables, sweep.files.metadata()["steps"][-1])
+        self._writer.renew(found.runs)
+        self._outdated = found.outdated
+
     def log_trials(self, table: pa.Table, steps: list[int]) -> Iterator[int]:
         """Log rows of a shard file as child runs; yields a number of trials whenever so many more are in MLflow.
 
@@ -254,6 +273,9 @@ class MlflowTracker:
         """Write the parent's metrics, tags and artifacts, and mark it finished, or failed where trials are missing."""
         from mlflow.entities import Metric, RunTag
 
+        while self._outdated:
+            self.client.delete_run(self._outdated[-1])
+            self._outdated.pop()
         # Of two points at one time and step MLflow takes the greater for the last; what is as it was is not said again.
         known, now = self.client.get_run(self._parent_id).data.metrics, time.time_ns() // 1_000_000
         self.client.log_batch(
@@ -277,6 +299,12 @@ class MlflowTracker:
         """Mark the parent as killed: somebody stopped the sweep."""
         if self._parent_id:
             self.client.set_terminated(self._parent_id, "KILLED")
+
+
+def _chosen(table: pa.Table, index: int, chosen: dict[int, list[int]] | None) -> pa.Table:
+    return (
+        table if chosen is None else table.filter(pc.is_in(table["trial"], pa.array(chosen.get(index, []), pa.int64())))
+    )
 
 
 def _flatten(document: Any, prefix: str = "") -> dict[str, Any]:

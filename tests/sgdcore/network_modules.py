@@ -1,5 +1,9 @@
 """Modules that tests name as package.module:callable; each stands for a kind that works, or is refused."""
 
+import functools
+import os
+from pathlib import Path  # noqa: F401 - what a module has imported can be named as well
+
 import torch
 from torch import nn
 
@@ -62,3 +66,24 @@ def nothing_to_train() -> nn.Module:
 
 def not_a_module() -> int:
     return 3
+
+
+class Small(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(2, 1)
+
+    @classmethod
+    def of(cls) -> "Small":
+        return cls()
+
+
+class Maker:
+    def __call__(self) -> nn.Module:
+        return small()
+
+
+half = functools.partial(small, hidden=2)
+made = functools.partial(Small)
+cached = functools.cache(small)
+maker = Maker()
+remove = functools.partial(os.remove, "nothing")

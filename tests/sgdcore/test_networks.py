@@ -213,6 +213,34 @@ def test_a_path_that_leads_nowhere_is_refused(factory):
         run(Task(DATA, ModuleModel(factory)))
 
 
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("os:system", "standard library has no networks"),
+        ("shutil:rmtree", "standard library has no networks"),
+        ("builtins:exec", "standard library has no networks"),
+        (f"{HERE}:torch.os.system", "a subclass of torch.nn.Module is needed, or a function of your own"),
+        (f"{HERE}:torch.os.path.join", "a subclass of torch.nn.Module is needed"),
+        (f"{HERE}:Path", "a subclass of torch.nn.Module is needed"),
+        (f"{HERE}:remove", "a subclass of torch.nn.Module is needed"),
+    ],
+)
+def test_what_makes_no_networks_is_not_called(factory, message):
+    with pytest.raises(InvalidTask, match=message):
+        run(Task(DATA, ModuleModel(factory, {"command": "touch ran"})))
+
+
+@pytest.mark.parametrize("name", ["half", "made", "cached", "Small.of", "maker"])
+def test_what_makes_networks_in_other_ways_is_called(name):
+    assert np.isfinite(run(module(name)).loss).all()
+
+
+def test_torchs_own_modules_may_be_named():
+    assert np.isfinite(
+        run(Task(DATA, ModuleModel("torch.nn:Linear", {"in_features": 2, "out_features": 1}))).loss
+    ).all()
+
+
 def test_the_digest_of_a_module_is_that_of_its_file(tmp_path, monkeypatch):
     file = tmp_path / "fresh_module.py"
     file.write_text("def make():\n    return None\n")

@@ -12,6 +12,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import StandardScaler
 
 from sgdcore import Dataset, InvalidTask
+from sweeps import data
 from sweeps.config import parse
 from sweeps.data import load_dataset, load_task
 from sweeps.errors import DataError, InputError
@@ -176,6 +177,26 @@ def test_absurd_sizes_are_refused_before_they_are_made(
 ) -> None:
     with pytest.raises(DataError, match=size):
         load_task(parse(document(task={"dataset": data, "model": model}), "c.yaml").task)
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit", "message"),
+    [
+        ("csv", "_MAX_BYTES", r"d\.csv: [\d,]+ bytes; at most 10 are read"),
+        ("parquet", "_MAX_BYTES", r"d\.parquet: [\d,]+ bytes; at most 10 are read"),
+        ("parquet", "_MAX_NUMBERS", r"d\.parquet: 1,000 rows of 2 columns, 2,000 values; at most 20 are read"),
+    ],
+)
+def test_large_files_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, limit: str, message: str
+) -> None:
+    table = pd.DataFrame({"x": np.zeros(1000), "y": np.zeros(1000)})
+    path = tmp_path / f"d.{kind}"
+    _ = table.to_csv(path, index=False) if kind == "csv" else table.to_parquet(path)
+    monkeypatch.setattr(data, limit, 10)
+    monkeypatch.setattr(pd, f"read_{kind}", None)
+    with pytest.raises(DataError, match=message):
+        dataset_of({"kind": kind, "path": path.name, "target": "y"}, tmp_path)
 
 
 def test_dates_are_no_numbers(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 import filecmp
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +15,17 @@ import pytest
 
 from sgdcore import Task
 from sgdcore.devices import gpus
+from sweeps.config import SweepConfig
 from sweeps.errors import ExecutorError
+from sweeps.execute import probe
 from sweeps.execute.base import Executor
 from sweeps.execute.inline import InlineExecutor
-from sweeps.execute.ray import IN_FLIGHT_PER_CORE, RayExecutor
+from sweeps.execute.ray import IN_FLIGHT_PER_CORE, RayExecutor, loopback_environment
 from sweeps.plan import Shard
-from sweeps.store import SweepFiles
+from sweeps.run import create, prepare, reopen, run
+from sweeps.store import Store, SweepFiles
 from sweeps.worker import ShardFailure, ShardResult, Work
+from tests.sweeps.test_resume import Silent, Untracked
 
 MakeWork = Callable[..., Work]
 
@@ -181,6 +188,43 @@ class Deadly(Task):
 def test_an_address_that_nobody_answers(address: str, message: str) -> None:
     with pytest.raises(ExecutorError, match=message):
         RayExecutor(address).start()
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_speaks(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself would wait for it, for ever or for a minute."""
+    loopback_environment()  # before Ray is imported, which the tests after this one need
+    monkeypatch.setattr(probe, "_PROBE_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"{scheme}127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ExecutorError, match="it takes connections, but has not answered as Ray does"):
+            RayExecutor(address).start()
+
+
+@pytest.mark.cluster
+def test_a_token_that_is_not_the_clusters(ray_executor: RayExecutor) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    script = f"from sweeps.execute.probe import probe; probe({address!r})"
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert f"ExecutorError: Ray at {address} cannot be joined: it asks for another token" in done.stderr
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_shards_are_sized_for_the_executors_cores(store: Store, make_config: Callable[..., SweepConfig]) -> None:
+    class Large(InlineExecutor):
+        cores = 6
+
+    config = make_config(execution={})
+    work = prepare(config)
+    files = create(work, store, Large(), Untracked())
+    assert (files.manifest()["trials_per_shard"], files.manifest()["shards"]) == (2, 6)
+    run(files, work, Large(), Untracked(), Silent())
+    assert files.done() == set(range(6))
+    assert len(reopen(files).plan.shards()) == 6
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])

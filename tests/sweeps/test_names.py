@@ -142,6 +142,20 @@ def test_a_plan_names_what_it_imports(tmp_path: Path, monkeypatch: pytest.Monkey
     assert json.loads(sweeps("plan", path, "--json").stdout)["module"] == "my_module:make"
 
 
+def test_a_module_is_named_before_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sweep_file(tmp_path / "sweep", "n", "d")
+    (path.parent / "speaking.py").write_text("print('imported')\nraise ImportError('no')\n")
+    monkeypatch.chdir(path.parent)
+    monkeypatch.syspath_prepend(path.parent)
+    done = CliRunner().invoke(app, ["plan", str(path), "--set", "task.model.module=speaking:make"])
+    assert done.stdout.splitlines() == [
+        "module: speaking:make is imported and called, here and by every worker",
+        "imported",
+    ]
+    done = CliRunner().invoke(app, ["plan", str(path), "--json", "--set", "task.model.module=speaking:make"])
+    assert done.stderr.splitlines()[0].startswith("module: speaking:make is imported and called")
+
+
 @pytest.mark.parametrize(
     "module", ["../evil:make", "/tmp/evil:make", "evil.py:make ", "os;import evil:x", "evil", ":x", "a:"]
 )

@@ -42,6 +42,9 @@ class Untracked:
     def start(self, sweep: Any) -> dict[str, str]:
         return {}
 
+    def amend(self, sweep: Any, chosen: Any) -> None:
+        pass
+
     def log_trials(self, table: pa.Table, steps: list[int]) -> Iterator[int]:
         yield len(table)
 

@@ -1,0 +1,108 @@
+"""However the process ends that runs a sweep on Ray, its parent says so, and no process is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+from sweeps.cli.supervision import leave, supervise, tell
+arguments = {arguments!r}
+supervise(arguments)
+tell("sweeps resume abcd")
+Path("pid").write_text(str(os.getpid()))
+try:
+    {does}
+except KeyboardInterrupt:
+    print("interrupted")
+    sys.exit(130)
+"""
+WAIT = "time.sleep(60)"
+
+
+def started(folder: Path, does: str, arguments: tuple[str, ...] = ("run", "x.yaml")) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(does=does, arguments=list(arguments))],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def child_of(process: "subprocess.Popen[str]", folder: Path) -> int:
+    until = time.monotonic() + 60
+    while not ((folder / "pid").exists() and (folder / "pid").read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return int((folder / "pid").read_text())
+
+
+@pytest.mark.parametrize(
+    ("does", "code", "told"),
+    [
+        ("sys.exit(0)", 0, ""),
+        ("sys.exit(4)", 4, ""),
+        ("leave(3)", 3, ""),
+        (
+            "os._exit(1)",
+            3,
+            "Ray has ended its process: its node or its cluster is lost; go on with: sweeps resume abcd",
+        ),
+        ("os.abort()", 3, "Ray has ended its process (signal 6): its node or its cluster is lost; go on with: "),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 137, "its process was killed (signal 9); go on with: sweeps resume"),
+    ],
+)
+def test_the_end_is_told(tmp_path: Path, does: str, code: int, told: str) -> None:
+    process = started(tmp_path, does)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert told in err
+    assert bool(err) == bool(told)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("everybody", [False, True], ids=["to the parent", "to both, as a terminal's Ctrl-C"])
+def test_a_signal_interrupts_once(tmp_path: Path, number: signal.Signals, everybody: bool) -> None:
+    process = started(tmp_path, WAIT)
+    child_of(process, tmp_path)
+    (os.killpg if everybody else os.kill)(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "interrupted\n", "")
+
+
+def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
+    process = started(tmp_path, WAIT)
+    child = child_of(process, tmp_path)
+    assert child != process.pid
+    process.kill()
+    process.communicate(timeout=60)  # the child has the pipes too
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("list",),
+        ("run", "x.yaml", "--executor", "inline"),
+        ("--log-format", "json", "resume", "a", "--executor=inline"),
+    ],
+)
+def test_what_needs_no_parent_has_none(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    process = started(tmp_path, "os._exit(1)", arguments)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, "")
+    assert int((tmp_path / "pid").read_text()) == process.pid
+
+
+def test_options_of_all_commands_come_first(tmp_path: Path) -> None:
+    process = started(tmp_path, "os._exit(1)", ("--log-format=json", "--log-level", "debug", "run", "x.yaml"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
