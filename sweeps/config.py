@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -47,6 +48,7 @@ from sweeps.fields import (
     Points,
     Policy,
     Positive,
+    Registered,
     Retries,
     Seed,
     Size,
@@ -320,16 +322,24 @@ class VerdictConfig(Model):
 WriterName = Literal["auto", "bulk", "client"]
 
 
-class TrackingConfig(Model):
-    """What goes to MLflow: which trials become runs of their own, by which writer, with how many points a curve.
+with warnings.catch_warnings():
+    # Every class has a method of this name, by its metaclass; no instance has.
+    warnings.filterwarnings("ignore", 'Field name "register"')
 
-    ``database`` names the environment variable that holds the URI of the tracking server's database, as $NAME.
-    """
+    class TrackingConfig(Model):
+        """What goes to MLflow: which trials become runs of their own, by which writer, with how many points a curve.
 
-    trials: Policy = "all"
-    writer: WriterName = "auto"
-    points: CurvePoints | None = None
-    database: Variable | None = None
+        ``database`` names the environment variable that holds the URI of the tracking server's database, as $NAME.
+        ``model`` says whether the best trial's model is logged, ``register`` whether it is registered too, under the
+        sweep's name or another one.
+        """
+
+        trials: Policy = "all"
+        writer: WriterName = "auto"
+        points: CurvePoints | None = None
+        database: Variable | None = None
+        model: Literal["none", "best"] = "best"
+        register: Registered = False
 
 
 class ExecutionConfig(Model):
@@ -369,6 +379,12 @@ class SweepConfig(Model):
     execution: ExecutionConfig = ExecutionConfig()
     expected: tuple[Expected, ...] = ()
 
+    @property
+    def registered_name(self) -> str | None:
+        """The registered model that the best trial's becomes a version of; MLflow takes neither / nor : in its name."""
+        register = self.tracking.register
+        return re.sub("[/:]", "-", self.name) if register is True else register or None
+
     def mappings(self) -> list[Parameters]:
         """The parameters' mappings: the sweep is the union of their products."""
         return self.parameters if isinstance(self.parameters, list) else [self.parameters]
@@ -401,6 +417,8 @@ def parse(document: Any, where: str, folder: Path = Path()) -> SweepConfig:
     except ValidationError as error:
         raise ConfigError(where, problem_lines(error)) from error
     problems = list(islice(_parameter_problems(config), MAX_PROBLEMS + 1))
+    if config.tracking.register and config.tracking.model == "none":
+        problems.insert(0, "tracking.register: there is no model to register with tracking.model: none")
     if problems:
         raise ConfigError(where, problems)
     dataset = config.task.dataset

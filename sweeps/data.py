@@ -50,12 +50,18 @@ def load_dataset(description: object) -> Dataset:
     assert isinstance(description, config._Data)
     # What overflows is refused with the data set.
     with one_thread(), np.errstate(over="ignore", invalid="ignore"):
-        data = _make(description)
-        if description.validation:
-            data = data.split(description.validation, description.split_seed)
+        data = load_raw(description)
         if description.standardize != "none":
             data = data.standardized(targets=description.standardize == "all")
     return data
+
+
+def load_raw(description: object) -> Dataset:
+    """The data set, split as described, in its own units."""
+    assert isinstance(description, config._Data)
+    with one_thread(), np.errstate(over="ignore", invalid="ignore"):
+        data = _make(description)
+        return data.split(description.validation, description.split_seed) if description.validation else data
 
 
 def _check_size(samples: int, features: int) -> None:

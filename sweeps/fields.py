@@ -16,6 +16,7 @@ LARGEST = {"float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
 CUSTOM, SECRET = "needed", "secret"
 _DEVICE = "^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 _VARIABLE = r"^\$[A-Za-z_][A-Za-z0-9_]*$"
+_MODEL = "^[^/:]{1,200}$"
 _POLICY = "^(all|none|top:[1-9][0-9]{0,8})$"
 
 
@@ -78,6 +79,14 @@ def _variable(value: Any) -> Any:
     )
 
 
+def _registered(value: Any) -> Any:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and re.fullmatch(_MODEL, value) and value.strip(" .") and not any(map(acts, value)):
+        return value
+    raise PydanticCustomError(CUSTOM, "true, false or a model's name without / and : is needed")
+
+
 # Bounds stand before the validator, next to the type: only there they are also the JSON Schema's.
 _NUMERIC, _WHOLE = BeforeValidator(_number), BeforeValidator(_integer)
 Number = Annotated[float, Field(allow_inf_nan=False), _NUMERIC]
@@ -107,3 +116,9 @@ ModulePath = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(
 Device = Annotated[str, BeforeValidator(_device), WithJsonSchema({"type": "string", "pattern": _DEVICE})]
 Policy = Annotated[str, BeforeValidator(_policy), WithJsonSchema({"type": "string", "pattern": _POLICY})]
 Variable = Annotated[str, BeforeValidator(_variable), WithJsonSchema({"type": "string", "pattern": _VARIABLE})]
+# bool or str; Any, so that pydantic does not make the one of the other
+Registered = Annotated[
+    Any,
+    BeforeValidator(_registered),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": _MODEL}]}),
+]

@@ -31,12 +31,22 @@ from sweeps.plan import make_plan, packed
 from sweeps.reuse import Earlier, results_key
 from sweeps.settle import settle
 from sweeps.store import Store, SweepFiles
-from sweeps.tracking.base import BEST_TRIAL, REDACTED, TRIAL_COUNT, Sweep, Tracker, best_trials, wanted
+from sweeps.tracking.base import (
+    BEST_TRIAL,
+    REDACTED,
+    TRIAL_COUNT,
+    ModelPlace,
+    Sweep,
+    Tracker,
+    best_trials,
+    wanted,
+)
 from sweeps.tracking.pipeline import Pipeline
 from sweeps.tracking.probe import is_server, redacted
 from sweeps.worker import ShardResult, Work
 
 if TYPE_CHECKING:
+    from sweeps.report.results import Results
     from sweeps.tracking.tracker import MlflowTracker
 
 
@@ -310,18 +320,42 @@ def _results(outcome: Outcome, executor: Executor) -> tuple[int, Generator[Resul
     return sum(map(len, missing)), earlier.run(executor, missing)
 
 
-def publish(outcome: Outcome, tracker: Tracker) -> None:
-    """Close the sweep's parent run: counts, the best trial, the shards and the report as artifacts."""
+def publish(outcome: Outcome, tracker: Tracker, results: Results | None = None) -> None:
+    """Close the sweep's parent run: counts, the best trial and its model, a page to look at, shards and report.
+
+    Args:
+        outcome: of the sweep, all of whose trials are logged.
+        tracker: where to.
+        results: the sweep's, where somebody has them already.
+    """
+    from sweeps.parent_page import parent_page
+    from sweeps.report.results import load as load_results
+
     files, work = outcome.files, outcome.work
     sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
     metrics, tags = _totals(files, work.config.metric.name)
+    complete = outcome.failed_trials == 0
     try:
-        tracker.finish(sweep, metrics, tags, complete=outcome.failed_trials == 0)
+        model = _log_best_model(outcome, tracker) if work.config.tracking.model == "best" else None
+        page = parent_page(results or load_results(files), tracker, outcome.tracking, model)
+        tracker.finish(sweep, metrics, tags, complete, page)
     except Exception as error:  # noqa: BLE001 - as in the pipeline: the result is in the store, resume logs it
         outcome.tracking_error = error
         return
-    outcome.tracking["complete"] = outcome.failed_trials == 0
+    outcome.tracking["complete"] = complete
     files.write_tracking(outcome.tracking)
+
+
+def _log_best_model(outcome: Outcome, tracker: Tracker) -> ModelPlace | None:
+    """Log the best trial's model, if all trials but those that were given up say which it is."""
+    from sweeps.best_model import best_model
+
+    files, work = outcome.files, outcome.work
+    for shard, [trial] in best_trials(files, work.config.metric.name, 1).items():
+        model = best_model(files, work, shard, trial)
+        run_id = tracker.runs_of({model.trial_id: trial}).get(model.trial_id)
+        return tracker.log_model(model, run_id, work.config.registered_name)
+    return None
 
 
 def reason(error: Exception) -> str:

@@ -81,13 +81,17 @@ class Dataset:
         validation = replace(self, inputs=self.inputs[mask], targets=self.targets[mask], validation=None)
         return replace(self, inputs=self.inputs[~mask], targets=self.targets[~mask], validation=validation)
 
+    def moments(self, *, targets: bool = False) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """What :meth:`standardized` shifts and scales by: (d,) and (d,) of the features, () and () of the targets."""
+        y_shift, y_scale = _moments(self.targets) if targets else (np.zeros(()), np.ones(()))
+        return *_moments(self.inputs), y_shift, y_scale
+
     def standardized(self, *, targets: bool = False) -> Dataset:
         """Features (and targets if asked) shifted and scaled to mean 0 and standard deviation 1 on the training part.
 
         A constant column is only shifted. The validation part is transformed by the training part's figures.
         """
-        shift, scale = _moments(self.inputs)
-        y_shift, y_scale = _moments(self.targets) if targets else (np.float64(0), np.float64(1))
+        shift, scale, y_shift, y_scale = self.moments(targets=targets)
 
         def transform(part: Dataset, validation: Dataset | None) -> Dataset:
             return replace(

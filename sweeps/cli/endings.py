@@ -52,7 +52,7 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
 
     loaded, expected, page = write_report(outcome)
     if outcome.tracking_error is None:
-        publish(outcome, tracker)
+        publish(outcome, tracker, loaded)
     _say(loaded, expected)
     for earlier, trials in outcome.reused.most_common():
         say(f"reused {trials:,} of {len(outcome.work.plan):,} trials of sweep {earlier}")

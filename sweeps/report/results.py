@@ -179,6 +179,10 @@ class Results:
         tables = list(self._some(numbers, self._scalars))
         return frame(pa.concat_tables(tables) if tables else nothing(self.parameters), self.parameters)
 
+    def ids(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """The ``trial`` and ``trial_id`` of some trials, by number. Only the shards that hold them are read."""
+        return [row for table in self._some(numbers, ["trial", "trial_id"]) for row in table.to_pylist()]
+
     def curves(self, numbers: Sequence[int], only: Sequence[str] | None = None) -> pd.DataFrame:
         """Curves of some trials: trial, step, loss, validation_loss and param.<name> where recorded, as rows a step.
 

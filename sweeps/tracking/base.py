@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ from sweeps.config import SweepConfig, WriterName
 from sweeps.store import SweepFiles
 
 if TYPE_CHECKING:
+    from sweeps.best_model import BestModel
     from sweeps.tracking.trials import TrialRuns
 
 SWEEP_ID = "sweeps.sweep_id"
@@ -23,6 +25,7 @@ TRIAL_COUNT = "sweeps.trials"
 BEST_TRIAL = "sweeps.best_trial_id"
 TAG = "sweeps.tag."  # and the name of a tag that the user gave
 MAX_FINAL_METRICS = 1000  # parameters of a model beyond which a run holds no final/<name> metrics
+NOTE_LENGTH = 8000  # characters; MLflow cuts longer tags
 REDACTED = "***"  # stands for a password wherever a URI is shown or kept
 
 
@@ -56,6 +59,45 @@ class Family:
     parent_id: str
     started_ms: int  # the parent's start, and the time of every point, so that a repeated point is the same point
     user: str
+
+
+@dataclass(frozen=True)
+class ModelPlace:
+    """Where a model is in MLflow; ``version`` is that of the registered model ``name``, if it was registered."""
+
+    model_id: str
+    experiment_id: str
+    name: str | None = None
+    version: str | None = None
+
+    @property
+    def uri(self) -> str:
+        """What mlflow.pyfunc.load_model takes."""
+        return f"models:/{self.name}/{self.version}" if self.version else f"models:/{self.model_id}"
+
+    @property
+    def page(self) -> str:
+        """Its page in MLflow's UI, relative to the UI's."""
+        if self.name and self.version:
+            return f"#/models/{quote(self.name, safe='')}/versions/{self.version}"
+        return f"#/experiments/{self.experiment_id}/models/{self.model_id}"
+
+
+@dataclass(frozen=True)
+class ParentPage:
+    """What MLflow shows of a finished sweep on its own run.
+
+    Args:
+        note: Markdown, of at most NOTE_LENGTH characters.
+        curves: the points (step, value) of metrics.
+        artifacts: files by their path among the run's artifacts.
+        tables: which of them are tables, as ``mlflow.log_table`` writes them.
+    """
+
+    note: str
+    curves: dict[str, list[tuple[int, float]]]
+    artifacts: dict[str, bytes]
+    tables: tuple[str, ...] = ()
 
 
 class Tracker(Protocol):
@@ -96,8 +138,21 @@ class Tracker(Protocol):
     def end_trials(self) -> None:
         """No more trials come."""
 
-    def finish(self, sweep: Sweep, metrics: dict[str, float], tags: dict[str, str], complete: bool = True) -> None:
-        """Write the parent's metrics, tags and artifacts, and mark it finished, or failed where trials are missing."""
+    def runs_of(self, trials: dict[str, int]) -> dict[str, str]:
+        """The run ids of some trials (number by trial id), as far as they have runs of their own."""
+
+    def log_model(self, model: BestModel, run_id: str | None, register: str | None) -> ModelPlace:
+        """Log a trial's model onto its run, or else the parent, and register it under a name if one is given."""
+
+    def finish(
+        self,
+        sweep: Sweep,
+        metrics: dict[str, float],
+        tags: dict[str, str],
+        complete: bool = True,
+        page: ParentPage | None = None,
+    ) -> None:
+        """Write the parent's metrics, tags, page and artifacts; mark it finished, or failed if trials are missing."""
 
     def hurry(self) -> None:
         """Somebody is waiting for the end: wait no more for a server that refuses calls."""
@@ -117,6 +172,9 @@ class Writer(Protocol):
 
     def write(self, runs: TrialRuns) -> Iterator[int]:
         """Log the trials that are not logged; yields a number of trials whenever so many more are in MLflow."""
+
+    def run_id(self, number: int, trial_id: str) -> str | None:
+        """The id of a trial's run, if it has one; None if it cannot have one."""
 
     def close(self) -> None:
         """Let go of what is open."""

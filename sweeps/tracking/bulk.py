@@ -93,6 +93,10 @@ class BulkWriter:
             self._connections[0].analyze()
         yield len(runs)
 
+    def run_id(self, number: int, trial_id: str) -> str | None:
+        """The id that the trial's run has, if it has one."""
+        return self._client_writer.run_id(number, trial_id) or self._run_id(number)
+
     def close(self) -> None:
         """Bring the statistics up to date, and close what is open."""
         connections, self._connections = self._connections, []

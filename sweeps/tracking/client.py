@@ -111,6 +111,10 @@ class ClientWriter:
         self._earlier[runs.ids[index]] = str(run.info.run_id), False
         return str(run.info.run_id)
 
+    def run_id(self, number: int, trial_id: str) -> str | None:
+        """The id of the trial's run, if it is known."""
+        return self._earlier.get(trial_id, (None, False))[0]
+
     def close(self) -> None:
         """Nothing is held open."""
 

@@ -6,6 +6,7 @@ import fcntl
 import getpass
 import json
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,17 @@ from sweeps import __version__
 from sweeps.config import WriterName
 from sweeps.errors import TrackingError
 from sweeps.tracking.amend import COLUMNS, amend
-from sweeps.tracking.base import MAX_FINAL_METRICS, SWEEP_ID, TAG, Family, Sweep, Writer
+from sweeps.tracking.base import (
+    MAX_FINAL_METRICS,
+    SWEEP_ID,
+    TAG,
+    TRIAL_ID,
+    Family,
+    ModelPlace,
+    ParentPage,
+    Sweep,
+    Writer,
+)
 from sweeps.tracking.bulk import BulkWriter
 from sweeps.tracking.client import ClientWriter
 from sweeps.tracking.database import opened
@@ -31,11 +42,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
+    from sweeps.best_model import BestModel
     from sweeps.tracking.server import ServerClient
 
+_NOTE, _TABLES = "mlflow.note.content", "mlflow.loggedArtifacts"  # tags that MLflow's UI reads
 _PARAMS_PER_CALL = 100  # MLflow's limit
 _MAX_PARENT_PARAMS = 500
 _MAX_KEY = 250  # characters; MLflow refuses longer ones, and other characters than _flatten leaves
+# MLflow's UI would guess it; its 3.17 opens an experiment as the browser's own switch says, whatever the kind.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 _PACK_TRIALS = 1000  # a transaction holds at most so many trials
 _PACK_POINTS = 200_000  # and about so many points
 
@@ -57,7 +72,7 @@ class MlflowTracker:
         self._choice: Choice | None = None
         self._wanted: WriterName | None = None  # the writer that check() was asked for
         self._writer: Writer | None = None
-        self._sweep_id = self._parent_id = ""
+        self._sweep_id = self._parent_id = self._experiment_id = ""
         self._started_ms = 0
         self._earlier: Family | None = None  # the sweep, where it was logged before
         self._outdated: list[str] = []  # runs to be deleted in the end
@@ -158,6 +173,7 @@ class MlflowTracker:
         self._names = sweep.parameter_names if len(sweep.parameter_names) <= MAX_FINAL_METRICS else ()
         self._sweep_id, self._points = sweep.sweep_id, sweep.config.tracking.points
         experiment = self._experiment(sweep.experiment)
+        self._experiment_id = str(experiment.experiment_id)
         parent, resumed = self._parent(sweep, experiment)
         self._parent_id, self._started_ms = parent.info.run_id, parent.info.start_time
         self._describe(sweep, parent.data.params)
@@ -200,7 +216,7 @@ class MlflowTracker:
                 "sweeps.version": __version__,
                 "mlflow.user": _user(),
                 "mlflow.source.name": "sweeps",
-                "mlflow.note.content": sweep.config.description or sweep.config.name,
+                _NOTE: sweep.config.description or sweep.config.name,
                 **{TAG + name: value for name, value in sweep.manifest.get("tags", {}).items()},
             },
         )
@@ -210,7 +226,7 @@ class MlflowTracker:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             location = f"{self._artifacts.as_uri()}/{_slug(name)}" if self._artifacts else None
-            return self.client.get_experiment(self.client.create_experiment(name, artifact_location=location))
+            return self.client.get_experiment(self.client.create_experiment(name, location, _KIND))
         if experiment.lifecycle_stage != "active":
             raise TrackingError(
                 f"{self.uri}: the experiment {name!r} is deleted; restore it, or name another one ('experiment:')"
@@ -269,8 +285,32 @@ class MlflowTracker:
         if self._writer is not None:
             self._writer.close()
 
-    def finish(self, sweep: Sweep, metrics: dict[str, float], tags: dict[str, str], complete: bool = True) -> None:
-        """Write the parent's metrics, tags and artifacts, and mark it finished, or failed where trials are missing."""
+    def runs_of(self, trials: dict[str, int]) -> dict[str, str]:
+        """The run ids of some trials (number by trial id), as far as they have runs of their own."""
+        assert self._writer is not None, "start() comes first"
+        ids = [self._writer.run_id(number, trial_id) for trial_id, number in trials.items()]
+        named = ", ".join(f"'{run_id}'" for run_id in ids if run_id)
+        if not named:
+            return {}
+        found = self.client.search_runs([self._experiment_id], f"attributes.run_id IN ({named})", max_results=len(ids))
+        return {run.data.tags[TRIAL_ID]: str(run.info.run_id) for run in found if TRIAL_ID in run.data.tags}
+
+    def log_model(self, model: BestModel, run_id: str | None, register: str | None) -> ModelPlace:
+        """Log a trial's model onto its run, or else the parent, and register it under a name if one is given."""
+        from sweeps.tracking.logged_model import log_model
+
+        run = run_id or self._parent_id
+        return log_model(self.client, self._experiment_id, run, self._sweep_id, model, register)
+
+    def finish(
+        self,
+        sweep: Sweep,
+        metrics: dict[str, float],
+        tags: dict[str, str],
+        complete: bool = True,
+        page: ParentPage | None = None,
+    ) -> None:
+        """Write the parent's metrics, tags, page and artifacts; mark it finished, or failed if trials are missing."""
         from mlflow.entities import Metric, RunTag
 
         while self._outdated:
@@ -278,17 +318,32 @@ class MlflowTracker:
             self._outdated.pop()
         # Of two points at one time and step MLflow takes the greater for the last; what is as it was is not said again.
         known, now = self.client.get_run(self._parent_id).data.metrics, time.time_ns() // 1_000_000
-        self.client.log_batch(
-            self._parent_id,
-            metrics=[Metric(key, value, now, 0) for key, value in metrics.items() if known.get(key) != value],
-            tags=[RunTag(key, value) for key, value in tags.items()],
-        )
+        points = [Metric(key, value, now, 0) for key, value in metrics.items() if known.get(key) != value]
+        if page is not None:
+            tags = tags | {_NOTE: page.note}
+            # All at the sweep's start, so that a repeated point is the same point.
+            points += [Metric(key, v, self._started_ms, s) for key, curve in page.curves.items() for s, v in curve]
+        self.client.log_batch(self._parent_id, metrics=points, tags=[RunTag(key, value) for key, value in tags.items()])
         self.client.log_artifact(self._parent_id, str(sweep.files.config_path))
         self.client.log_artifact(self._parent_id, str(sweep.files.plan_path))
         for folder in (sweep.files.shards_folder, sweep.files.report_folder):
             if folder.is_dir():
                 self.client.log_artifacts(self._parent_id, str(folder), folder.name)
+        if page is not None:
+            self._log_page(page)
         self.client.set_terminated(self._parent_id, "FINISHED" if complete else "FAILED")
+
+    def _log_page(self, page: ParentPage) -> None:
+        """The page's artifacts; the UI shows as tables those that are in a tag."""
+        with tempfile.TemporaryDirectory(prefix="sweeps-page-") as folder:
+            for name, content in page.artifacts.items():
+                path = Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self.client.log_artifacts(self._parent_id, folder)
+        if page.tables:
+            tables = [{"path": name, "type": "table"} for name in page.tables]
+            self.client.set_tag(self._parent_id, _TABLES, json.dumps(tables))
 
     def hurry(self) -> None:
         """Somebody is waiting for the end: wait no more for a server that refuses calls."""

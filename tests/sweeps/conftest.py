@@ -242,6 +242,19 @@ class Browser:
         assert [problem for problem in problems if not (allowed and re.search(allowed, problem))] == []
         return found
 
+    def see(self, look: Callable[[Any], T]) -> T:
+        """Let somebody look around in a new page, of whatever server."""
+
+        def see() -> T:
+            context = self._chromium.new_context(viewport={"width": 1600, "height": 1200})
+            context.set_default_timeout(90_000)
+            try:
+                return look(context.new_page())
+            finally:
+                context.close()
+
+        return self._thread.submit(see).result(timeout=400)
+
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
