@@ -283,11 +283,9 @@ class MlflowTracker:
             metrics=[Metric(key, value, now, 0) for key, value in metrics.items() if known.get(key) != value],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
-        self.client.log_artifact(self._parent_id, str(sweep.files.config_path))
-        self.client.log_artifact(self._parent_id, str(sweep.files.plan_path))
-        for folder in (sweep.files.shards_folder, sweep.files.report_folder):
-            if folder.is_dir():
-                self.client.log_artifacts(self._parent_id, str(folder), folder.name)
+        for path, folder in sweep.files.copies():
+            log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
+            log(self._parent_id, str(path), folder)
         self.client.set_terminated(self._parent_id, "FINISHED" if complete else "FAILED")
 
     def hurry(self) -> None:
