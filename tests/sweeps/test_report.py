@@ -276,7 +276,12 @@ class TestFiles:
         path = report.write(line)
         report.write(line)
         assert path == str(line.files.report_folder / "report.html")
-        assert {p.name for p in path.parent.iterdir()} == {"report.html", "report.md", "report.json", "trials.csv"}
+        assert {p.name for p in line.files.report_folder.iterdir()} == {
+            "report.html",
+            "report.md",
+            "report.json",
+            "trials.csv",
+        }
 
     def test_html_loads_nothing(self, line: report.Results) -> None:
         page = report.render(line, "html")

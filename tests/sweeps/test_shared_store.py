@@ -175,6 +175,12 @@ def test_a_server_that_goes_away_is_told_and_nothing_is_lost(
     assert contents(files) == in_folder(swept(store, config).files)
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow keeps artifacts that it is told no place for where a command is run."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "sweep.yaml"
@@ -221,7 +227,7 @@ def test_every_command_works_on_s3(s3_store: Store, store: Store, config: Path, 
 
 RUN = """
 from sweeps.storage import heartbeat
-heartbeat.LAPSES_SECONDS = 2.0
+heartbeat.LAPSES_SECONDS = 4.0
 from sweeps.cli import main
 main()
 """
@@ -236,7 +242,7 @@ def test_a_killed_driver_is_followed_by_another(s3_store: Store, store: Store, t
     uri = store.tracking_uri
     command = [sys.executable, "-c", RUN, "run", path, "--executor", "inline", "--tracking-uri", uri]
     with subprocess.Popen([*command, "--store", s3_store.where], stdout=subprocess.DEVNULL) as process:
-        until(lambda: s3_store.sweeps() and s3_store.sweeps()[0].done(), seconds=120)
+        until(lambda: s3_store.sweeps() and s3_store.sweeps()[0].done(), seconds=400)
         process.send_signal(signal.SIGKILL)
     [files] = s3_store.sweeps()
     resuming = ["resume", files.sweep_id, "--executor", "inline", "--store", s3_store.where]
@@ -244,7 +250,7 @@ def test_a_killed_driver_is_followed_by_another(s3_store: Store, store: Store, t
     if files.state() == "running":
         [line] = sweeps(*resuming, code=2).splitlines()
         assert f"(process {process.pid} of" in line
-    until(lambda: files.state() == "interrupted")
+    until(lambda: files.state() == "interrupted", seconds=200)
     sweeps(*resuming)
     assert files.state() == "reported"
     assert contents(files) == in_folder(swept(store, parse(slow, "test.yaml")).files)
