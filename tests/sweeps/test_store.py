@@ -234,3 +234,16 @@ def test_left_over_pieces_are_not_taken_for_shards(make_work: MakeWork, stored: 
     files = stored(make_work())
     Raw(files).write(f"shards/.00003.parquet.{os.getpid()}.new", b"")
     assert files.done() == {0, 1, 2}
+
+
+def test_a_sweep_is_removed_with_all_that_is_its_own(store: Store, make_work: MakeWork, stored: Stored) -> None:
+    files, other = stored(make_work()), store.create("ab11", "", MANIFEST)
+    files.write_progress({"computed": 12})
+    assert files.progress() == {"computed": 12}
+    with files.lease(), pytest.raises(SweepHeld):
+        store.remove(SweepFiles(files.where))
+    store.remove(files)
+    assert [found.sweep_id for found in store.sweeps()] == ["ab11"]
+    assert store.get("abcd1234") is None
+    assert Raw(other).names() == {"config.yaml", "plan.json"}
+    assert Raw(files).names() == set()
