@@ -105,7 +105,7 @@ def _shell(store: Store, user: str | None) -> html.Div:
                         id="nav",
                         **parts.aria(label="Pages"),
                     ),
-                    html.Span(str(store.root), className="store", title="The store"),
+                    html.Span(store.where, className="store", title="The store"),
                     *([html.Span(user, className="user"), leave] if user is not None else []),
                 ],
                 className="top",

@@ -402,12 +402,17 @@ def load(path: Path, overrides: list[str] | None = None) -> SweepConfig:
     Raises:
         ConfigError: with one line a problem.
     """
-    document = yaml.read(read_text(path), str(path))
+    return loads(read_text(path), str(path), path.parent, overrides)
+
+
+def loads(text: str, where: str, folder: Path = Path(), overrides: list[str] | None = None) -> SweepConfig:
+    """The same of a sweep file's text, read from ``where``; relative paths start from ``folder``."""
+    document = yaml.read(text, where)
     if not isinstance(document, dict):
-        raise ConfigError(str(path), ["a mapping with the keys of a sweep is needed"])
+        raise ConfigError(where, ["a mapping with the keys of a sweep is needed"])
     for override in overrides or []:
         _override(document, override)
-    return parse(document, str(path), path.parent)
+    return parse(document, where, folder)
 
 
 def parse(document: Any, where: str, folder: Path = Path()) -> SweepConfig:

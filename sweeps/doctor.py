@@ -206,6 +206,12 @@ def _clock(patient: Patient) -> str:
 
 def _store(patient: Patient) -> str:
     """Writable, with room."""
+    if patient.store.is_shared:
+        try:
+            patient.store.check_writable()
+        except SweepsError as error:
+            raise Failed(str(error), "see to the AWS_* variables, the bucket's policy and the server") from error
+        return f"{patient.store.where}: can be written"
     root = patient.store.root
     folder = next(path for path in (root, *root.parents) if path.exists())
     try:
@@ -225,6 +231,8 @@ def _store(patient: Patient) -> str:
 
 def _locks(patient: Patient) -> str:
     """Whether the file system keeps two processes apart."""
+    if patient.store.is_shared:
+        return f"{patient.store.where}: conditional writes keep others out, see above"
     root = patient.store.root
     folder = next(path for path in (root, *root.parents) if path.exists())
     path = folder / f".probe-lock-{os.getpid()}"
@@ -245,6 +253,8 @@ def _locks(patient: Patient) -> str:
 def _permissions(patient: Patient) -> str:
     """Whether this user can go on with what is there, and no stranger can change it."""
     store = patient.store
+    if store.is_shared:
+        return f"{store.where}: who may write there is the bucket's policy"
     if not store.root.exists():
         return "nothing is there yet"
     foreign = [path for path in (store.root, store.database, *(f.folder for f in store.sweeps())) if path.exists()]

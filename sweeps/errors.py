@@ -5,6 +5,7 @@
     │   ├── ConfigError                 the sweep file: one line a problem
     │   ├── DataError                   the data set's file
     │   ├── StoreError                  the store: not writable, unknown or ambiguous sweep id, damaged file
+    │   ├── StoreUnavailable            the server of a shared store: out of reach, or it refuses
     │   ├── SweepHeld                   another process works on the sweep
     │   ├── TrackingError               the tracking URI cannot be reached or refuses
     │   └── ExecutorError               the Ray address cannot be joined
@@ -54,6 +55,10 @@ class DataError(InputError):
 
 class StoreError(InputError):
     """The store cannot be used, or does not hold what was asked for."""
+
+
+class StoreUnavailable(InputError):
+    """The server that keeps a shared store cannot be reached or refuses: of the files themselves that says nothing."""
 
 
 class SweepHeld(InputError):

@@ -54,7 +54,7 @@ def check_same(files: SweepFiles, work: Work) -> None:
         StoreError: its config or plan cannot be read.
         ConfigError: it is another one.
     """
-    stored = yaml.read(files.config_path.read_text(encoding="utf-8"), str(files.config_path))
+    stored = yaml.read(files.config_yaml(), files.config_location)
     asked = yaml.read(work.config.to_yaml(), "config")
     differing = [key for key in {**stored, **asked} if stored.get(key) != asked.get(key)]
     if not differing and files.manifest().get("context") != work.plan.context:

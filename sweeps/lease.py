@@ -92,7 +92,7 @@ def _taken(path: Path) -> IO[str] | None:
         except BlockingIOError:
             continue
         file.truncate(0)
-        json.dump(asdict(_myself()), file)
+        json.dump(asdict(myself()), file)
         file.flush()
         return file
     file.close()
@@ -106,7 +106,8 @@ def _read(path: Path) -> Holder:
         return Holder()  # it has just been taken, and is being written
 
 
-def _myself() -> Holder:
+def myself() -> Holder:
+    """This process, as a holder."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

@@ -22,7 +22,7 @@ from sgdcore import InvalidTask, Thresholds
 from sgdcore.engine import check_task
 from sgdcore.verdict import VERDICTS
 from sweeps import __version__, data
-from sweeps.config import SweepConfig, WriterName, load
+from sweeps.config import SweepConfig, WriterName
 from sweeps.errors import ConfigError, StoreError, TrackingError
 from sweeps.execute.base import Executor
 from sweeps.execute.base import Outcome as Result
@@ -43,7 +43,7 @@ from sweeps.tracking.base import (
 )
 from sweeps.tracking.pipeline import Pipeline
 from sweeps.tracking.probe import is_server, redacted
-from sweeps.worker import ShardResult, Work
+from sweeps.worker import ShardFailure, ShardResult, Work
 
 if TYPE_CHECKING:
     from sweeps.report.results import Results
@@ -77,6 +77,7 @@ class Outcome:
     work: Work
     failed_trials: int = 0
     reused: Counter[str] = field(default_factory=Counter)  # trials taken from earlier sweeps, by sweep id
+    unstored: Counter[str] = field(default_factory=Counter)  # trials that workers could not store themselves, by reason
     unlogged_trials: int = 0  # that are to be in MLflow and are not
     tracking_error: Exception | None = None
     tracking: dict[str, Any] = field(default_factory=dict)
@@ -184,7 +185,7 @@ def log(files: SweepFiles, tracker: Tracker, progress: Progress, writer: WriterN
     """
     work = reopen(files)
     missing = files.missing(work.plan.shards())
-    given_up = {int(path.stem) for path in files.failures()}
+    given_up = {failure.index for failure in files.failures()}
     config = work.config.tracking
     if not files.done():
         raise StoreError(f"sweep {files.sweep_id}: nothing is computed yet: sweeps resume {files.sweep_id}")
@@ -205,7 +206,7 @@ def reopen(files: SweepFiles) -> Work:
         StoreError: its data set is not what it was.
     """
     manifest = files.manifest()
-    work = prepare(load(files.config_path), str(files.config_path), int(manifest["trials_per_shard"]))
+    work = prepare(files.config(), files.config_location, int(manifest["trials_per_shard"]))
     if work.plan.context != manifest["context"]:
         raise StoreError(f"sweep {files.sweep_id}: its data set has changed since the sweep was planned")
     return work
@@ -263,17 +264,21 @@ def _finish(outcome: Outcome, executor: Executor | None, tracker: Tracker, progr
 
 
 def _compute(outcome: Outcome, results: Generator[Result, None, None], progress: Progress, pipeline: Pipeline) -> None:
-    """Store each shard as it comes, and log it where its verdicts are final."""
+    """Store each shard as it comes, unless its worker has, and log it where its verdicts are final."""
     files, at_once = outcome.files, _is_final_at_once(outcome.work)
     for result in results:
-        if not isinstance(result, ShardResult):
+        files.check_lease()
+        if isinstance(result, ShardFailure):
             files.write_failure(result)
             outcome.failed_trials += len(result.shard)
             progress.failed(len(result.shard))
             why = result.traceback.strip().splitlines()[-1]
             event("shard failed", files.sweep_id, level=logging.ERROR, shard=result.shard.index, reason=why)
             continue
-        files.write_shard(result)
+        if isinstance(result, ShardResult):
+            files.write_shard(result)
+            if result.unstored:
+                outcome.unstored[result.unstored] += len(result.shard)
         progress.computed(len(result.shard))
         seconds = round(result.seconds, 3)
         event("shard stored", files.sweep_id, shard=result.shard.index, trials=len(result.shard), seconds=seconds)
@@ -315,7 +320,7 @@ def _results(outcome: Outcome, executor: Executor) -> tuple[int, Generator[Resul
     files, work = outcome.files, outcome.work
     missing = files.missing(work.plan.shards())
     allowed = executor.on_cpu(work.config.training.device) and not files.manifest().get("fresh")
-    earlier = Earlier(work, files, allowed)
+    earlier = Earlier(replace(work, store=files.for_workers()), files, allowed)
     outcome.reused = earlier.reused
     return sum(map(len, missing)), earlier.run(executor, missing)
 
@@ -416,12 +421,13 @@ def tracker_for(
 
     Raises:
         TrackingError: the sweep was tracked at a URI with a password, which is not kept; or there is no such variable,
-            or no such URI in it.
+            or no such URI in it; or the store has no MLflow of its own, and none is named.
     """
     from sweeps.tracking.tracker import MlflowTracker
 
     known = files.tracking().get("uri") if files else None
-    if uri is None and known not in (None, redacted(store.tracking_uri)):
+    own = None if store.is_shared else redacted(store.tracking_uri)
+    if uri is None and known not in (None, own):
         if REDACTED in known:
             raise TrackingError(f"the sweep is tracked at {known}: pass it again with its password (--tracking-uri)")
         uri = known

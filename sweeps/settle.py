@@ -29,8 +29,7 @@ def settle(files: SweepFiles, thresholds: Thresholds) -> None:
         least = least_reached(columns.matrix(table[objective], len(table)), decays)[first]
         for decay, value in zip(distinct.tolist(), least.tolist(), strict=True):
             best[decay] = min(value, best.get(decay, np.inf))
-    for index in done:
-        table = files.read_shard(index)
+    for index, table in zip(done, files.read_shards(done), strict=True):
         distinct, places = np.unique(table["weight_decay"].to_numpy(), return_inverse=True)
         verdict, steps = conclude(
             columns.matrix(table[objective], len(table)),

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from sgdcore import Thresholds, Trajectories, judge
 from sgdcore.verdict import VERDICTS
 from sweeps.columns import matrix
-from sweeps.config import HYPERPARAMETERS, load
+from sweeps.config import HYPERPARAMETERS
 from sweeps.errors import StoreError, SweepHeld
 from sweeps.plan import Shard
 from sweeps.replay import ROUNDING
@@ -76,7 +76,7 @@ def verify(files: SweepFiles, tracker: MlflowTracker, sample: int = 20, seed: in
     if (holder := files.holder()) is not None:
         raise SweepHeld(f"sweep {files.sweep_id} is held by {holder}; verify it when that is done")
     manifest = files.manifest()
-    work = prepare(load(files.config_path), str(files.config_path), int(manifest["trials_per_shard"]))
+    work = prepare(files.config(), files.config_location, int(manifest["trials_per_shard"]))
     audit = Audit(files.sweep_id, trials=len(work.plan))
     audit.differences += _plan_differences(work, manifest)
     if audit.differences:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 import traceback
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,16 @@ from sgdcore import Judgement, Recording, Task, Thresholds, Trajectories, judge,
 from sweeps.blas import one_thread
 from sweeps.columns import floats, lists, steps, texts
 from sweeps.config import HYPERPARAMETERS, SweepConfig
+from sweeps.errors import InputError
 from sweeps.forecast import predicted_radius, prediction
 from sweeps.plan import Plan, Shard, Trials
+
+
+class Shelf(Protocol):
+    """Whatever keeps shards."""
+
+    def write_shard(self, result: ShardResult) -> None:
+        """Store a shard's table."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +37,7 @@ class Work:
     task: Task
     plan: Plan
     threads: int | None = None  # of the engine; None is all cores
+    store: Shelf | None = None  # where workers store their shards themselves; None leaves that to the driver
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +46,15 @@ class ShardResult:
 
     shard: Shard
     table: pa.Table
+    seconds: float
+    unstored: str = ""  # why the worker that was to store it has not
+
+
+@dataclass(frozen=True)
+class ShardStored:
+    """A shard that its worker has stored, and how long its trials took."""
+
+    shard: Shard
     seconds: float
 
 
@@ -48,8 +67,8 @@ class ShardFailure:
     tries: int = 1
 
 
-def run_shard(work: Work, shard: Shard) -> ShardResult | ShardFailure:
-    """Train the shard's trials. An exception is part of the result: the other shards go on."""
+def run_shard(work: Work, shard: Shard) -> ShardResult | ShardStored | ShardFailure:
+    """Train the shard's trials, and store them where workers do. An exception is part of the result: others go on."""
     began = time.perf_counter()
     try:
         with one_thread():
@@ -60,7 +79,18 @@ def run_shard(work: Work, shard: Shard) -> ShardResult | ShardFailure:
             table = _table(work, trials, trajectories, verdicts)
     except Exception:  # noqa: BLE001 - reported with the shard
         return ShardFailure(shard, traceback.format_exc())
-    return ShardResult(shard, table, time.perf_counter() - began)
+    return _stored(work, ShardResult(shard, table, time.perf_counter() - began))
+
+
+def _stored(work: Work, result: ShardResult) -> ShardResult | ShardStored:
+    """The shard is stored here, if it is whole; what cannot be stored from here travels on, with the reason."""
+    if work.store is None or result.shard.rows is not None:
+        return result
+    try:
+        work.store.write_shard(result)
+    except InputError as error:
+        return replace(result, unstored=f"{socket.gethostname()}: {error}")
+    return ShardStored(result.shard, result.seconds)
 
 
 def train_trials(work: Work, trials: Trials, **changes: Any) -> Trajectories:

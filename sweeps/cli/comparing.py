@@ -150,7 +150,7 @@ def _number(given: str) -> Any:
 
 
 def _write(path: Path, text: str) -> None:
-    from sweeps.store import written_aside
+    from sweeps.storage import written_aside
 
     try:
         with written_aside(path) as file:

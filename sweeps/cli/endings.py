@@ -6,12 +6,11 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeps.cli.options import DEFAULT_STORE
 from sweeps.cli.supervision import tell
-from sweeps.errors import CheckFailed, ClusterLost, NotLogged, TrialsFailed
+from sweeps.errors import CheckFailed, ClusterLost, NotLogged, StoreError, SweepsError, TrialsFailed
 
 if TYPE_CHECKING:
     from sweeps.report.expected import ExpectedOutcome
@@ -41,7 +40,7 @@ def conclude_whole(outcome: Outcome, tracker: Any) -> None:
     expected = reports.check(outcome.work, loaded) if outcome.work.config.expected else None
     _say(loaded, expected)
     say(f"sweep:    {files.sweep_id}")
-    say(f"report:   {files.report_folder / 'report.html'}")
+    say(f"report:   {files.report_location('report.html')}")
     say_tracking(outcome, files.store, tracker)
     _raise_for(outcome, expected)
 
@@ -56,6 +55,8 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
     _say(loaded, expected)
     for earlier, trials in outcome.reused.most_common():
         say(f"reused {trials:,} of {len(outcome.work.plan):,} trials of sweep {earlier}")
+    for reason, trials in outcome.unstored.most_common(3):
+        say(f"stored by this process: {trials:,} trials that a worker could not store ({reason})")
     say(f"sweep:    {outcome.files.sweep_id} ({where})")
     say(f"report:   {page}")
     say_tracking(outcome, store, tracker)
@@ -79,7 +80,7 @@ def _say(loaded: Results, expected: list[ExpectedOutcome] | None) -> None:
     say()
 
 
-def write_report(outcome: Outcome) -> tuple[Results, list[ExpectedOutcome] | None, Path]:
+def write_report(outcome: Outcome) -> tuple[Results, list[ExpectedOutcome] | None, str]:
     """Write the report; returns its results, what was expected of them, and the page."""
     from sweeps import report as reports
 
@@ -92,7 +93,7 @@ def say_tracking(outcome: Outcome, store: Store, tracker: Any) -> None:
     """Say where the sweep is logged, and by which writer."""
     from sweeps.terminal import say
 
-    embedded = "  ('sweeps ui' shows it)" if tracker.uri == store.tracking_uri else ""
+    embedded = "  ('sweeps ui' shows it)" if not store.is_shared and tracker.uri == store.tracking_uri else ""
     say(f"tracking: {tracker.uri}{embedded}")
     if outcome.tracking.get("writer"):
         say(f"writer:   {outcome.tracking['writer']} ({outcome.tracking['writer_reason']})")
@@ -140,13 +141,26 @@ def keeping(files: SweepFiles) -> Iterator[None]:
 
 
 def _kept(files: SweepFiles) -> str:
-    done, total = len(files.done()), files.manifest()["shards"]
-    return f"{done:,} of {total:,} shards are in the store; go on with: {again_with(files, 'resume')}"
+    again = again_with(files, "resume")
+    try:
+        done, total = len(files.done()), files.manifest()["shards"]
+    except SweepsError as error:
+        return f"{error}; go on with: {again}"
+    return f"{done:,} of {total:,} shards are in the store; go on with: {again}"
 
 
 def again_with(files: SweepFiles, command: str) -> str:
     """The command that goes on with a sweep, from here."""
-    root = files.folder.parents[1]
-    default = Path(os.environ.get("SWEEPS_STORE", DEFAULT_STORE)).expanduser().absolute()
-    where = "" if root == default else f" --store {shlex.quote(str(root))}"
-    return f"sweeps {command} {files.sweep_id}{where}"
+    where = files.store.where
+    named = "" if where == _default_store() else f" --store {shlex.quote(where)}"
+    return f"sweeps {command} {files.sweep_id}{named}"
+
+
+def _default_store() -> str | None:
+    """The store that commands take by themselves."""
+    from sweeps.store import Store
+
+    try:
+        return Store(os.environ.get("SWEEPS_STORE", DEFAULT_STORE)).where
+    except StoreError:
+        return None  # what is named there is no store

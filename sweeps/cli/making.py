@@ -116,11 +116,10 @@ def resume(
 ) -> None:
     """Compute and log what a sweep still lacks, also what could not be run before."""
     from sweeps import run as road
-    from sweeps.config import load
 
     home, files = find(store, sweep_id)
     with files.lease():
-        tracker = road.tracker_for(home, tracking_uri, files, database_of(tracking_database, load(files.config_path)))
+        tracker = road.tracker_for(home, tracking_uri, files, database_of(tracking_database, files.config()))
         _go_on(files, tracker, executor, address)
 
 
@@ -134,18 +133,17 @@ def log(
 ) -> None:
     """Log what a sweep has computed to any MLflow, or complete what is logged there; nothing is logged twice."""
     from sweeps import run as road
-    from sweeps.config import load
     from sweeps.progress import followed
     from sweeps.terminal import complain, progress
 
     home, files = find(store, sweep_id)
     with files.lease():
-        tracker = road.tracker_for(home, tracking_uri, files, database_of(tracking_database, load(files.config_path)))
+        tracker = road.tracker_for(home, tracking_uri, files, database_of(tracking_database, files.config()))
         again = again_with(files, "log") + (f" --tracking-uri {shlex.quote(tracker.uri)}" if tracking_uri else "")
         try:
             told = followed(progress(), files, None, complain)
             outcome = road.log(files, tracker, told, cast("WriterName | None", writer and writer.value))
-            if not (files.report_folder / "report.html").exists():
+            if not files.is_reported():
                 write_report(outcome)
             if outcome.tracking_error is None:
                 road.publish(outcome, tracker)
@@ -196,7 +194,7 @@ def _go_on(files: SweepFiles, tracker: MlflowTracker, executor: ExecutorName, ad
 
     with keeping(files), executor_of(executor, address) as where:
         if failures := files.failures():
-            tries = sum(files.tries(int(path.stem)) for path in failures)
+            tries = sum(files.tries(failure.index) for failure in failures)
             say(f"trying again what was given up before: {len(failures):,} shards, after {tries:,} tries")
         outcome = road.resume(files, where, tracker, followed(progress(), files, where, complain))
         conclude(outcome, files.store, where.description, tracker)

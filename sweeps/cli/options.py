@@ -45,7 +45,13 @@ class ReportFormat(StrEnum):
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The sweep file (YAML).")]
 SweepId = Annotated[str, typer.Argument(metavar="ID", help="A sweep's id, or the start of it.")]
 StoreOption = Annotated[
-    Path, typer.Option("--store", envvar="SWEEPS_STORE", metavar="DIR", help="The folder that holds all sweeps.")
+    str,
+    typer.Option(
+        "--store",
+        envvar="SWEEPS_STORE",
+        metavar="DIR|URI",
+        help="What holds all sweeps: a folder, or s3://BUCKET/PREFIX, which several hosts share.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as training.epochs=5.")
@@ -89,7 +95,7 @@ ClusterOption = Annotated[
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or the start of it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-DEFAULT_STORE = Path("sweep-store")
+DEFAULT_STORE = "sweep-store"
 
 
 def prepared(config: Path, overrides: list[str] | None, keeper: Store | None = None, as_json: bool = False) -> Work:
@@ -110,7 +116,7 @@ def prepared(config: Path, overrides: list[str] | None, keeper: Store | None = N
     return prepare(loaded, str(config))
 
 
-def find(store: Path, sweep_id: str) -> tuple[Store, SweepFiles]:
+def find(store: str, sweep_id: str) -> tuple[Store, SweepFiles]:
     """The store, and the sweep of an id or the start of one."""
     from sweeps.store import Store
 

@@ -190,7 +190,7 @@ def resume(
     _pause(name, file, store, database, False)
 
 
-def _pause(name: str, file: Path, store: Path, database: str | None, paused: bool) -> None:
+def _pause(name: str, file: Path, store: str, database: str | None, paused: bool) -> None:
     from sweeps.terminal import say
 
     scheduler = _scheduler(file, store, database)
@@ -200,7 +200,7 @@ def _pause(name: str, file: Path, store: Path, database: str | None, paused: boo
     say(f"{name} is paused" if paused else f"{name} goes on: next at {coming}")
 
 
-def _scheduler(file: Path, store: Path, database: str | None) -> Scheduler:
+def _scheduler(file: Path, store: str, database: str | None) -> Scheduler:
     from sweeps.schedule.file import load
     from sweeps.schedule.scheduler import Scheduler
     from sweeps.schedule.ticks import TickTable

@@ -26,9 +26,9 @@ def list_(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> No
     from sweeps.terminal import say, show_frame
 
     home = Store(store)
-    rows = [_listed(files) for files in home.sweeps()]
+    rows = [row for _, row in home.survey(_listed)]
     if not rows and not as_json:
-        say(f"no sweeps in {home.root}")
+        say(f"no sweeps in {home.where}")
         return
     show_frame(pd.DataFrame(rows), as_json)
 
@@ -57,8 +57,8 @@ def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
         say(f"held by {holder}")
     if tags := loaded.manifest.get("tags"):
         say(f"tags: {', '.join(f'{key}={value}' for key, value in tags.items())}")
-    for path in files.failures():
-        say(f"failed: {path}")
+    for failure in files.failures():
+        say(f"failed: {failure}")
     for place in files.places():
         say(f"logged to {place['uri']}{'' if place.get('complete') else ', not all of it'}")
     for line in summary.lead_sentences(loaded):
@@ -162,6 +162,11 @@ def ui(
     from sweeps.tracking.ui import serve
 
     home = Store(store)
+    if home.is_shared:
+        raise TrackingError(
+            f"{home.where}: a shared store has no MLflow of its own: open the tracking server that "
+            "'sweeps show ID' names, or of a database 'mlflow ui --backend-store-uri URI'"
+        )
     home.check_writable()
     with serve(home, port) as (address, server):
         say(f"MLflow UI: {address} (Ctrl-C ends it)")
@@ -213,6 +218,6 @@ def _standing(files: SweepFiles) -> dict[str, Any]:
         "manifest": files.manifest(),
         "state": files.state(),
         "held by": str(holder) if holder else None,
-        "failed shards": [str(path) for path in files.failures()],
+        "failed shards": [str(failure) for failure in files.failures()],
         "logged to": files.places(),
     }

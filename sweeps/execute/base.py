@@ -6,12 +6,12 @@ from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from sweeps.plan import Shard
-from sweeps.worker import ShardFailure, ShardResult, Work
+from sweeps.worker import ShardFailure, ShardResult, ShardStored, Work
 
 if TYPE_CHECKING:
     from sweeps.progress import Counts
 
-Outcome = ShardResult | ShardFailure
+Outcome = ShardResult | ShardStored | ShardFailure
 
 
 class Executor(Protocol):

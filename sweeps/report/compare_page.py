@@ -11,7 +11,7 @@ from sweeps.report.page import Head, Section, rendered, strip
 from sweeps.report.panels import MAX_CELLS
 from sweeps.report.remarks import created
 from sweeps.report.tally import SAMPLED
-from sweeps.store import written_aside
+from sweeps.storage import written_aside
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:

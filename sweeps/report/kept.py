@@ -82,7 +82,7 @@ class Kept:
     @property
     def _key(self) -> str:
         made_by = [Path(str(sys.modules[f"sweeps.report.{name}"].__file__)).read_text("utf-8") for name in _CODE]
-        facts = [sorted(self._stamps.items()), self._files.config_path.read_text("utf-8"), self._files.manifest()]
+        facts = [sorted(self._stamps.items()), self._files.config_yaml(), self._files.manifest()]
         return hashlib.blake2b(repr([facts, made_by, np.__version__]).encode(), digest_size=16).hexdigest()
 
 

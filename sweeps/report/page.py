@@ -183,7 +183,7 @@ def sections(results: Results) -> Iterator[Section]:
         "Save the config as config.yaml, install these versions, and run it.",
         tables=["settings"],
         folded=["provenance"],
-        code={"config.yaml": results.files.config_path.read_text(encoding="utf-8"), "Commands": commands},
+        code={"config.yaml": results.files.config_yaml(), "Commands": commands},
     )
 
 

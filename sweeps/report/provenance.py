@@ -49,7 +49,7 @@ def settings(results: Results) -> pd.DataFrame:
 def provenance(results: Results) -> pd.DataFrame:
     """What made the results: the sweep, digests of data and plan, kernel, device, versions."""
     manifest = results.manifest
-    config = hashlib.sha256(results.files.config_path.read_bytes()).hexdigest()
+    config = hashlib.sha256(results.files.config_yaml().encode()).hexdigest()
     rows = {
         "sweep": results.files.sweep_id,
         "created": manifest.get("created"),

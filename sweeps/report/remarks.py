@@ -33,8 +33,8 @@ def every_number(results: Results) -> str:
     if has_csv(results):
         return f"Every number is in {FILES['csv']} beside this page."
     return (
-        f"Every number is in the Parquet files of the sweep's folder {results.files.shards_folder.name}, too many for "
-        f"a {FILES['csv']} ('sweeps report {results.files.sweep_id} --format csv' prints it)."
+        f"Every number is in the Parquet files of the sweep's folder shards, too many for a "
+        f" {FILES['csv']} ('sweeps report {results.files.sweep_id} --format csv' prints it)."
     )
 
 

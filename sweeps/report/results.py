@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sweeps import config as sweep_file
 from sweeps.columns import matrix
 from sweeps.config import HYPERPARAMETERS, SweepConfig
 from sweeps.report.axes import MapAxis, pair
@@ -160,8 +159,8 @@ class Results:
 
     def tables(self, columns: list[str]) -> Iterator[pa.Table]:
         """Some columns of the stored trials, shard by shard."""
-        for index, _, _ in self.shards:
-            yield self.files.read_shard(index, columns).replace_schema_metadata()
+        for table in self.files.read_shards((index for index, _, _ in self.shards), columns):
+            yield table.replace_schema_metadata()
 
     def matching(self, where: Mapping[str, Any]) -> list[int]:
         """Numbers of the trials with these values, each compared in its column's own precision."""
@@ -220,8 +219,8 @@ class Results:
         """The rows of some trials, shard by shard."""
         wanted = np.unique(np.asarray(numbers, dtype=np.int64))
         places = np.searchsorted([first for _, first, _ in self.shards], wanted, side="right") - 1
-        for place in np.unique(places[places >= 0]):
-            table = self.files.read_shard(self.shards[place][0], columns)
+        holding = (self.shards[place][0] for place in np.unique(places[places >= 0]))
+        for table in self.files.read_shards(holding, columns):
             rows = table.filter(pa.array(np.isin(table["trial"].to_numpy(), wanted)))
             if len(rows):
                 yield rows.replace_schema_metadata()
@@ -247,10 +246,10 @@ def load(files: SweepFiles) -> Results:
     unknown = {"steps": [], "parameters": manifest.get("parameters", []), **dict.fromkeys(_MADE_BY)}
     return Results(
         files=files,
-        config=sweep_file.load(files.config_path),
+        config=files.config(),
         manifest=manifest,
         metadata=files.metadata() if done else unknown,
-        shards=tuple((index, *files.extent(index)) for index in done),
+        shards=tuple((index, *extent) for index, extent in zip(done, files.extents(done), strict=True)),
     )
 
 

@@ -7,47 +7,40 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
 
-from sweeps.errors import StoreError
 from sweeps.report import summary
 from sweeps.report.expected import ExpectedOutcome, sentence, sentences
 from sweeps.report.page import html
 from sweeps.report.remarks import FILES, every_number, has_csv, made_by, notices
 from sweeps.report.results import Results
 from sweeps.report.text import escaped, markdown
-from sweeps.store import written_aside
 
 FORMATS = ("html", "md", "csv", "json")
 
 
-def write(results: Results, expected: Sequence[ExpectedOutcome] | None = None) -> Path:
-    """Write the report's four files into the sweep's report folder, and return the path of report.html.
+def write(results: Results, expected: Sequence[ExpectedOutcome] | None = None) -> str:
+    """Write the report's four files into the sweep's report folder, and return the path or URI of report.html.
 
     Of more than remarks.MAX_CSV_TRIALS there is no trials.csv: the shard files hold them, in a tenth of the room.
 
     Raises:
         StoreError: the folder cannot be written.
     """
-    folder = results.files.report_folder
-    try:
-        folder.mkdir(exist_ok=True)
-        if has_csv(results):
-            with written_aside(folder / FILES["csv"]) as file:
-                write_csv(results, file)
-        else:
-            (folder / FILES["csv"]).unlink(missing_ok=True)
-        for format in ("json", "md", "html"):  # html last: where it is, the report is whole
-            text = render(results, format, expected)
-            with written_aside(folder / FILES[format]) as file:
-                file.write(text)
-    except OSError as error:
-        raise StoreError(f"{folder}: the report cannot be written: {error.strerror}") from error
-    return folder / FILES["html"]
+    files = results.files
+    if has_csv(results):
+        with files.writing_report(FILES["csv"]) as file:
+            write_csv(results, file)
+    else:
+        files.remove_report(FILES["csv"])
+    for format in ("json", "md", "html"):  # html last: where it is, the report is whole
+        text = render(results, format, expected)
+        with files.writing_report(FILES[format]) as file:
+            file.write(text)
+    return files.report_location(FILES["html"])
 
 
 def render(results: Results, format: str, expected: Sequence[ExpectedOutcome] | None = None) -> str:

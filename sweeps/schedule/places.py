@@ -129,7 +129,7 @@ class LocalPlace:
 
     def _command(self, submission: Submission, config: Path) -> list[str]:
         command = [sys.executable, "-m", "sweeps.cli", "run", str(config), "--id", submission.sweep_id]
-        command += ["--store", str(self.store.root)]
+        command += ["--store", self.store.where]
         if submission.place.tracking_uri:
             command += ["--tracking-uri", submission.place.tracking_uri]
         for key, value in submission.tags.items():

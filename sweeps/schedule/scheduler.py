@@ -176,7 +176,7 @@ class Scheduler:
         from sweeps.check import check
 
         if (files := self.store.get(tick.sweep_id)) is None:
-            return [f"sweep {tick.sweep_id} cannot be checked: it is not in the store {self.store.root}"]
+            return [f"sweep {tick.sweep_id} cannot be checked: it is not in the store {self.store.where}"]
         try:
             checks = check(files, self._baseline(schedule, tick), schedule.limits)
             return [entry.message for entry in checks if not entry.passed]

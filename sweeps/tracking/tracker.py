@@ -324,11 +324,9 @@ class MlflowTracker:
             # All at the sweep's start, so that a repeated point is the same point.
             points += [Metric(key, v, self._started_ms, s) for key, curve in page.curves.items() for s, v in curve]
         self.client.log_batch(self._parent_id, metrics=points, tags=[RunTag(key, value) for key, value in tags.items()])
-        self.client.log_artifact(self._parent_id, str(sweep.files.config_path))
-        self.client.log_artifact(self._parent_id, str(sweep.files.plan_path))
-        for folder in (sweep.files.shards_folder, sweep.files.report_folder):
-            if folder.is_dir():
-                self.client.log_artifacts(self._parent_id, str(folder), folder.name)
+        for path, folder in sweep.files.copies():
+            log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
+            log(self._parent_id, str(path), folder)
         if page is not None:
             self._log_page(page)
         self.client.set_terminated(self._parent_id, "FINISHED" if complete else "FAILED")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,10 @@ from sweeps.store import Store, SweepFiles
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.tracking.ui import mlflow_server
 from sweeps.worker import ShardResult, Work, run_shard
+from tests import s3
 from tests.postgres import Cluster, private_cluster
 from tests.proxy import Proxy, proxy
+from tests.s3 import S3Server
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -72,6 +75,25 @@ def store(tmp_path: Path, migrated_database: Path) -> Store:
     home.check_writable()
     shutil.copy(migrated_database, home.root / "mlflow.db")
     return home
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """An S3 server for the session, which this process and those that it starts find in their environment."""
+    with s3.s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_store(s3_server: S3Server) -> Iterator[Store]:
+    """A store in a bucket of its own."""
+    import boto3
+
+    bucket = f"bucket-{secrets.token_hex(4)}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    s3_server.behave(lambda method, path: "")
+    yield Store(f"s3://{bucket}/team/sweeps")
+    s3_server.behave(lambda method, path: "")
 
 
 class Files:

@@ -78,8 +78,8 @@ def test_shards_that_crash_again_and_again_are_given_up_and_the_rest_goes_on(
     assert outcome.failed_trials == 8
     assert files.done() == {2, 5}
     assert files.state() == "computed"
-    assert [files.tries(int(path.stem)) for path in files.failures()] == [2, 2, 2, 1]
-    told = [path.read_text() for path in files.failures()]
+    assert [files.tries(failure.index) for failure in files.failures()] == [2, 2, 2, 1]
+    told = [failure.read_text() for failure in files.failures()]
     for text, trials in zip(told, ("0 to 1", "2 to 3", "6 to 7", "8 to 9"), strict=True):
         assert text.startswith(f"trials {trials}: given up after ")
     assert all("WorkerCrashedError: The worker died unexpectedly" in text for text in told[:3])

@@ -275,8 +275,13 @@ class TestFiles:
     def test_all_four_are_written_and_nothing_else(self, line: report.Results) -> None:
         path = report.write(line)
         report.write(line)
-        assert path == line.files.report_folder / "report.html"
-        assert {p.name for p in path.parent.iterdir()} == {"report.html", "report.md", "report.json", "trials.csv"}
+        assert path == str(line.files.report_folder / "report.html")
+        assert {p.name for p in line.files.report_folder.iterdir()} == {
+            "report.html",
+            "report.md",
+            "report.json",
+            "trials.csv",
+        }
 
     def test_html_loads_nothing(self, line: report.Results) -> None:
         page = report.render(line, "html")

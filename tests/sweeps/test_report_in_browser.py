@@ -48,7 +48,7 @@ def drawn(page: Any) -> None:
 
 
 def test_silent_and_alone_in_light_and_dark_wide_and_narrow(line: report.Results, browser: Browser) -> None:
-    path = report.write(line)
+    path = Path(report.write(line))
 
     def look(page: Any) -> tuple[int, str, bool]:
         drawn(page)
@@ -73,7 +73,7 @@ def test_the_map_has_the_right_cells(line: report.Results, browser: Browser) -> 
         steps = page.evaluate(SHOWN)
         return page.locator("#figure-map .annotation-text").all_text_contents(), verdicts, steps
 
-    titles, verdicts, steps = browser.visit(report.write(line), look)
+    titles, verdicts, steps = browser.visit(Path(report.write(line)), look)
     assert titles == ["nesterov false", "nesterov true"]
     for shown, fast, ahead in zip(verdicts, steps, (False, True), strict=True):
         some = trials[trials["nesterov"] == ahead]
@@ -108,7 +108,7 @@ def test_pointing_at_a_cell_names_its_trial(line: report.Results, browser: Brows
         page.mouse.move(x + 1, y + 1)
         return str(page.locator("#figure-map .hoverlayer").first.text_content(timeout=10_000))
 
-    told = browser.visit(report.write(line), look)
+    told = browser.visit(Path(report.write(line)), look)
     assert f"trial {trial['trial']}" in told
     assert "momentum 0.5" in told
     assert f"lr {trial['lr']:.5g}" in told
@@ -119,7 +119,7 @@ def test_html_in_names_is_shown_and_not_run(make_work: Make, stored: Store, brow
     expected = [{"case": HOSTILE, "where": {"lr": 0.01}, "final": {"weight": 1.0}}]
     work = make_work(name=HOSTILE, description=HOSTILE, expected=expected)
     results = report.load(stored(work))
-    path = report.write(results, report.check(work, results))
+    path = Path(report.write(results, report.check(work, results)))
 
     def look(page: Any) -> tuple[object, list[str], str]:
         drawn(page)
@@ -140,7 +140,9 @@ def test_unfinished_sweeps_open_too(
     files = stored(make_work())
     for path in sorted(files.shards_folder.iterdir())[shards:]:
         path.unlink()
-    heading = browser.visit(report.write(report.load(files)), lambda page: page.locator(".lead").first.inner_text())
+    heading = browser.visit(
+        Path(report.write(report.load(files))), lambda page: page.locator(".lead").first.inner_text()
+    )
     assert heading.startswith("4 of 12 trials are stored" if shards else "None of the 12 trials is stored yet")
 
 
@@ -159,5 +161,5 @@ def test_the_published_cases(browser: Browser, tmp_path: Path, make_work: Make, 
         )
         return found
 
-    stars = browser.visit(report.write(report.load(stored(work))), look)
+    stars = browser.visit(Path(report.write(report.load(stored(work)))), look)
     assert [5.5695, 3.4704] in [[round(x, 4), round(y, 4)] for x, y in stars]

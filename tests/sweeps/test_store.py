@@ -1,16 +1,14 @@
-import json
+"""One conformance suite for stores, in a folder and on S3."""
+
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sgdcore import Hyperparams, Recording, train
-from sgdcore.stability import predict
-from sweeps.errors import StoreError
+from sweeps.errors import StoreError, SweepHeld
 from sweeps.store import Store, SweepFiles
 from sweeps.worker import ShardFailure, ShardResult, Work, run_shard
 
@@ -18,72 +16,46 @@ Stored = Callable[[Work], SweepFiles]
 MakeWork = Callable[..., Work]
 
 
-def test_a_shard_file_holds_what_the_engine_gives(make_work: MakeWork, stored: Stored) -> None:
-    work = make_work()
-    table = stored(work).read_shard(0)
-    frame = table.to_pandas()
-    h = Hyperparams(frame["lr"], frame["momentum"], frame["weight_decay"], frame["dampening"], frame["nesterov"])
-    expected = train(work.task, h, epochs=4, start=[-0.5, 0.5], record=Recording(4))
-    np.testing.assert_array_equal(np.stack(frame["final"]), expected.params)
-    np.testing.assert_array_equal(np.stack(frame["loss"]), expected.loss)
-    np.testing.assert_array_equal(np.stack(frame["param.weight"]), expected.curves.path[:, :, 0])
-    assert json.loads(table.schema.metadata[b"steps"]) == expected.steps.tolist()
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return Store(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("s3_store")
 
 
-def test_the_columns_are_the_documented_ones(make_work: MakeWork, stored: Stored) -> None:
-    names = stored(make_work()).read_shard(0).column_names
-    documented = """
-        trial trial_id lr momentum weight_decay dampening nesterov seed verdict final_loss best_loss best_step
-        first_nonfinite_step steps_to_tolerance overshoot_percent overshoot_parameter peak_value
-        predicted_radius final loss
-    """
-    assert set(documented.split()) <= set(names)
+class Raw:
+    """A sweep's files past the store: the folder's own, or the bucket's by boto3."""
 
+    def __init__(self, files: SweepFiles) -> None:
+        where = files.where
+        self.folder = None if where.startswith("s3://") else files.folder
+        if self.folder is None:
+            import boto3
 
-def test_the_predicted_radius_is_the_theorys(make_work: MakeWork, stored: Stored) -> None:
-    parameters = {"lr": {"values": [0.02, 0.03, 0.05]}, "momentum": {"value": 0.9}}
-    table = stored(make_work(parameters=parameters)).read_shard(0)
-    np.testing.assert_allclose(table["predicted_radius"].to_pylist(), [1.53, 0.77, 1.34], atol=0.005)
-    assert table.schema.metadata[b"prediction"] == b"spectral radius of the epoch's map"
+            name, _, self.prefix = where.removeprefix("s3://").partition("/")
+            self.bucket = boto3.resource("s3").Bucket(name)
 
+    def read(self, name: str) -> bytes:
+        if self.folder is not None:
+            return (self.folder / name).read_bytes()
+        content: bytes = self.bucket.Object(f"{self.prefix}/{name}").get()["Body"].read()
+        return content
 
-def test_shuffled_trials_are_predicted_over_their_own_orders(make_work: MakeWork, stored: Stored) -> None:
-    work = make_work(training={"epochs": 3, "order": "shuffled"}, seeds=[0, 7])
-    files = stored(work)
-    table = pa.concat_tables(files.tables(["seed", "predicted_radius"]))
-    assert files.metadata()["prediction"] == "growth per epoch over the drawn orders"
-    trials = work.plan.trials(0, len(work.plan))
-    growth = predict(work.task, trials.hyperparams, epochs=3, order="shuffled", seeds=trials.seed)
-    np.testing.assert_array_equal(table["predicted_radius"].to_numpy(), growth.per_epoch)
-    assert len(set(table["predicted_radius"].to_pylist())) == len(work.plan) == 24
+    def write(self, name: str, content: bytes) -> None:
+        if self.folder is not None:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_bytes(content)
+        else:
+            self.bucket.put_object(Key=f"{self.prefix}/{name}", Body=content)
 
+    def remove(self, name: str) -> None:
+        if self.folder is not None:
+            (self.folder / name).unlink()
+        else:
+            self.bucket.Object(f"{self.prefix}/{name}").delete()
 
-def test_what_costs_too_much_is_not_predicted_and_the_shard_says_why(make_work: MakeWork, stored: Stored) -> None:
-    files = stored(make_work(training={"epochs": 50_000, "order": "shuffled"}, parameters={"lr": {"value": 0.01}}))
-    assert files.read_shard(0)["predicted_radius"].null_count == 1
-    assert files.metadata()["prediction"] == (
-        "none: the growth per epoch over the drawn orders would take 18,000,000 operations a trial; "
-        "at most 10,000,000 are made"
-    )
-
-
-def test_what_is_not_finite_is_null(make_work: MakeWork, stored: Stored) -> None:
-    work = make_work(
-        parameters={"lr": {"values": [0.01, 10]}, "init.weight": {"value": 1}, "init.bias": {"value": 1}},
-        training={"epochs": 50},
-    )
-    table = stored(work).read_shard(0)
-    diverged = table.slice(1, 1).to_pylist()[0]
-    assert diverged["verdict"] == "diverged"
-    assert diverged["first_nonfinite_step"] > 0
-    steps = json.loads(table.schema.metadata[b"steps"])
-    for step, loss, weight in zip(steps, diverged["loss"], diverged["param.weight"], strict=True):
-        assert (loss is None) == (weight is None) == (step >= diverged["first_nonfinite_step"])
-    for column in table.columns:
-        flat = column.combine_chunks()
-        values = flat.values if hasattr(flat, "values") else flat
-        if str(values.type) in ("float", "double"):
-            assert np.isfinite(values.drop_null().to_numpy()).all()
+    def names(self) -> set[str]:
+        if self.folder is not None:
+            return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
+        return {entry.key.removeprefix(f"{self.prefix}/") for entry in self.bucket.objects.filter(Prefix=self.prefix)}
 
 
 def test_a_shard_is_there_or_it_is_not(make_work: MakeWork, stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,18 +63,47 @@ def test_a_shard_is_there_or_it_is_not(make_work: MakeWork, stored: Stored, monk
     files = stored(work)
     result = run_shard(work, work.plan.shards()[0])
     assert isinstance(result, ShardResult)
-    before = (files.shards_folder / "00000.parquet").read_bytes()
+    raw = Raw(files)
+    before, names = raw.read("shards/00000.parquet"), raw.names()
 
-    def half_written(table: object, path: Path, **_: object) -> None:
-        path.write_bytes(b"half")
+    def half_written(table: object, file: Any, **_: object) -> None:
+        if isinstance(file, Path):
+            file.write_bytes(b"half")
+        else:
+            file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(pq, "write_table", half_written)
-    with pytest.raises(StoreError, match=r"00000\.parquet: cannot be written: disk full"):
-        files.write_shard(result)
-    assert len(list(files.shards_folder.iterdir())) == 3
-    assert (files.shards_folder / "00000.parquet").read_bytes() == before
+    for write in (lambda: files.write_shard(result), lambda: files.replace_shard(0, result.table)):
+        with pytest.raises(StoreError, match=r"00000\.parquet: cannot be written: disk full"):
+            write()
+    assert raw.names() == names
+    assert raw.read("shards/00000.parquet") == before
     assert files.done() == {0, 1, 2}
+
+
+def test_shards_are_the_same_bytes_wherever_they_are(make_work: MakeWork, stored: Stored, tmp_path: Path) -> None:
+    work = make_work()
+    files, folder = stored(work), SweepFiles(tmp_path / "other")
+    folder.folder.mkdir()
+    for shard in work.plan.shards():
+        result = run_shard(work, shard)
+        assert isinstance(result, ShardResult)
+        folder.write_shard(result)
+        name = f"shards/{shard.index:05}.parquet"
+        assert Raw(files).read(name) == Raw(folder).read(name)
+
+
+def test_parts_of_shards_are_read_in_order(make_work: MakeWork, stored: Stored) -> None:
+    work = make_work(execution={"trials_per_shard": 1})
+    files = stored(work)
+    tables = list(files.tables(["trial", "loss"]))
+    assert [table["trial"].to_pylist() for table in tables] == [[i] for i in range(12)]
+    assert tables[0].column_names == ["trial", "loss"]
+    assert list(files.extents(range(12))) == [(i, 1) for i in range(12)]
+    whole = [files.read_shard(i) for i in range(12)]
+    assert list(files.read_shards([5, 3])) == [whole[5], whole[3]]
+    assert files.schema(3) == whole[3].schema
 
 
 def test_missing_shards_are_named_and_their_failures_kept_until_they_are_done(
@@ -110,15 +111,17 @@ def test_missing_shards_are_named_and_their_failures_kept_until_they_are_done(
 ) -> None:
     work = make_work()
     files = stored(work)
-    (files.shards_folder / "00001.parquet").unlink()
+    Raw(files).remove("shards/00001.parquet")
     [missing] = files.missing(work.plan.shards())
     assert missing.index == 1
+    with files.lease():
+        assert files.state() == "running"
     assert files.state() == "interrupted"
     files.write_failure(ShardFailure(missing, "ValueError: no"))
     files.write_failure(ShardFailure(missing, "ValueError: no", tries=3))
-    assert [path.read_text() for path in files.failures()] == [
-        "trials 4 to 7: given up after 4 tries\n\nValueError: no"
-    ]
+    [failure] = files.failures()
+    assert (failure.index, str(failure)) == (1, f"{files.where}/failures/00001.txt")
+    assert failure.read_text() == "trials 4 to 7: given up after 4 tries\n\nValueError: no"
     assert files.tries(1) == 4
     assert files.state() == "computed"  # as far as it can be
     result = run_shard(work, missing)
@@ -135,8 +138,12 @@ MANIFEST = {"sweep_id": "", "name": "n", "created": "2026", "trials": 1, "shards
 def test_a_damaged_sweep_does_not_hide_the_others(store: Store) -> None:
     for sweep_id in ("aa11", "bb22"):
         store.create(sweep_id, "", MANIFEST)
-    store.find("aa").plan_path.write_text("{}")
-    (store.root / "sweeps" / ".cc33.new" / "shards").mkdir(parents=True)
+    Raw(store.find("aa")).write("plan.json", b"{}")
+    Raw(SweepFiles(f"{store.where}/sweeps/.cc33.new")).write("shards/00000.parquet", b"")
+    assert {files.sweep_id: created for files, created in store.survey(lambda files: files.created)} == {
+        "bb22": "2026",
+        "aa11": "",
+    }
     assert [files.sweep_id for files in store.sweeps()] == ["bb22", "aa11"]
     assert store.find("bb").manifest() == MANIFEST
     with pytest.raises(StoreError, match=r"plan\.json: damaged: no created, name"):
@@ -163,11 +170,44 @@ def test_finding_a_sweep_by_the_start_of_its_id(store: Store) -> None:
             store.find(prefix)
 
 
-def test_an_empty_store_holds_no_sweeps(tmp_path: Path) -> None:
-    home = Store(tmp_path / "none")
-    assert home.sweeps() == []
+def test_an_empty_store_holds_no_sweeps(store: Store) -> None:
+    assert store.sweeps() == []
     with pytest.raises(StoreError, match="which holds no sweeps"):
-        home.find("a")
+        store.find("a")
+
+
+def test_a_sweep_is_made_once_and_whole(store: Store) -> None:
+    files = store.create("aa11", "name: x\n", MANIFEST)
+    assert (files.config_yaml(), files.manifest()) == ("name: x\n", MANIFEST)
+    assert files.store.where == store.where
+    with pytest.raises(SweepHeld, match="another process has just made it"):
+        store.create("aa11", "name: y\n", MANIFEST | {"name": "other"})
+    assert store.find("aa11").manifest() == MANIFEST
+    assert Raw(files).names() == {"config.yaml", "plan.json"}
+    assert files.state() == "planned"
+
+
+def test_where_it_is_logged_is_kept(store: Store) -> None:
+    files = store.create("aa11", "", MANIFEST)
+    assert (files.tracking(), files.places()) == ({}, [])
+    for record in ({"uri": "a", "complete": False}, {"uri": "b", "complete": True}, {"uri": "a", "complete": True}):
+        files.write_tracking(record)
+    assert files.places() == [{"uri": "a", "complete": True}, {"uri": "b", "complete": True}]
+
+
+def test_a_report_is_whole_or_as_it_was(store: Store) -> None:
+    files = store.create("aa11", "", MANIFEST)
+    with files.writing_report("report.html") as file:
+        file.write("<p>größer</p>\n")
+    with pytest.raises(TypeError), files.writing_report("report.html") as file:
+        file.writelines(["half", None])  # type: ignore[list-item]
+    assert Raw(files).read("report/report.html").decode() == "<p>größer</p>\n"
+    assert files.is_reported()
+    copies = {path.name: (path.is_dir() or path.read_bytes(), folder) for path, folder in files.copies()}
+    assert copies["plan.json"] == (Raw(files).read("plan.json"), None)
+    assert {folder for _, folder in copies.values()} >= {"report", None}
+    files.remove_report("report.html")
+    assert not files.is_reported()
 
 
 def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
@@ -178,15 +218,32 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_damaged_files_are_told(make_work: MakeWork, stored: Stored) -> None:
     files = stored(make_work())
-    (files.shards_folder / "00000.parquet").write_bytes(b"PAR1")
+    for content in (b"PAR1", b""):
+        Raw(files).write("shards/00000.parquet", content)
+        with pytest.raises(StoreError, match=r"00000\.parquet: cannot be read"):
+            files.read_shard(0)
+    Raw(files).remove("shards/00000.parquet")
     with pytest.raises(StoreError, match=r"00000\.parquet: cannot be read"):
-        files.read_shard(0)
-    files.plan_path.write_text("{")
+        files.extent(0)
+    Raw(files).write("plan.json", b"{")
     with pytest.raises(StoreError, match=r"plan\.json: cannot be read"):
-        files.manifest()
+        files.store.find("abcd").manifest()
 
 
 def test_left_over_pieces_are_not_taken_for_shards(make_work: MakeWork, stored: Stored) -> None:
     files = stored(make_work())
-    (files.shards_folder / f"00003.{os.getpid()}.new").touch()
+    Raw(files).write(f"shards/.00003.parquet.{os.getpid()}.new", b"")
     assert files.done() == {0, 1, 2}
+
+
+def test_a_sweep_is_removed_with_all_that_is_its_own(store: Store, make_work: MakeWork, stored: Stored) -> None:
+    files, other = stored(make_work()), store.create("ab11", "", MANIFEST)
+    files.write_progress({"computed": 12})
+    assert files.progress() == {"computed": 12}
+    with files.lease(), pytest.raises(SweepHeld):
+        store.remove(SweepFiles(files.where))
+    store.remove(files)
+    assert [found.sweep_id for found in store.sweeps()] == ["ab11"]
+    assert store.get("abcd1234") is None
+    assert Raw(other).names() == {"config.yaml", "plan.json"}
+    assert Raw(files).names() == set()

@@ -92,7 +92,7 @@ STORE: dict[str, tuple[Callable[[SweepFiles], object], str]] = {
     ),
     "a flipped bit": (lambda files: flip(files.shards_folder / "00001.parquet"), "found a damaged file; remove it"),
     "one too many": (
-        lambda files: files._write_table(files.shards_folder / "00007.parquet", files.read_shard(1)),
+        lambda files: files.replace_shard(7, files.read_shard(1)),
         "shard (00007.parquet): expected none of this number, found a file",
     ),
     "rows": (
