@@ -64,7 +64,8 @@ class Stack:
         return done.stdout
 
     def up(self, *services: str) -> None:
-        self.compose("up", "--detach", "--wait", "--scale", "ray-worker=2", *services)
+        """Start some services, or all with two workers, and wait until they are healthy."""
+        self.compose("up", "--detach", "--wait", *(services or ("--scale", "ray-worker=2")))
 
     def containers(self) -> list[dict[str, Any]]:
         lines = self.compose("ps", "--all", "--format", "json").splitlines()
