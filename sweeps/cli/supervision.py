@@ -20,7 +20,7 @@ from sweeps.errors import ClusterLost
 _ENDED = "\0"  # the child came to its own end, good or bad
 _LONGEST = 65536
 _PR_SET_PDEATHSIG = 1
-_SAME_SIGNAL_SECONDS = 1.0  # a terminal's Ctrl-C comes to both, and from the parent once more
+_SAME_SIGNAL_SECONDS = 3.0  # a terminal's Ctrl-C comes to both, and from the parent once more
 _told: list[int] = []  # the pipe to the parent, where there is one
 
 
@@ -40,7 +40,7 @@ def supervise(arguments: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _Once())
     _told.append(write)
-    atexit.register(tell, _ENDED)
+    atexit.register(_end)
 
 
 def tell(go_on: str) -> None:
@@ -55,8 +55,15 @@ def leave(code: int) -> None:
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    tell(_ENDED)
+    _end()
     os._exit(code)
+
+
+def _end() -> None:
+    """Nothing interrupts any more what has come to its end: Python gives signals back to the kernel, which kills."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    tell(_ENDED)
 
 
 class _Once:
