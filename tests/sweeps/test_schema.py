@@ -79,7 +79,10 @@ def test_the_schema_is_one_and_has_no_words_of_its_own() -> None:
     assert unknown(SCHEMA) == set()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+SWEEP_FILES = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "schedules")
+
+
+@pytest.mark.parametrize("path", SWEEP_FILES, ids=lambda path: path.stem)
 def test_shipped_files_are_valid(path: Any) -> None:
     validator("SweepConfig").validate(yaml.read(path.read_text(), str(path)))
 
