@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from sweeps.config import HYPERPARAMETERS, SweepConfig
-from tests.sweeps.conftest import ROOT
+from tests.sweeps.conftest import SWEEP_FILES
 
 Schema = dict[str, Any]
 SCHEMA: Schema = SweepConfig.model_json_schema()
@@ -163,7 +163,7 @@ def texts(draw: st.DrawFn) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-SHIPPED = tuple(path.read_text() for path in sorted((ROOT / "configs").glob("*.yaml")))
+SHIPPED = tuple(path.read_text() for path in SWEEP_FILES)
 _AT = st.integers(0, 9_999).map(lambda n: (n * 7_919 + 4_999) % 10_000 / 10_000)  # as likely anywhere as at the ends
 _CHARACTER = st.sampled_from("\t\n\0\x1b:{}[],&*!|>-#%@`'\"\\ é\u2028")
 BOMBS = tuple(

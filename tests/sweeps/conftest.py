@@ -30,6 +30,7 @@ from tests.proxy import Proxy, proxy
 from tests.s3 import S3Server
 
 ROOT = Path(__file__).parents[2]
+SWEEP_FILES = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "schedules")
 T = TypeVar("T")
 
 

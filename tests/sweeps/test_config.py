@@ -7,7 +7,7 @@ from sweeps import yaml
 from sweeps.config import SweepConfig, load, parse
 from sweeps.errors import MAX_PROBLEMS, ConfigError
 from sweeps.visible import visible
-from tests.sweeps.conftest import ROOT, document
+from tests.sweeps.conftest import ROOT, SWEEP_FILES, document
 
 
 def problems(doc: object) -> list[str]:
@@ -178,7 +178,7 @@ def test_resolved_file_reads_back_the_same() -> None:
     assert parse(yaml.read(config.to_yaml(), "again"), "again") == config
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", SWEEP_FILES, ids=lambda p: p.stem)
 def test_shipped_configs_load(path: Path) -> None:
     assert isinstance(load(path), SweepConfig)
 

@@ -14,7 +14,7 @@ from sweeps import config, yaml
 from sweeps.config import SweepConfig
 from sweeps.fields import CUSTOM, SECRET
 from tests.fuzz.documents import NUMBERS, SCHEMA, TEXTS, damaged, grown
-from tests.sweeps.conftest import ROOT
+from tests.sweeps.conftest import SWEEP_FILES
 
 PLAIN = [
     *(number for number in NUMBERS if not isinstance(number, float) or math.isfinite(number)),
@@ -77,9 +77,6 @@ def test_the_schema_is_one_and_has_no_words_of_its_own() -> None:
         return (schema.keys() - known).union(*map(unknown, [*inner, *rest]))
 
     assert unknown(SCHEMA) == set()
-
-
-SWEEP_FILES = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "schedules")
 
 
 @pytest.mark.parametrize("path", SWEEP_FILES, ids=lambda path: path.stem)
