@@ -75,7 +75,7 @@ def test_a_sweep_is_logged_to_another_database_beside_its_own(
     assert parent.data.metrics["trials"] == 12
     assert [entry.dataset.name for entry in parent.inputs.dataset_inputs] == ["line"]
     kept = {artifact.path for artifact in there.list_artifacts(parent.info.run_id)}
-    assert kept == {"config.yaml", "plan.json", "shards", "report"}
+    assert kept == {"config.yaml", "plan.json", "shards", "report", "figures", "best_trials.json"}
     assert files.tracking() == own
     assert [(place["uri"], place["complete"]) for place in files.places()] == [
         (store.tracking_uri, True),
