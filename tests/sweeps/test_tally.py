@@ -248,7 +248,7 @@ class TestLargeSweeps:
         csv = loaded.files.report_folder / "trials.csv"
         assert csv.exists()
         monkeypatch.setattr(import_module("sweeps.report.remarks"), "MAX_CSV_TRIALS", 10)
-        page = report.write(loaded).read_text(encoding="utf-8")
+        page = Path(report.write(loaded)).read_text(encoding="utf-8")
         assert not csv.exists()
         assert "Every number is in the Parquet files of the sweep&#39;s folder shards" in page
         assert "--format csv" in report.render(loaded, "md")
