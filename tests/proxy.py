@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.serving import serving
+
 POOL = {"error_code": "BAD_REQUEST", "message": "QueuePool limit of size 5 overflow 10 reached, connection timed out"}
 BUSY = {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "(sqlite3.OperationalError) database is locked"}
 ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
@@ -110,11 +112,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @contextmanager
 def proxy(upstream: str) -> Iterator[Proxy]:
     """A proxy in front of a server, while the context lasts."""
-    with Proxy(upstream) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    server = Proxy(upstream)
+    with serving(server):
+        yield server

@@ -15,7 +15,8 @@ from sgdcore.verdict import VERDICTS
 from sweeps import report
 from sweeps.store import Store, SweepFiles
 from sweeps.worker import ShardResult, Work, run_shard
-from tests.dashboards.conftest import Browser, served
+from tests.dashboards.conftest import Browser
+from tests.serving import served_dashboard
 
 HOSTILE = "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'> <b>bold</b> {{ 7 * 7 }} %{x}"
 MAP = "document.querySelector('#map .js-plotly-plot')"
@@ -51,7 +52,7 @@ def test_silent_and_alone_in_light_and_dark_wide_and_narrow(line: Work, stored: 
         found.append(page.evaluate("Array.from(document.scripts, s => s.src).filter(s => s.includes('plotly'))"))
         return found
 
-    with served(files.store) as address:
+    with served_dashboard(files.store) as address:
         wide, narrow = browser.visit(address, look), browser.visit(address, look, dark=True, width=400)
     assert wide[0] != narrow[0]
     assert wide[1:3] == narrow[1:3] == [True, True]
@@ -67,7 +68,7 @@ def test_the_map_has_the_cells_of_the_store(line: Work, stored: Stored, browser:
         cells: list[Any] = page.evaluate(SHOWN)
         return cells
 
-    with served(files.store) as address:
+    with served_dashboard(files.store) as address:
         panels = browser.visit(f"{address}/sweeps/{files.sweep_id}", look)
     order = {verdict: i for i, verdict in enumerate(VERDICTS)}
     assert len(panels) == 2
@@ -110,7 +111,7 @@ def test_a_click_leads_to_the_trial_its_curve_path_and_replay(line: Work, stored
         found["again"] = page.locator("#trial h2").text_content()
         return found
 
-    with served(files.store) as address:
+    with served_dashboard(files.store) as address:
         found = browser.visit(f"{address}/sweeps/{files.sweep_id}", look)
     asked = dict(parse_qsl(urlsplit(found["url"]).query))
     best = cell.sort_values(["final_loss", "trial"])["trial"].tolist()
@@ -154,7 +155,7 @@ def test_a_running_sweep_updates_by_itself(line: Work, store: Store, browser: Br
         page.wait_for_selector(".stable .strip")
         return told
 
-    with served(files.store) as address, files.lease():
+    with served_dashboard(files.store) as address, files.lease():
         told = browser.visit(f"{address}/sweeps/abcd1234", look)
         assert told == ["None of the 120 trials is stored yet.", "60 of 120 computed", "True"]
         assert browser.visit(address, listed) == ["60 of 120 computed"]
@@ -177,7 +178,7 @@ def test_html_in_names_is_shown_and_not_run(make_work: Callable[..., Work], stor
         found += [popup.locator("h1").inner_text(), popup.evaluate("window.ran"), popup.evaluate("origin")]
         return [*found, page.evaluate("window.ran")]
 
-    with served(files.store) as address:
+    with served_dashboard(files.store) as address:
         name, tag, heading, description, crumb, inside, ran, origin, outside = browser.visit(address, look)
     assert [name, heading, description, inside] == [HOSTILE] * 4
     assert tag == crumb == f"{HOSTILE} {HOSTILE}"
@@ -211,7 +212,7 @@ def test_sorted_filtered_and_picked_in_the_address(
         names.first.wait_for()
         return [*found, page.input_value("#filter"), names.all_text_contents()]
 
-    with served(store) as address:
+    with served_dashboard(store) as address:
         newest, sorted_, compare, filtered, text, again = browser.visit(address, look)
     assert newest == ["gamma", "alpha", "beta"]
     assert sorted_ == ["alpha", "beta", "gamma"]
@@ -221,7 +222,7 @@ def test_sorted_filtered_and_picked_in_the_address(
 
 
 def test_a_sweep_that_is_not_there(store: Store, browser: Browser) -> None:
-    with served(store) as address:
+    with served_dashboard(store) as address:
         told = browser.visit(f"{address}/sweeps/abcd", lambda page: page.locator(".nothing").inner_text())
         assert "no such sweep" in told
         empty = browser.visit(address, lambda page: page.locator(".nothing").inner_text())
@@ -238,6 +239,6 @@ def test_damaged_sweeps_are_told_of(line: Work, stored: Stored, browser: Browser
         page.wait_for_selector(".notice, .pill-damaged")
         return str(page.locator("#page").inner_text())
 
-    with served(files.store) as address:
+    with served_dashboard(files.store) as address:
         told = browser.visit(f"{address}/sweeps/{files.sweep_id}", look)
     assert "cannot be read" in told

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from sweeps import yaml
 from sweeps.config import SweepConfig, parse
 from sweeps.execute.base import Executor
 from sweeps.execute.inline import InlineExecutor
@@ -50,6 +51,18 @@ def document(**changes: object) -> dict[str, object]:
         "record": {"points": 4},
         "execution": {"trials_per_shard": 4},
     } | changes
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a small sweep file, with some of its keys replaced."""
+
+    def write(**changes: object) -> Path:
+        path = tmp_path / "sweep.yaml"
+        path.write_text(yaml.write(document(**changes)))
+        return path
+
+    return write
 
 
 @pytest.fixture
@@ -172,17 +185,25 @@ def executor(request: pytest.FixtureRequest) -> Executor:
 def stored(store: Store) -> Callable[[Work], SweepFiles]:
     """Computes a sweep into the store, without MLflow."""
 
-    def compute(work: Work) -> SweepFiles:
-        manifest = {"sweep_id": "abcd1234", "name": work.config.name, "created": "2026-01-01T00:00:00+00:00"}
-        manifest |= {**work.plan.summary(), "data": {"digest": work.task.dataset.digest}}
-        files = store.create("abcd1234", work.config.to_yaml(), manifest)
-        for shard in work.plan.shards():
-            result = run_shard(work, shard)
-            assert isinstance(result, ShardResult), result
-            files.write_shard(result)
-        return files
+    return lambda work: computed_into(store, "abcd1234", work)
 
-    return compute
+
+def computed_into(
+    store: Store,
+    sweep_id: str,
+    work: Work,
+    created: str = "2026-01-01T00:00:00+00:00",
+    **facts: object,
+) -> SweepFiles:
+    """A sweep that is computed and not logged; ``facts`` are kept in its manifest."""
+    manifest = {"sweep_id": sweep_id, "name": work.config.name, "created": created}
+    manifest |= {**work.plan.summary(), "data": {"digest": work.task.dataset.digest}, **facts}
+    files = store.create(sweep_id, work.config.to_yaml(), manifest)
+    for shard in work.plan.shards():
+        result = run_shard(work, shard)
+        assert isinstance(result, ShardResult), result
+        files.write_shard(result)
+    return files
 
 
 class Cli:

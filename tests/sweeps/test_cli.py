@@ -13,21 +13,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from sweeps import yaml
 from sweeps.store import Store
-from tests.sweeps.conftest import ROOT, Cli, document
+from tests.sweeps.conftest import ROOT, Cli
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Callable[..., Path]:
-    def write(**changes: object) -> Path:
-        path = tmp_path / "sweep.yaml"
-        path.write_text(yaml.write(document(**changes)))
-        return path
-
-    return write
 
 
 def only_id(cli: Cli) -> str:

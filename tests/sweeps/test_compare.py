@@ -19,24 +19,15 @@ from sweeps.report import compare, figures, load
 from sweeps.report import compare as comparing
 from sweeps.report.figures import compared
 from sweeps.report.match import match
-from sweeps.store import Store, SweepFiles
-from sweeps.worker import ShardResult, Work, run_shard
+from sweeps.store import Store
+from sweeps.worker import Work
+from tests.sweeps.conftest import computed_into
 
 from .made_up import SETTING, stored, trials
 
 Make = Callable[..., Work]
 BAD = ["diverging", "diverged"]
 RANK = {verdict: BAD.index(verdict) + 1 if verdict in BAD else 0 for verdict in VERDICTS}
-
-
-def real(store: Store, sweep_id: str, work: Work) -> SweepFiles:
-    manifest = {"sweep_id": sweep_id, "name": work.config.name, "created": "2026-01-01T00:00:00+00:00"}
-    files = store.create(sweep_id, work.config.to_yaml(), {**manifest, **work.plan.summary()})
-    for shard in work.plan.shards():
-        result = run_shard(work, shard)
-        assert isinstance(result, ShardResult), result
-        files.write_shard(result)
-    return files
 
 
 def check_against_pandas(pair: Any, first: pd.DataFrame, second: pd.DataFrame, on: list[str]) -> None:
@@ -93,7 +84,7 @@ def test_the_same_trial_in_another_grid(store: Store, make_work: Make) -> None:
     """Real trials: the second sweep has some of the first's, in another order and other shards, and one of its own."""
     start = {"init.weight": {"value": -0.5}, "init.bias": {"value": 0.5}}
     parameters = {"lr": {"values": [0.03, 0.01, 0.05]}, "momentum": {"values": [0.9, 0]}, **start}
-    files = [real(store, "a1", make_work()), real(store, "b2", make_work(parameters=parameters))]
+    files = [computed_into(store, "a1", make_work()), computed_into(store, "b2", make_work(parameters=parameters))]
     comparison = compare.compare(files)
     [row] = comparing.common_trials(comparison).to_dict("records")
     assert (row["matched_by"], row["common"], row["only_first"], row["only_this"]) == ("trial", 4, 8, 2)
@@ -108,7 +99,7 @@ def test_start_values_of_float32_are_those_of_float64(store: Store, make_work: M
         make_work(parameters=swept, training={"epochs": 4, "dtype": "float64"}),
         make_work(parameters=swept, training={"epochs": 9, "dtype": "float64"}),
     ]
-    comparison = compare.compare([real(store, f"{i}", work) for i, work in enumerate(works)])
+    comparison = compare.compare([computed_into(store, f"{i}", work) for i, work in enumerate(works)])
     assert [(pair.by, pair.common.trials) for pair in comparison.pairs] == [("setting", 4)] * 2
     assert all("start values" in pair.why for pair in comparison.pairs)
     different = comparing.different_settings(comparison).set_index("setting")
@@ -119,7 +110,7 @@ def test_start_values_of_float32_are_those_of_float64(store: Store, make_work: M
 def test_models_whose_start_values_differ_have_no_settings_in_common(store: Store, make_work: Make) -> None:
     swept = {"lr": {"values": [0.01, 0.02]}, "init.weight": {"values": [-0.66, 0.1]}}
     other = stored(store, "b2", trials(), context="other")  # of a large network start values are not stored
-    comparison = compare.compare([real(store, "a1", make_work(parameters=swept)), other])
+    comparison = compare.compare([computed_into(store, "a1", make_work(parameters=swept)), other])
     [pair] = comparison.pairs
     assert pair.by == "nothing"
     assert "'weight'" in pair.why
@@ -187,7 +178,8 @@ def test_the_map_of_what_changed(store: Store, make_work: Make) -> None:
         {"epochs": 20, "order": order, "batch_size": size} for order, size in (("sequential", 1), ("shuffled", 2))
     ]
     files = [
-        real(store, f"{i}", make_work(parameters=parameters, training=training)) for i, training in enumerate(orders)
+        computed_into(store, f"{i}", make_work(parameters=parameters, training=training))
+        for i, training in enumerate(orders)
     ]
     comparison = compare.compare(files)
     [pair] = comparison.pairs
@@ -214,7 +206,7 @@ def test_the_map_of_what_changed(store: Store, make_work: Make) -> None:
 def test_maps_with_other_axes_stand_side_by_side_but_are_not_subtracted(store: Store, make_work: Make) -> None:
     axes = [{"lr": {"values": [0.01, 0.02, 0.03]}, "momentum": {"values": [0, 0.9]}}]
     axes.append({"lr": {"values": [0.01, 0.04]}, "weight_decay": {"values": [0, 0.1, 0.2]}})
-    comparison = compare.compare([real(store, f"{i}", make_work(parameters=p)) for i, p in enumerate(axes)])
+    comparison = compare.compare([computed_into(store, f"{i}", make_work(parameters=p)) for i, p in enumerate(axes)])
     assert figures.changed_map(comparison.pairs[0]) is None
     maps = figures.compared_maps(comparison)
     assert maps is not None
@@ -224,7 +216,7 @@ def test_maps_with_other_axes_stand_side_by_side_but_are_not_subtracted(store: S
 
 def test_shares_and_curves(store: Store, make_work: Make) -> None:
     works = [make_work(training={"epochs": epochs}) for epochs in (4, 30)]
-    comparison = compare.compare([real(store, f"{i}", work) for i, work in enumerate(works)])
+    comparison = compare.compare([computed_into(store, f"{i}", work) for i, work in enumerate(works)])
     shares = figures.compared_shares(comparison)
     totals = np.sum([trace.x for trace in shares.data], axis=0)
     np.testing.assert_allclose(totals, 1.0)

@@ -18,6 +18,7 @@ from sweeps.errors import ExecutorError, TrackingError
 from sweeps.store import Store
 from sweeps.tracking.health import skew
 from tests.postgres import Cluster
+from tests.serving import serving
 from tests.sweeps.conftest import Cli, TrackingServer
 
 SECRET = "s3cret"
@@ -109,12 +110,8 @@ def clock(seconds: float) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://me:{SECRET}@127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(HTTPServer(("127.0.0.1", 0), Handler)) as address:
+        yield address.replace("//", f"//me:{SECRET}@")
 
 
 @pytest.mark.parametrize(("seconds", "status"), [(0, "ok"), (60, "warning"), (-60, "warning"), (3600, "failed")])

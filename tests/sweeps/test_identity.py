@@ -7,23 +7,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from sweeps import yaml
 from sweeps.errors import InputError, SweepHeld
 from sweeps.identity import tags_of
 from sweeps.store import Store
-from tests.sweeps.conftest import ROOT, Cli, document
+from tests.sweeps.conftest import ROOT, Cli
 
 Config = Callable[..., Path]
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Config:
-    def write(**changes: object) -> Path:
-        path = tmp_path / "sweep.yaml"
-        path.write_text(yaml.write(document(**changes)))
-        return path
-
-    return write
 
 
 def written(store: Store, sweep_id: str) -> dict[str, int]:

@@ -18,7 +18,7 @@ from sweeps.run import tracker_for
 from sweeps.store import Store, SweepFiles
 from sweeps.verify import Difference, verify
 from tests.ray_head import RayHead, private_head
-from tests.sweeps.conftest import Cli, document
+from tests.sweeps.conftest import Cli
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +31,6 @@ def head() -> Iterator[RayHead]:
 def remote(cli: Cli, head: RayHead) -> Callable[..., Any]:
     """The command line on a laptop that knows the cluster's address and token, and has no store."""
     return lambda *arguments, code=0: cli(*arguments, code=code, SWEEPS_STORE="/nowhere", **head.environment)
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Callable[..., Path]:
-    def write(**changes: object) -> Path:
-        path = tmp_path / "sweep.yaml"
-        path.write_text(yaml.write(document(**changes)))
-        return path
-
-    return write
 
 
 def await_(what: Callable[[], Any]) -> Any:

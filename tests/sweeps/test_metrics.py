@@ -1,25 +1,22 @@
 """What Prometheus sees of sweeps: every query of the dashboards, asked of a real one that scrapes a sweep on Ray."""
 
 import json
-import socketserver
 import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from dashboards.app import make_app
 from sweeps.execute.ray import RayExecutor
 from sweeps.metrics import exposition
 from sweeps.progress import followed
@@ -27,6 +24,7 @@ from sweeps.run import create, run
 from sweeps.store import Store, SweepFiles
 from sweeps.worker import Work
 from tests.prometheus import Prometheus, private_prometheus, program
+from tests.serving import served_dashboard
 from tests.sweeps.conftest import ROOT, Cli
 from tests.sweeps.test_resume import Silent, Untracked
 
@@ -78,33 +76,13 @@ def test_a_running_sweep_is_told_as_it_says_and_a_finished_one_is_dropped(
     assert samples(store)["sweeps_sweeps"]["damaged",] == 1
 
 
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class _Threaded(socketserver.ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-@contextmanager
-def served(store: Store) -> Iterator[int]:
-    """The port of a server of the store's metrics."""
-    with make_server("127.0.0.1", 0, make_app(store), _Threaded, _Quiet) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
-
-
 def test_it_is_served_to_those_who_only_look(store: Store, cli: Cli) -> None:
-    with served(store) as port:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+    with served_dashboard(store) as address:
+        with urllib.request.urlopen(f"{address}/metrics") as answer:
             assert answer.headers["Content-Type"].startswith("text/plain; version=")
             assert answer.read() == exposition(store)
         with pytest.raises(urllib.error.HTTPError, match="405"):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", data=b"x")
+            urllib.request.urlopen(f"{address}/metrics", data=b"x")
     assert cli("metrics").stdout.encode() == exposition(store)
 
 
@@ -176,8 +154,10 @@ def test_every_query_of_the_dashboards_has_data(
             run(files, work, ray_executor, Untracked(), followed(held, files, ray_executor, pytest.fail))
 
     with (
-        served(store) as port,
-        private_prometheus(configured(tmp_path, port, node["MetricsExportPort"]), tmp_path) as server,
+        served_dashboard(store) as address,
+        private_prometheus(
+            configured(tmp_path, int(address.rpartition(":")[2]), node["MetricsExportPort"]), tmp_path
+        ) as server,
         ThreadPoolExecutor(1) as thread,
     ):
         answered(server, "ray_node_cpu_count")

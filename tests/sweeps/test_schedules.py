@@ -4,7 +4,6 @@ import itertools
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -28,7 +27,8 @@ from sweeps.schedule.ticks import DONE, DUE, MISSED, RUNNING, SKIPPED, TickTable
 from sweeps.store import Store, SweepFiles
 from sweeps.submission import Submission
 from sweeps.worker import Work
-from tests.sweeps.conftest import ROOT, Cli, document
+from tests.serving import serving
+from tests.sweeps.conftest import ROOT, Cli, computed_into, document
 from tests.sweeps.killed_schedulers import MINUTES, START
 
 
@@ -402,11 +402,8 @@ class Receiver(BaseHTTPRequestHandler):
 @pytest.fixture
 def receiver() -> Iterator[tuple[str, type[Receiver]]]:
     handler = type("Handler", (Receiver,), {"answers": [], "got": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/secret-path", handler
-    server.shutdown()
-    server.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as address:
+        yield f"{address}/secret-path", handler
 
 
 def test_the_webhook_is_tried_again(receiver: tuple[str, type[Receiver]]) -> None:
@@ -482,23 +479,10 @@ def test_regressions_and_retention(
 @pytest.fixture
 def computed() -> Callable[[Store, str, Work, dict[str, str]], SweepFiles]:
     """Puts a sweep into a store, without MLflow; each a day newer than the one before."""
-    from sweeps.worker import ShardResult, run_shard
-
     days = itertools.count(1)
 
     def compute(store: Store, sweep_id: str, work: Work, tags: dict[str, str]) -> SweepFiles:
-        manifest = {
-            "sweep_id": sweep_id,
-            "name": work.config.name,
-            "created": f"2026-11-{next(days):02}T02:00:00+00:00",
-        }
-        manifest |= {**work.plan.summary(), "data": {"digest": work.task.dataset.digest}, "tags": tags}
-        files = store.create(sweep_id, work.config.to_yaml(), manifest)
-        for shard in work.plan.shards():
-            result = run_shard(work, shard)
-            assert isinstance(result, ShardResult), result
-            files.write_shard(result)
-        return files
+        return computed_into(store, sweep_id, work, f"2026-11-{next(days):02}T02:00:00+00:00", tags=tags)
 
     return compute
 

@@ -5,7 +5,6 @@ import math
 import os
 import socket
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from sweeps.tracking.pipeline import Pipeline
 from sweeps.tracking.probe import redacted
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.worker import Work
+from tests.serving import serving
 
 Stored = Callable[[Work], SweepFiles]
 MakeWork = Callable[..., Work]
@@ -207,15 +207,8 @@ def web_server_that_is_not_mlflow() -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as address:
+        yield address
 
 
 def test_unreachable_tracking_uris_are_told_in_one_line(tmp_path: Path) -> None:
