@@ -51,6 +51,15 @@ def outside(text: str, href: str, **properties: Any) -> html.A:
     )
 
 
+def live(key: str, seconds: int, **properties: Any) -> list[Part]:
+    """A place that a callback fills every so many seconds, and the version of what is in it."""
+    return [
+        html.Div(id=key, **properties),
+        dcc.Store(id=f"{key}-version"),
+        dcc.Interval(id=f"{key}-tick", interval=seconds * 1000),
+    ]
+
+
 def pill(state: str) -> html.Span:
     """A sweep's state."""
     return html.Span(state, className=f"pill pill-{state}", title=_WORDS.get(state, state))

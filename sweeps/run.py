@@ -338,10 +338,11 @@ def publish(outcome: Outcome, tracker: Tracker, results: Results | None = None) 
 
     files, work = outcome.files, outcome.work
     sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
-    metrics, tags = _totals(files, work.config.metric.name)
+    best = best_trials(files, work.config.metric.name, 1)
+    metrics, tags = _totals(files, work.config.metric.name, best)
     complete = outcome.failed_trials == 0
     try:
-        model = _log_best_model(outcome, tracker) if work.config.tracking.model == "best" else None
+        model = _log_best_model(outcome, tracker, best) if work.config.tracking.model == "best" else None
         page = parent_page(results or load_results(files), tracker, outcome.tracking, model)
         tracker.finish(sweep, metrics, tags, complete, page)
     except Exception as error:  # noqa: BLE001 - as in the pipeline: the result is in the store, resume logs it
@@ -351,12 +352,12 @@ def publish(outcome: Outcome, tracker: Tracker, results: Results | None = None) 
     files.write_tracking(outcome.tracking)
 
 
-def _log_best_model(outcome: Outcome, tracker: Tracker) -> ModelPlace | None:
+def _log_best_model(outcome: Outcome, tracker: Tracker, best: dict[int, list[int]]) -> ModelPlace | None:
     """Log the best trial's model, if all trials but those that were given up say which it is."""
     from sweeps.best_model import best_model
 
     files, work = outcome.files, outcome.work
-    for shard, [trial] in best_trials(files, work.config.metric.name, 1).items():
+    for shard, [trial] in best.items():
         model = best_model(files, work, shard, trial)
         run_id = tracker.runs_of({model.trial_id: trial}).get(model.trial_id)
         return tracker.log_model(model, run_id, work.config.registered_name)
@@ -368,7 +369,7 @@ def reason(error: Exception) -> str:
     return redacted(" ".join(str(error).split()))[:300] or type(error).__name__
 
 
-def _totals(files: SweepFiles, metric: str) -> tuple[dict[str, float], dict[str, str]]:
+def _totals(files: SweepFiles, metric: str, best: dict[int, list[int]]) -> tuple[dict[str, float], dict[str, str]]:
     counts = dict.fromkeys(VERDICTS, 0)
     for table in files.tables(["verdict"]):
         for entry in pc.value_counts(table["verdict"]).to_pylist():
@@ -376,11 +377,11 @@ def _totals(files: SweepFiles, metric: str) -> tuple[dict[str, float], dict[str,
     trials = sum(counts.values())
     metrics = {"trials": float(trials), **{f"trials/{verdict}": float(n) for verdict, n in counts.items()}}
     tags = {TRIAL_COUNT: str(trials)}
-    for index, [trial] in best_trials(files, metric, 1).items():
+    for index, [trial] in best.items():
         table = files.read_shard(index, ["trial", "trial_id", metric])
-        [best] = table.filter(pc.equal(table["trial"], trial)).to_pylist()
-        metrics[f"best/{metric}"] = best[metric]
-        tags[BEST_TRIAL] = best["trial_id"]
+        [row] = table.filter(pc.equal(table["trial"], trial)).to_pylist()
+        metrics[f"best/{metric}"] = row[metric]
+        tags[BEST_TRIAL] = row["trial_id"]
     return metrics, tags
 
 

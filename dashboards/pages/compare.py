@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import Dash, Input, Output, State, html, no_update
 
 from dashboards import parts
 from dashboards.catalogue import Compared
@@ -22,12 +22,7 @@ _SECONDS = 2
 
 def layout() -> list[Any]:
     """The page; what is in it follows by its callback."""
-    return [
-        html.Div(html.H1("Compare"), className="head"),
-        html.Div(id="compare"),
-        dcc.Store(id="compare-version"),
-        dcc.Interval(id="compare-tick", interval=_SECONDS * 1000),
-    ]
+    return [html.Div(html.H1("Compare"), className="head"), *parts.live("compare", _SECONDS)]
 
 
 def register(app: Dash, context: Context) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import Dash, Input, Output, State, html, no_update
 
 from dashboards import parts
 from dashboards.catalogue import Row
@@ -24,12 +24,7 @@ _MOST_ROWS = 200  # of the table
 
 def layout() -> list[Any]:
     """The page; what is in it follows by its callbacks."""
-    return [
-        html.Div(html.H1("History"), className="head"),
-        html.Div(id="history"),
-        dcc.Store(id="history-version"),
-        dcc.Interval(id="history-tick", interval=_SECONDS * 1000),
-    ]
+    return [html.Div(html.H1("History"), className="head"), *parts.live("history", _SECONDS)]
 
 
 def register(app: Dash, context: Context) -> None:

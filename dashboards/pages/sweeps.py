@@ -56,9 +56,7 @@ def layout(context: Context, search: str | None) -> list[Any]:
             ],
             className="head",
         ),
-        html.Div(id="list", className="list"),
-        dcc.Store(id="list-version"),
-        dcc.Interval(id="list-tick", interval=_SECONDS * 1000),
+        *parts.live("list", _SECONDS, className="list"),
     ]
 
 

@@ -143,10 +143,9 @@ def log(
         try:
             told = followed(progress(), files, None, complain)
             outcome = road.log(files, tracker, told, cast("WriterName | None", writer and writer.value))
-            if not files.is_reported():
-                write_report(outcome)
+            loaded = None if files.is_reported() else write_report(outcome)[0]
             if outcome.tracking_error is None:
-                road.publish(outcome, tracker)
+                road.publish(outcome, tracker, loaded)
         except KeyboardInterrupt:
             tracker.interrupt()
             raise KeyboardInterrupt(f"go on with: {again}") from None

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from sweeps.report.cells import Cells
-from sweeps.report.figures.maps import CLEAR, buttons, heat, hover_line, panes, places, same_cells
+from sweeps.report.figures.maps import CLEAR, buttons, heat, hover_line, panes, places, same_cells, with_scale
 from sweeps.report.match import Pair
 from sweeps.report.palette import SYMBOLS
 from sweeps.report.panels import MAX_CELLS, make_panels
@@ -102,29 +102,12 @@ def _ratios(
     scale = [(place * end, colour) for place, colour in _RATIO_SCALE]
     scale += [(end, "#8b93a0"), (0.96, "#8b93a0"), (0.96, CLEAR), (1.0, CLEAR)]
     drawn = heat(cells, level, scale, 0, 256)
-    if in_legend:
-        powers = np.linspace(-span, span, 5)
-        drawn.update(
-            showscale=True,
-            colorbar={
-                "orientation": "h",
-                "yref": "container",
-                "y": 0,
-                "yanchor": "bottom",
-                "x": 0,
-                "xanchor": "left",
-                "len": 1,
-                "thickness": 12,
-                "outlinewidth": 0,
-                "title": {
-                    "text": f"final loss, {names[1]} over {names[0]} (at the end: not in both)",
-                    "side": "bottom",
-                },
-                "tickvals": ((powers + span) / (2 * span) * (_LEVELS - 1)).tolist(),
-                "ticktext": [number(float(10**power), 3) for power in powers],
-            },
-        )
-    return drawn
+    if not in_legend:
+        return drawn
+    powers = np.linspace(-span, span, 5)
+    at = ((powers + span) / (2 * span) * (_LEVELS - 1)).tolist()
+    title = f"final loss, {names[1]} over {names[0]} (at the end: not in both)"
+    return with_scale(drawn, title, at, [number(float(10**power), 3) for power in powers])
 
 
 def _signs(cells: Cells, where: NDArray[np.bool_], sign: str) -> go.Scatter:

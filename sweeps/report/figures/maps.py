@@ -162,7 +162,12 @@ def _measures(
         "final loss": "at the end: diverging, diverged",
         "steps to tolerance": "at the end: none, diverging, diverged",
     }
-    drawn.update(
+    return with_scale(drawn, f"{name} ({ends[name]})", at, powers["ticktext"])
+
+
+def with_scale(drawn: go.Heatmap, title: str, at: Sequence[float], words: Sequence[str]) -> go.Heatmap:
+    """The map with its colour scale below the figure, and words at some of the scale's numbers."""
+    return drawn.update(
         showscale=True,
         colorbar={
             "orientation": "h",
@@ -174,12 +179,11 @@ def _measures(
             "len": 1,
             "thickness": 12,
             "outlinewidth": 0,
-            "title": {"text": f"{name} ({ends[name]})", "side": "bottom"},
+            "title": {"text": title, "side": "bottom"},
             "tickvals": at,
-            "ticktext": powers["ticktext"],
+            "ticktext": words,
         },
     )
-    return drawn
 
 
 def heat(cells: Cells, levels: NDArray[np.number], scale: object, least: float, greatest: float) -> go.Heatmap:
