@@ -170,6 +170,7 @@ def test_html_in_names_is_shown_and_not_run(make_work: Callable[..., Work], stor
     def look(page: Any) -> list[Any]:
         found = [page.locator("a.name").inner_text(), page.locator(".tag").inner_text()]
         page.click("a.name")
+        page.wait_for_selector(".description")  # the sweep's page; the list has a heading too
         found += [page.locator(css).inner_text() for css in ("h1", ".description", ".crumbs .tag")]
         with page.expect_popup() as opened:
             page.click("text=Report")
