@@ -20,7 +20,7 @@ from sweeps.config import SweepConfig
 from sweeps.errors import StoreError
 from sweeps.plan import Shard
 from sweeps.storage import Storage, storage_at
-from sweeps.storage.base import Lease
+from sweeps.storage.base import Lease, unwritten
 from sweeps.storage.parquet import extent, read_table, schema, write_table
 from sweeps.worker import ShardFailure, ShardResult
 
@@ -443,8 +443,7 @@ class SweepFiles:
             with self._storage.writing_text(name) as file:
                 file.write(text)
         except OSError as error:
-            where, reason = self._storage.locate(name), error.strerror
-            raise StoreError(f"{where}: cannot be written: {reason}; {self._storage.advice}") from error
+            raise unwritten(self._storage, name, error) from error
 
     def _read(self, name: str) -> str:
         try:

@@ -127,7 +127,8 @@ class RayExecutor:
         ray = self._ray
         on_gpus = not self.on_cpu(work.config.training.device)
         here = _on(work.config, work.config.training.device, on_gpus)
-        shared = ray.put(dataclasses.replace(work, config=here, threads=1))
+        with self._attached():
+            shared = ray.put(dataclasses.replace(work, config=here, threads=1))
         retries = work.config.execution.max_retries
         task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=retries)(run_shard)
         waiting: Iterator[Shard] = iter(shards)
@@ -137,7 +138,8 @@ class RayExecutor:
         while True:
             limit = self._limit(on_gpus)  # anew: the cluster may have grown
             while len(flying) < limit and (shard := next(waiting, None)) is not None:
-                flying[task.remote(shared, shard)] = shard
+                with self._attached():
+                    flying[task.remote(shared, shard)] = shard
             self.in_flight = len(flying)
             if not flying:
                 return
@@ -152,10 +154,8 @@ class RayExecutor:
 
     def _finished(self, flying: list[Any]) -> list[Any]:
         """A task that is done, if one is done soon."""
-        try:
+        with self._attached():
             ready, _ = self._ray.wait(flying, num_returns=1, timeout=_LOOK_SECONDS)
-        except (self._ray.exceptions.RaySystemError, ConnectionError) as error:
-            raise self._lost(_first_line(error)) from error
         return list(ready)
 
     def _limit(self, on_gpus: bool) -> int:
@@ -167,11 +167,20 @@ class RayExecutor:
                 raise self._lost(f"the node of this process, {self._node}, is gone")
             if answers(self._head):  # else Ray would wait for it here
                 self._answered = now
-                resources = self._ray.cluster_resources()
+                with self._attached():
+                    resources = self._ray.cluster_resources()
                 self._resources = {name: int(resources.get(name, 0)) for name in ("CPU", "GPU")}
             elif now - self._answered > _LOST_SECONDS:
                 raise self._lost(f"nobody has answered at {self._head} for {_LOST_SECONDS:.0f} s")
         return max(2, IN_FLIGHT_PER_CORE * self._resources.get("GPU" if on_gpus else "CPU", 0))
+
+    @contextlib.contextmanager
+    def _attached(self) -> Iterator[None]:
+        """What Ray raises, of all kinds, where this process loses its node is one error."""
+        try:
+            yield
+        except (self._ray.exceptions.RaySystemError, OSError) as error:
+            raise self._lost(_first_line(error)) from error
 
     def _lost(self, reason: str) -> ClusterLost:
         self._ray = None  # to leave a cluster that is gone would take a minute
@@ -186,6 +195,8 @@ class RayExecutor:
         except exceptions.RayError as error:
             tries = 1 if isinstance(error, exceptions.RayTaskError) else retries + 1
             return ShardFailure(shard, f"{type(error).__name__}: {error}", tries)
+        except OSError as error:  # not the task's, which come as RayTaskError
+            raise self._lost(_first_line(error)) from error
         return outcome
 
     def stop(self) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from sweeps.errors import StoreError
 from sweeps.lease import Holder
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Lease(Protocol):
@@ -30,10 +34,6 @@ class Storage(Protocol):
     @property
     def is_shared(self) -> bool:
         """Whether every worker reaches it, whatever its host."""
-
-    @property
-    def advice(self) -> str:
-        """What helps where a file could not be written."""
 
     def locate(self, name: str = "") -> str:
         """A file's path or URI."""
@@ -120,3 +120,9 @@ class Storage(Protocol):
 
     def holder(self) -> Holder | None:
         """Who holds the root now."""
+
+
+def unwritten(storage: Storage, name: str, error: OSError) -> StoreError:
+    """What to raise where a file could not be written: which, why, and what helps."""
+    help_ = "make room" if error.errno in _NO_ROOM else "mend that"
+    return StoreError(f"{storage.locate(name)}: cannot be written: {error.strerror or error}; {help_}, then resume")

@@ -18,7 +18,6 @@ class FolderStorage:
     """Files in a folder."""
 
     is_shared = False  # other hosts may or may not see the folder: the driver writes
-    advice = "make room, then resume"
 
     def __init__(self, root: Path) -> None:
         """The folder, which need not exist yet."""

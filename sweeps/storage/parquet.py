@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweeps.errors import StoreError
-from sweeps.storage.base import Storage
+from sweeps.storage.base import Storage, unwritten
 
 
 def write_table(storage: Storage, name: str, table: pa.Table, keep: bool = False) -> None:
@@ -25,8 +25,7 @@ def write_table(storage: Storage, name: str, table: pa.Table, keep: bool = False
         with storage.writing(name, keep) as file:
             pq.write_table(table, file, compression="zstd", use_dictionary=repeating, write_page_checksum=True)
     except OSError as error:
-        where, reason = storage.locate(name), error.strerror or error
-        raise StoreError(f"{where}: cannot be written: {reason}; {storage.advice}") from error
+        raise unwritten(storage, name, error) from error
 
 
 def read_table(storage: Storage, name: str, columns: list[str] | None = None) -> pa.Table:

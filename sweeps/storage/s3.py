@@ -32,7 +32,6 @@ class S3Storage:
     """Objects under a prefix of a bucket."""
 
     is_shared = True
-    advice = "resume when that is mended"
 
     def __init__(self, bucket: Bucket, prefix: str) -> None:
         """Nothing is asked for yet; ``prefix`` has no slash at its ends."""

@@ -286,11 +286,11 @@ def damaged(document: Any, what: str, at: float, value: Any, key: str) -> Any:
     if what == "delete" and container is not holder:
         del container[place]
     elif what == "repeat" and isinstance(container, list):
-        container.append(container[place])
+        container.append(copy.deepcopy(container[place]))
     elif what == "rename" and isinstance(container, dict) and container is not holder:
         container[key] = container.pop(place)
     elif what == "add" and isinstance(container, dict) and container is not holder:
-        container[key] = value
+        container[key] = copy.deepcopy(value)  # which may be where another was added
     elif what == "move":
         source, other = places[int(at * 7919) % len(places)]
         container[place] = copy.deepcopy(source[other])

@@ -113,12 +113,16 @@ def test_the_command_line_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch)
         path.write_bytes(text)
         told = runner.invoke(app, ["plan", "sweep.yaml", "--json"])
         assert told.exit_code in (0, 2), told.exception
+        named = [line for line in told.stderr.splitlines() if line.startswith("module: ")]
+        errors = [line for line in told.stderr.splitlines() if line.startswith("error: ")]
+        assert len(named) <= 1
+        assert [*named, *errors] == told.stderr.splitlines()
         if told.exit_code == 0:
             assert json.loads(told.stdout)["trials"] > 0
-            assert told.stderr == ""
+            assert not errors
         else:
             assert told.stdout == ""
-            assert all(line.startswith("error: ") for line in told.stderr.splitlines())
+            assert errors
 
     with bounded():
         plan()

@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from typer.testing import CliRunner, Result
 
 from sweeps import terminal, yaml
@@ -80,13 +82,25 @@ def ran(path: Path, root: Path, migrated_database: Path) -> tuple[Store, str, st
     return store, files.sweep_id, said
 
 
+def parent_run(store: Store, name: str) -> Run:
+    client = MlflowClient(store.tracking_uri)
+    experiment = client.get_experiment_by_name(name)
+    [parent] = client.search_runs([experiment.experiment_id], "tags.`sweeps.kind` = 'sweep'")
+    return parent
+
+
+def rendered(markdown: str) -> Shape:
+    """The page that a renderer makes of Markdown when it lets HTML pass."""
+    return Shape(MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown))
+
+
 @pytest.mark.cluster
 def test_a_name_is_text_everywhere(tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, plain = sweep_file(tmp_path / "hostile", NAME, DESCRIPTION), sweep_file(tmp_path / "plain", "n", "d")
     monkeypatch.chdir(tmp_path / "hostile")
     before = {file.name for file in tmp_path.iterdir()}
     store, sweep_id, said = ran(path, tmp_path / "store", migrated_database)
-    _, plain_id, _ = ran(plain, tmp_path / "plain store", migrated_database)
+    plain_store, plain_id, _ = ran(plain, tmp_path / "plain store", migrated_database)
     assert {file.name for file in tmp_path.iterdir()} == before | {"store", "plain store"}
 
     assert f"{NAME}: 12 trials" in said
@@ -99,11 +113,13 @@ def test_a_name_is_text_everywhere(tmp_path: Path, migrated_database: Path, monk
     experiment = client.get_experiment_by_name(NAME)
     assert experiment.artifact_location.startswith(store.artifacts.as_uri())
     assert ".." not in experiment.artifact_location.split("/")
-    [parent] = client.search_runs([experiment.experiment_id], "tags.`sweeps.kind` = 'sweep'")
+    parent, plain_parent = parent_run(store, NAME), parent_run(plain_store, "n")
     assert parent.info.run_name == f"{NAME} {sweep_id}"
     assert parent.data.params["name"] == NAME
     assert DESCRIPTION in parent.data.params.values()
-    assert parent.data.tags["mlflow.note.content"] == DESCRIPTION
+    note, plain_note = (rendered(run.data.tags["mlflow.note.content"]) for run in (parent, plain_parent))
+    assert " ".join(DESCRIPTION.split()) in note.text
+    assert note.elements == plain_note.elements
     assert len(client.search_runs([experiment.experiment_id])) == 13
 
     hostile_report, plain_report = (

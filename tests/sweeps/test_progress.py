@@ -132,7 +132,7 @@ def test_a_progress_that_cannot_be_written_is_told_and_the_sweep_goes_on(
     [line] = done.stderr.splitlines()
     assert line == (
         f"error: the sweep goes on, but progress.json cannot be told how far it is: {files.folder}/progress.json: "
-        "cannot be written: Is a directory"
+        "cannot be written: Is a directory; mend that, then resume"
     )
     assert files.state() == "reported"
     assert json.loads(cli("list", "--json").stdout)[0]["shards"] == "12/12"

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sweeps import yaml
 from sweeps.config import SweepConfig, parse
 from sweeps.execute.base import Outcome
 from sweeps.execute.inline import InlineExecutor
@@ -23,7 +22,7 @@ from sweeps.plan import Shard
 from sweeps.run import Interrupted, create, prepare, reopen, resume, run
 from sweeps.store import Store, SweepFiles
 from sweeps.worker import Work
-from tests.sweeps.conftest import Cli, document
+from tests.sweeps.conftest import Cli, TrackingServer, document
 
 MakeWork = Callable[..., Work]
 
@@ -197,23 +196,25 @@ def test_the_bytes_do_not_depend_on_the_cores(tmp_path: Path) -> None:
 
 
 @pytest.mark.cluster
-def test_a_full_disk_is_told_and_nothing_is_lost(cli: Cli, store: Store, tmp_path: Path) -> None:
-    """No file may grow beyond 6 kB: the plan fits, a shard does not."""
-    config = tmp_path / "sweep.yaml"
-    config.write_text(yaml.write(document(tracking={"trials": "none"})))
+def test_a_full_disk_is_told_and_nothing_is_lost(
+    cli: Cli, store: Store, tracking_server: TrackingServer, config: Callable[..., Path]
+) -> None:
+    """No file may grow beyond 6 kB: the plan fits, a shard does not. MLflow's server has room."""
 
     def almost_full() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, resource.RLIM_INFINITY))
 
-    process = cli.start("run", config, "--executor", "inline", before=almost_full)
+    tracking = ("--executor", "inline", "--tracking-uri", tracking_server.uri)
+    path = config(name="full", tracking={"trials": "none"})
+    process = cli.start("run", path, *tracking, before=almost_full)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 2
+    assert process.returncode == 2, err
     [files] = store.sweeps()
     [line] = err.splitlines()
     assert line.startswith(f"error: {files.shards_folder}/00000.parquet: cannot be written: ")
     assert line.endswith("File too large; make room, then resume")
     assert files.state() == "interrupted"
     assert contents(files) == {}
-    cli("resume", files.sweep_id, "--executor", "inline")
+    cli("resume", files.sweep_id, *tracking)
     assert files.state() == "reported"
     assert contents(files) == contents(computed(store, parse(document(), "test.yaml")))

@@ -517,7 +517,7 @@ def test_a_process_of_this_machine_outlives_its_scheduler(tmp_path: Path, monkey
     assert first.look("nightly-1") == second.look("nightly-1") == Standing()
     second.start(submission)
     until = time.monotonic() + 60
-    while not count.exists() and time.monotonic() < until:
+    while not (count.exists() and count.read_text()) and time.monotonic() < until:
         time.sleep(0.02)
     second.stop("nightly-1")
     while (ended := first.look("nightly-1")) == Standing() and time.monotonic() < until:
