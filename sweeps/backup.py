@@ -1,4 +1,4 @@
-"""Backup and restore: a store, and the tracking database beside it, as one archive that can be held against itself.
+"""Backup and restore: a store, and a tracking server's database and artifacts, as one archive that checks itself.
 
 An archive is a tar file compressed by Zstandard, with ``backup.json`` as its last member: where the store was, and the
 SHA-256 of everything before it. It can be made while sweeps run. A store's files are whole or not there, and nothing
@@ -29,7 +29,7 @@ from sweeps.store import Store
 from sweeps.tracking.dump import dump, restore_dump
 from sweeps.tracking.relocate import relocate, snapshot
 
-_CONTENTS, _DUMP = "backup.json", "database.dump"
+_CONTENTS, _DUMP, _ARTIFACTS = "backup.json", "database.dump", "server-artifacts"
 _FORMAT = 1
 _CHUNK = 1 << 20
 
@@ -43,29 +43,32 @@ class Backup:
     files: int
     bytes: int
     database: bool  # whether the dump of a tracking database is in it
+    artifacts: bool = False  # whether a tracking server's artifacts are
 
 
-def backup(store: Store, archive: Path, database: str | None = None) -> Backup:
-    """Write a store, and a dump of a PostgreSQL database, into a new archive; it appears whole or not at all.
+def backup(store: Store, archive: Path, database: str | None = None, artifacts: Path | None = None) -> Backup:
+    """Write a store, and what a tracking server keeps, into a new archive; it appears whole or not at all.
 
     Args:
         store: may be in use.
         archive: must not exist.
-        database: its URI.
+        database: the URI of the server's PostgreSQL database, which is dumped.
+        artifacts: the folder of the server's artifacts.
 
     Raises:
-        StoreError: there is no store, the archive is there already, or it cannot be written.
+        StoreError: there is no store or folder, the archive is there already, or it cannot be written.
         TrackingError: the database cannot be read.
     """
-    if not store.root.is_dir():
-        raise StoreError(f"{store.root}: there is no store")
+    for place, what in ((store.root, "store"), (artifacts or store.root, "folder")):
+        if not place.is_dir():
+            raise StoreError(f"{place}: there is no {what}")
     if archive.exists():
         raise StoreError(f"{archive}: is there already; an archive is not overwritten")
     aside = archive.with_name(f".{archive.name}.{os.getpid()}.new")
     try:
         with tempfile.TemporaryDirectory(dir=archive.absolute().parent, prefix=".sweeps-backup-") as folder:
             with pa.CompressedOutputStream(str(aside), "zstd") as stream:
-                made = _write(store, stream, Path(folder), database)
+                made = _write(store, stream, Path(folder), database, artifacts)
             _synced(aside)
         aside.rename(archive)
     except OSError as error:
@@ -75,8 +78,8 @@ def backup(store: Store, archive: Path, database: str | None = None) -> Backup:
     return made
 
 
-def restore(archive: Path, store: Store, database: str | None = None) -> Backup:
-    """Make a store of an archive, and fill an empty PostgreSQL database from the dump in it.
+def restore(archive: Path, store: Store, database: str | None = None, artifacts: Path | None = None) -> Backup:
+    """Make a store of an archive, and fill a tracking server's empty PostgreSQL database and folder of artifacts.
 
     Paths in the embedded MLflow are changed to where the store is now, so that its artifacts are found.
 
@@ -84,24 +87,31 @@ def restore(archive: Path, store: Store, database: str | None = None) -> Backup:
         archive: written by :func:`backup`.
         store: must be empty, or not there.
         database: its URI; None leaves the dump alone.
+        artifacts: the folder, empty or not there; None leaves those in the archive alone.
 
     Raises:
-        StoreError: the store holds something, or the archive is damaged or is none; nothing was restored.
+        StoreError: the store or the folder holds something, or the archive is damaged or is none, or does not have what
+            is asked for; nothing was restored.
         TrackingError: the database holds something, or cannot be filled; nothing was restored.
     """
-    if store.root.exists() and (not store.root.is_dir() or any(store.root.iterdir())):
-        raise StoreError(f"{store.root}: is not empty; restore into a folder of its own (--store)")
+    for folder, option in ((store.root, "--store"), (artifacts or store.root, "--artifacts")):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise StoreError(f"{folder}: is not empty; restore into a folder of its own ({option})")
     store.check_writable()
     # Within the store, which may be a volume of its own: there what was checked is moved to its place.
     aside = store.root / ".restore"
     try:
         aside.mkdir()
         made = _extract(archive, aside)
-        if database is not None and not made.database:
-            raise StoreError(f"{archive}: holds no database")
+        for wanted, held, what in ((database, made.database, "database"), (artifacts, made.artifacts, "artifacts")):
+            if wanted is not None and not held:
+                raise StoreError(f"{archive}: holds no {what}")
         _relocate(Store(aside), made.store, store)
         if database is not None:
             restore_dump(aside / _DUMP, database)
+        if artifacts is not None:
+            shutil.copytree(aside / _ARTIFACTS, artifacts, dirs_exist_ok=True)
+        shutil.rmtree(aside / _ARTIFACTS, ignore_errors=True)
         (aside / _DUMP).unlink(missing_ok=True)
         for path in aside.iterdir():
             path.rename(store.root / path.name)
@@ -112,17 +122,17 @@ def restore(archive: Path, store: Store, database: str | None = None) -> Backup:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write(store: Store, stream: Any, folder: Path, database: str | None) -> Backup:
+def _write(store: Store, stream: Any, folder: Path, database: str | None, artifacts: Path | None) -> Backup:
     digests: dict[str, str] = {}
     sizes = 0
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar:
-        for name, path in _members(store, folder, database):
+        for name, path in _members(store, folder, database, artifacts):
             try:
                 size, digests[name] = _add(tar, name, path, folder)
                 sizes += size
             except FileNotFoundError:
                 continue  # it was there when the folder was listed: a failure that has been made good
-        made = Backup(str(store.root), _now(), len(digests), sizes, database is not None)
+        made = Backup(str(store.root), _now(), len(digests), sizes, database is not None, artifacts is not None)
         contents = {"format": _FORMAT, "sweeps": __version__, **made.__dict__, "sha256": digests}
         path = folder / _CONTENTS
         path.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
@@ -130,20 +140,25 @@ def _write(store: Store, stream: Any, folder: Path, database: str | None) -> Bac
     return made
 
 
-def _members(store: Store, folder: Path, database: str | None) -> Iterator[tuple[str, Path]]:
+def _members(store: Store, folder: Path, database: str | None, artifacts: Path | None) -> Iterator[tuple[str, Path]]:
     """What is copied, by its name in the archive, in order."""
     said = [path for files in store.sweeps() if (path := files.tracking_path).exists()]
     for path in said:
         yield path.relative_to(store.root).as_posix(), path
-    if store.database.exists():
-        snapshot(store.database, folder / store.database.name)
-        yield store.database.name, folder / store.database.name
+    for file in (store.database, store.schedules_database):
+        if file.exists():
+            snapshot(file, folder / file.name)
+            yield file.name, folder / file.name
     if database is not None:
         dump(database, folder / _DUMP)
         yield _DUMP, folder / _DUMP
     for path in store.lasting_files():
         if path not in said:
             yield path.relative_to(store.root).as_posix(), path
+    if artifacts is not None:
+        for path in sorted(artifacts.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                yield f"{_ARTIFACTS}/{path.relative_to(artifacts).as_posix()}", path
 
 
 def _add(tar: tarfile.TarFile, name: str, path: Path, folder: Path) -> tuple[int, str]:
@@ -187,7 +202,8 @@ def _extract(archive: Path, folder: Path) -> Backup:
     for name in sorted(digests.keys() | contents["sha256"].keys()):
         if digests.get(name) != contents["sha256"].get(name):
             raise StoreError(f"{archive}: damaged: {name} is not what was backed up")
-    return Backup(**{name: contents[name] for name in Backup.__dataclass_fields__})
+    (folder / _ARTIFACTS).mkdir(exist_ok=True)  # there may have been none
+    return Backup(**{name: contents[name] for name in Backup.__dataclass_fields__ if name in contents})
 
 
 @contextmanager

@@ -96,7 +96,12 @@ class Store:
     @property
     def schedules_uri(self) -> str:
         """The database in which schedulers keep what is due."""
-        return f"sqlite:///{self.root / 'schedules.db'}"
+        return f"sqlite:///{self.schedules_database}"
+
+    @property
+    def schedules_database(self) -> Path:
+        """The file of that database."""
+        return self.root / "schedules.db"
 
     @property
     def artifacts(self) -> Path:
@@ -174,13 +179,14 @@ class Store:
         return [(files, said) for _, files, said in sorted(found, key=lambda entry: entry[0], reverse=True)]
 
     def lasting_files(self) -> Iterator[Path]:
-        """All files that a copy of the store needs besides the database; not what is being written, nor locks."""
+        """All files that a copy of the store needs besides databases; not what is being written, nor locks."""
+        databases = (self.database.name, self.schedules_database.name)
         for folder, folders, names in os.walk(self.root):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 path = Path(folder, name)
                 passing = name.startswith(".") or name.endswith(".new") or name == "lease"
-                if not passing and not name.startswith(self.database.name) and path.is_file() and not path.is_symlink():
+                if not passing and not name.startswith(databases) and path.is_file() and not path.is_symlink():
                     yield path
 
     def get(self, sweep_id: str) -> SweepFiles | None:

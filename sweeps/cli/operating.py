@@ -27,6 +27,10 @@ DumpOption = Annotated[
         "--database", metavar="URI", help="The tracking server's PostgreSQL database, or $NAME, its variable."
     ),
 ]
+ArtifactsOption = Annotated[
+    Path | None,
+    typer.Option("--artifacts", metavar="DIR", help="The folder in which the tracking server keeps its artifacts."),
+]
 
 
 @app.command()
@@ -67,28 +71,40 @@ def metrics(store: StoreOption = DEFAULT_STORE) -> None:
 
 
 @app.command()
-def backup(archive: ArchivePath, database: DumpOption = None, store: StoreOption = DEFAULT_STORE) -> None:
-    """Copy the store, and the tracking server's database, into one archive; sweeps may go on meanwhile."""
+def backup(
+    archive: ArchivePath,
+    database: DumpOption = None,
+    artifacts: ArtifactsOption = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Copy the store, and what the tracking server keeps, into one archive; sweeps may go on meanwhile."""
     from sweeps import backup as copies
     from sweeps.run import database_uri
     from sweeps.store import Store
     from sweeps.terminal import say
 
-    made = copies.backup(Store(store), archive, database_uri(database) if database else None)
-    with_database = ", the database with it" if made.database else ""
-    say(f"backup: {archive} ({made.files:,} files, {made.bytes / 1e6:,.1f} MB before compression{with_database})")
+    made = copies.backup(Store(store), archive, database_uri(database) if database else None, artifacts)
+    also = [what for what, held in (("database", made.database), ("artifacts", made.artifacts)) if held]
+    server = f", the server's {' and '.join(also)} with it" if also else ""
+    say(f"backup: {archive} ({made.files:,} files, {made.bytes / 1e6:,.1f} MB before compression{server})")
 
 
 @app.command()
-def restore(archive: ArchivePath, database: DumpOption = None, store: StoreOption = DEFAULT_STORE) -> None:
-    """Make a store of an archive, where there is none yet, and fill an empty database from it."""
+def restore(
+    archive: ArchivePath,
+    database: DumpOption = None,
+    artifacts: ArtifactsOption = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Make a store of an archive, where there is none yet, and fill the tracking server's empty database and folder."""
     from sweeps import backup as copies
     from sweeps.run import database_uri
     from sweeps.store import Store
     from sweeps.terminal import say
 
     home = Store(store)
-    made = copies.restore(archive, home, database_uri(database) if database else None)
+    made = copies.restore(archive, home, database_uri(database) if database else None, artifacts)
     say(f"restored: {home.root} as {made.store} was at {made.created} ({made.files:,} files)")
-    if made.database and database is None:
-        say("the archive holds a tracking server's database too, which was not restored (--database)")
+    for held, given, what in ((made.database, database, "database"), (made.artifacts, artifacts, "artifacts")):
+        if held and given is None:
+            say(f"the archive holds a tracking server's {what} too, not restored (--{what})")

@@ -125,16 +125,16 @@ def assert_whole(stack: Stack, experiment: str) -> None:
 
 
 def test_a_backup_brings_back_what_is_lost(stack: Stack) -> None:
-    database = "postgresql://mlflow@postgres/mlflow"
     operate = ("--profile", "operator", "run", "--rm", "operator", "sweeps")
-    stack.compose(*operate, "backup", "/backups/all.tar.zst", "--database", database)
+    server = ("--database", "postgresql://mlflow@postgres/mlflow", "--artifacts", "/artifacts")
+    stack.compose(*operate, "backup", "/backups/all.tar.zst", *server)
     before = sorted(run["info"]["run_id"] for run in stack.runs("seed"))
 
     stack.compose("down")
-    for volume in ("postgres", "store"):
+    for volume in ("postgres", "store", "artifacts"):
         stack.engine.volumes.get(f"{stack.name}_{volume}").remove()
     stack.up("postgres")
-    stack.compose(*operate, "restore", "/backups/all.tar.zst", "--database", database)
+    stack.compose(*operate, "restore", "/backups/all.tar.zst", *server)
     stack.up()
 
     # The new cluster knows no jobs; the sweep is the same one, and whole, so nothing is computed or logged again.

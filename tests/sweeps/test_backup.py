@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from sweeps import yaml
 from sweeps.backup import backup, restore
 from sweeps.errors import StoreError, SweepsError, TrackingError
+from sweeps.schedule.ticks import Tick, TickTable
 from sweeps.store import Store, SweepFiles
 from sweeps.tracking.ui import serve
 from sweeps.worker import Work
@@ -204,6 +205,10 @@ def test_nothing_is_overwritten(archive: Path, store: Store, tmp_path: Path) -> 
         restore(archive, store)
     with pytest.raises(StoreError, match="there is no store"):
         backup(Store(tmp_path / "nowhere"), tmp_path / "nowhere.tar.zst")
+    with pytest.raises(StoreError, match="there is no folder"):
+        backup(store, tmp_path / "nowhere.tar.zst", artifacts=tmp_path / "nowhere")
+    with pytest.raises(StoreError, match="holds no artifacts"):
+        restore(archive, Store(tmp_path / "elsewhere"), artifacts=tmp_path / "served")
     assert not (tmp_path / "nowhere.tar.zst").exists()
     (tmp_path / "volume").mkdir()  # as one that is mounted
     restore(archive, Store(tmp_path / "volume"))
@@ -211,23 +216,48 @@ def test_nothing_is_overwritten(archive: Path, store: Store, tmp_path: Path) -> 
     assert not list(tmp_path.glob(".*"))
 
 
+def test_what_is_due_comes_back_as_it_was_at_one_moment(store: Store, tmp_path: Path) -> None:
+    known, coming = (Tick("nightly", f"2026-01-0{day}T02:00:00Z") for day in (1, 2))
+    table = TickTable(store.schedules_uri)
+    table.add(known)
+    with closing(sqlite3.connect(store.schedules_database)) as scheduler:
+        scheduler.execute("UPDATE ticks SET state = 'half-way'")  # in a transaction that does not end
+        backup(store, tmp_path / "a.tar.zst")
+    table.add(coming)
+    table.close()
+    restored = Store(tmp_path / "restored")
+    restore(tmp_path / "a.tar.zst", restored)
+    again = TickTable(restored.schedules_uri)
+    assert again.of("nightly") == [known]
+    again.close()
+
+
 @pytest.mark.cluster
-def test_a_database_goes_with_the_store(postgres: Cluster, cli: Cli, store: Store, tmp_path: Path) -> None:
+def test_what_a_server_keeps_goes_with_the_store(postgres: Cluster, cli: Cli, store: Store, tmp_path: Path) -> None:
     uri = postgres.new_database()
     experiment = MlflowClient(uri).create_experiment("kept")
-    archive = tmp_path / "both.tar.zst"
-    cli("backup", archive, "--database", "$THEIRS", THEIRS=uri)
+    served = tmp_path / "served"
+    (served / "1" / "run").mkdir(parents=True)
+    (served / "1" / "run" / "model.txt").write_text("a model")
+    archive = tmp_path / "all.tar.zst"
+    cli("backup", archive, "--database", "$THEIRS", "--artifacts", served, THEIRS=uri)
     postgres.execute("CREATE DATABASE restored")
     empty = postgres.uri("restored")
-    said = cli("restore", archive, "--store", tmp_path / "1", "--database", "$THEIRS", THEIRS=empty).stdout
-    assert "was not restored" not in said
+    server = ("--database", "$THEIRS", "--artifacts", tmp_path / "volume")
+    said = cli("restore", archive, "--store", tmp_path / "1", *server, THEIRS=empty).stdout
+    assert "not restored" not in said
     assert MlflowClient(empty).get_experiment(experiment).name == "kept"
-    assert not (tmp_path / "1" / "database.dump").exists()
+    assert (tmp_path / "volume" / "1" / "run" / "model.txt").read_text() == "a model"
+    assert {path.name for path in (tmp_path / "1").iterdir()}.isdisjoint({"database.dump", "server-artifacts"})
+    with pytest.raises(StoreError, match=r"volume: is not empty; restore into a folder of its own \(--artifacts\)"):
+        restore(archive, Store(tmp_path / "2"), artifacts=tmp_path / "volume")
     with pytest.raises(TrackingError, match="the database is not empty") as caught:
         restore(archive, Store(tmp_path / "2"), empty)
     assert postgres.password not in str(caught.value)
     assert not list((tmp_path / "2").iterdir())
-    assert "holds a tracking server's database too" in cli("restore", archive, "--store", tmp_path / "3").stdout
+    said = cli("restore", archive, "--store", tmp_path / "3").stdout
+    for what in ("database", "artifacts"):
+        assert f"the archive holds a tracking server's {what} too, not restored (--{what})" in said
     wrong = uri.replace(postgres.password, "wrong")
     failed = cli("backup", tmp_path / "no.tar.zst", "--database", "$THEIRS", THEIRS=wrong, code=2)
     [line] = failed.stderr.splitlines()
