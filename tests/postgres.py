@@ -9,7 +9,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +18,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from tests.processes import free_port
 
 _USER = "sweeps"
 _UNPRIVILEGED = ("postgres", "nobody")  # PostgreSQL does not run as root
@@ -157,7 +158,7 @@ def private_cluster(durable: bool = False) -> Iterator[Cluster]:
     owner, folder = _owner(), Path(tempfile.mkdtemp(prefix="sweeps-postgres-"))
     if owner is not None:
         os.chown(folder, owner.pw_uid, owner.pw_gid)
-    cluster = Cluster(folder, _free_port(), secrets.token_hex(16), owner)
+    cluster = Cluster(folder, free_port(), secrets.token_hex(16), owner)
     with cluster.ended():
         with tempfile.NamedTemporaryFile("w", dir=folder) as file:
             file.write(cluster.password)
@@ -194,9 +195,3 @@ def _lives(process: int) -> bool:
         return ") Z " not in Path(f"/proc/{process}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

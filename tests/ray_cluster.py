@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sweeps.execute.ray import loopback_environment
+from tests.processes import descendants, kill
 
 LEAST_OBJECT_STORE = 78_643_200  # bytes; Ray takes no less
 _CHECKS = {"period_ms": 1000, "timeout_ms": 2000, "failure_threshold": 3, "initial_delay_ms": 1000}
@@ -32,7 +30,7 @@ class RayCluster:
         """As when its plug is pulled: no process of the node is asked."""
         processes = [info.process.pid for infos in node.all_processes.values() for info in infos]
         for pid in [*processes, *(pid for process in processes for pid in descendants(process))]:
-            _kill(pid)
+            kill(pid)
         node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
         self._cluster.worker_nodes.discard(node)
 
@@ -68,26 +66,3 @@ def ray_cluster(cores: int) -> Iterator[RayCluster]:
             yield cluster
         finally:
             cluster.end()
-
-
-def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that these have."""
-    try:
-        children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in _children(task)]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return [*children, *(below for child in children for below in descendants(child))]
-
-
-def _children(task: Path) -> list[str]:
-    try:
-        return (task / "children").read_text().split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import docker
 import pytest
 import requests
 
+from tests.processes import free_port
 from tests.service.conftest import make_secrets
 from tests.sweeps.conftest import ROOT, Cli
 
@@ -41,7 +41,7 @@ class Stack:
         self.name = f"sweeps-test-{secrets.token_hex(3)}"
         self.secrets = folder / "secrets"
         make_secrets(self.secrets)
-        self.ports = dict(zip(("MLFLOW_PORT", "DASHBOARD_PORT", "RAY_PORT"), map(str, _free_ports(3)), strict=True))
+        self.ports = {f"{name}_PORT": str(free_port()) for name in ("MLFLOW", "DASHBOARD", "RAY")}
         self.mlflow, self.dashboard, self.ray = (f"http://127.0.0.1:{port}" for port in self.ports.values())
         self.cli = Cli(folder)
         self.engine = docker.from_env()
@@ -129,17 +129,6 @@ def until(what: Callable[[], T | None]) -> T:
             return found
         assert time.monotonic() < end
         time.sleep(1)
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 @pytest.fixture(scope="session")

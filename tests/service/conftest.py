@@ -2,24 +2,23 @@
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.postgres import Cluster, private_cluster
-from tests.sweeps.conftest import ROOT, Cli
+from tests.processes import Part, answers, free_port
+from tests.sweeps.conftest import ROOT, Browser, Cli, browser
 
+__all__ = ["Browser", "browser"]
+
+BIN = Path(sys.executable).parent
 SERVICE = ROOT / "configs" / "service"
-_START_SECONDS = 120
 
 
 def make_secrets(folder: Path) -> str:
@@ -36,11 +35,13 @@ class Doors:
         uri: MLflow's.
         secrets: the folder of the passwords.
         postgres: the database server.
+        mlflow: the server's processes.
     """
 
     uri: str
     secrets: Path
     postgres: Cluster
+    mlflow: Part
 
     def secret(self, name: str) -> str:
         return (self.secrets / name).read_text()
@@ -64,8 +65,13 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
     make_secrets(folder / "secrets")
     with private_cluster() as cluster:
         make_roles(cluster, folder / "secrets")
-        with mlflow_server(cluster, folder) as uri:
-            yield Doors(uri, folder / "secrets", cluster)
+        port = free_port()
+        server = mlflow_server(cluster, folder, port)
+        server.start()
+        try:
+            yield Doors(f"http://127.0.0.1:{port}", folder / "secrets", cluster, server)
+        finally:
+            server.end()
 
 
 def make_roles(cluster: Cluster, secrets: Path) -> None:
@@ -83,14 +89,10 @@ def make_roles(cluster: Cluster, secrets: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@contextmanager
-def mlflow_server(cluster: Cluster, folder: Path) -> Iterator[str]:
-    """MLflow's address while it runs, started as in its container."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def mlflow_server(cluster: Cluster, folder: Path, port: int) -> Part:
+    """MLflow's server, as in its container."""
     environment = {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(folder),
         "SECRETS": str(folder / "secrets"),
         "PGHOST": "127.0.0.1",
@@ -102,29 +104,8 @@ def mlflow_server(cluster: Cluster, folder: Path) -> Iterator[str]:
         "MLFLOW_SERVER_ALLOWED_HOSTS": "127.0.0.1:*",
         "PORT": str(port),
     }
-    log = folder / "mlflow.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [SERVICE / "mlflow" / "server.sh"], env=environment, stdout=file, stderr=file, start_new_session=True
-        )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
-def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(address, timeout=1):
-                return
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.1)
+    ready = partial(answers, f"http://127.0.0.1:{port}/health")
+    return Part([SERVICE / "mlflow" / "server.sh"], environment, folder / "mlflow.log", ready)
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from sweeps.tracking.tracker import MlflowTracker
 from sweeps.tracking.ui import mlflow_server
 from sweeps.verify import verify
 from tests.postgres import Cluster
-from tests.ray_cluster import LEAST_OBJECT_STORE, RayCluster, descendants, ray_cluster
+from tests.processes import descendants
+from tests.ray_cluster import LEAST_OBJECT_STORE, RayCluster, ray_cluster
 from tests.sweeps.conftest import Cli, document
 from tests.sweeps.test_resume import Silent, Untracked, contents
 

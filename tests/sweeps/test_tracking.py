@@ -3,7 +3,6 @@
 import http.server
 import math
 import os
-import socket
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -23,6 +22,7 @@ from sweeps.tracking.pipeline import Pipeline
 from sweeps.tracking.probe import redacted
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.worker import Work
+from tests.processes import free_port
 from tests.serving import serving
 
 Stored = Callable[[Work], SweepFiles]
@@ -188,12 +188,6 @@ def test_a_deleted_experiment_is_told(tracker: MlflowTracker, sweep: Sweep, clie
     client.delete_experiment(client.create_experiment("tracked"))
     with pytest.raises(TrackingError, match=r"the experiment 'tracked' is deleted; restore it, or name another"):
         tracker.start(sweep)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
