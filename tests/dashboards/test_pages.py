@@ -15,20 +15,23 @@ from sgdcore.verdict import VERDICTS
 from sweeps import report
 from sweeps.store import Store, SweepFiles
 from sweeps.worker import ShardResult, Work, run_shard
-from tests.dashboards.conftest import Browser
+from tests.dashboards.conftest import PARAMETERS, Browser
 from tests.serving import served_dashboard
+from tests.sweeps.conftest import computed_into
 
 HOSTILE = "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'> <b>bold</b> {{ 7 * 7 }} %{x}"
 MAP = "document.querySelector('#map .js-plotly-plot')"
+HISTORY = "document.querySelector('#history-figure .js-plotly-plot')"
 SHOWN = f"""() => {MAP}._fullData.map((trace, i) => [trace, {MAP}.calcdata[i][0]])
     .filter(([trace, cells]) => trace.visible === true && trace.type === 'heatmap' && trace.opacity === 1)
     .map(([trace, cells]) => Array.from(cells.z, row => Array.from(row)))"""
-POINT = f"""([axis, x, y]) => {{
-    const plot = {MAP}, layout = plot._fullLayout, box = plot.getBoundingClientRect();
-    scrollTo({{top: box.top + scrollY - 80, behavior: 'instant'}});
+POINT = """([selector, axis, x, y]) => {
+    const plot = document.querySelector(`${selector} .js-plotly-plot`), layout = plot._fullLayout;
+    const box = plot.getBoundingClientRect();
+    scrollTo({top: box.top + scrollY - 80, behavior: 'instant'});
     const now = plot.getBoundingClientRect(), [across, up] = [layout['xaxis' + axis], layout['yaxis' + axis]];
     return [now.left + across._offset + across.d2p(x), now.top + up._offset + up.d2p(y)];
-}}"""
+}"""
 
 Stored = Callable[[Work], SweepFiles]
 
@@ -90,7 +93,7 @@ def test_a_click_leads_to_the_trial_its_curve_path_and_replay(line: Work, stored
 
     def look(page: Any) -> dict[str, Any]:
         drawn(page)
-        x, y = page.evaluate(POINT, ["2", float(chosen), 0.5])
+        x, y = page.evaluate(POINT, ["#map", "2", float(chosen), 0.5])
         page.mouse.move(x, y)
         page.mouse.move(x + 1, y)
         page.wait_for_selector("#map .hoverlayer .hovertext")
@@ -220,6 +223,78 @@ def test_sorted_filtered_and_picked_in_the_address(
     assert compare == "/compare?ids=00000001,00000002"
     assert filtered == [["gamma"], {"q": "mm", "sort": "name", "pick": "00000001,00000002"}]
     assert (text, again) == ("mm", ["gamma"])
+
+
+@pytest.fixture
+def nights(make_work: Callable[..., Work], store: Store) -> dict[str, pd.DataFrame]:
+    """The trials of three sweeps of one name: the second is shorter than the first, the third is as the first."""
+    trials = {}
+    for day, (sweep_id, epochs) in enumerate((("aaaa1111", 60), ("bbbb2222", 5), ("cccc3333", 60)), 1):
+        work = make_work(name="night", parameters=PARAMETERS, training={"epochs": epochs})
+        files = computed_into(store, sweep_id, work, f"2026-01-0{day}T02:00:00+00:00")
+        trials[sweep_id] = pd.concat([shard.to_pandas() for shard in files.read_shards(files.done())])
+    return trials
+
+
+def stable_share(trials: pd.DataFrame) -> float:
+    return float(trials["verdict"].isin(["converged", "converging", "stalled"]).mean())
+
+
+def test_history_is_that_of_the_stored_sweeps_and_leads_to_them(
+    nights: dict[str, pd.DataFrame], store: Store, browser: Browser
+) -> None:
+    best = {sweep_id: trials["final_loss"].min() for sweep_id, trials in nights.items()}
+
+    def look(page: Any) -> dict[str, Any]:
+        page.wait_for_function(f"() => {HISTORY} && {HISTORY}.calcdata && {HISTORY}.calcdata.length === 2")
+        found = {"lines": page.evaluate(f"{HISTORY}._fullData.map(line => [line.customdata, Array.from(line.y)])")}
+        found["table"] = page.locator("#history table code").all_text_contents()
+        x, y = page.evaluate(POINT, ["#history-figure", "", "2026-01-02 02:00:00", float(best["bbbb2222"])])
+        page.mouse.move(x, y)
+        page.wait_for_selector("#history-figure .hoverlayer .hovertext")
+        page.mouse.click(x, y)
+        page.wait_for_selector("#map .js-plotly-plot")
+        found["path"] = urlsplit(page.url).path
+        return found
+
+    with served_dashboard(store) as address:
+        found = browser.visit(f"{address}/history", look)
+    (ids, losses), (same_ids, stable) = found["lines"]
+    assert ids == same_ids == list(nights)
+    np.testing.assert_allclose(losses, list(best.values()))
+    np.testing.assert_allclose(stable, [stable_share(trials) for trials in nights.values()])
+    assert found["table"] == list(reversed(nights))
+    assert found["path"] == "/sweeps/bbbb2222"
+
+
+def test_sweeps_are_compared_with_the_first_of_them(
+    nights: dict[str, pd.DataFrame], store: Store, browser: Browser
+) -> None:
+    first, second = nights["aaaa1111"], nights["bbbb2222"]
+
+    def look(page: Any) -> dict[str, Any]:
+        page.wait_for_selector("#compare-maps .js-plotly-plot")
+        found: dict[str, Any] = {"letters": page.locator(".letter code").all_text_contents()}
+        found["told"] = page.locator("#compare .lead").all_text_contents()
+        plots = "Array.from(document.querySelectorAll('#compare .js-plotly-plot'), plot => plot.parentElement.id)"
+        found["figures"] = page.evaluate(plots)
+        page.locator(".letter").nth(1).get_by_text("Compare with it").click()
+        page.wait_for_function("() => document.querySelector('.letter code').textContent === 'bbbb2222'")
+        found["turned"] = page.locator(".letter code").all_text_contents()
+        page.locator(".letter").nth(1).get_by_text("Remove").click()
+        found["asked"] = page.locator("#compare .nothing").inner_text()
+        return found
+
+    with served_dashboard(store) as address:
+        found = browser.visit(f"{address}/compare?ids=aaaa1111,bbbb2222", look)
+    assert found["letters"] == ["aaaa1111", "bbbb2222"]
+    [told] = found["told"]
+    assert f"The best final loss of B is {second['final_loss'].min():.4g}".rstrip("0") in told
+    assert f"{stable_share(second):.0%}".replace("%", " %") in told
+    assert {"compare-shares", "compare-maps", "compare-curves"} <= set(found["figures"])
+    assert found["turned"] == ["bbbb2222", "aaaa1111"]
+    assert "Two or more can be compared" in found["asked"]
+    assert stable_share(first) != stable_share(second)
 
 
 def test_a_sweep_that_is_not_there(store: Store, browser: Browser) -> None:
