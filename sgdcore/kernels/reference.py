@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,17 @@ def advance(
             _Trial(problem, hyperparams, state, curves, trial, resources.device).run(segment)
 
 
+class _SGD(torch.optim.SGD):
+    """torch.optim.SGD, whose methods are taken out of what keeps torch.compile away from them.
+
+    The first use of that imports torch._dynamo, which takes seconds.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
 class TorchTrial:
     """One trial as a user would write it: a torch.nn.Module, a loss of torch.nn.functional, and torch.optim.SGD."""
 
@@ -43,7 +55,7 @@ class TorchTrial:
         self.task = task
         self.module = initialised(task.model, task.features.shape[1], 0, str(params.dtype)).to(device)
         self.trained = [p for p in self.module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(self.module.parameters(), **hyperparams.arguments(0))
+        self.optimizer = _SGD(self.module.parameters(), **hyperparams.arguments(0))
         with torch.no_grad():
             for p, values in zip(self.trained, self._split(params), strict=True):
                 p.copy_(values)
