@@ -26,7 +26,7 @@ ui: $(VENV)/.runtime ## browse the runs in the MLflow UI
 	$(BIN)/sweeps ui
 
 test: $(VENV)/.dev ## run the whole test suite, fast tests first
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 chaos: $(VENV)/.dev ## kill drivers, workers, nodes, clusters, servers and databases at random instants: make chaos ROUNDS=20 SEED=1
 	$(BIN)/python -m pytest -v tests/sweeps/test_chaos.py --chaos-rounds $(or $(ROUNDS),20) --chaos-seed $(or $(SEED),0)

@@ -32,7 +32,6 @@ SWEEP = document(
     parameters={"lr": {"min": 0.001, "max": 0.06, "count": TRIALS // 2}, "momentum": {"values": [0, 0.9]}},
     training={"epochs": 40},
     execution={"trials_per_shard": 10},
-    tracking={"model": "none"},
 )
 LONG = SWEEP | {"training": {"epochs": 1_000_000}, "name": "long"}  # some seconds of two cores, in 24 shards
 

@@ -6,7 +6,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +35,11 @@ SWEEP_FILES = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.
 T = TypeVar("T")
 
 
-def document(**changes: object) -> dict[str, object]:
-    """A small sweep file: the 5-point line, 12 trials in 3 shards; ``changes`` replace keys."""
+def document(tracking: Mapping[str, object] | None = None, **changes: object) -> dict[str, object]:
+    """A small sweep file: the 5-point line, 12 trials in 3 shards; ``changes`` replace keys.
+
+    No model is logged where ``tracking`` does not say so, for that takes longer than the trials.
+    """
     return {
         "name": "small",
         "task": {"dataset": {"kind": "line"}, "model": {"kind": "linear"}},
@@ -50,6 +53,7 @@ def document(**changes: object) -> dict[str, object]:
         },
         "record": {"points": 4},
         "execution": {"trials_per_shard": 4},
+        "tracking": {"model": "none", **(tracking or {})},
     } | changes
 
 

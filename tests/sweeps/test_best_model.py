@@ -147,7 +147,7 @@ def test_it_predicts_from_raw_features_what_the_engines_parameters_predict(
     (tmp_path / "my_network_of_a_test.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    work = prepare(make_config(**CASES[kind]))
+    work = prepare(make_config(tracking={"model": "best"}, **CASES[kind]))
     files, _ = tracked(store, work)
     if kind == "polynomial":
         table = pd.DataFrame({"x": [-1.25, 0.5, 3.0]})
@@ -176,7 +176,8 @@ class Killed(BaseException):
 def test_it_is_logged_and_registered_once_whatever_is_killed_in_between(
     at: str, store: Store, make_work: MakeWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = make_work(name="a/b: <i>", tracking={"trials": "none", "register": True, "writer": "client"})
+    tracking = {"model": "best", "trials": "none", "register": True, "writer": "client"}
+    work = make_work(name="a/b: <i>", tracking=tracking)
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
     files = create(work, store, InlineExecutor(), tracker)
     outcome = run(files, work, InlineExecutor(), tracker, Silent())
@@ -206,7 +207,7 @@ def test_it_is_logged_and_registered_once_whatever_is_killed_in_between(
 def test_a_fault_of_it_loses_nothing_and_resume_logs_it(
     store: Store, make_work: MakeWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = make_work()
+    work = make_work(tracking={"model": "best"})
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
     files = create(work, store, InlineExecutor(), tracker)
     outcome = run(files, work, InlineExecutor(), tracker, Silent())

@@ -49,7 +49,7 @@ def tracked(store: Store, make_work: Callable[..., Work]) -> Tracked:
         name=HOSTILE,
         description=HOSTILE,
         training={"epochs": 30},
-        tracking={"register": True},
+        tracking={"model": "best", "register": True},
         parameters={"lr": {"values": [0.01, 0.02, 0.03, 10]}, "momentum": {"values": [0, 0.5, 0.9]}},
     )
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
