@@ -28,6 +28,8 @@ from sweeps.worker import Work, recorded_steps, shard_metadata, train_trials
 if TYPE_CHECKING:
     from sweeps.tracking.tracker import MlflowTracker
 
+_SAMPLE = 20  # trials, if nobody says how many,
+_SAMPLE_STEPS = 300_000  # and if torch does no more steps for them than in a minute or two
 _COLUMNS = {"trial", "trial_id", *HYPERPARAMETERS, "seed", "verdict", "final_loss", "final", "loss"}
 
 
@@ -51,22 +53,24 @@ class Audit:
 
     sweep_id: str
     trials: int = 0  # planned
+    steps: int = 0  # of a trial
     stored: int = 0  # of them in the store, as planned
     logged: int = 0  # trials of which MLflow has one run, as stored
     recomputed: int = 0  # of the sample
+    curtailed: bool = False  # whether the sample is smaller than usual, for its steps would take long
     exact: int = 0  # of these bit for bit
     verdicts: Counter[str] = field(default_factory=Counter)  # of the store's trials
     best: float | None = None  # metric of the store's trials that did not diverge
     differences: list[Difference] = field(default_factory=list)
 
 
-def verify(files: SweepFiles, tracker: MlflowTracker, sample: int = 20, seed: int = 0) -> Audit:
+def verify(files: SweepFiles, tracker: MlflowTracker, sample: int | None = None, seed: int = 0) -> Audit:
     """Audit a sweep; nothing is written.
 
     Args:
         files: the sweep.
         tracker: where it is logged.
-        sample: how many trials to train again, by torch.optim.SGD itself.
+        sample: how many trials to train again, by torch.optim.SGD itself; by default 20, or fewer where they take long.
         seed: of the choice of these.
 
     Raises:
@@ -77,7 +81,10 @@ def verify(files: SweepFiles, tracker: MlflowTracker, sample: int = 20, seed: in
         raise SweepHeld(f"sweep {files.sweep_id} is held by {holder}; verify it when that is done")
     manifest = files.manifest()
     work = prepare(files.config(), files.config_location, int(manifest["trials_per_shard"]))
-    audit = Audit(files.sweep_id, trials=len(work.plan))
+    audit = Audit(files.sweep_id, trials=len(work.plan), steps=work.plan.steps)
+    if sample is None:
+        sample = min(_SAMPLE, _SAMPLE_STEPS // max(1, work.plan.steps))
+        audit.curtailed = sample < min(_SAMPLE, len(work.plan))
     audit.differences += _plan_differences(work, manifest)
     if audit.differences:
         return audit  # of another plan's trials there is nothing to hold the store against

@@ -124,7 +124,12 @@ def replay(
 @app.command()
 def verify(
     sweep_id: SweepId,
-    sample: Annotated[int, typer.Option("--sample", min=0, metavar="N", help="How many trials to train again.")] = 20,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            "--sample", min=0, metavar="N", help="How many trials to train again; by default 20, fewer of many steps."
+        ),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
@@ -145,6 +150,8 @@ def verify(
         say(f"store:    {audit.stored:,} of {audit.trials:,} trials are as planned")
         say(f"tracking: {audit.logged:,} trials are as stored, at {tracker.uri}")
         say(f"sample:   {audit.recomputed:,} trials trained by torch.optim.SGD, {audit.exact:,} are equal bit for bit")
+        if audit.curtailed:
+            say(f"          no more, for a trial takes {audit.steps:,} steps; --sample N asks for N")
     if audit.differences:
         count = len(audit.differences)
         raise CheckFailed(f"sweep {files.sweep_id}: {count:,} difference{'s' * (count != 1)}")

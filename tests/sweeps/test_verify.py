@@ -248,6 +248,17 @@ def test_a_sweep_that_is_being_worked_on_is_not_audited(
         audit(files)
 
 
+def test_of_trials_that_take_torch_long_fewer_are_trained_again(
+    swept: Callable[[Work], SweepFiles], make_work: MakeWork
+) -> None:
+    files = swept(make_work(training={"epochs": 100_000}, tracking={"trials": "none"}))
+    found = verify(files, MlflowTracker(files.store.tracking_uri))
+    assert (found.steps, found.recomputed, found.curtailed, found.differences) == (500_000, 0, True, [])
+    short = swept(make_work(tracking={"trials": "none"}))
+    found = verify(short, MlflowTracker(short.store.tracking_uri))
+    assert (found.recomputed, found.curtailed) == (12, False)
+
+
 @pytest.mark.cluster
 def test_the_command_line(cli: Cli, store: Store, tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
