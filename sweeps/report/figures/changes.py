@@ -74,7 +74,7 @@ def changed_map(
     visible = {name: [name in views for views in shown] for name in VIEWS}
     for trace, is_shown in zip(figure.data, visible[view], strict=True):
         trace.visible = is_shown
-    return figure.update_layout(updatemenus=[buttons(visible, view, figure.layout.height)])
+    return figure.update_layout(updatemenus=[buttons(visible, view, figure.layout)])
 
 
 def _kinds(was: Cells, now: Cells) -> NDArray[np.intp]:

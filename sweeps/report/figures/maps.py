@@ -27,7 +27,9 @@ CLEAR = "rgba(0,0,0,0)"
 _LEAST = 1e-300
 _GLYPHS = {1: (28, 9), 2: (14, 9), 3: (9, 5), 4: (7, 5)}  # symbols across and up a panel, by the panels in a row
 _PANEL_HEIGHT = {1: 430, 2: 340, 3: 250}  # pixels, by the number of rows
-_ABOVE, _BELOW, _BETWEEN = 84, 150, 64  # pixels
+_ABOVE, _BELOW, _BETWEEN = 84, 150, 64  # pixels, for titles of two lines
+_BUTTONS_HEIGHT = 50  # pixels, with the room above
+_LINE, _AXIS_TITLE = 15, 56  # pixels: of each line more, and where every panel names its own axis
 
 FloatArray = NDArray[np.float64]
 
@@ -81,7 +83,7 @@ def draw_maps(found: Sequence[Panel], view: str = "verdict", in_a_row: int | Non
     visible = {name: [name in views for views in shown] for name in VIEWS}
     for trace, seen in zip(figure.data, visible[view], strict=True):
         trace.visible = seen
-    return figure.update_layout(updatemenus=[buttons(visible, view, figure.layout.height)])
+    return figure.update_layout(updatemenus=[buttons(visible, view, figure.layout)])
 
 
 def panes(found: Sequence[Panel], in_a_row: int | None = None) -> tuple[go.Figure, int]:
@@ -89,16 +91,19 @@ def panes(found: Sequence[Panel], in_a_row: int | None = None) -> tuple[go.Figur
     columns = in_a_row or min(len(found), 3 if len(found) in (3, 5, 6) else 2 if len(found) <= 4 else 4)
     rows = math.ceil(len(found) / columns)
     height = _PANEL_HEIGHT.get(rows, 230)
-    inner = rows * height + (rows - 1) * _BETWEEN
     alike = all(same_cells(panel.cells, found[0].cells) for panel in found)
+    titles = [panel.title.replace(", ", "<br>") for panel in found]
+    more = _LINE * max(0, max(title.count("<br>") for title in titles) - 1)
+    above, between = _ABOVE + more, _BETWEEN + more + (0 if alike else _AXIS_TITLE)
+    inner = rows * height + (rows - 1) * between
     figure = make_subplots(
         rows=rows,
         cols=columns,
         shared_xaxes="all" if alike else False,
         shared_yaxes="all" if alike else False,
         horizontal_spacing=0.03 if alike else 0.09,
-        vertical_spacing=_BETWEEN / inner if rows > 1 else 0,
-        subplot_titles=[panel.title.replace(", ", "<br>") for panel in found] if len(found) > 1 else None,
+        vertical_spacing=between / inner if rows > 1 else 0,
+        subplot_titles=titles if len(found) > 1 else None,
     )
     for place, panel in enumerate(found):
         across, up = panel.cells.axes
@@ -111,9 +116,9 @@ def panes(found: Sequence[Panel], in_a_row: int | None = None) -> tuple[go.Figur
     figure.update_annotations(font_size=13 if columns < 3 else 11)
     return figure.update_layout(
         template=template(),
-        height=inner + _ABOVE + _BELOW,
-        margin={"t": _ABOVE, "b": _BELOW},
-        legend={"yref": "container", "y": (_BELOW - 58) / (inner + _ABOVE + _BELOW), "yanchor": "top"},
+        height=inner + above + _BELOW,
+        margin={"t": above, "b": _BELOW},
+        legend={"yref": "container", "y": (_BELOW - 58) / (inner + above + _BELOW), "yanchor": "top"},
     ), columns
 
 
@@ -251,13 +256,14 @@ def _span(parts: Sequence[FloatArray]) -> tuple[float, float]:
     return (low, high) if high - low > 0.1 else (low - 0.1, high + 0.1)
 
 
-def buttons(visible: dict[str, list[bool]], view: str, height: float) -> dict[str, object]:
-    """Buttons above a map of that height that switch between views, each with the traces that it shows."""
-    inner = height - _ABOVE - _BELOW
+def buttons(visible: dict[str, list[bool]], view: str, layout: go.Layout) -> dict[str, object]:
+    """Buttons above the maps of such a layout that switch between views, each with the traces that it shows."""
+    above = layout.margin.t
+    inner = layout.height - above - _BELOW
     return {
         **BUTTONS,
         "active": list(visible).index(view),
-        "y": 1 + 34 / inner,
+        "y": 1 + (above - _BUTTONS_HEIGHT) / inner,
         "buttons": [
             {"label": name.capitalize(), "method": "restyle", "args": ["visible", seen]}
             for name, seen in visible.items()
