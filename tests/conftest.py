@@ -2,6 +2,7 @@
 tests on CUDA only where there is a GPU."""
 
 import os
+from collections import Counter
 
 import pytest
 from hypothesis import settings
@@ -19,7 +20,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("cluster") is not None)
+    slow = Counter(item.path for item in items if item.get_closest_marker("cluster"))
+
+    def late(item: pytest.Item) -> tuple[bool, int]:
+        """Slow tests last, of these the files with few of them: whole files are shared among processes."""
+        is_slow = item.get_closest_marker("cluster") is not None
+        return is_slow, -slow[item.path] if is_slow else 0
+
+    items.sort(key=late)
     if not gpus():
         needing = [item for item in items if item.get_closest_marker("cuda")]
         items[:] = [item for item in items if not item.get_closest_marker("cuda")]
