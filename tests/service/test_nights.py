@@ -17,6 +17,7 @@ import requests
 from sweeps import yaml
 from sweeps.schedule.ticks import DONE, Tick, TickTable
 from sweeps.store import Store, SweepFiles
+from tests.postgres import Cluster
 from tests.processes import Part, answers, free_port
 from tests.ray_head import RayHead, private_head
 from tests.service.conftest import BIN, Browser, Doors
@@ -226,30 +227,26 @@ def test_no_port_lets_in_who_has_no_or_a_wrong_secret(service: Service) -> None:
         psycopg.connect(uri)
 
 
-@pytest.mark.parametrize("part", ["node", "head", "mlflow", "postgres", "scheduler and dashboard"])
-def test_what_is_killed_while_a_sweep_runs_comes_back_and_the_sweep_is_whole(service: Service, part: str) -> None:
+@pytest.mark.parametrize("lost", ["a node and the dashboard", "the head and the scheduler", "PostgreSQL and MLflow"])
+def test_what_is_killed_while_a_sweep_runs_comes_back_and_the_sweep_is_whole(service: Service, lost: str) -> None:
     """Killed once the sweep has begun; what watches over the service, here the test, starts it again."""
+    head, nodes, doors = service.head.part, service.head.nodes, service.doors
+    parts: dict[str, list[Part | Cluster]] = {
+        "a node and the dashboard": [nodes[0], service.dashboard],
+        "the head and the scheduler": [head, *nodes, service.scheduler],  # nodes end without their head
+        "PostgreSQL and MLflow": [doors.postgres, doors.mlflow],
+    }
     before = len(service.table.of("by-hand"))
     tick = service.trigger("by-hand")
     until(lambda: (files := service.store.get(tick.sweep_id)) is not None and len(files.done()) >= 2)
-    killed = {
-        "node": [service.head.nodes[0]],
-        "head": [service.head.part, *service.head.nodes],  # nodes end without their head
-        "mlflow": [service.doors.mlflow],
-        "postgres": [],
-        "scheduler and dashboard": [service.scheduler, service.dashboard],
-    }[part]
     assert len(service.store.find(tick.sweep_id).done()) < 24, "too fast for this test"
-    for one in killed:
-        one.kill()
-    if part == "postgres":
-        service.doors.postgres.kill()
-        service.doors.postgres.start()
-    for one in killed:
-        one.start()
+    for part in parts[lost]:
+        part.kill()
+    for part in parts[lost]:
+        part.start()
     [ended, *_] = service.done("by-hand", before + 1)
     if ended.outcome != "ok":  # what could not be tracked: the store has it all, and whoever is told resumes
-        assert part in ("mlflow", "postgres")
+        assert lost == "PostgreSQL and MLflow"
         assert ended.exit_code == 5
         environment = service.doors.login("sweeps") | {
             "SWEEPS_TRACKING_DATABASE": service.doors.database("sweeps_writer")
