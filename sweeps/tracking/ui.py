@@ -16,7 +16,7 @@ from typing import Literal
 from sweeps.errors import TrackingError
 from sweeps.store import Store
 
-_START_SECONDS = 60
+_START_SECONDS = 180  # on a busy machine
 
 
 @contextmanager
