@@ -15,7 +15,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -59,9 +59,10 @@ def backup(store: Store, archive: Path, database: str | None = None, artifacts: 
         StoreError: there is no store or folder, the archive is there already, or it cannot be written.
         TrackingError: the database cannot be read.
     """
-    for place, what in ((store.root, "store"), (artifacts or store.root, "folder")):
-        if not place.is_dir():
-            raise StoreError(f"{place}: there is no {what}")
+    if not store.root.is_dir():
+        raise StoreError(f"{store.root}: there is no store")
+    if artifacts is not None and not artifacts.is_dir():
+        raise StoreError(f"{artifacts}: there is no folder")
     if archive.exists():
         raise StoreError(f"{archive}: is there already; an archive is not overwritten")
     aside = archive.with_name(f".{archive.name}.{os.getpid()}.new")
@@ -94,9 +95,9 @@ def restore(archive: Path, store: Store, database: str | None = None, artifacts:
             is asked for; nothing was restored.
         TrackingError: the database holds something, or cannot be filled; nothing was restored.
     """
-    for folder, option in ((store.root, "--store"), (artifacts or store.root, "--artifacts")):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise StoreError(f"{folder}: is not empty; restore into a folder of its own ({option})")
+    _check_empty(store.root, "--store")
+    if artifacts is not None:
+        _check_empty(artifacts, "--artifacts")
     store.check_writable()
     # Within the store, which may be a volume of its own: there what was checked is moved to its place.
     aside = store.root / ".restore"
@@ -107,10 +108,13 @@ def restore(archive: Path, store: Store, database: str | None = None, artifacts:
             if wanted is not None and not held:
                 raise StoreError(f"{archive}: holds no {what}")
         _relocate(Store(aside), made.store, store)
-        if database is not None:
-            restore_dump(aside / _DUMP, database)
-        if artifacts is not None:
-            shutil.copytree(aside / _ARTIFACTS, artifacts, dirs_exist_ok=True)
+        with ExitStack() as undo:
+            if artifacts is not None:
+                undo.callback(_empty, artifacts)
+                shutil.copytree(aside / _ARTIFACTS, artifacts, dirs_exist_ok=True)
+            if database is not None:
+                restore_dump(aside / _DUMP, database)
+            undo.pop_all()
         shutil.rmtree(aside / _ARTIFACTS, ignore_errors=True)
         (aside / _DUMP).unlink(missing_ok=True)
         for path in aside.iterdir():
@@ -120,6 +124,20 @@ def restore(archive: Path, store: Store, database: str | None = None, artifacts:
         raise StoreError(f"{store.root}: cannot be restored: {error.strerror or error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_empty(folder: Path, option: str) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StoreError(f"{folder}: is not empty; restore into a folder of its own ({option})")
+
+
+def _empty(folder: Path) -> None:
+    """Remove all that is in a folder, which may be a volume and stays."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _write(store: Store, stream: Any, folder: Path, database: str | None, artifacts: Path | None) -> Backup:

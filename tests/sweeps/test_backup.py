@@ -252,9 +252,10 @@ def test_what_a_server_keeps_goes_with_the_store(postgres: Cluster, cli: Cli, st
     with pytest.raises(StoreError, match=r"volume: is not empty; restore into a folder of its own \(--artifacts\)"):
         restore(archive, Store(tmp_path / "2"), artifacts=tmp_path / "volume")
     with pytest.raises(TrackingError, match="the database is not empty") as caught:
-        restore(archive, Store(tmp_path / "2"), empty)
+        restore(archive, Store(tmp_path / "2"), empty, tmp_path / "taken back")
     assert postgres.password not in str(caught.value)
     assert not list((tmp_path / "2").iterdir())
+    assert not list((tmp_path / "taken back").iterdir())
     said = cli("restore", archive, "--store", tmp_path / "3").stdout
     for what in ("database", "artifacts"):
         assert f"the archive holds a tracking server's {what} too, not restored (--{what})" in said
