@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from sweeps.errors import ClusterLost
 from sweeps.execute.inline import InlineExecutor
 from sweeps.execute.ray import RayExecutor
 from sweeps.plan import Plan, Trials
@@ -87,6 +88,23 @@ def test_shards_that_crash_again_and_again_are_given_up_and_the_rest_goes_on(
     assert resume(files, ray_executor, Untracked(), Silent()).failed_trials == 0
     assert files.failures() == []
     assert contents(files) == contents(undisturbed)
+
+
+@pytest.mark.parametrize("call", ["put", "wait", "get"])
+def test_what_ray_raises_where_its_node_is_lost_is_one_error(
+    ray_executor: RayExecutor, make_work: MakeWork, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A connection that is reset comes as a plain OSError out of whatever is asked just then."""
+    import ray
+
+    def reset(*_: object, **__: object) -> None:
+        raise OSError("Connection reset by peer")
+
+    monkeypatch.setattr(ray_executor, "_ray", ray)  # as it is, and again when this is over
+    monkeypatch.setattr(ray, call, reset)
+    work = make_work()
+    with pytest.raises(ClusterLost, match="is lost: Connection reset by peer"):
+        list(ray_executor.run(work, work.plan.shards()))
 
 
 @pytest.fixture(scope="module")
