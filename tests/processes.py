@@ -11,7 +11,9 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 _START_SECONDS = 120
 _END_SECONDS = 30
 
@@ -23,7 +25,7 @@ class Part:
     Args:
         command: what runs.
         environment: all of it.
-        log: what it prints is appended here.
+        log: what it has printed since it was started.
         ready: whether it does what it is there for.
     """
 
@@ -39,7 +41,7 @@ class Part:
         Raises:
             RuntimeError: it ends before, or takes too long.
         """
-        with self.log.open("ab") as output:
+        with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 self.command,
                 env=self.environment,
@@ -71,6 +73,15 @@ class Part:
             self.process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
+
+
+def until(what: Callable[[], T], seconds: float = 300, pause: float = 0.1) -> T:
+    """What there is, once there is something."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, "it has not come"
+        time.sleep(pause)
+    return found
 
 
 def answers(address: str, headers: Mapping[str, str] | None = None) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.processes import free_port
 
 _START_SECONDS = 60
 
@@ -47,9 +48,7 @@ class Prometheus:
 @contextmanager
 def private_prometheus(config: Path, folder: Path) -> Iterator[Prometheus]:
     """A server with this configuration while the context lasts; its data is in ``folder``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     arguments = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", "--log.level=error"]
     command = [program("prometheus"), *arguments, f"--web.listen-address=127.0.0.1:{port}"]
     with (folder / "log").open("wb") as log:

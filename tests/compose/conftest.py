@@ -10,10 +10,9 @@ import secrets
 import shlex
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import docker
 import pytest
@@ -23,14 +22,12 @@ from tests.processes import free_port
 from tests.service.conftest import make_secrets
 from tests.sweeps.conftest import ROOT, Cli
 
-T = TypeVar("T")
 _SIZES = {
     "RAY_WORKER_CPUS": "1",
     "RAY_WORKER_MEMORY": "2G",
     "RAY_HEAD_MEMORY": "3G",
     "RAY_OBJECT_STORE": "536870912",
 }
-_PATIENCE = 600  # seconds, for whatever has to happen
 
 
 class Stack:
@@ -118,17 +115,6 @@ class Stack:
             token = page.get("next_page_token")
             if not token:
                 return runs
-
-
-def until(what: Callable[[], T | None]) -> T:
-    """Wait for something to be so."""
-    end = time.monotonic() + _PATIENCE
-    while True:
-        found = what()
-        if found:
-            return found
-        assert time.monotonic() < end
-        time.sleep(1)
 
 
 @pytest.fixture(scope="session")

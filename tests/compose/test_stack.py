@@ -7,13 +7,15 @@ import pytest
 import requests
 import yaml
 
-from tests.compose.conftest import Stack, until
+from tests.compose.conftest import Stack
+from tests.processes import until
 from tests.sweeps.conftest import ROOT, document
 
 pytestmark = pytest.mark.timeout(3600)
 
 SERVICES = {"postgres": 1, "mlflow": 1, "ray-head": 1, "ray-worker": 2, "scheduler": 1, "dashboard": 1}
 TRIALS = 3000
+_PATIENCE = 600  # seconds, for whatever has to happen
 
 
 @pytest.fixture(scope="session")
@@ -108,10 +110,10 @@ def test_what_is_killed_comes_back_and_the_sweep_is_whole(stack: Stack, long_swe
     options = ("--set", f"name=without-{service}", "--set", f"training.epochs={20_000 + len(service)}")
     sweep_id = json.loads(stack.submit(long_sweep, *options, "--json"))["sweep"]
     count = f"ls /store/sweeps/{sweep_id}/shards 2>/dev/null | wc -l"
-    until(lambda: int(stack.compose("exec", "-T", "ray-head", "sh", "-c", count)) >= 3)
+    until(lambda: int(stack.compose("exec", "-T", "ray-head", "sh", "-c", count)) >= 3, _PATIENCE, pause=1)
     began = stack.started(service)
     stack.crash(service)
-    until(lambda: stack.started(service) != began and stack.is_healthy())
+    until(lambda: stack.started(service) != began and stack.is_healthy(), _PATIENCE, pause=1)
     stack.submit(long_sweep, *options, "--wait")
     assert_whole(stack, f"without-{service}")
 

@@ -4,11 +4,10 @@ on PostgreSQL, held against last night's, and seen on the dashboard; every part 
 
 import os
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,15 +17,13 @@ from sweeps import yaml
 from sweeps.schedule.ticks import DONE, Tick, TickTable
 from sweeps.store import Store, SweepFiles
 from tests.postgres import Cluster
-from tests.processes import Part, answers, free_port
+from tests.processes import Part, answers, free_port, until
 from tests.ray_head import RayHead, private_head
 from tests.service.conftest import BIN, Browser, Doors
 from tests.sweeps.conftest import Cli, document
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
-T = TypeVar("T")
-_PATIENCE = 300.0  # seconds, on whatever machine
 TRIALS = 240
 SWEEP = document(
     name="night",
@@ -115,15 +112,6 @@ class Service:
         answer = requests.get(f"{self.head.address}/api/v0/tasks", asked, headers=token, timeout=60).json()
         tasks = answer["data"]["result"]["result"]
         return {task["node_id"] for task in tasks if task["name"] == "run_shard" and task["state"] == "FINISHED"}
-
-
-def until(what: Callable[[], T]) -> T:
-    """What there is, once there is something."""
-    end = time.monotonic() + _PATIENCE
-    while not (found := what()):
-        assert time.monotonic() < end
-        time.sleep(0.2)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from sweeps.jobs import CANCELLED, FAILED, RUNNING, SUCCEEDED, Cluster, Job, _Se
 from sweeps.run import tracker_for
 from sweeps.store import Store, SweepFiles
 from sweeps.verify import Difference, verify
+from tests.processes import until
 from tests.ray_head import RayHead, private_head
 from tests.sweeps.conftest import Cli
 
@@ -31,14 +31,6 @@ def head() -> Iterator[RayHead]:
 def remote(cli: Cli, head: RayHead) -> Callable[..., Any]:
     """The command line on a laptop that knows the cluster's address and token, and has no store."""
     return lambda *arguments, code=0: cli(*arguments, code=code, SWEEPS_STORE="/nowhere", **head.environment)
-
-
-def await_(what: Callable[[], Any]) -> Any:
-    until = time.monotonic() + 240
-    while not (found := what()):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return found
 
 
 def differences(files: SweepFiles, sample: int = 3) -> list[Difference]:
@@ -100,7 +92,7 @@ def test_a_killed_and_a_cancelled_job_are_gone_on_with(
 
     # Killed: whoever waits is told, and submitting again goes on.
     waiting = cli.start("submit", path, "--wait", SWEEPS_STORE="/nowhere", **head.environment)
-    await_(lambda: (files := found()) and files.done())
+    until(lambda: (files := found()) and files.done())
     files = found()
     assert files is not None
     holder = files.holder()
@@ -115,7 +107,7 @@ def test_a_killed_and_a_cancelled_job_are_gone_on_with(
 
     # Ctrl-C ends the waiting, not the job; cancel ends the job.
     waiting = cli.start("submit", path, "--wait", SWEEPS_STORE="/nowhere", **head.environment)
-    await_(lambda: len(files.done()) > before)
+    until(lambda: len(files.done()) > before)
     waiting.send_signal(signal.SIGINT)
     out, err = waiting.communicate(timeout=240)
     assert waiting.returncode == 130
@@ -123,7 +115,7 @@ def test_a_killed_and_a_cancelled_job_are_gone_on_with(
     follow = f"follow it: sweeps logs {job_id}-2 --address {head.address} --follow"
     assert f"interrupted; {job_id}-2 goes on; {follow}" in err
     assert f"{job_id}-2: is told to end" in remote("cancel", "long").stdout
-    await_(lambda: job()["state"] == CANCELLED)
+    until(lambda: job()["state"] == CANCELLED)
     assert (job()["id"], job()["exit code"]) == (f"{job_id}-2", 130)
     before = len(files.done())
     assert before < shards

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +21,7 @@ from sweeps.storage import heartbeat, storage_at
 from sweeps.storage.s3 import S3Storage
 from sweeps.store import Store, SweepFiles
 from sweeps.worker import ShardResult
+from tests.processes import until
 from tests.s3 import S3Server
 
 LAPSES = 3.0
@@ -56,13 +57,6 @@ def another_process(where: str, lapses: float = LAPSES) -> Iterator[subprocess.P
         assert process.stdout.readline() == "held\n"
         yield process
         process.kill()
-
-
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it has not come"
-        time.sleep(0.05)
 
 
 def test_the_second_is_told_who_holds_it_until_that_one_is_dead_for_a_while(storage: S3Storage) -> None:

@@ -25,10 +25,10 @@ from sweeps.run import Outcome as SweepOutcome
 from sweeps.run import create, prepare, resume, run
 from sweeps.store import Store, SweepFiles
 from sweeps.worker import ShardResult, ShardStored, Work, run_shard
+from tests.processes import until
 from tests.s3 import S3Server
 from tests.sweeps.conftest import Cli, document
 from tests.sweeps.test_resume import TASKS, Silent, Untracked
-from tests.sweeps.test_shared_lease import until
 
 
 def swept(store: Store, config: SweepConfig, executor: Executor | None = None) -> SweepOutcome:
