@@ -11,10 +11,10 @@ import numpy as np
 from numba import njit
 
 from benchmarks.contenders import CORES
+from sgdcore.kernels.vectors import GROUP as WIDTH
 from sgdcore.kernels.vectors import fma, load, store
 
 CHAINS = 12  # vectors that do not wait for each other: all in registers, and enough to hide the latency
-WIDTH = 16
 SWEEPS = 8_000_000
 
 

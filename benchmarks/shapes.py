@@ -34,7 +34,7 @@ from sgdcore.tasks import linear
 
 FEATURES, BATCHES = (1, 8, 64), (1, 32, 0)  # 0: all samples
 SAMPLES = 512
-WORK = 5e9  # multiplications of one turn, about,
+WORK = 2e10  # multiplications of one turn, about,
 TRIAL_STEPS = (2.5e6, 3e8)  # within these bounds: turns in which setting up does not count
 
 

@@ -251,9 +251,17 @@ def _start(
         start=params.copy(),
         target=target,
         direction=direction,
-        peak=params.copy(),
+        peak=np.where(direction == 0, params, _short_of(target, params)),
         peak_step=np.zeros(shape, dtype=np.int64),
     )
+
+
+def _short_of(target: NDArray[np.float64], params: NDArray[Any]) -> NDArray[Any]:
+    """The targets in the dtype of ``params``, on whose side of the target they stay."""
+    with np.errstate(over="ignore"):
+        nearest = target.astype(params.dtype)
+    beyond = (nearest - target) * (target - params) > 0
+    return np.where(beyond, np.nextafter(nearest, params), nearest)
 
 
 def _curves(problem: Problem, hyperparams: Hyperparams, state: State, steps: NDArray[np.int64]) -> Curves:

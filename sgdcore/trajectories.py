@@ -17,7 +17,8 @@ class State:
     """Where T trials stand after ``step`` steps; all that is needed to go on. Arrays are in the run's dtype.
 
     ``direction`` is the sign of (target - start), 0 where the start is on target or the target is not known (NaN):
-    ``peak`` is the farthest value so far in that direction, and ``peak_step`` the step that reached it first.
+    ``peak`` is the farthest value past the target so far in that direction, and ``peak_step`` the step that reached it
+    first; while there is none, the target itself (or the last value before it) and 0.
     """
 
     step: int

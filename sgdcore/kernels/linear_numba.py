@@ -27,7 +27,7 @@ from sgdcore.kernels import linear_record, linear_steps, linear_tiles
 from sgdcore.kernels.base import Problem, Resources, Segment, columns
 from sgdcore.kernels.linear_batches import stretches
 from sgdcore.kernels.linear_record import blank, capacity, keep, write
-from sgdcore.kernels.linear_steps import COLUMNS, DECAY, MOMENTUM, NESTEROV, SCRATCH, call_steps, compile_steps
+from sgdcore.kernels.linear_steps import FIXED, call_steps, compile_steps, kinds_of
 from sgdcore.kernels.linear_tiles import (
     aligned,
     dampen,
@@ -108,14 +108,13 @@ def advance(
 
 def lanes_of(parameters: int, width: int, itemsize: int) -> int:
     """Trials in a tile."""
-    row = (ROWS * parameters + COLUMNS) * itemsize
+    row = (ROWS * parameters + FIXED) * itemsize
     return int(np.clip(TILE_BYTES // row // width * width, width, 512))
 
 
 def _by_kind(hyperparams: Hyperparams) -> tuple[list[tuple[int, int, int]], NDArray[np.int64]]:
     """Ranges (kind, first, stop) of the trials in an order that puts like by like."""
-    kind = MOMENTUM * (hyperparams.momentum != 0) + DECAY * (hyperparams.weight_decay != 0)
-    kind = (kind + NESTEROV * hyperparams.nesterov).astype(np.uint8)
+    kind = kinds_of(hyperparams)
     order = np.argsort(kind, kind="stable")
     counts = np.bincount(kind, minlength=1)
     stops = np.cumsum(counts)
@@ -169,7 +168,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     recorded, recorded_from = recording
     dtype, size, per_step = state[0].dtype, parameters * lanes, table.shape[1]
     tile, after = aligned(3 * size, dtype), aligned(3 * size, dtype)
-    fixed = aligned((1 + SCRATCH) * size + COLUMNS * lanes, dtype)
+    fixed = aligned(2 * size + FIXED * lanes, dtype)
     ticks, peak_steps = aligned(size, clock.dtype), np.zeros(size, np.int64)
     ticks[:] = 0
     places = np.empty(CHUNK * per_step, np.int64)

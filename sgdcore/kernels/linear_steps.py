@@ -2,18 +2,18 @@
 
 A tile is rows of ``lanes`` neighbouring numbers, one a trial, in arrays of rows:
 
-    tile:  parameters, momentum buffers, peaks; P rows each. A peak is the largest value so far of the parameter with
-           its sign turned so that its target lies above its start
+    tile:  parameters, momentum buffers, peaks; P rows each. A peak is the largest value so far, past its target, of the
+           parameter with its sign turned so that its target lies above its start
     ticks: by parameter, the step that reached the peak, counted from the chunk's start; 0 where it is older
-    fixed: signs (P rows of 0 and -0), -lr, momentum, weight_decay, 1 - dampening
+    fixed: signs (P rows of 0 and -0), -lr, momentum, weight_decay, 1 - dampening; behind them, room
 
 ``width`` lanes are stepped together, several steps in a row. A model of up to FEW parameters is unrolled and stays in
-registers; of a larger one, one parameter after the other comes from the cache and goes back. Whatever decides between
-ways of stepping is a constant, hence costs nothing: the flags of the trials in the tile, the form of its batches.
+registers; of a larger one, parameters come from the cache and go back. Whatever decides between ways of stepping is a
+constant, hence costs nothing: the flags of the trials in the tile, the form of its batches. New peaks are rare, so that
+a step only looks whether there is one: noting it is a call.
 
 Samples: products and sums that are not the rule's own stay apart (numba contracts nothing by itself), in the order in
-which torch's Linear and mse_loss round them for batches of one and two. Larger
-batches: see linear_triangles.
+which torch's Linear and mse_loss round them for batches of one and two. Larger batches: see linear_triangles.
 """
 
 from __future__ import annotations
@@ -29,15 +29,19 @@ import numpy as np
 from llvmlite import ir
 from numba import literally, njit, types
 from numba.extending import overload
+from numpy.typing import NDArray
 
 from sgdcore import rule
+from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels import linear_triangles, vectors
 from sgdcore.kernels.linear_triangles import EXTRA, residuals, slopes
 from sgdcore.kernels.vectors import (
+    GROUP,
+    REGISTERS,
     aligned_stack,
+    anywhere,
     compiled,
     fma,
-    fma_total,
     intrinsic,
     load,
     select,
@@ -49,12 +53,14 @@ from sgdcore.kernels.vectors import (
 )
 
 FEW = 16  # parameters up to which a step is unrolled
-WIDTHS = ((2, 64), (4, 32), (FEW, 16), (np.inf, 32))  # parameters up to which so many float32 trials go together
-BLOCK = 4  # rows of a triangle that are taken together, where there are more parameters
+# Parameters up to which so many vectors of trials go together: as many as it takes to hide latency, as few as
+# registers hold.
+VECTORS = ((2, 4), (4, 2), (FEW, 1), (np.inf, 2)) if REGISTERS >= 32 else ((np.inf, 2),)
+BLOCK = 4  # rows or parameters that are taken together, where there are more parameters
 COLUMNS = 4  # rows of ``fixed`` that hold hyperparameters
-SCRATCH = 1  # times P: rows of ``fixed`` behind them, for gradients, where they are not in registers
+FIXED = COLUMNS + 2 * BLOCK  # rows of ``fixed`` besides P for signs and P for residuals and gradients on their way
 TRIANGLE, RECTANGLE = 0, 3  # what a batch of more than two samples is
-MOMENTUM, DECAY, NESTEROV = 1, 2, 4  # bits of a kind of trials
+MOMENTUM, DECAY, NESTEROV, DAMPENING = 1, 2, 4, 8  # bits of a kind of trials
 
 # numba's on-disk cache watches one file's date, but a step is compiled from four: their checksum is a constant of the
 # compiled function, hence part of its key.
@@ -79,9 +85,9 @@ class Form:
 
     @property
     def width(self) -> int:
-        """Trials stepped together: as many as it takes to hide latency, as few as registers hold."""
-        float32 = next(width for most, width in WIDTHS if self.parameters <= most)
-        return max(vectors.GROUP, float32 * 4 // np.dtype(self.dtype).itemsize)
+        """Trials stepped together."""
+        vectors = next(vectors for most, vectors in VECTORS if self.parameters <= most)
+        return max(GROUP, vectors * GROUP * 4 // np.dtype(self.dtype).itemsize)
 
     @property
     def unrolled(self) -> bool:
@@ -97,6 +103,14 @@ class Form:
     def numbers(self) -> int:
         """How many a triangle or rectangle takes."""
         return -(-self.rows // self.block) * self.block * (self.parameters + EXTRA)
+
+
+def kinds_of(hyperparams: Hyperparams) -> NDArray[np.uint8]:
+    """Each trial's kind."""
+    momentum, decay = hyperparams.momentum != 0, hyperparams.weight_decay != 0
+    dampening = momentum & (hyperparams.dampening != 0)
+    kind = MOMENTUM * momentum + DECAY * decay + NESTEROV * hyperparams.nesterov + DAMPENING * dampening
+    return np.asarray(kind, np.uint8)
 
 
 @cached
@@ -175,18 +189,37 @@ def _few(arrays, batches, size, features, parameters, batch, rows, width, kind):
             load(tile, lane, lanes, parameters, width),
             load(tile, length + lane, lanes, parameters, width),
         )
-        peaks = load(tile, 2 * length + lane, lanes, parameters, width)
+        store(after, 2 * length + lane, lanes, load(tile, 2 * length + lane, lanes, parameters, width))
         for step in range(np.uintp(count)):
             gradients = _gradients(params, batches, step, features, parameters, batch, rows, width)
             params, buffers = _stepped(params, gradients, buffers, fixed, length + lane, lanes, width, kind)
-            reached = params ^ load(fixed, lane, lanes, parameters, width)
-            farther = reached > peaks
-            peaks = select(farther, reached, peaks)
-            tick = spread(clock, step, 1, width)
-            store(ticks, lane, lanes, select(farther, tick, load(ticks, lane, lanes, parameters, width)))
+            if anywhere(_farther(params, after, fixed, lane, parameters, parameters, lanes, width)):
+                store(after, lane, lanes, params)
+                _note_peaks(after, ticks, fixed, clock, step, lane, parameters, parameters, lanes, width)
         store(after, lane, lanes, params)
         store(after, length + lane, lanes, buffers)
-        store(after, 2 * length + lane, lanes, peaks)
+
+
+@njit(forceinline=True)
+def _farther(params, after, fixed, at, some, parameters, lanes, width):  # type: ignore[no-untyped-def]
+    """Where ``some`` parameters, from ``at`` on, are farther than ever."""
+    reached = params ^ load(fixed, at, lanes, some, width)
+    return reached > load(after, 2 * parameters * lanes + at, lanes, some, width)
+
+
+@njit(nogil=True, error_model="numpy", forceinline=False)  # it would inherit this
+def _note_peaks(after, ticks, fixed, clock, step, at, some, parameters, lanes, width):  # type: ignore[no-untyped-def]
+    """Note and date the new peaks of ``some`` parameters. Apart, so that the steps between keep their registers."""
+    literally(some)
+    literally(width)
+    aligned_stack()
+    first = 2 * parameters * lanes + at
+    reached = load(after, at, lanes, some, width) ^ load(fixed, at, lanes, some, width)
+    peaks = load(after, first, lanes, some, width)
+    farther = reached > peaks
+    dated = select(farther, spread(clock, step, 1, 1, width), load(ticks, at, lanes, some, width))
+    store(after, first, lanes, select(farther, reached, peaks))
+    store(ticks, at, lanes, dated)
 
 
 @njit(forceinline=True)
@@ -200,7 +233,7 @@ def _stepped(params, gradients, buffers, fixed, first, lanes, width, kind):  # t
         load(fixed, first, lanes, 1, width),
         load(fixed, first + lanes, lanes, 1, width),
         load(fixed, first + 2 * lanes, lanes, 1, width),
-        load(fixed, first + 3 * lanes, lanes, 1, width),
+        load(fixed, first + 3 * lanes, lanes, 1, width) if kind & DAMPENING else splat_like(fixed, 1, width),
         kind & MOMENTUM != 0,
         kind & DECAY != 0,
         kind & NESTEROV != 0,
@@ -253,8 +286,8 @@ def _choose_sample(params, batches, sample, scale, features, parameters, width):
 
     def of_sample(params, batches, sample, scale, features, parameters, width):  # type: ignore[no-untyped-def]
         data, targets, _, _ = batches
-        x = inputs(spread(data, sample * features, features, width))
-        return scale * (total(x * params) - spread(targets, sample, 1, width)) * x
+        x = inputs(spread(data, sample * features, 1, features, width))
+        return scale * (total(x * params) - spread(targets, sample, 1, 1, width)) * x
 
     return of_sample
 
@@ -284,9 +317,9 @@ def _many_by_samples(arrays, batches, size, features, parameters, batch, rows, w
             if not single:
                 other = scale * _residual(after, lane, data, targets, second, features, parameters, lanes, width)
             for j in range(features):
-                gradient = slope * spread(data, first * features + j, 1, width)
+                gradient = slope * spread(data, first * features + j, 1, 1, width)
                 if not single:
-                    gradient = gradient + other * spread(data, second * features + j, 1, width)
+                    gradient = gradient + other * spread(data, second * features + j, 1, 1, width)
                 _step_one(arrays, batches, step, gradient, j, lane, parameters, lanes, width, kind)
             if parameters > features:
                 gradient = slope if single else slope + other
@@ -297,17 +330,17 @@ def _many_by_samples(arrays, batches, size, features, parameters, batch, rows, w
 def _residual(after, lane, data, targets, sample, features, parameters, lanes, width):  # type: ignore[no-untyped-def]
     """x p - y of one sample."""
     x = sample * features
-    prediction = spread(data, x, 1, width) * load(after, lane, lanes, 1, width)
+    prediction = spread(data, x, 1, 1, width) * load(after, lane, lanes, 1, width)
     for j in range(1, features):
-        prediction = prediction + spread(data, x + j, 1, width) * load(after, j * lanes + lane, lanes, 1, width)
+        prediction = prediction + spread(data, x + j, 1, 1, width) * load(after, j * lanes + lane, lanes, 1, width)
     if parameters > features:
         prediction = prediction + load(after, features * lanes + lane, lanes, 1, width)
-    return prediction - spread(targets, sample, 1, width)
+    return prediction - spread(targets, sample, 1, 1, width)
 
 
 @compiled
 def _many_by_rows(arrays, batches, size, features, parameters, batch, rows, width, kind):  # type: ignore[no-untyped-def]
-    """BLOCK rows of the batch at a time, then one parameter at a time, from and to the cache."""
+    """Products of matrices: BLOCK rows' residuals at a time, then BLOCK parameters' gradients, in registers."""
     literally(features)
     literally(parameters)
     literally(batch)
@@ -315,34 +348,40 @@ def _many_by_rows(arrays, batches, size, features, parameters, batch, rows, widt
     literally(width)
     literally(kind)
     (_, after, _, fixed), (data, _, places, _), (count, lanes, used) = arrays, batches, size
-    columns, blocks = parameters + EXTRA, (rows + BLOCK - 1) // BLOCK
-    scratch = (parameters + COLUMNS) * lanes
+    columns, blocks, residuals = parameters + EXTRA, (rows + BLOCK - 1) // BLOCK, (parameters + COLUMNS) * lanes
     _carry_over(arrays, parameters, lanes)
     for lane in range(0, used, width):
-        gradients = scratch + lane
         for step in range(np.uintp(count)):
             rows_at = places[step] * (blocks * columns * BLOCK)
             for block in range(blocks):
                 begin = rows_at + block * (columns * BLOCK)
                 first = block * BLOCK if batch == TRIANGLE else 0
-                e = spread(data, begin + first * BLOCK, BLOCK, width) * load(
-                    after, first * lanes + lane, lanes, 1, width
-                )
+                e = _column(data, begin, first, width) * load(after, first * lanes + lane, lanes, 1, width)
                 for k in range(first + 1, parameters):
-                    e = fma(
-                        spread(data, begin + k * BLOCK, BLOCK, width), load(after, k * lanes + lane, lanes, 1, width), e
-                    )
-                e = e - spread(data, begin + parameters * BLOCK, BLOCK, width)  # last, where the two cancel
-                e = e * spread(data, begin + (parameters + 1) * BLOCK, BLOCK, width)
-                for k in range(first, parameters):
-                    factors, at = spread(data, begin + k * BLOCK, BLOCK, width), gradients + k * lanes
-                    if block == 0:
-                        store(fixed, at, lanes, total(factors * e))
-                    else:
-                        store(fixed, at, lanes, fma_total(factors, e, load(fixed, at, lanes, 1, width)))
-            for j in range(parameters):
-                gradient = load(fixed, gradients + j * lanes, lanes, 1, width)
-                _step_one(arrays, batches, step, gradient, j, lane, parameters, lanes, width, kind)
+                    e = fma(_column(data, begin, k, width), load(after, k * lanes + lane, lanes, 1, width), e)
+                e = e - _column(data, begin, parameters, width)  # last, where the two cancel
+                e = e * _column(data, begin, parameters + 1, width)
+                store(fixed, residuals + block * BLOCK * width, width, e)
+            stepped = 0
+            while stepped < parameters:
+                first = min(stepped, parameters - BLOCK)  # the last block may overlap the one before
+                at = rows_at + first * BLOCK
+                gradients = spread(data, at, BLOCK, BLOCK, width) * load(fixed, residuals, width, 1, width)
+                for row in range(1, min(rows, first + BLOCK) if batch == TRIANGLE else rows):
+                    at = rows_at + row // BLOCK * (columns * BLOCK) + first * BLOCK + row % BLOCK
+                    e = load(fixed, residuals + row * width, width, 1, width)
+                    gradients = fma(spread(data, at, BLOCK, BLOCK, width), e, gradients)
+                store(fixed, residuals + blocks * BLOCK * width, width, gradients)
+                for j in range(stepped, first + BLOCK):
+                    gradient = load(fixed, residuals + (blocks * BLOCK + j - first) * width, width, 1, width)
+                    _step_one(arrays, batches, step, gradient, j, lane, parameters, lanes, width, kind)
+                stepped = first + BLOCK
+
+
+@njit(forceinline=True)
+def _column(data, begin, k, width):  # type: ignore[no-untyped-def]
+    """Column k of the block of rows at ``begin``."""
+    return spread(data, begin + k * BLOCK, 1, BLOCK, width)
 
 
 @njit(forceinline=True)
@@ -363,8 +402,5 @@ def _step_one(arrays, batches, step, gradient, j, lane, parameters, lanes, width
     store(after, at, lanes, param)
     if kind & MOMENTUM:
         store(after, length + at, lanes, buffer)
-    reached, peak = param ^ load(fixed, at, lanes, 1, width), load(after, 2 * length + at, lanes, 1, width)
-    farther = reached > peak
-    store(after, 2 * length + at, lanes, select(farther, reached, peak))
-    tick = spread(batches[3], step, 1, width)
-    store(ticks, at, lanes, select(farther, tick, load(ticks, at, lanes, 1, width)))
+    if anywhere(_farther(param, after, fixed, at, 1, parameters, lanes, width)):
+        _note_peaks(after, ticks, fixed, batches[3], step, at, 1, parameters, lanes, width)

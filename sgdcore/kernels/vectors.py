@@ -1,7 +1,7 @@
 """Lanes: rows of neighbouring numbers as one numba value, so that scalar code compiles to SIMD code.
 
-A Lanes value is ``rows`` rows of ``width`` elements; LLVM sees a row as vectors of GROUP elements, which every CPU
-takes in as many parts as it needs. ``+``, ``-``, ``*``, ``^`` (of sign bits), ``>``, ``!=``, :func:`fma` and
+A Lanes value is ``rows`` rows of ``width`` elements; LLVM sees a row as vectors of GROUP elements, which this CPU's
+registers hold (float64: takes in two parts). ``+``, ``-``, ``*``, ``^`` (of sign bits), ``>``, ``!=``, :func:`fma` and
 :func:`select` work row by row; a value of one row meets every row of the other. Each is IEEE's operation, once for
 every element: nothing is contracted or reordered, so that an element's bits do not depend on its neighbours or on the
 CPU's vectors.
@@ -20,13 +20,16 @@ from functools import reduce
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import extending, njit, types
 from numba.core import cgutils
 from numba.core.datamodel.models import PrimitiveModel
 from numba.core.datamodel.registry import register_default
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 
-GROUP = 16  # elements of an LLVM vector: a cache line of float32; a narrower row is one vector
+AVX512 = get_host_cpu_features().get("avx512f", False)
+REGISTERS = 32 if AVX512 else 16  # of the CPU, for vectors
+GROUP = 16 if AVX512 else 8  # elements of an LLVM vector: float32 in a register; a narrower row is one vector
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
@@ -125,18 +128,18 @@ def store(context: Any, array: Any, first: Any, stride: Any, lanes: Any) -> Any:
 
 
 @intrinsic
-def spread(context: Any, array: Any, first: Any, rows: Any, width: Any) -> Any:
-    """array[first + r] in every element of row r < ``rows``. ``rows`` and ``width`` are literals."""
+def spread(context: Any, array: Any, first: Any, stride: Any, rows: Any, width: Any) -> Any:
+    """array[first + r * stride] in every element of row r < ``rows``. ``rows`` and ``width`` are literals."""
     if not literal(rows, width):
         return None
     lanes = Lanes(array.dtype, rows.literal_value, width.literal_value)
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         data = _data(context, builder, sig, values)
-        places = (builder.gep(data, [_plus(builder, values[1], row)]) for row in range(lanes.rows))
+        places = (builder.gep(data, [_row(builder, values, row)]) for row in range(lanes.rows))
         return repeated(builder, lanes, [builder.load(place) for place in places])
 
-    return lanes(array, types.intp, rows, width), codegen
+    return lanes(array, types.intp, types.intp, rows, width), codegen
 
 
 @intrinsic
@@ -224,24 +227,6 @@ def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
-def fma_total(context: Any, a: Any, b: Any, c: Any) -> Any:
-    """One row: c + a[0] * b[0] + a[1] * b[1] + ..., each product fused with its sum; c has one row."""
-    lanes = _joined(a, b, c)
-    if lanes is None or c.rows != 1:
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        function = fused(builder, lanes)
-        sums = parts_of(builder, c, values[2])
-        a_parts, b_parts = parts_of(builder, a, values[0]), parts_of(builder, b, values[1])
-        for i, pair in enumerate(zip(a_parts, b_parts, strict=True)):
-            sums[i % lanes.groups] = builder.call(function, [*pair, sums[i % lanes.groups]])
-        return whole(builder, c, sums)
-
-    return c(a, b, c), codegen
-
-
-@intrinsic
 def select(context: Any, condition: Any, yes: Any, no: Any) -> Any:
     """``yes`` where the condition, one boolean or Lanes of them, holds, else ``no``."""
     lanes = _joined(yes, no)
@@ -252,6 +237,22 @@ def select(context: Any, condition: Any, yes: Any, no: Any) -> Any:
         return by_vector(builder, sig, values, builder.select)
 
     return lanes(condition, yes, no), codegen
+
+
+@intrinsic
+def anywhere(context: Any, condition: Any) -> Any:
+    """Whether the condition, Lanes of booleans, holds in any element: taken to be rare."""
+    if not isinstance(condition, Lanes):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        mask = reduce(builder.or_, parts_of(builder, condition, values[0]))
+        bits, truth = ir.IntType(condition.group), ir.IntType(1)
+        found = builder.icmp_unsigned("!=", builder.bitcast(mask, bits), ir.Constant(bits, 0))
+        expect = _function(builder, "llvm.expect.i1", truth, 2)
+        return builder.call(expect, [found, ir.Constant(truth, 0)])
+
+    return types.boolean(condition), codegen
 
 
 @intrinsic
@@ -346,8 +347,12 @@ def everywhere(builder: Any, lanes: Lanes, number: Any) -> Any:
 
 def fused(builder: Any, lanes: Lanes) -> Any:
     """LLVM's fused multiply-add of two such vectors and a third."""
-    function_type = ir.FunctionType(lanes.vector, [lanes.vector] * 3)
-    name = f"llvm.fma.v{lanes.group}f{lanes.dtype.bitwidth}"
+    return _function(builder, f"llvm.fma.v{lanes.group}f{lanes.dtype.bitwidth}", lanes.vector, 3)
+
+
+def _function(builder: Any, name: str, value: Any, arguments: int) -> Any:
+    """An LLVM function of so many values that gives another one."""
+    function_type = ir.FunctionType(value, [value] * arguments)
     return cgutils.get_or_insert_function(builder.module, function_type, name)  # type: ignore[no-untyped-call, unused-ignore]
 
 
@@ -367,10 +372,15 @@ def _vectors(context: Any, builder: Any, sig: Any, values: Any, lanes: Lanes) ->
     """Where the vectors of such Lanes lie, of a call that begins (array, first, stride) or has but one row."""
     data = _data(context, builder, sig, values)
     for row in range(lanes.rows):
-        at = builder.add(values[1], builder.mul(values[2], ir.Constant(values[2].type, row))) if row else values[1]
+        at = _row(builder, values, row)
         for group in range(lanes.groups):
             place = builder.gep(data, [_plus(builder, at, group * lanes.group)])
             yield builder.bitcast(place, lanes.vector.as_pointer())
+
+
+def _row(builder: Any, values: Any, row: int) -> Any:
+    """Where a row of a call that begins (array, first, stride) begins."""
+    return builder.add(values[1], builder.mul(values[2], ir.Constant(values[2].type, row))) if row else values[1]
 
 
 def _plus(builder: Any, index: Any, number: int) -> Any:

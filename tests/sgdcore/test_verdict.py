@@ -143,16 +143,21 @@ def test_overshoot_is_the_farthest_past_the_target(many):
 
 
 @given(case=runs())
-def test_peaks_are_the_farthest_recorded_values(case):
+def test_peaks_are_the_farthest_recorded_values_past_the_target(case):
     result = case.train()
+    state = result.state
     for trial in range(len(result)):
+        finite = np.isfinite(result.curves.path[trial]).all(axis=1)
         for j in range(result.params.shape[1]):
             values = result.curves.path[trial, :, j]
-            finite = np.isfinite(result.curves.path[trial]).all(axis=1)
-            ahead = np.where(finite, values * result.state.direction[trial, j], -np.inf)
-            step = np.argmax(ahead) if result.state.direction[trial, j] else 0
-            assert result.state.peak_step[trial, j] == step
-            assert result.state.peak[trial, j] == values[step]
+            past = np.where(finite, (values - state.target[trial, j]) * state.direction[trial, j], -np.inf)
+            step = np.argmax(past)
+            if past[step] <= 0:
+                assert state.peak_step[trial, j] == 0
+                assert (state.peak[trial, j] - state.target[trial, j]) * state.direction[trial, j] <= 0
+            else:
+                assert state.peak_step[trial, j] == step
+                assert state.peak[trial, j] == values[step]
 
 
 def test_overshoot_is_seen_between_recorded_steps():
