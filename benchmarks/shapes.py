@@ -77,13 +77,15 @@ def main() -> int:
     """Verify, measure, print; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.shapes", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--features", type=int, nargs="+", default=FEATURES, choices=FEATURES, help="only these rows")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, choices=BATCHES, help="only these; 0: all")
     parser.add_argument("--quick", action="store_true", help="small and short: does it run?")
     options = parser.parse_args()
     table = Table(title="Trial-steps/s by shape, all five hyperparameters mixed, float32")
     for heading in ("features", "batch", "trials", "steps", "sgdcore", "jax, best form", "faster by", "limit", "share"):
         table.add_column(heading, justify="right")
     try:
-        for features, batch in itertools.product(FEATURES, BATCHES):
+        for features, batch in itertools.product(options.features, options.batches):
             table.add_row(*row(Shape.of(features, batch, options.quick), 2 if options.quick else options.repeats))
     except BenchmarkError as error:
         print(f"benchmarks.shapes: {error}", file=sys.stderr)
