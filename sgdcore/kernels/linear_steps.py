@@ -86,8 +86,8 @@ class Form:
     @property
     def width(self) -> int:
         """Trials stepped together."""
-        vectors = next(vectors for most, vectors in VECTORS if self.parameters <= most)
-        return max(GROUP, vectors * GROUP * 4 // np.dtype(self.dtype).itemsize)
+        together = next(count for most, count in VECTORS if self.parameters <= most)
+        return max(GROUP, together * GROUP * 4 // np.dtype(self.dtype).itemsize)
 
     @property
     def unrolled(self) -> bool:

@@ -57,11 +57,11 @@ def cases_of(features: int, dtype: str, **arguments) -> TrainInput:
     rng = np.random.default_rng(features)
     values = rng.standard_normal((7, features + 1)).astype(dtype).astype(np.float64)
     hyperparams = {
-        "lr": np.float32([0.01, 0.02, 0.05, 0.01, 0.6, 0.9, 3.0, 50.0, 0.7]),
-        "momentum": np.float32([0, 0.9, 0.5, 0.9, 0, 0.5, 0, 0, 0.9]),
-        "weight_decay": np.float32([0, 0, 0.1, 0.1, 0, 0.1, 0, 0, 0.1]),
-        "dampening": np.float32([0, 0.5, 0, 0, 0, 0, 0, 0, 0]),
-        "nesterov": [False, False, True, True, False, False, False, False, True],
+        "lr": np.float32([0.01, 0.02, 0.05, 0.01, 0.6, 0.9, 3.0, 50.0, 0.7, 0.03]),
+        "momentum": np.float32([0, 0.9, 0.5, 0.9, 0, 0.5, 0, 0, 0.9, 0.5]),
+        "weight_decay": np.float32([0, 0, 0.1, 0.1, 0, 0.1, 0, 0, 0.1, 0.1]),
+        "dampening": np.float32([0, 0.5, 0, 0, 0, 0, 0, 0, 0, 0.3]),
+        "nesterov": [False, False, True, True, False, False, False, False, True, False],
     }
     task = Task(Dataset(values[:, :-1], values[:, -1]))
     return TrainInput("every kind", task, hyperparams, {"dtype": dtype, "start": np.ones(features + 1)} | arguments)
@@ -84,6 +84,26 @@ def test_points_do_not_change_peaks_and_stops():
     for result in results:
         for name in ("params", "first_nonfinite_step", "peak", "peak_step"):
             np.testing.assert_array_equal(getattr(result.state, name), getattr(expected.state, name))
+
+
+@pytest.mark.parametrize("samples", [1, 8, 40])  # one, a rectangle, a triangle
+def test_peaks_of_many_parameters_are_those_of_their_steps(samples: int):
+    values = np.random.default_rng(samples).standard_normal((samples, 21))
+    task = Task(Dataset(values[:, 1:], values[:, 0]))
+    rows = Hyperparams(lr=[0.02, 0.01], momentum=0.9, dampening=[0.0, 0.5])
+    options = {"batch_size": samples, "kernel": "numba"}
+    state = train(task, rows, epochs=2 * CHUNK + 3, start=np.zeros(21), **options).state
+    step = train(task, rows, epochs=1, start=np.zeros(21), **options)
+    path = [step.state.start, step.params]
+    while len(path) <= state.step:
+        step = train(task, rows, epochs=1, start=step, **options)
+        path.append(step.params)
+    past = (np.array(path) - state.target) * state.direction
+    steps = np.where(past.max(axis=0) > 0, past.argmax(axis=0), 0)
+    np.testing.assert_array_equal(state.peak_step, steps)
+    peaks = np.take_along_axis(np.array(path), steps[np.newaxis], axis=0)[0]
+    np.testing.assert_array_equal(state.peak[steps > 0], peaks[steps > 0])
+    assert len(set(steps[steps > 0].tolist())) > 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
