@@ -147,7 +147,7 @@ def test_a_server_that_is_killed_in_mid_sweep_and_started_again(cli: Cli, store:
         until = time.monotonic() + 120
         while time.monotonic() < until:
             experiment = client.get_experiment_by_name("small")
-            if experiment and len(client.search_runs([experiment.experiment_id])) > 10:
+            if experiment and len(client.search_runs([experiment.experiment_id], "status = 'FINISHED'")) > 10:
                 break
             time.sleep(0.05)
         os.killpg(server.pid, signal.SIGKILL)
