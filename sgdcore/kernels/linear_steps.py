@@ -5,7 +5,7 @@ A tile is rows of ``lanes`` neighbouring numbers, one a trial, in arrays of rows
     tile:  parameters, momentum buffers, peaks; P rows each. A peak is the largest value so far, past its target, of the
            parameter with its sign turned so that its target lies above its start
     ticks: by parameter, the step that reached the peak, counted from the chunk's start; 0 where it is older
-    fixed: signs (P rows of 0 and -0), -lr, momentum, weight_decay, 1 - dampening; behind them, room
+    fixed: signs (P rows of 0 and -0), -lr, momentum, weight_decay, 1 - dampening; then room for residuals, gradients
 
 ``width`` lanes are stepped together, several steps in a row. A model of up to FEW parameters is unrolled and stays in
 registers; of a larger one, parameters come from the cache and go back. Whatever decides between ways of stepping is a

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
@@ -23,6 +22,7 @@ from sweeps.tracking import sqlite
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.tracking.ui import serve
 from sweeps.worker import Work
+from tests.processes import until
 from tests.sweeps.conftest import Cli, document
 from tests.sweeps.test_resume import Silent
 
@@ -59,9 +59,7 @@ def test_an_experiment_that_is_deleted_meanwhile_stops_no_computing(
     work = make_work(tracking={"trials": policy, "writer": writer})
 
     def delete() -> None:
-        until = time.monotonic() + 60
-        while (experiment := client.get_experiment_by_name("small")) is None and time.monotonic() < until:
-            time.sleep(0.01)
+        experiment = until(lambda: client.get_experiment_by_name("small"), seconds=60, pause=0.01)
         client.delete_experiment(experiment.experiment_id)
 
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
@@ -144,12 +142,12 @@ def test_a_server_that_is_killed_in_mid_sweep_and_started_again(cli: Cli, store:
     with serve(store, 0) as (address, server):
         process = cli.start("run", config, "--executor", "inline", "--tracking-uri", address, **patience)
         client = MlflowClient(store.tracking_uri)
-        until = time.monotonic() + 120
-        while time.monotonic() < until:
+
+        def some_are_finished() -> bool | None:
             experiment = client.get_experiment_by_name("small")
-            if experiment and len(client.search_runs([experiment.experiment_id], "status = 'FINISHED'")) > 10:
-                break
-            time.sleep(0.05)
+            return experiment and len(client.search_runs([experiment.experiment_id], "status = 'FINISHED'")) > 10
+
+        until(some_are_finished, seconds=120, pause=0.05)
         os.killpg(server.pid, signal.SIGKILL)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 5, out + err
