@@ -113,8 +113,8 @@ class BulkWriter:
             new = connection.claim(ledger(runs, ids, family, began, now_ms()))
             chosen = np.array([run_id in new for run_id in ids], np.bool_)
             self._check_own(connection, runs.take(~chosen))
-            for rows in contents(runs.take(chosen), [run_id for run_id in ids if run_id in new], family):
-                connection.insert(rows)
+            for grid in contents(runs.take(chosen), [run_id for run_id in ids if run_id in new], family):
+                connection.insert(grid)
 
     def _check_own(self, connection: Connection, runs: TrialRuns) -> None:
         """What is there already must be what would have been written."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sweeps.errors import TrackingError
 
 if TYPE_CHECKING:
-    from sweeps.tracking.tables import Rows
+    from sweeps.tracking.tables import Grid, Ledger
 
 BUSY_SECONDS = 60  # how long a writer waits for another one
 
@@ -59,14 +59,14 @@ class Connection(Protocol):
     def experiment_stage(self, experiment_id: int) -> str | None:
         """An experiment's lifecycle stage, which stays so until the transaction ends; None if there is no such one."""
 
-    def claim(self, ledger: Rows) -> set[str]:
+    def claim(self, ledger: Ledger) -> set[str]:
         """Insert the rows of ``runs`` that are not there; returns their ids.
 
         No other writer can claim them too: it waits for this transaction and finds them, or finds that it has failed.
         """
 
-    def insert(self, rows: Rows) -> None:
-        """Insert rows that are not there."""
+    def insert(self, grid: Grid) -> None:
+        """Insert a grid's rows, which are not there."""
 
     def analyze(self) -> None:
         """Bring the planner's statistics up to date, where nobody is in the way: without them pages take seconds."""

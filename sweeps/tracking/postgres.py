@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from sweeps.errors import TrackingError
 from sweeps.tracking.database import BUSY_SECONDS, Database
 from sweeps.tracking.probe import first_line
-from sweeps.tracking.tables import TABLES, Coded, Column, Rows
+from sweeps.tracking.tables import TABLES, Constant, Grid, Ledger
 
 if TYPE_CHECKING:
     import psycopg
@@ -165,7 +166,7 @@ class PostgresConnection:
         found = self.query("SELECT lifecycle_stage FROM experiments WHERE experiment_id = ? FOR SHARE", experiment_id)
         return found[0][0] if found else None
 
-    def claim(self, ledger: Rows) -> set[str]:
+    def claim(self, ledger: Ledger) -> set[str]:
         """Insert the runs that are not there; returns their ids.
 
         A run that another transaction has inserted and not committed is waited for. All do so in the order of the ids,
@@ -192,14 +193,15 @@ class PostgresConnection:
             may = "SELECT has_parameter_privilege('session_replication_role', 'SET')"
         return self.query(may) == [(True,)]
 
-    def insert(self, rows: Rows) -> None:
-        """Insert rows."""
-        columns = ", ".join(rows.columns)
-        statement = f"COPY {rows.table} ({columns}) FROM STDIN (FORMAT binary)".encode()
+    def insert(self, grid: Grid) -> None:
+        """Insert a grid's rows."""
+        statement = f"COPY {grid.table} ({', '.join(grid.columns)}) FROM STDIN (FORMAT binary)".encode()
+        run, point = np.nonzero(grid.present)
         with self.raw.cursor() as cursor, cursor.copy(statement) as copy:
             copy.write(_HEADER)
-            for first in range(0, rows.count, _ROWS_PER_WRITE):
-                copy.write(encoded(rows, slice(first, min(first + _ROWS_PER_WRITE, rows.count))))
+            for first in range(0, len(run), _ROWS_PER_WRITE):
+                part = slice(first, first + _ROWS_PER_WRITE)
+                copy.write(encoded(grid, run[part], point[part]))
             copy.write(_TRAILER)
 
     def analyze(self) -> None:
@@ -224,23 +226,29 @@ class _Scratch:
         return self.connection
 
 
-def encoded(rows: Rows, part: slice) -> memoryview:
+def encoded(grid: Grid, run: NDArray[np.intp], point: NDArray[np.intp]) -> memoryview:
     """Some rows in COPY's binary format: the number of fields, then each field's length and bytes, big-endian."""
-    fields = [pa.scalar(struct.pack(">h", len(rows.columns))), *(_fields(c, part) for c in rows.columns.values())]
+    fields = [
+        pa.scalar(struct.pack(">h", len(grid.columns))),
+        _fields(grid.ids).take(pa.array(run)),
+        *(_fields(values).take(pa.array(point)) for values in grid.points.values()),
+        *(_fields(values[run, point]) for values in grid.own.values()),
+        *(_constant(value) for value in grid.constants.values()),
+    ]
     joined = pc.binary_join_element_wise(*fields, pa.scalar(b""))
     return memoryview(joined.buffers()[2])[: pc.sum(pc.binary_length(joined)).as_py()]
 
 
-def _fields(column: Column, part: slice) -> pa.Array | pa.Scalar:
-    if isinstance(column, Coded):
-        return _fields(column.values, slice(None)).take(pa.array(column.which[part]))
-    if isinstance(column, list):
-        return pa.array([_text(text) for text in column[part]], pa.binary())
-    if isinstance(column, np.ndarray):
-        return _numbers(column[part])
-    if isinstance(column, str):
-        return pa.scalar(_text(column))
-    return pa.scalar(struct.pack(">i?", 1, column) if isinstance(column, bool) else struct.pack(">iq", 8, column))
+def _fields(values: list[str] | NDArray[Any]) -> pa.Array:
+    if isinstance(values, list) or values.dtype == object:
+        return pa.array([_text(text) for text in values], pa.binary())
+    return _numbers(values)
+
+
+def _constant(value: Constant) -> pa.Scalar:
+    if isinstance(value, str):
+        return pa.scalar(_text(value))
+    return pa.scalar(struct.pack(">i?", 1, value) if isinstance(value, bool) else struct.pack(">iq", 8, value))
 
 
 def _text(text: str) -> bytes:
@@ -248,7 +256,7 @@ def _text(text: str) -> bytes:
     return struct.pack(">i", len(letters)) + letters
 
 
-def _numbers(values: np.ndarray[Any, Any]) -> pa.Array:
+def _numbers(values: NDArray[Any]) -> pa.Array:
     """8-byte numbers: integers are bigint, floats double precision."""
     fields = np.empty(len(values), [("length", ">i4"), ("value", f">{values.dtype.kind}8")])
     fields["length"], fields["value"] = 8, values

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from sweeps.errors import TrackingError
 from sweeps.tracking.database import BUSY_SECONDS
-from sweeps.tracking.tables import TABLES, Rows
+from sweeps.tracking.tables import TABLES, Grid, Ledger
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 _CACHE_KIB = 256 * 1024
+_LOG_PAGES = 64 * 1024  # 256 MB
 _BETWEEN = "SELECT run_uuid FROM runs WHERE run_uuid BETWEEN ? AND ?"
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
@@ -43,27 +48,17 @@ class SqliteDatabase:
         Raises:
             TrackingError: there is no such file.
         """
-        # Opened in one thread and used or closed, after a fault too, in another; never used by two at once.
-        try:
-            connection = sqlite3.connect(
-                f"{self.path.as_uri()}?mode=rw",
-                uri=True,
-                timeout=BUSY_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-        except sqlite3.OperationalError as error:
-            raise TrackingError(f"the database cannot be opened: {self.path}: {error}") from error
-        return SqliteConnection(connection)
+        return SqliteConnection(self.path)
 
 
 class SqliteConnection:
     """A connection to a database file."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path) -> None:
         """Nothing is set yet."""
-        self.raw = connection
-        self._prepared = False
+        self.raw = _connected(path)
+        self._path = path
+        self._log: _Log | None = None
 
     def query(self, statement: str, *parameters: str | int) -> list[tuple[Any, ...]]:
         """The rows of a SELECT."""
@@ -111,7 +106,9 @@ class SqliteConnection:
         [[mode]] = self.query("PRAGMA journal_mode")
         # With the write-ahead log NORMAL cannot damage the database; the older journal needs FULL for that.
         self.raw.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'wal' else 'FULL'}")
-        self._prepared = True
+        self.raw.execute("PRAGMA temp_store = MEMORY")
+        self.raw.execute("PRAGMA wal_autocheckpoint = 0")
+        self._log = _Log(self._path)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -124,24 +121,63 @@ class SqliteConnection:
                 self.raw.execute("ROLLBACK")
             raise
         self.raw.execute("COMMIT")
+        if self._log is not None:
+            self._log.move()
 
     def experiment_stage(self, experiment_id: int) -> str | None:
         """An experiment's lifecycle stage."""
         found = self.query("SELECT lifecycle_stage FROM experiments WHERE experiment_id = ?", experiment_id)
         return found[0][0] if found else None
 
-    def claim(self, ledger: Rows) -> set[str]:
+    def claim(self, ledger: Ledger) -> set[str]:
         """Insert the runs that are not there; returns their ids."""
         ids = ledger.columns["run_uuid"]
         assert isinstance(ids, list)
         there = {run_id for (run_id,) in self.query(_BETWEEN, min(ids), max(ids))}
         new = [row for row, run_id in zip(ledger.cells(), ids, strict=True) if run_id not in there]
-        self.raw.executemany(_insert(ledger), new)
+        names = ledger.columns
+        statement = f"INSERT INTO runs ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        self.raw.executemany(statement, new)
         return set(ids) - there
 
-    def insert(self, rows: Rows) -> None:
-        """Insert rows."""
-        self.raw.executemany(_insert(rows), rows.cells())
+    def insert(self, grid: Grid) -> None:
+        """Insert a grid's rows by one statement, which joins its runs with its points.
+
+        Its cursors stay open from row to row, so that what is appended to an index, as most is, needs no search. The
+        runs' own values come from functions of their place in the grid.
+        """
+        width = grid.present.shape[1]
+        runs, points = {"run_uuid": grid.ids}, {name: _listed(column) for name, column in grid.points.items()}
+        own = {name: f"own_{name}" for name in grid.own}
+        for name, function in own.items():
+            self._define(function, grid.own[name])
+        where = ""
+        if not grid.present.all():
+            self._define("is_present", grid.present)
+            where = "WHERE is_present(run.at + point.at)"
+        values = ", ".join(
+            ["run_uuid", *points, *(f"{function}(run.at + point.at)" for function in own.values())]
+            + ["?"] * len(grid.constants)
+        )
+        statement = (
+            f"INSERT INTO {grid.table} ({', '.join(grid.columns)})"
+            f" SELECT {values} FROM temp.run CROSS JOIN temp.point {where}"
+        )
+        with self._temporary("run", runs, width), self._temporary("point", points, 1):
+            self.raw.execute(statement, tuple(grid.constants.values()))
+
+    def _define(self, function: str, values: NDArray[Any]) -> None:
+        """A function of a value's place, row by row."""
+        self.raw.create_function(function, 1, _listed(values.ravel()).__getitem__, deterministic=True)
+
+    @contextmanager
+    def _temporary(self, table: str, columns: Mapping[str, list[Any]], stride: int) -> Iterator[None]:
+        """A table of some columns, and in ``at`` where in the grid its rows begin."""
+        self.raw.execute(f"CREATE TEMP TABLE {table} (at INTEGER PRIMARY KEY, {', '.join(columns)})")
+        rows = zip(itertools.count(0, stride), *columns.values(), strict=False)
+        self.raw.executemany(f"INSERT INTO temp.{table} VALUES (?{', ?' * len(columns)})", rows)
+        yield
+        self.raw.execute(f"DROP TABLE temp.{table}")
 
     def analyze(self) -> None:
         """Statistics from a thousand rows an index; a running server notices only the first of a database."""
@@ -149,9 +185,10 @@ class SqliteConnection:
         self._unless_busy("ANALYZE")
 
     def close(self) -> None:
-        """Move the log, if this connection has written to it, into the database."""
+        """Move what is left of the log, if this connection has written to it, into the database, and empty it."""
         with closing(self.raw):
-            if self._prepared:
+            if self._log is not None:
+                self._log.close()
                 self._unless_busy("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _unless_busy(self, statement: str) -> None:
@@ -163,6 +200,49 @@ class SqliteConnection:
                 raise
 
 
-def _insert(rows: Rows) -> str:
-    names = ", ".join(rows.columns)
-    return f"INSERT INTO {rows.table} ({names}) VALUES ({', '.join('?' * len(rows.columns))})"
+class _Log:
+    """The write-ahead log, which is moved into the database by a thread while the next pack is written."""
+
+    def __init__(self, path: Path) -> None:
+        """Over a connection of its own."""
+        self._raw = _connected(path)
+        self._raw.execute("PRAGMA synchronous = NORMAL")
+        self._thread = ThreadPoolExecutor(1, "write-ahead log")
+        self._moving: Future[int] | None = None
+
+    def move(self) -> None:
+        """Begin to move what is committed; wait for it where the log is long, for it begins anew once all is moved."""
+        pages = self._moving.result() if self._moving is not None else 0
+        self._moving = self._thread.submit(self._move)
+        if pages > _LOG_PAGES:
+            self._moving.result()
+
+    def close(self) -> None:
+        """Wait until nothing moves."""
+        with closing(self._raw), self._thread:
+            if self._moving is not None:
+                self._moving.result()
+
+    def _move(self) -> int:
+        """Move what no reader needs; the log's pages, those that are moved among them."""
+        [(_, pages, _)] = self._raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        return int(pages)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    # Opened in one thread and used or closed, after a fault too, in another; never used by two at once.
+    try:
+        return sqlite3.connect(
+            f"{path.as_uri()}?mode=rw",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+    except sqlite3.OperationalError as error:
+        raise TrackingError(f"the database cannot be opened: {path}: {error}") from error
+
+
+def _listed(column: list[str] | NDArray[Any]) -> list[Any]:
+    """As Python's own types, which are all that SQLite knows."""
+    return column if isinstance(column, list) else column.tolist()

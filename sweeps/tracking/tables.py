@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, TypeAlias
@@ -15,33 +15,39 @@ from sweeps.tracking.trials import TrialRuns
 
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics")  # all that are written
 
-
-@dataclass(frozen=True, eq=False)
-class Coded:
-    """A column of few different values: these, and which of them each row has."""
-
-    values: list[str] | NDArray[Any]
-    which: NDArray[np.intp]
-
-
 Constant: TypeAlias = str | int | bool
-Column: TypeAlias = Coded | list[str] | NDArray[Any] | Constant
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows of one table, by column; a constant is every row's."""
+class Ledger:
+    """Rows of ``runs``, by column; a constant is every row's."""
+
+    columns: dict[str, list[str] | Constant]
+
+    def cells(self) -> Iterator[tuple[str | Constant, ...]]:
+        """Row by row."""
+        columns = (column if isinstance(column, list) else repeat(column) for column in self.columns.values())
+        return zip(*columns, strict=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Rows of one table: R runs by C points, run by run, with a row wherever ``present``, of shape (R, C), says so."""
 
     table: str
-    count: int
-    columns: dict[str, Column]
+    ids: list[str]  # of the R runs, the column run_uuid
+    points: dict[str, list[str] | NDArray[np.int64]]  # columns of C values, each run's the same
+    own: dict[str, NDArray[Any]]  # columns of (R, C) values
+    constants: dict[str, Constant]
+    present: NDArray[np.bool_]
 
-    def cells(self) -> Iterator[tuple[Any, ...]]:
-        """Row by row, as Python's own types."""
-        return zip(*(_cells(column, self.count) for column in self.columns.values()), strict=True)
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns' names: the run's, the points', the runs' own, the constants'."""
+        return ("run_uuid", *self.points, *self.own, *self.constants)
 
 
-def ledger(runs: TrialRuns, ids: list[str], family: Family, began: int, ended: int) -> Rows:
+def ledger(runs: TrialRuns, ids: list[str], family: Family, began: int, ended: int) -> Ledger:
     """The rows of ``runs``: a trial whose row is there is logged.
 
     Args:
@@ -54,7 +60,7 @@ def ledger(runs: TrialRuns, ids: list[str], family: Family, began: int, ended: i
     from mlflow.utils.uri import append_to_uri_path
 
     location = family.artifact_location
-    columns: dict[str, Column] = {
+    columns: dict[str, list[str] | Constant] = {
         "run_uuid": ids,
         "name": _names(runs),
         "source_type": "UNKNOWN",
@@ -69,61 +75,40 @@ def ledger(runs: TrialRuns, ids: list[str], family: Family, began: int, ended: i
         "artifact_uri": [append_to_uri_path(location, run_id, "artifacts") for run_id in ids],  # type: ignore[no-untyped-call]
         "experiment_id": int(family.experiment_id),
     }
-    return Rows("runs", len(ids), columns)
+    return Ledger(columns)
 
 
-def contents(runs: TrialRuns, ids: list[str], family: Family) -> Iterator[Rows]:
-    """The rows of all other tables, sorted by run, key and step, as the tables' indices are."""
+def contents(runs: TrialRuns, ids: list[str], family: Family) -> Iterator[Grid]:
+    """The rows of all other tables, sorted by run, key and step, as most of the tables' indices are."""
     count = len(ids)
     tags = {"mlflow.parentRunId": [family.parent_id] * count, "mlflow.user": [family.user] * count}
     yield _texts("tags", ids, {**tags, **runs.tags, "mlflow.runName": _names(runs)})
     yield _texts("params", ids, runs.params)
     finite = np.isfinite(runs.values)
-    yield _metrics("metrics", runs, ids, family, finite)
-    yield _metrics("latest_metrics", runs, ids, family, _last(runs, finite))
+    constants: dict[str, Constant] = {"timestamp": family.started_ms, "is_nan": False}
+    steps = np.array(runs.steps, np.int64)
+    yield Grid("metrics", ids, {"key": runs.keys, "step": steps}, {"value": runs.values}, constants, finite)
+    keys, last, present = _last(runs, finite)
+    latest = {"value": np.take_along_axis(runs.values, last, axis=1), "step": steps[last]}
+    yield Grid("latest_metrics", ids, {"key": keys}, latest, constants, present)
 
 
 def _names(runs: TrialRuns) -> list[str]:
     return [runs.name(index) for index in range(len(runs))]
 
 
-def _texts(table: str, ids: list[str], texts: dict[str, list[str]]) -> Rows:
+def _texts(table: str, ids: list[str], texts: dict[str, list[str]]) -> Grid:
     keys = sorted(texts)
-    columns: dict[str, Column] = {
-        "key": Coded(keys, np.tile(np.arange(len(keys)), len(ids))),
-        "value": [text for row in zip(*(texts[key] for key in keys), strict=True) for text in row],
-        "run_uuid": Coded(ids, np.repeat(np.arange(len(ids)), len(keys))),
-    }
-    return Rows(table, len(ids) * len(keys), columns)
+    values = np.array([texts[key] for key in keys], object).T
+    return Grid(table, ids, {"key": keys}, {"value": values}, {}, np.ones(values.shape, np.bool_))
 
 
-def _metrics(table: str, runs: TrialRuns, ids: list[str], family: Family, chosen: NDArray[np.bool_]) -> Rows:
-    row, column = np.nonzero(chosen)
-    columns: dict[str, Column] = {
-        "key": Coded(runs.keys, column),
-        "value": runs.values[row, column],
-        "timestamp": family.started_ms,
-        "run_uuid": Coded(ids, row),
-        "step": Coded(np.array(runs.steps, np.int64), column),
-        "is_nan": False,
-    }
-    return Rows(table, len(row), columns)
-
-
-def _last(runs: TrialRuns, finite: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Of each run and key the last point."""
-    last = np.zeros_like(finite)
-    for _, first, end in runs.groups():
+def _last(runs: TrialRuns, finite: NDArray[np.bool_]) -> tuple[list[str], NDArray[np.intp], NDArray[np.bool_]]:
+    """Each run's last point of each key: the keys, its column, and whether there is one."""
+    keys, last, present = [], [], []
+    for key, first, end in runs.groups():
         points = finite[:, first:end]
-        ends = end - 1 - np.argmax(points[:, ::-1], axis=1)
-        last[np.arange(len(finite)), ends] = points.any(axis=1)
-    return last
-
-
-def _cells(column: Column, count: int) -> Iterable[Any]:
-    if isinstance(column, Coded):
-        cells: list[Any] = np.array(column.values, object)[column.which].tolist()
-        return cells
-    if isinstance(column, np.ndarray):
-        return column.tolist()  # type: ignore[no-any-return]
-    return column if isinstance(column, list) else repeat(column, count)
+        keys.append(key)
+        last.append(end - 1 - np.argmax(points[:, ::-1], axis=1))
+        present.append(points.any(axis=1))
+    return keys, np.stack(last, axis=1), np.stack(present, axis=1)

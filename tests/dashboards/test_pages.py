@@ -246,7 +246,8 @@ def test_history_is_that_of_the_stored_sweeps_and_leads_to_them(
     best = {sweep_id: trials["final_loss"].min() for sweep_id, trials in nights.items()}
 
     def look(page: Any) -> dict[str, Any]:
-        page.wait_for_function(f"() => {HISTORY} && {HISTORY}.calcdata && {HISTORY}.calcdata.length === 2")
+        # What is not read within the page's patience follows a look later: the lines grow point by point.
+        page.wait_for_function(f"() => {HISTORY}?.calcdata?.[1]?.length === {len(nights)}")
         found = {"lines": page.evaluate(f"{HISTORY}._fullData.map(line => [line.customdata, Array.from(line.y)])")}
         found["table"] = page.locator("#history table code").all_text_contents()
         x, y = page.evaluate(POINT, ["#history-figure", "", "2026-01-02 02:00:00", float(best["bbbb2222"])])

@@ -19,7 +19,7 @@ from sweeps.tracking.database import opened
 from sweeps.tracking.guard import choose, for_run
 from sweeps.tracking.postgres import PostgresConnection
 from sweeps.tracking.sqlite import SqliteConnection
-from sweeps.tracking.tables import Coded, Rows
+from sweeps.tracking.tables import Grid, Ledger
 from sweeps.tracking.tracker import MlflowTracker
 from tests.postgres import Cluster
 from tests.sweeps.conftest import Files
@@ -110,7 +110,7 @@ def test_a_version_of_mlflow_that_was_not_tested_is_tried_first(uri: str, monkey
     assert "tried on a scratch database" in choice.reason
     assert rows(opened(uri)) == before
 
-    def local(*arguments: Any) -> Rows:
+    def local(*arguments: Any) -> Ledger:
         ledger = tables.ledger(*arguments)
         return dataclasses.replace(ledger, columns=ledger.columns | {"source_type": "LOCAL"})
 
@@ -127,16 +127,12 @@ def test_the_canary_dies_of_a_missing_point(
     """In SQLite, which is tried first; and where only the rows in PostgreSQL are others, there."""
     insert = kind.insert
 
-    def forgetful(connection: Any, given: Rows) -> None:
-        columns = {
-            name: column[1:] if isinstance(column, np.ndarray) else column for name, column in given.columns.items()
-        }
-        if given.table == "latest_metrics":
-            for name, column in columns.items():
-                if isinstance(column, Coded):
-                    columns[name] = Coded(column.values, column.which[1:])
-            given = Rows(given.table, given.count - 1, columns)
-        insert(connection, given)
+    def forgetful(connection: Any, grid: Grid) -> None:
+        if grid.table == "latest_metrics":
+            present = grid.present.copy()
+            present[np.unravel_index(present.argmax(), present.shape)] = False
+            grid = dataclasses.replace(grid, present=present)
+        insert(connection, grid)
 
     monkeypatch.setattr(kind, "insert", forgetful)
     assert differences(opened(postgres.new_database())) == "latest_metrics"
