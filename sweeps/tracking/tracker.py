@@ -274,10 +274,12 @@ class MlflowTracker:
             TrackingError: a run is there that has this trial's id, and is not this trial's.
         """
         assert self._writer is not None, "start() comes first"
-        width = max(1, sum(pa.types.is_list(field.type) for field in table.schema)) * len(steps)
-        size = max(1, min(_PACK_TRIALS, _PACK_POINTS // width))
-        for first in range(0, len(table), size):
-            rows = table.slice(first, size)
+        curves = sum(pa.types.is_list(field.type) for field in table.schema if field.name != "final")
+        most = max(1, min(_PACK_TRIALS, _PACK_POINTS // max(1, curves * len(steps))))
+        packs = -(-len(table) // most)
+        for pack in range(packs):
+            first, end = len(table) * pack // packs, len(table) * (pack + 1) // packs
+            rows = table.slice(first, end - first)
             yield from self._writer.write(trial_runs(rows, steps, self._names, self._sweep_id, self._points))
 
     def end_trials(self) -> None:
