@@ -16,6 +16,7 @@ from sweeps.tracking.trials import TrialRuns
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics")  # all that are written
 
 Constant: TypeAlias = str | int | bool
+Points: TypeAlias = list[str] | NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class Grid:
 
     table: str
     ids: list[str]  # of the R runs, the column run_uuid
-    points: dict[str, list[str] | NDArray[np.int64]]  # columns of C values, each run's the same
+    points: dict[str, Points]  # columns of C values, each run's the same
     own: dict[str, NDArray[Any]]  # columns of (R, C) values
     constants: dict[str, Constant]
     present: NDArray[np.bool_]
@@ -85,9 +86,11 @@ def contents(runs: TrialRuns, ids: list[str], family: Family) -> Iterator[Grid]:
     yield _texts("tags", ids, {**tags, **runs.tags, "mlflow.runName": _names(runs)})
     yield _texts("params", ids, runs.params)
     finite = np.isfinite(runs.values)
-    constants: dict[str, Constant] = {"timestamp": family.started_ms, "is_nan": False}
+    used = np.flatnonzero(finite.any(axis=0))  # such as a first non-finite step, which trials that are well do not have
     steps = np.array(runs.steps, np.int64)
-    yield Grid("metrics", ids, {"key": runs.keys, "step": steps}, {"value": runs.values}, constants, finite)
+    constants: dict[str, Constant] = {"timestamp": family.started_ms, "is_nan": False}
+    points: dict[str, Points] = {"key": [runs.keys[column] for column in used], "step": steps[used]}
+    yield Grid("metrics", ids, points, {"value": runs.values[:, used]}, constants, finite[:, used])
     keys, last, present = _last(runs, finite)
     latest = {"value": np.take_along_axis(runs.values, last, axis=1), "step": steps[last]}
     yield Grid("latest_metrics", ids, {"key": keys}, latest, constants, present)

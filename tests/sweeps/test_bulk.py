@@ -22,7 +22,7 @@ from mlflow.entities import Dataset, DatasetInput, LoggedModelOutput, Run, ViewT
 from sweeps.errors import TrackingError
 from sweeps.store import SweepFiles
 from sweeps.tracking.base import Sweep
-from sweeps.tracking.canary import Content, rows, sample
+from sweeps.tracking.canary import STEPS, Content, rows, sample
 from sweeps.tracking.database import opened
 from sweeps.tracking.tables import TABLES
 from sweeps.tracking.tracker import MlflowTracker
@@ -427,6 +427,39 @@ def test_a_reader_that_holds_the_database_does_not_stop_the_sweep(side: Side) ->
     for table, steps in side.tables():
         list(tracker.log_trials(table, steps))
     tracker.end_trials()
+    assert len(side.children()) == 20
+
+
+@pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
+def test_the_write_ahead_log_does_not_grow_with_the_sweep(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.tracking.sqlite._LOG_PAGES", 0)
+    tracker, log = side.tracker("bulk"), Path(side.uri.removeprefix("sqlite:///") + "-wal")
+    sizes = []
+    for pack in range(12):
+        numbers = pa.array([1000 * pack + i for i in range(4)])
+        table = sample().set_column(0, "trial", numbers)
+        table = table.set_column(1, "trial_id", pa.array([f"{number.as_py():016x}" for number in numbers]))
+        list(tracker.log_trials(table, STEPS))
+        sizes.append(log.stat().st_size)
+    tracker.end_trials()
+    assert len(side.children()) == 48
+    assert sizes[-1] < 3 * sizes[0]
+
+
+@pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
+def test_a_log_that_cannot_be_moved_is_told(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    def move(_: object) -> int:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("sweeps.tracking.sqlite._Log._move", move)
+    tracker = side.tracker("bulk")
+    list(tracker.log_trials(*side.tables()[0]))
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        list(tracker.log_trials(*side.tables()[1]))
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        tracker.end_trials()
+    monkeypatch.undo()
+    assert side.log("bulk").rows() == side.copy().log("bulk").rows()
     assert len(side.children()) == 20
 
 
