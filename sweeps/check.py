@@ -24,6 +24,7 @@ from sweeps.store import SweepFiles
 LATEST = "latest"
 _ROUNDING = 1e-12  # of shares
 _BAD = ("diverging", "diverged")
+_MANY = 10.0  # times as much, from which on a percentage says little
 
 
 def _increase(value: Any) -> Any:
@@ -203,8 +204,11 @@ def _loss(now: KeyFigures, was: KeyFigures | None, limit: str | float, before: R
     allowed = was.best * (1 + amount) + before.config.verdict.atol if relative else was.best + amount
     if now.best is None:
         return Check(name, False, f"every trial diverged; the baseline's best loss is {_loss_word(was)}", None, allowed)
-    rise = now.best - was.best
-    share = f" ({100 * rise / was.best:+.3g} %)" if was.best > 0 else ""
+    share = ""
+    if was.best > 0:
+        times = now.best / was.best
+        told = f"{number(times)} times as much" if times >= _MANY else f"{100 * (times - 1):+.3g} %"
+        share = f" ({told})"
     kept = f"at most {limit if relative else number(amount)} more than the baseline's {_loss_word(was)} is allowed"
     return Check(name, now.best <= allowed, f"the best loss is {_loss_word(now)}{share}; {kept}", now.best, allowed)
 

@@ -56,6 +56,9 @@ CASES = {
     "too much": Case(rows(10, best=0.6), TEN, {"max_loss_increase": "0.05"}, "max_loss_increase", False, 0.6, "0.05"),
     "lower": Case(rows(10, best=0.1), TEN, {"max_loss_increase": 0}, "max_loss_increase", True, 0.1, "(-80 %)"),
     "rounding": Case(rows(10, best=3e-14), rows(10, best=1e-14), {}, "max_loss_increase", True, 3e-14, "(+200 %)"),
+    "many times": Case(
+        rows(10, best=4.9e-7), rows(10, best=7e-14), {}, "max_loss_increase", False, 4.9e-7, "7e6 times as"
+    ),
     "from nothing": Case(rows(10, best=1e-3), rows(10, best=0.0), {}, "max_loss_increase", False, 1e-3, "0.001;"),
     "all diverged": Case(rows(0, 10), TEN, {}, "max_loss_increase", False, None, "every trial diverged"),
     "all did before": Case(TEN, rows(0, 10), {}, "max_loss_increase", True, 0.5, "no trial of the baseline"),
