@@ -163,7 +163,7 @@ class SqliteConnection:
             f"INSERT INTO {grid.table} ({', '.join(grid.columns)})"
             f" SELECT {values} FROM temp.run CROSS JOIN temp.point {where}"
         )
-        with self._temporary("run", runs, width), self._temporary("point", points, 1):
+        with self._temporary("run", runs, max(width, 1)), self._temporary("point", points, 1):
             self.raw.execute(statement, tuple(grid.constants.values()))
 
     def _define(self, function: str, values: NDArray[Any]) -> None:

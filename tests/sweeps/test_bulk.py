@@ -390,6 +390,23 @@ def test_keys_that_mlflow_refuses_are_refused(side: Side) -> None:
     assert side.children() == []
 
 
+def test_trials_without_any_point_are_runs_all_the_same(side: Side) -> None:
+    table = sample()
+    for index, field in enumerate(table.schema):
+        if pa.types.is_list(field.type):
+            length = 2 if field.name == "final" else len(STEPS)
+            table = table.set_column(index, field, pa.array([[None] * length] * len(table), field.type))
+        elif field.name.endswith(("_loss", "_step", "_tolerance", "_percent", "_value")):
+            table = table.set_column(index, field, pa.nulls(len(table), field.type))
+    twin = side.copy()
+    for one, writer in ((side, "client"), (twin, "bulk")):
+        tracker = one.tracker(writer)
+        assert sum(tracker.log_trials(table, STEPS)) == 4
+        tracker.end_trials()
+    assert side.rows() == twin.rows()
+    assert [run.data.metrics for run in twin.children()] == [{}] * 4
+
+
 def test_run_ids_sort_by_sweep_and_trial(side: Side) -> None:
     side.log("bulk")
     runs = sorted(side.children(), key=lambda run: run.info.run_id)
