@@ -146,24 +146,24 @@ class SqliteConnection:
         Its cursors stay open from row to row, so that what is appended to an index, as most is, needs no search. The
         runs' own values come from functions of their place in the grid.
         """
-        width = grid.present.shape[1]
-        runs, points = {"run_uuid": grid.ids}, {name: _listed(column) for name, column in grid.points.items()}
-        own = {name: f"own_{name}" for name in grid.own}
-        for name, function in own.items():
-            self._define(function, grid.own[name])
+        width, place = grid.present.shape[1], "(run.at + point.at)"
+        for name, values in grid.own.items():
+            self._define(f"own_{name}", values)
         where = ""
         if not grid.present.all():
             self._define("is_present", grid.present)
-            where = "WHERE is_present(run.at + point.at)"
-        values = ", ".join(
-            ["run_uuid", *points, *(f"{function}(run.at + point.at)" for function in own.values())]
-            + ["?"] * len(grid.constants)
-        )
+            where = f"WHERE is_present{place}"
+        cells = ["run_uuid", *grid.points, *(f"own_{name}{place}" for name in grid.own), *"?" * len(grid.constants)]
         statement = (
             f"INSERT INTO {grid.table} ({', '.join(grid.columns)})"
-            f" SELECT {values} FROM temp.run CROSS JOIN temp.point {where}"
+            f" SELECT {', '.join(cells)} FROM temp.run CROSS JOIN temp.point {where}"
         )
-        with self._temporary("run", runs, max(width, 1)), self._temporary("point", points, 1):
+        points = {name: _listed(values) for name, values in grid.points.items()}
+        # Without points there are no rows, but a run's place must be its own all the same.
+        with (
+            self._temporary("run", {"run_uuid": grid.ids}, max(width, 1)),
+            self._temporary("point", points, 1),
+        ):
             self.raw.execute(statement, tuple(grid.constants.values()))
 
     def _define(self, function: str, values: NDArray[Any]) -> None:
