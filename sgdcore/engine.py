@@ -261,7 +261,8 @@ def _short_of(target: NDArray[np.float64], params: NDArray[Any]) -> NDArray[Any]
     with np.errstate(over="ignore"):
         nearest = target.astype(params.dtype)
     beyond = (nearest - target) * (target - params) > 0
-    return np.where(beyond, np.nextafter(nearest, params), nearest)
+    np.nextafter(nearest, params, out=nearest, where=beyond)
+    return nearest
 
 
 def _curves(problem: Problem, hyperparams: Hyperparams, state: State, steps: NDArray[np.int64]) -> Curves:

@@ -42,10 +42,8 @@ from sgdcore.kernels.vectors import compiled
 from sgdcore.tasks.task import Quadratic
 from sgdcore.trajectories import Curves, State
 
-CHUNK = 64  # steps between two looks at whether all is finite
+CHUNK = 256  # steps between two looks at whether all is finite, at most
 PART = 8  # a chunk in which something is not finite is looked through in parts of 1/PART
-TILE_BYTES = 24_000  # what a tile should take
-ROWS = 8  # times the parameters: rows of a tile and its surroundings
 
 # As in linear_steps, for what is compiled here.
 _FILES = [linear_record.__file__, linear_tiles.__file__, __file__]
@@ -85,12 +83,11 @@ def advance(
     with ThreadPoolExecutor(resources.threads) as pool:
         for batches in stretches(problem, segment, start):
             form = batches.form
-            lanes = lanes_of(parameters, form.width, dtype.itemsize)
             within = int(np.searchsorted(curves.steps, batches.stop, side="right"))
             points = slice(recorded.start, min(within, recorded.stop))
             recorded = slice(points.stop, recorded.stop)
             common = (
-                (order, parameters, form.width, lanes),
+                (order, parameters, form.together, form.lanes),
                 batches.arrays(),
                 (start, batches.stop, batches.origin, _clock(dtype)),
                 (curves.steps[points], points.start),
@@ -100,16 +97,10 @@ def advance(
             start = batches.stop
             jobs = [
                 pool.submit(run_tiles, first, stop, compile_steps(form, kind).address, *common, _SOURCE)
-                for kind, first, stop in _shares(kinds, lanes, resources.threads)
+                for kind, first, stop in _shares(kinds, form.lanes, resources.threads)
             ]
             for job in jobs:
                 job.result()
-
-
-def lanes_of(parameters: int, width: int, itemsize: int) -> int:
-    """Trials in a tile."""
-    row = (ROWS * parameters + FIXED) * itemsize
-    return int(np.clip(TILE_BYTES // row // width * width, width, 512))
 
 
 def _by_kind(hyperparams: Hyperparams) -> tuple[list[tuple[int, int, int]], NDArray[np.int64]]:
@@ -221,7 +212,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
                     places.ctypes.data + done * per_step * places.itemsize,
                     clock.ctypes.data + done * clock.itemsize,
                 )
-                call_steps(address, arrays, (to - at, lanes, used))
+                call_steps(address, arrays, (to - at, used))
                 source_tile, at = after, to
                 if seen < len(recorded) and recorded[seen] == at:
                     keep(after, snapshots[seen - written])
@@ -236,7 +227,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
                 alive -= stop_lanes(
                     tile, after, ticks, fixed, peak_steps, running, trials, step, state, parameters, lanes
                 )
-                length = CHUNK
+            length = min(2 * length, CHUNK)  # trials that diverge have neighbours that do
             settle(ticks, peak_steps, step)
             if step == 0:
                 dampen(fixed, trials, columns, running, parameters, lanes)

@@ -19,6 +19,7 @@ which torch's Linear and mse_loss round them for batches of one and two. Larger 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from functools import cache as cached
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import literally, njit, types
+from numba import njit, types
 from numba.extending import overload
 from numpy.typing import NDArray
 
@@ -39,25 +40,30 @@ from sgdcore.kernels.vectors import (
     GROUP,
     REGISTERS,
     aligned_stack,
-    anywhere,
-    compiled,
+    any_negative,
     fma,
     intrinsic,
     load,
+    merged,
     select,
     splat_like,
     spread,
     store,
+    store_where,
     total,
     with_one,
 )
 
 FEW = 16  # parameters up to which a step is unrolled
-# Parameters up to which so many vectors of trials go together: as many as it takes to hide latency, as few as
-# registers hold.
-VECTORS = ((2, 4), (4, 2), (FEW, 1), (np.inf, 2)) if REGISTERS >= 32 else ((np.inf, 2),)
+PARTS = 2  # of the lanes that are unrolled together
+# Parameters up to which so many vectors of trials are a part: as many as it takes to hide latency, as few as registers
+# hold.
+VECTORS = ((2, 3), (4, 2), (FEW, 1), (np.inf, 2)) if REGISTERS >= 32 else ((2, 2), (FEW, 1), (np.inf, 2))
 BLOCK = 4  # rows or parameters that are taken together, where there are more parameters
 COLUMNS = 4  # rows of ``fixed`` that hold hyperparameters
+TILE_BYTES = 24_000  # what a tile should take,
+ROWS = 8  # times the parameters: rows of a tile and its surroundings
+MOST_LANES = 512
 FIXED = COLUMNS + 2 * BLOCK  # rows of ``fixed`` besides P for signs and P for residuals and gradients on their way
 TRIANGLE, RECTANGLE = 0, 3  # what a batch of more than two samples is
 MOMENTUM, DECAY, NESTEROV, DAMPENING = 1, 2, 4, 8  # bits of a kind of trials
@@ -84,10 +90,27 @@ class Form:
         return self.features + self.bias
 
     @property
+    def constants(self) -> tuple[int, int, int, int, int, int]:
+        """What a step function is compiled for: features, P, batch, rows, trials in a tile, trials in a part."""
+        return self.features, self.parameters, self.batch, self.rows, self.lanes, self.width
+
+    @property
     def width(self) -> int:
+        """Trials in a part."""
+        vectors = next(count for most, count in VECTORS if self.parameters <= most)
+        return max(1, vectors * 4 // np.dtype(self.dtype).itemsize) * GROUP
+
+    @property
+    def together(self) -> int:
         """Trials stepped together."""
-        together = next(count for most, count in VECTORS if self.parameters <= most)
-        return max(GROUP, together * GROUP * 4 // np.dtype(self.dtype).itemsize)
+        return PARTS * self.width if self.unrolled else self.width
+
+    @property
+    def lanes(self) -> int:
+        """Trials in a tile."""
+        row = (ROWS * self.parameters + FIXED) * np.dtype(self.dtype).itemsize
+        fitting = np.clip(TILE_BYTES // row, self.together, MOST_LANES)
+        return int(fitting) // self.together * self.together
 
     @property
     def unrolled(self) -> bool:
@@ -116,110 +139,102 @@ def kinds_of(hyperparams: Hyperparams) -> NDArray[np.uint8]:
 @cached
 def compile_steps(form: Form, kind: int, cache: bool = True) -> Any:
     """The step function, as a numba CFunc, of trials of one kind; ``cache`` says whether on disk."""
-    features, parameters, batch, rows, width = form.features, form.parameters, form.batch, form.rows, form.width
-    source = SOURCE
     number = types.CPointer(numba.from_dtype(np.dtype(form.dtype)))  # type: ignore[no-untyped-call, unused-ignore]
     tick = types.CPointer(types.int32 if form.dtype == "float32" else types.int64)  # type: ignore[no-untyped-call, unused-ignore]
     place = types.CPointer(types.int64)  # type: ignore[no-untyped-call, unused-ignore]
-    arguments = (number, number, tick, number, number, number, place, tick, *[types.intp] * 3)
-
-    def steps(tile, after, ticks, fixed, data, targets, places, clock, count, lanes, used):  # type: ignore[no-untyped-def]
-        arrays, batches, size = (tile, after, ticks, fixed), (data, targets, places, clock), (count, lanes, used)
-        _steps(arrays, batches, size, features, parameters, batch, rows, width, kind)
-        return source
-
+    arguments = (number, number, tick, number, number, number, place, tick, types.intp, types.intp)
+    many = _many_by_samples if form.batch in (1, 2) else _many_by_rows
+    steps = (_few if form.unrolled else many)(form, kind, SOURCE)
     # numba numbers the functions of a process to name them: among functions from the disk cache, which other processes
     # have named, only the constants tell this one apart.
     steps.__qualname__ = f"steps_{'_'.join(map(str, (*astuple(form), kind)))}"
-    return numba.cfunc(types.intp(*arguments), cache=cache)(steps)  # type: ignore[no-untyped-call, unused-ignore]
+    compile_function = numba.cfunc(types.intp(*arguments), cache=cache, error_model="numpy")  # type: ignore[no-untyped-call, unused-ignore]
+    return compile_function(steps)
 
 
 @intrinsic
 def call_steps(context: Any, address: Any, arrays: Any, numbers: Any) -> Any:
-    """Call a step function by its address, with 8 addresses of arrays and 3 numbers."""
+    """Call a step function by its address, with 8 addresses of arrays and 2 numbers."""
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         word = values[0].type
-        function = ir.FunctionType(word, [word] * 11).as_pointer()
-        arguments = [builder.extract_value(values[1 + i // 8], i % 8) for i in range(11)]
+        function = ir.FunctionType(word, [word] * 10).as_pointer()
+        arguments = [builder.extract_value(values[1 + i // 8], i % 8) for i in range(10)]
         builder.call(builder.inttoptr(values[0], function), arguments)
         return context.get_dummy_value()
 
-    return types.none(types.intp, types.UniTuple(types.intp, 8), types.UniTuple(types.intp, 3)), codegen  # type: ignore[no-untyped-call, unused-ignore]
+    return types.none(types.intp, types.UniTuple(types.intp, 8), types.UniTuple(types.intp, 2)), codegen  # type: ignore[no-untyped-call, unused-ignore]
 
 
 _update = njit(forceinline=True)(rule.bind(fma, select))
 
 
-def _steps(*arguments: Any) -> None:
-    """Take ``count`` steps with ``used`` lanes, from ``tile`` to ``after``."""
-    raise NotImplementedError("compiled code only")
+# What makes step functions: they take ``count`` steps with ``used`` lanes, from ``tile`` to ``after``. Each is compiled
+# as it stands: what calls another would have it optimised twice, which costs it its registers.
 
 
-@overload(_steps, jit_options={"nogil": True, "error_model": "numpy"}, prefer_literal=True)
-def _choose_steps(arrays, batches, size, features, parameters, batch, rows, width, kind):  # type: ignore[no-untyped-def]
-    if not isinstance(features, types.IntegerLiteral):
-        return None
-    many = _many_by_samples if batch.literal_value in (1, 2) else _many_by_rows
-    chosen = _few if parameters.literal_value <= FEW else many
+def _few(form: Form, kind: int, source: int) -> Callable[..., Any]:
+    """All parameters at a time, in registers from the first step to the last, of two parts of ``width`` lanes in turn.
 
-    def steps(arrays, batches, size, features, parameters, batch, rows, width, kind):  # type: ignore[no-untyped-def]
-        chosen(arrays, batches, size, features, parameters, batch, rows, width, kind)
+    One part's operations wait for each other; the other's fill the gaps, and need no registers while they do not.
+    """
+    features, parameters, batch, rows, lanes, width = form.constants
+
+    def steps(tile, after, ticks, fixed, data, targets, places, clock, count, used):  # type: ignore[no-untyped-def]
+        aligned_stack()
+        batches = data, targets, places, clock
+        first, length = 0, parameters * lanes
+        while first < used:
+            second = first + width
+            one = _begin(tile, after, first, parameters, lanes, width)
+            two = _begin(tile, after, second, parameters, lanes, width)
+            for step in range(np.uintp(count)):
+                gradients = _gradients(one[0], batches, step, features, parameters, batch, rows, width)
+                one = _stepped(one[0], gradients, one[1], fixed, length + first, lanes, width, kind)
+                left = _left(one[0], after, fixed, first, length, parameters, lanes, width)
+                gradients = _gradients(two[0], batches, step, features, parameters, batch, rows, width)
+                two = _stepped(two[0], gradients, two[1], fixed, length + second, lanes, width, kind)
+                if any_negative(left | _left(two[0], after, fixed, second, length, parameters, lanes, width)):
+                    _note_peaks(one[0], after, ticks, fixed, clock, step, first, parameters, parameters, lanes, width)
+                    _note_peaks(two[0], after, ticks, fixed, clock, step, second, parameters, parameters, lanes, width)
+            _end(one, after, first, parameters, lanes)
+            _end(two, after, second, parameters, lanes)
+            first = second + width
+        return source
 
     return steps
 
 
-@compiled
-def _few(arrays, batches, size, features, parameters, batch, rows, width, kind):  # type: ignore[no-untyped-def]
-    """All parameters at a time, in registers from the first step to the last.
-
-    What is used but once a step is loaded there: held over all steps, it would drive what changes from the registers.
-    """
-    literally(features)
-    literally(parameters)
-    literally(batch)
-    literally(rows)
-    literally(width)
-    literally(kind)
-    aligned_stack()
-    (tile, after, ticks, fixed), (_, _, _, clock), (count, lanes, used) = arrays, batches, size
-    length = parameters * lanes
-    for lane in range(0, used, width):
-        params, buffers = (
-            load(tile, lane, lanes, parameters, width),
-            load(tile, length + lane, lanes, parameters, width),
-        )
-        store(after, 2 * length + lane, lanes, load(tile, 2 * length + lane, lanes, parameters, width))
-        for step in range(np.uintp(count)):
-            gradients = _gradients(params, batches, step, features, parameters, batch, rows, width)
-            params, buffers = _stepped(params, gradients, buffers, fixed, length + lane, lanes, width, kind)
-            if anywhere(_farther(params, after, fixed, lane, parameters, parameters, lanes, width)):
-                store(after, lane, lanes, params)
-                _note_peaks(after, ticks, fixed, clock, step, lane, parameters, parameters, lanes, width)
-        store(after, lane, lanes, params)
-        store(after, length + lane, lanes, buffers)
+@njit(forceinline=True)
+def _begin(tile, after, lane, parameters, lanes, width):  # type: ignore[no-untyped-def]
+    """The parameters and buffers at ``lane``; ``after`` gets the peaks so far."""
+    buffers, peaks = parameters * lanes + lane, 2 * parameters * lanes + lane
+    store(after, peaks, lanes, load(tile, peaks, lanes, parameters, width))
+    return load(tile, lane, lanes, parameters, width), load(tile, buffers, lanes, parameters, width)
 
 
 @njit(forceinline=True)
-def _farther(params, after, fixed, at, some, parameters, lanes, width):  # type: ignore[no-untyped-def]
-    """Where ``some`` parameters, from ``at`` on, are farther than ever."""
+def _end(part, after, lane, parameters, lanes):  # type: ignore[no-untyped-def]
+    """Keep a part's parameters and buffers in ``after``."""
+    store(after, lane, lanes, part[0])
+    store(after, parameters * lanes + lane, lanes, part[1])
+
+
+@njit(forceinline=True)
+def _left(params, after, fixed, at, length, some, lanes, width):  # type: ignore[no-untyped-def]
+    """How far ``some`` parameters, from ``at`` on, are from their peaks, merged: negative where farther than ever."""
     reached = params ^ load(fixed, at, lanes, some, width)
-    return reached > load(after, 2 * parameters * lanes + at, lanes, some, width)
+    return merged(load(after, 2 * length + at, lanes, some, width) - reached)
 
 
-@njit(nogil=True, error_model="numpy", forceinline=False)  # it would inherit this
-def _note_peaks(after, ticks, fixed, clock, step, at, some, parameters, lanes, width):  # type: ignore[no-untyped-def]
-    """Note and date the new peaks of ``some`` parameters. Apart, so that the steps between keep their registers."""
-    literally(some)
-    literally(width)
-    aligned_stack()
-    first = 2 * parameters * lanes + at
-    reached = load(after, at, lanes, some, width) ^ load(fixed, at, lanes, some, width)
-    peaks = load(after, first, lanes, some, width)
-    farther = reached > peaks
-    dated = select(farther, spread(clock, step, 1, 1, width), load(ticks, at, lanes, some, width))
-    store(after, first, lanes, select(farther, reached, peaks))
-    store(ticks, at, lanes, dated)
+@njit(forceinline=True)
+def _note_peaks(params, after, ticks, fixed, clock, step, at, some, parameters, lanes, width):  # type: ignore[no-untyped-def]
+    """Note and date the new peaks of ``some`` parameters, from ``at`` on."""
+    peaks = 2 * parameters * lanes + at
+    reached = params ^ load(fixed, at, lanes, some, width)
+    farther = reached > load(after, peaks, lanes, some, width)
+    store_where(after, peaks, lanes, reached, farther)
+    store_where(ticks, at, lanes, spread(clock, step, 1, 1, width), farther)
 
 
 @njit(forceinline=True)
@@ -297,33 +312,33 @@ def _as_they_are(lanes):  # type: ignore[no-untyped-def]
     return lanes
 
 
-@compiled
-def _many_by_samples(arrays, batches, size, features, parameters, batch, rows, width, kind):  # type: ignore[no-untyped-def]
+def _many_by_samples(form: Form, kind: int, source: int) -> Callable[..., Any]:
     """One parameter at a time, from and to the cache at every step."""
-    literally(features)
-    literally(parameters)
-    literally(batch)
-    literally(width)
-    literally(kind)
-    (_, after, _, _), (data, targets, places, _), (count, lanes, used) = arrays, batches, size
-    _carry_over(arrays, parameters, lanes)
-    for lane in range(0, used, width):
-        for step in range(np.uintp(count)):
-            first, second = places[step * batch], places[step * batch + batch - 1]
-            single = batch == 1 or second < 0
-            scale = splat_like(data, 2 if single else 1, width)
-            slope = scale * _residual(after, lane, data, targets, first, features, parameters, lanes, width)
-            other = slope
-            if not single:
-                other = scale * _residual(after, lane, data, targets, second, features, parameters, lanes, width)
-            for j in range(features):
-                gradient = slope * spread(data, first * features + j, 1, 1, width)
+    features, parameters, batch, _, lanes, width = form.constants
+
+    def steps(tile, after, ticks, fixed, data, targets, places, clock, count, used):  # type: ignore[no-untyped-def]
+        arrays, batches = (tile, after, ticks, fixed), (data, targets, places, clock)
+        _carry_over(arrays, parameters, lanes)
+        for lane in range(0, used, width):
+            for step in range(np.uintp(count)):
+                first, second = places[step * batch], places[step * batch + batch - 1]
+                single = batch == 1 or second < 0
+                scale = splat_like(data, 2 if single else 1, width)
+                slope = scale * _residual(after, lane, data, targets, first, features, parameters, lanes, width)
+                other = slope
                 if not single:
-                    gradient = gradient + other * spread(data, second * features + j, 1, 1, width)
-                _step_one(arrays, batches, step, gradient, j, lane, parameters, lanes, width, kind)
-            if parameters > features:
-                gradient = slope if single else slope + other
-                _step_one(arrays, batches, step, gradient, features, lane, parameters, lanes, width, kind)
+                    other = scale * _residual(after, lane, data, targets, second, features, parameters, lanes, width)
+                for j in range(features):
+                    gradient = slope * spread(data, first * features + j, 1, 1, width)
+                    if not single:
+                        gradient = gradient + other * spread(data, second * features + j, 1, 1, width)
+                    _step_one(arrays, batches, step, gradient, j, lane, parameters, lanes, width, kind)
+                if parameters > features:
+                    gradient = slope if single else slope + other
+                    _step_one(arrays, batches, step, gradient, features, lane, parameters, lanes, width, kind)
+        return source
+
+    return steps
 
 
 @njit(forceinline=True)
@@ -338,44 +353,43 @@ def _residual(after, lane, data, targets, sample, features, parameters, lanes, w
     return prediction - spread(targets, sample, 1, 1, width)
 
 
-@compiled
-def _many_by_rows(arrays, batches, size, features, parameters, batch, rows, width, kind):  # type: ignore[no-untyped-def]
+def _many_by_rows(form: Form, kind: int, source: int) -> Callable[..., Any]:
     """Products of matrices: BLOCK rows' residuals at a time, then BLOCK parameters' gradients, in registers."""
-    literally(features)
-    literally(parameters)
-    literally(batch)
-    literally(rows)
-    literally(width)
-    literally(kind)
-    (_, after, _, fixed), (data, _, places, _), (count, lanes, used) = arrays, batches, size
-    columns, blocks, residuals = parameters + EXTRA, (rows + BLOCK - 1) // BLOCK, (parameters + COLUMNS) * lanes
-    _carry_over(arrays, parameters, lanes)
-    for lane in range(0, used, width):
-        for step in range(np.uintp(count)):
-            rows_at = places[step] * (blocks * columns * BLOCK)
-            for block in range(blocks):
-                begin = rows_at + block * (columns * BLOCK)
-                first = block * BLOCK if batch == TRIANGLE else 0
-                e = _column(data, begin, first, width) * load(after, first * lanes + lane, lanes, 1, width)
-                for k in range(first + 1, parameters):
-                    e = fma(_column(data, begin, k, width), load(after, k * lanes + lane, lanes, 1, width), e)
-                e = e - _column(data, begin, parameters, width)  # last, where the two cancel
-                e = e * _column(data, begin, parameters + 1, width)
-                store(fixed, residuals + block * BLOCK * width, width, e)
-            stepped = 0
-            while stepped < parameters:
-                first = min(stepped, parameters - BLOCK)  # the last block may overlap the one before
-                at = rows_at + first * BLOCK
-                gradients = spread(data, at, BLOCK, BLOCK, width) * load(fixed, residuals, width, 1, width)
-                for row in range(1, min(rows, first + BLOCK) if batch == TRIANGLE else rows):
-                    at = rows_at + row // BLOCK * (columns * BLOCK) + first * BLOCK + row % BLOCK
-                    e = load(fixed, residuals + row * width, width, 1, width)
-                    gradients = fma(spread(data, at, BLOCK, BLOCK, width), e, gradients)
-                store(fixed, residuals + blocks * BLOCK * width, width, gradients)
-                for j in range(stepped, first + BLOCK):
-                    gradient = load(fixed, residuals + (blocks * BLOCK + j - first) * width, width, 1, width)
-                    _step_one(arrays, batches, step, gradient, j, lane, parameters, lanes, width, kind)
-                stepped = first + BLOCK
+    _, parameters, batch, rows, lanes, width = form.constants
+
+    def steps(tile, after, ticks, fixed, data, targets, places, clock, count, used):  # type: ignore[no-untyped-def]
+        arrays, batches = (tile, after, ticks, fixed), (data, targets, places, clock)
+        columns, blocks, residuals = parameters + EXTRA, (rows + BLOCK - 1) // BLOCK, (parameters + COLUMNS) * lanes
+        _carry_over(arrays, parameters, lanes)
+        for lane in range(0, used, width):
+            for step in range(np.uintp(count)):
+                rows_at = places[step] * (blocks * columns * BLOCK)
+                for block in range(blocks):
+                    begin = rows_at + block * (columns * BLOCK)
+                    first = block * BLOCK if batch == TRIANGLE else 0
+                    e = _column(data, begin, first, width) * load(after, first * lanes + lane, lanes, 1, width)
+                    for k in range(first + 1, parameters):
+                        e = fma(_column(data, begin, k, width), load(after, k * lanes + lane, lanes, 1, width), e)
+                    e = e - _column(data, begin, parameters, width)  # last, where the two cancel
+                    e = e * _column(data, begin, parameters + 1, width)
+                    store(fixed, residuals + block * BLOCK * width, width, e)
+                stepped = 0
+                while stepped < parameters:
+                    first = min(stepped, parameters - BLOCK)  # the last block may overlap the one before
+                    at = rows_at + first * BLOCK
+                    gradients = spread(data, at, BLOCK, BLOCK, width) * load(fixed, residuals, width, 1, width)
+                    for row in range(1, min(rows, first + BLOCK) if batch == TRIANGLE else rows):
+                        at = rows_at + row // BLOCK * (columns * BLOCK) + first * BLOCK + row % BLOCK
+                        e = load(fixed, residuals + row * width, width, 1, width)
+                        gradients = fma(spread(data, at, BLOCK, BLOCK, width), e, gradients)
+                    store(fixed, residuals + blocks * BLOCK * width, width, gradients)
+                    for j in range(stepped, first + BLOCK):
+                        gradient = load(fixed, residuals + (blocks * BLOCK + j - first) * width, width, 1, width)
+                        _step_one(arrays, batches, step, gradient, j, lane, parameters, lanes, width, kind)
+                    stepped = first + BLOCK
+        return source
+
+    return steps
 
 
 @njit(forceinline=True)
@@ -402,5 +416,5 @@ def _step_one(arrays, batches, step, gradient, j, lane, parameters, lanes, width
     store(after, at, lanes, param)
     if kind & MOMENTUM:
         store(after, length + at, lanes, buffer)
-    if anywhere(_farther(param, after, fixed, at, 1, parameters, lanes, width)):
-        _note_peaks(after, ticks, fixed, batches[3], step, at, 1, parameters, lanes, width)
+    if any_negative(_left(param, after, fixed, at, length, 1, lanes, width)):
+        _note_peaks(param, after, ticks, fixed, batches[3], step, at, 1, parameters, lanes, width)

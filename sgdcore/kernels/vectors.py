@@ -1,8 +1,8 @@
 """Lanes: rows of neighbouring numbers as one numba value, so that scalar code compiles to SIMD code.
 
 A Lanes value is ``rows`` rows of ``width`` elements; LLVM sees a row as vectors of GROUP elements, which this CPU's
-registers hold (float64: takes in two parts). ``+``, ``-``, ``*``, ``^`` (of sign bits), ``>``, ``!=``, :func:`fma` and
-:func:`select` work row by row; a value of one row meets every row of the other. Each is IEEE's operation, once for
+registers hold (float64: takes in two parts). ``+``, ``-``, ``*``, ``^`` and ``|`` (of bits), ``>``, ``!=``, :func:`fma`
+and :func:`select` work row by row; a value of one row meets every row of the other. Each is IEEE's operation, once for
 every element: nothing is contracted or reordered, so that an element's bits do not depend on its neighbours or on the
 CPU's vectors.
 
@@ -128,6 +128,28 @@ def store(context: Any, array: Any, first: Any, stride: Any, lanes: Any) -> Any:
 
 
 @intrinsic
+def store_where(context: Any, array: Any, first: Any, stride: Any, lanes: Any, condition: Any) -> Any:
+    """As :func:`store`, only the elements where the condition holds; one row is written as every row."""
+    if not (isinstance(lanes, Lanes) and isinstance(condition, Lanes)):
+        return None
+    written = Lanes(lanes.dtype, condition.rows, condition.width)
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        kind = "f" if isinstance(lanes.dtype, types.Float) else "i"
+        name = f"llvm.masked.store.v{lanes.group}{kind}{lanes.dtype.bitwidth}.p0"
+        pointer, alignment = lanes.vector.as_pointer(), ir.Constant(ir.IntType(32), lanes.alignment)
+        signature = ir.FunctionType(ir.VoidType(), [lanes.vector, pointer, alignment.type, condition.vector])
+        function = cgutils.get_or_insert_function(builder.module, signature, name)  # type: ignore[no-untyped-call, unused-ignore]
+        parts = parts_of(builder, lanes, values[3]) * (written.rows // lanes.rows)
+        masks = parts_of(builder, condition, values[4])
+        for part, place, mask in zip(parts, _vectors(context, builder, sig, values, written), masks, strict=True):
+            builder.call(function, [part, place, alignment, mask])
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, types.intp, lanes, condition), codegen
+
+
+@intrinsic
 def spread(context: Any, array: Any, first: Any, stride: Any, rows: Any, width: Any) -> Any:
     """array[first + r * stride] in every element of row r < ``rows``. ``rows`` and ``width`` are literals."""
     if not literal(rows, width):
@@ -240,19 +262,32 @@ def select(context: Any, condition: Any, yes: Any, no: Any) -> Any:
 
 
 @intrinsic
-def anywhere(context: Any, condition: Any) -> Any:
-    """Whether the condition, Lanes of booleans, holds in any element: taken to be rare."""
-    if not isinstance(condition, Lanes):
+def merged(context: Any, lanes: Any) -> Any:
+    """One vector with every bit that any vector of the rows has."""
+    one = Lanes(lanes.dtype, 1, lanes.group)
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        parts = parts_of(builder, lanes, values[0])
+        return whole(builder, one, [reduce(lambda a, b: _bitwise(builder.or_, builder, a, b), parts)])
+
+    return one(lanes), codegen
+
+
+@intrinsic
+def any_negative(context: Any, lanes: Any) -> Any:
+    """Whether the sign of any element of one vector is minus: taken to be rare."""
+    if not isinstance(lanes, Lanes):
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        mask = reduce(builder.or_, parts_of(builder, condition, values[0]))
-        bits, truth = ir.IntType(condition.group), ir.IntType(1)
-        found = builder.icmp_unsigned("!=", builder.bitcast(mask, bits), ir.Constant(bits, 0))
+        words, bits, truth = _words(lanes.vector), ir.IntType(lanes.group), ir.IntType(1)
+        (vector,) = parts_of(builder, lanes, values[0])
+        negative = builder.icmp_signed("<", builder.bitcast(vector, words), ir.Constant(words, [0] * lanes.group))
+        found = builder.icmp_unsigned("!=", builder.bitcast(negative, bits), ir.Constant(bits, 0))
         expect = _function(builder, "llvm.expect.i1", truth, 2)
         return builder.call(expect, [found, ir.Constant(truth, 0)])
 
-    return types.boolean(condition), codegen
+    return types.boolean(lanes), codegen
 
 
 @intrinsic
@@ -289,7 +324,8 @@ _operator(operator.sub, lambda builder, a, b: builder.fsub(a, b))
 _operator(operator.mul, lambda builder, a, b: builder.fmul(a, b))
 _operator(operator.gt, lambda builder, a, b: builder.fcmp_ordered(">", a, b), compares=True)
 _operator(operator.ne, lambda builder, a, b: builder.fcmp_unordered("!=", a, b), compares=True)
-_operator(operator.xor, lambda builder, a, b: _exclusive_or(builder, a, b))
+_operator(operator.xor, lambda builder, a, b: _bitwise(builder.xor, builder, a, b))
+_operator(operator.or_, lambda builder, a, b: _bitwise(builder.or_, builder, a, b))
 
 
 def literal(*numbers: Any) -> bool:
@@ -356,9 +392,15 @@ def _function(builder: Any, name: str, value: Any, arguments: int) -> Any:
     return cgutils.get_or_insert_function(builder.module, function_type, name)  # type: ignore[no-untyped-call, unused-ignore]
 
 
-def _exclusive_or(builder: Any, a: Any, b: Any) -> Any:
-    bits = ir.VectorType(ir.IntType(32 if isinstance(a.type.element, ir.FloatType) else 64), a.type.count)
-    return builder.bitcast(builder.xor(builder.bitcast(a, bits), builder.bitcast(b, bits)), a.type)
+def _bitwise(operation: Callable[..., Any], builder: Any, a: Any, b: Any) -> Any:
+    """An operation on the bits of two LLVM vectors."""
+    words = _words(a.type)
+    return builder.bitcast(operation(builder.bitcast(a, words), builder.bitcast(b, words)), a.type)
+
+
+def _words(vector: Any) -> Any:
+    """Integers as wide as the floats of an LLVM vector."""
+    return ir.VectorType(ir.IntType(32 if isinstance(vector.element, ir.FloatType) else 64), vector.count)
 
 
 def _data(context: Any, builder: Any, sig: Any, values: Any) -> Any:

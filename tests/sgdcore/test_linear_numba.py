@@ -1,5 +1,6 @@
 """linear_numba: its compiled code is what it should be, and steps are counted right however they are cut."""
 
+import dataclasses
 import platform
 import re
 import subprocess
@@ -11,7 +12,7 @@ from llvmlite.binding import get_host_cpu_features
 
 from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Task, train
 from sgdcore.kernels import linear_batches, linear_numba
-from sgdcore.kernels.linear_numba import CHUNK, lanes_of
+from sgdcore.kernels.linear_numba import CHUNK
 from sgdcore.kernels.linear_steps import BLOCK, DECAY, FEW, MOMENTUM, NESTEROV, Form, compile_steps
 from sgdcore.kernels.linear_triangles import EXTRA, blocks_of_rows
 from sgdcore.kernels.vectors import GROUP
@@ -46,9 +47,9 @@ def test_steps_are_packed_fused_multiply_adds_without_gathers(features: int, dty
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_tiles_are_whole_vectors(features: int, dtype: str):
     form = Form(dtype, features, False, 1)
-    lanes = lanes_of(features, form.width, np.dtype(dtype).itemsize)
-    assert 0 < lanes <= 512
-    assert lanes % form.width == 0
+    assert 0 < form.lanes <= 512
+    assert form.lanes % form.together == 0
+    assert form.together % form.width == 0
     assert form.width % GROUP == 0
 
 
@@ -73,6 +74,21 @@ def cases_of(features: int, dtype: str, **arguments) -> TrainInput:
 def test_every_kind_at_every_width_of_tile(features: int, dtype: str, batch_size: int):
     case = cases_of(features, dtype, epochs=20, batch_size=batch_size, order="shuffled")
     assert_same_training(case.train(kernel="numba"), case.train(kernel="reference"))
+
+
+@pytest.mark.parametrize("features", [1, 3, 8, 20])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_every_lane_of_a_tile_is_stepped_alike(features: int, dtype: str, batch_size: int):
+    """Copies of the same trials, enough to fill a tile of each kind and begin another."""
+    case = cases_of(features, dtype, epochs=20, batch_size=batch_size)
+    copies = Form(dtype, features, True, 1).lanes + 1
+    many = dataclasses.replace(
+        case, hyperparams={name: np.repeat(values, copies) for name, values in case.hyperparams.items()}
+    )
+    alone, together = case.train(kernel="numba").state, many.train(kernel="numba").state
+    for name in ("params", "momentum_buffers", "first_nonfinite_step", "peak", "peak_step"):
+        np.testing.assert_array_equal(getattr(together, name), np.repeat(getattr(alone, name), copies, axis=0))
 
 
 def test_points_do_not_change_peaks_and_stops():
@@ -168,7 +184,7 @@ def test_snapshots_that_fill_a_tiles_memory_change_no_bit():
     case = cases_of(1, "float32", epochs=300)
     every = case.train(kernel="numba", record=Recording(spacing="all"))
     some = case.train(kernel="numba", record=Recording(40))
-    assert len(every.steps) > linear_numba.linear_record.SNAPSHOT_BYTES // (4 * 2 * lanes_of(2, 64, 4))
+    assert len(every.steps) > linear_numba.linear_record.SNAPSHOT_BYTES // (4 * 2 * Form("float32", 1, True, 1).lanes)
     np.testing.assert_array_equal(some.loss, every.loss[:, some.steps])
     np.testing.assert_array_equal(some.curves.path, every.curves.path[:, some.steps])
 
