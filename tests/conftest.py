@@ -15,7 +15,7 @@ settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chaos-rounds", type=int, default=1, help="how often each fault of test_chaos.py is tried")
+    parser.addoption("--chaos-rounds", type=int, help="how often each fault of test_chaos.py is tried")
     parser.addoption("--chaos-seed", type=int, default=0, help="of its first round")
 
 

@@ -26,6 +26,7 @@ from sweeps.tracking.tracker import MlflowTracker
 from sweeps.tracking.ui import mlflow_server
 from sweeps.worker import ShardResult, Work, run_shard
 from tests import s3
+from tests.forked import Forked
 from tests.postgres import Cluster, private_cluster
 from tests.proxy import Proxy, proxy
 from tests.s3 import S3Server
@@ -211,10 +212,15 @@ def computed_into(
 
 
 class Cli:
-    """Runs ``sweeps`` as a user does, in a process of its own."""
+    """Runs ``sweeps`` as a user does, in a process of its own.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: where.
+        forked: from a process that has imported all already; else as the shell starts it.
+    """
+
+    def __init__(self, folder: Path, forked: bool = True) -> None:
+        self.folder, self.forked = folder, forked
 
     def __call__(self, *arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         done = self.start(*arguments, **environment)
@@ -225,11 +231,15 @@ class Cli:
 
     def start(
         self, *arguments: object, before: Callable[[], None] | None = None, **environment: str
-    ) -> subprocess.Popen[str]:
+    ) -> "subprocess.Popen[str] | Forked":
+        words = list(map(str, arguments))
+        every = {**os.environ, "SWEEPS_STORE": str(self.folder / "store"), **environment}
+        if self.forked and before is None:
+            return Forked(words, self.folder, every)
         return subprocess.Popen(
-            [Path(sys.executable).parent / "sweeps", *map(str, arguments)],
+            [Path(sys.executable).parent / "sweeps", *words],
             cwd=self.folder,
-            env={**os.environ, "SWEEPS_STORE": str(self.folder / "store"), **environment},
+            env=every,
             preexec_fn=before,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -24,8 +24,8 @@ def only_id(cli: Cli) -> str:
     return str(sweep["id"])
 
 
-def test_help_is_quick_because_nothing_heavy_is_imported(cli: Cli, tmp_path: Path) -> None:
-    out = cli("--help", PYTHONPROFILEIMPORTTIME="1")
+def test_help_is_quick_because_nothing_heavy_is_imported(tmp_path: Path) -> None:
+    out = Cli(tmp_path, forked=False)("--help", PYTHONPROFILEIMPORTTIME="1")
     for command in ("plan", "run", "resume", "log", "list", "show", "report", "replay", "ui", "schema"):
         assert re.search(rf"^  {command} ", out.stdout, re.MULTILINE)
     imported = set(re.findall(r"\| +([\w.]+)$", out.stderr, re.MULTILINE))
@@ -33,8 +33,8 @@ def test_help_is_quick_because_nothing_heavy_is_imported(cli: Cli, tmp_path: Pat
     assert imported.isdisjoint({"torch", "ray", "mlflow", "numpy", "pandas", "pydantic", "numba", "pyarrow", "plotly"})
 
 
-def test_the_published_cases_come_out(cli: Cli) -> None:
-    out = cli("run", ROOT / "configs" / "seed.yaml").stdout
+def test_the_published_cases_come_out_of_the_command_as_the_shell_starts_it(tmp_path: Path) -> None:
+    out = Cli(tmp_path, forked=False)("run", ROOT / "configs" / "seed.yaml").stdout
     rows = {row.split("  ")[0].strip(): row for row in out.splitlines()[1:]}
     for case, final in (
         ("plain", ("0.9559", "1.4754")),
