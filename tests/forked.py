@@ -34,19 +34,24 @@ PRELOADED = (
 
 
 class Forked:
-    """A running command, with the attributes and methods of a subprocess.Popen whose output is text in pipes."""
+    """A running command, with the attributes and methods of a subprocess.Popen whose output is text in pipes.
+
+    Args:
+        arguments: of ``sweeps``.
+        folder: where it runs.
+        environment: all of it.
+    """
 
     def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         self.args = [str(Path(sys.executable).parent / "sweeps"), *arguments]
         context = _server()
         (out, their_out), (err, their_err) = context.Pipe(duplex=False), context.Pipe(duplex=False)
-        self._process = context.Process(
-            target=_run, args=(self.args, str(folder), dict(environment), their_out, their_err), daemon=False
-        )
+        arguments_of_run = (self.args, str(folder), dict(environment), their_out, their_err)
+        self._process = context.Process(target=_run, args=arguments_of_run)
         self._process.start()
         for end in (their_out, their_err):
             end.close()
-        self.stdout, self.stderr = (os.fdopen(os.dup(end.fileno()), closefd=True) for end in (out, err))
+        self.stdout, self.stderr = (os.fdopen(os.dup(end.fileno())) for end in (out, err))
         assert self._process.pid is not None
         self.pid: int = self._process.pid
 

@@ -33,9 +33,13 @@ class Batches:
     origin: int
     stop: int
 
-    def arrays(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """For the compiled code."""
-        return self.data, self.targets, self.table
+    def arrays(self, ahead: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], int]:
+        """For the compiled code: data, targets, the table, and its length.
+
+        The table's beginning follows its end once more, so that ``ahead`` steps from any row on are rows in line.
+        """
+        rows = np.arange(len(self.table) + ahead - 1) % len(self.table)
+        return self.data, self.targets, self.table[rows].astype(np.int64), len(self.table)
 
 
 def stretches(problem: Problem, segment: Segment, start: int) -> Iterator[Batches]:

@@ -38,7 +38,6 @@ from sgdcore.kernels.linear_tiles import (
     stop_lanes,
     write_back,
 )
-from sgdcore.kernels.vectors import compiled
 from sgdcore.tasks.task import Quadratic
 from sgdcore.trajectories import Curves, State
 
@@ -88,7 +87,7 @@ def advance(
             recorded = slice(points.stop, recorded.stop)
             common = (
                 (order, parameters, form.together, form.lanes),
-                batches.arrays(),
+                batches.arrays(ahead=CHUNK),
                 (start, batches.stop, batches.origin, _clock(dtype)),
                 (curves.steps[points], points.start),
                 *arrays,
@@ -154,15 +153,14 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     """Step the trials of order[first:stop], tile by tile, to the stretch's end."""
     literally(source)
     order, parameters, group, lanes = shape
-    data, targets, table = batches
+    data, targets, table, period = batches
     start, end, origin, clock = plan
     recorded, recorded_from = recording
-    dtype, size, per_step = state[0].dtype, parameters * lanes, table.shape[1]
+    dtype, size = state[0].dtype, parameters * lanes
     tile, after = aligned(3 * size, dtype), aligned(3 * size, dtype)
     fixed = aligned(2 * size + FIXED * lanes, dtype)
     ticks, peak_steps = aligned(size, clock.dtype), np.zeros(size, np.int64)
     ticks[:] = 0
-    places = np.empty(CHUNK * per_step, np.int64)
     snapshots = np.empty((capacity(parameters, lanes, len(recorded)), size), dtype)
     running = np.zeros(lanes, np.bool_)
     for base in range(first, stop, lanes):
@@ -197,7 +195,6 @@ def _run_tiles(  # type: ignore[no-untyped-def]
             if ended:
                 break
             until = min(step + length, end) if step > 0 else 1
-            _plan_places(places, table, step - origin, until - step)
             source_tile, at, seen = tile, step, point
             while at < until:
                 to = min(until, recorded[seen]) if seen < len(recorded) else until
@@ -209,7 +206,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
                     fixed.ctypes.data,
                     data.ctypes.data,
                     targets.ctypes.data,
-                    places.ctypes.data + done * per_step * places.itemsize,
+                    table.ctypes.data + ((step - origin) % period + done) * table.shape[1] * table.itemsize,
                     clock.ctypes.data + done * clock.itemsize,
                 )
                 call_steps(address, arrays, (to - at, used))
@@ -237,13 +234,3 @@ def _run_tiles(  # type: ignore[no-untyped-def]
         for lane in range(len(trials)):
             if running[lane]:
                 write_back(tile, tile, peak_steps, lane, trials[lane], state, parameters, lanes)
-
-
-@compiled
-def _plan_places(places, table, step, steps):  # type: ignore[no-untyped-def]
-    """Where the batches of some steps lie: rows of the table, which begins again at its end."""
-    row = step % len(table)
-    for t in range(steps):
-        for i in range(table.shape[1]):
-            places[t * table.shape[1] + i] = table[row, i]
-        row = row + 1 if row + 1 < len(table) else 0
