@@ -38,8 +38,9 @@ class Batches:
 
         The table's beginning follows its end once more, so that ``ahead`` steps from any row on are rows in line.
         """
-        rows = np.arange(len(self.table) + ahead - 1) % len(self.table)
-        return self.data, self.targets, self.table[rows].astype(np.int64), len(self.table)
+        rows, size = self.table.shape
+        again = np.resize(self.table, (rows + ahead - 1, size)).astype(np.int64)
+        return self.data, self.targets, again, rows
 
 
 def stretches(problem: Problem, segment: Segment, start: int) -> Iterator[Batches]:
