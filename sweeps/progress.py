@@ -81,8 +81,11 @@ class Followed:
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
     def begin(self, to_compute: int, to_log: int) -> None:
-        """Tell where the sweep starts from."""
-        trials, stored = int(self._files.manifest()["trials"]), self._files.stored_trials()
+        """Tell where the sweep starts from; the executor is started."""
+        manifest, stored = self._files.manifest(), self._files.stored_trials()
+        trials = int(manifest["trials"])
+        if self._executor and (meter := self._executor.meter(self._files.sweep_id, str(manifest["name"]))) is not None:
+            self._sinks["the cluster's metrics"] = meter
         given_up = trials - stored - to_compute
         self._counts = Counts(computed=stored, to_compute=trials, to_log=to_log, failed=given_up)
         self._shown.begin(to_compute, to_log)
@@ -137,10 +140,7 @@ def followed(
     shown: Progress, files: SweepFiles, executor: Executor | None, complain: Callable[[str], None]
 ) -> Followed:
     """A Progress that also keeps progress.json, and the metrics of the cluster that the sweep runs on."""
-    sinks: dict[str, Sink] = {"progress.json": _Keeper(files)}
-    if executor is not None and (meter := executor.meter(files.sweep_id, str(files.manifest()["name"]))) is not None:
-        sinks["the cluster's metrics"] = meter
-    return Followed(shown, files, executor, sinks, complain)
+    return Followed(shown, files, executor, {"progress.json": _Keeper(files)}, complain)
 
 
 class _Keeper:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +40,11 @@ class RayCluster:
         head, self._cluster.head_node = self._cluster.head_node, None
         if head is not None:
             self.kill(head)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What whoever joins it needs."""
+        return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH_")}
 
     def end(self) -> None:
         """Kill all that is left."""

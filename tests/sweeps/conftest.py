@@ -233,7 +233,8 @@ class Cli:
         self, *arguments: object, before: Callable[[], None] | None = None, **environment: str
     ) -> "subprocess.Popen[str] | Forked":
         words = list(map(str, arguments))
-        every = {**os.environ, "SWEEPS_STORE": str(self.folder / "store"), **environment}
+        outside = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+        every = {**outside, "SWEEPS_STORE": str(self.folder / "store"), **environment}
         if self.forked and before is None:
             return Forked(words, self.folder, every)
         return subprocess.Popen(

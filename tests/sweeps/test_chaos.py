@@ -172,7 +172,7 @@ def test_nodes_are_killed_and_others_join(
 ) -> None:
     chance = random.Random(seed)
     nodes = [cluster.add(cores=2)]
-    process = cli.start("run", written(tmp_path, LARGE), "--address", cluster.address)
+    process = cli.start("run", written(tmp_path, LARGE), "--address", cluster.address, **cluster.environment)
     files = begun(store, process)
     for _ in range(NODE_KILLS):
         stored(files, len(files.done()) + chance.randint(1, 5), process)
@@ -189,7 +189,7 @@ def test_nodes_are_killed_and_others_join(
 def test_results_that_no_object_store_can_hold(
     cluster: RayCluster, cli: Cli, store: Store, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
-    cli("run", written(tmp_path, HEAVY), "--address", cluster.address)
+    cli("run", written(tmp_path, HEAVY), "--address", cluster.address, **cluster.environment)
     [files] = store.sweeps()
     in_flight = 2 * 2  # tasks of two cores
     assert in_flight * files.read_shard(0).nbytes > LEAST_OBJECT_STORE
@@ -199,7 +199,7 @@ def test_results_that_no_object_store_can_hold(
 def test_the_whole_cluster_is_lost(cli: Cli, store: Store, tmp_path: Path, undisturbed: Undisturbed, seed: int) -> None:
     chance = random.Random(seed)
     with ray_cluster(cores=2) as doomed:
-        process = cli.start("run", written(tmp_path, LARGE), "--address", doomed.address)
+        process = cli.start("run", written(tmp_path, LARGE), "--address", doomed.address, **doomed.environment)
         files = begun(store, process)
         stored(files, chance.randint(0, 15), process)
         doomed.kill_head()

@@ -148,7 +148,7 @@ def test_an_interrupted_sweep_names_the_command_that_finishes_it(
     experiment = client.get_experiment_by_name("small").experiment_id
     [parent] = client.search_runs([experiment], "tags.`sweeps.kind` = 'sweep'")
     assert parent.info.status == "KILLED"
-    cli("resume", sweep_id, "--executor", "inline")
+    cli("resume", sweep_id)  # as it was named: on a local Ray
     trials = client.search_runs([experiment], "tags.`mlflow.parentRunId` != ''", max_results=1000)
     assert len({run.data.tags["sweeps.trial_id"] for run in trials}) == len(trials) == 400
     assert client.get_run(parent.info.run_id).info.status == "FINISHED"
