@@ -4,8 +4,8 @@ A tile holds ``lanes`` trials of one kind: with or without momentum, weight deca
 compiled for just this kind, model and form of batches (linear_steps); what drives it here is compiled once a dtype.
 Every lane does exactly the scalar arithmetic of sgdcore.rule: no bit of a trial depends on its tile, lane or thread.
 
-A chunk of CHUNK steps is stepped unchecked. If a parameter is not finite after it, it is stepped again in parts, down
-to the single step: what is not finite never becomes finite again, so none is missed.
+A chunk of up to CHUNK steps is stepped unchecked. If a parameter is not finite after it, it is stepped again in parts,
+down to the single step, and chunks grow again: what is not finite never becomes finite again, so none is missed.
 """
 
 from __future__ import annotations

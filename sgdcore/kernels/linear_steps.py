@@ -7,10 +7,10 @@ A tile is rows of ``lanes`` neighbouring numbers, one a trial, in arrays of rows
     ticks: by parameter, the step that reached the peak, counted from the chunk's start; 0 where it is older
     fixed: signs (P rows of 0 and -0), -lr, momentum, weight_decay, 1 - dampening; then room for residuals, gradients
 
-``width`` lanes are stepped together, several steps in a row. A model of up to FEW parameters is unrolled and stays in
-registers; of a larger one, parameters come from the cache and go back. Whatever decides between ways of stepping is a
-constant, hence costs nothing: the flags of the trials in the tile, the form of its batches. New peaks are rare, so that
-a step only looks whether there is one: noting it is a call.
+Parts of ``width`` lanes are stepped several steps in a row. A model of up to FEW parameters is unrolled and stays in
+registers, two parts at once; of a larger one, parameters come from the cache and go back. Whatever decides between ways
+of stepping is a constant, hence costs nothing: the flags of the trials in the tile, the form of its batches. New peaks
+are rare, so that a step only looks whether there is one, by the signs of what is left to the peaks so far.
 
 Samples: products and sums that are not the rule's own stay apart (numba contracts nothing by itself), in the order in
 which torch's Linear and mse_loss round them for batches of one and two. Larger batches: see linear_triangles.
