@@ -46,12 +46,13 @@ class Step:
 
     @property
     def deviation(self) -> float:
-        """Largest difference between the two, over parameters and buffers; equal infinities and nans differ by 0."""
+        """Largest difference over parameters and buffers: 0 where neither is finite, infinite where one of two is."""
         ours = np.concatenate([self.params, self.momentum_buffers]).astype(np.float64)
         theirs = np.concatenate([self.torch_params, self.torch_momentum_buffers]).astype(np.float64)
-        same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
-        with np.errstate(invalid="ignore"):
-            return float(np.max(np.where(same, 0.0, np.abs(ours - theirs))))
+        finite = np.isfinite(ours) & np.isfinite(theirs)
+        in_one = np.isfinite(ours) != np.isfinite(theirs)
+        away = np.abs(np.subtract(ours, theirs, out=np.zeros_like(ours), where=finite))
+        return float(np.max(np.where(in_one, np.inf, away)))
 
 
 def replay(

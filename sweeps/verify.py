@@ -12,18 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sgdcore import Thresholds, Trajectories, judge
+from sgdcore import Thresholds, judge
+from sgdcore.trajectories import NEVER
 from sgdcore.verdict import VERDICTS
 from sweeps.columns import matrix
 from sweeps.config import HYPERPARAMETERS
 from sweeps.errors import StoreError, SweepHeld
-from sweeps.plan import Shard
-from sweeps.replay import ROUNDING
+from sweeps.plan import Shard, Trials
+from sweeps.rounding import Outcome, outcome, outcome_differences, trained_by_torch
 from sweeps.run import prepare
 from sweeps.store import SweepFiles
 from sweeps.tracking.audit import LoggedRun, expected_runs, logged_runs, read_run
 from sweeps.tracking.base import Sweep, best_trials, wanted
-from sweeps.worker import Work, recorded_steps, shard_metadata, train_trials
+from sweeps.worker import Work, recorded_steps, shard_metadata
 
 if TYPE_CHECKING:
     from sweeps.tracking.tracker import MlflowTracker
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _SAMPLE = 20  # trials, if nobody says how many,
 _SAMPLE_STEPS = 300_000  # and if torch does no more steps for them than in a minute or two
 _COLUMNS = {"trial", "trial_id", *HYPERPARAMETERS, "seed", "verdict", "final_loss", "final", "loss"}
+_COLUMNS |= {"first_nonfinite_step"}
 
 
 @dataclass(frozen=True)
@@ -251,31 +253,23 @@ def _sample_differences(
         if table is None or len(table) != len(shard):
             continue  # told above
         trials = work.plan.trials(shard.start, shard.stop).take(rows)
-        trained = train_trials(work, trials, kernel="reference", device="cpu")
-        yield from _retrained_differences(work, table.take(rows), trained, audit)
+        yield from _retrained_differences(work, trials, table.take(rows), audit)
 
 
-def _retrained_differences(work: Work, table: pa.Table, trained: Trajectories, audit: Audit) -> Iterator[Difference]:
-    rtol = ROUNDING[work.config.training.dtype]
+def _retrained_differences(work: Work, trials: Trials, table: pa.Table, audit: Audit) -> Iterator[Difference]:
+    trained = trained_by_torch(work, trials)
     verdicts = judge(trained, Thresholds(**work.config.verdict.model_dump())).verdict
-    pairs = {"final": trained.params, "loss": trained.loss}
-    stored = {name: matrix(table[name], len(table)) for name in pairs}
-    for row, (trial, verdict) in enumerate(zip(table["trial"].to_pylist(), table["verdict"].to_pylist(), strict=True)):
+    stops = pc.fill_null(table["first_nonfinite_step"], NEVER).to_pylist()
+    final, loss = matrix(table["final"], len(table)), matrix(table["loss"], len(table))
+    for row, verdict in enumerate(table["verdict"].to_pylist()):
+        where = f"trial {trials.number[row]}, recomputed"
+        ours, theirs = Outcome(stops[row], {"final": final[row], "loss": loss[row]}), outcome(trained, row)
+        exact = np.array_equal(ours.values["final"], theirs.values["final"], equal_nan=True)
         audit.recomputed += 1
-        exact = np.array_equal(stored["final"][row], _plain(trained.params[row]), equal_nan=True)
         audit.exact += exact
         if exact and work.task.is_quadratic and verdict != verdicts[row]:
-            yield Difference("verdict", f"trial {trial}, recomputed", str(verdicts[row]), verdict)
+            yield Difference("verdict", where, str(verdicts[row]), verdict)
         if verdict in ("diverging", "diverged") and not work.task.is_quadratic:
             continue  # a network that diverges amplifies its rounding beyond any tolerance
-        for name, values in pairs.items():
-            theirs, ours = _plain(values[row]), stored[name][row]
-            scale = np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0)
-            if not np.allclose(ours, theirs, rtol=0, atol=rtol * scale, equal_nan=True):
-                worst = int(np.nanargmax(np.where(np.isnan(ours - theirs), np.inf, np.abs(ours - theirs))))
-                yield Difference(f"{name}[{worst}]", f"trial {trial}, recomputed", f"{theirs[worst]}", f"{ours[worst]}")
-
-
-def _plain(values: Any) -> Any:
-    """As the store has it: NaN for all that is not finite."""
-    return np.where(np.isfinite(values), values, np.nan)
+        for what, *facts in outcome_differences(work, trials.take(np.array([row])), ours, theirs):
+            yield Difference(what, where, *facts)

@@ -111,14 +111,14 @@ def replay(
     replayed = replay_trial(files, trial)
     if as_json:
         show_json({**replayed.facts, "steps": replayed.frame.to_dict(orient="records")})
-        return
-    say(replayed.title)
-    show_table(replayed.frame.head(steps))
-    if len(replayed.frame) > steps:
-        say(f"... {len(replayed.frame) - steps:,} more steps (--steps)")
-    say(replayed.conclusion)
+    else:
+        say(replayed.title)
+        show_table(replayed.frame.head(steps))
+        if len(replayed.frame) > steps:
+            say(f"... {len(replayed.frame) - steps:,} more steps (--steps)")
+        say(replayed.conclusion)
     if not replayed.agrees:
-        raise CheckFailed("the engine and torch.optim.SGD differ")
+        raise CheckFailed("the store or the engine and torch.optim.SGD differ")
 
 
 @app.command()

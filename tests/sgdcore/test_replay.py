@@ -43,6 +43,15 @@ def test_a_difference_shows():
     assert step.deviation == pytest.approx(0.25)
 
 
+def test_what_is_finite_in_one_only_is_infinitely_far():
+    [step] = list(replay(Task(line(x=[1])), Hyperparams(lr=0.1), epochs=1, start=[0.0, 0.0]))
+    step.params[0], step.torch_params[0] = np.inf, np.nan
+    assert step.deviation == 0
+    for one, other in ((np.nan, 1.0), (1.0, np.nan), (-np.inf, 1.0)):
+        step.params[0], step.torch_params[0] = one, other
+        assert step.deviation == np.inf
+
+
 def test_takes_one_trial():
     with pytest.raises(InvalidHyperparams, match="one trial, not 2"):
         replay(Task(line()), Hyperparams(lr=[0.1, 0.2]), epochs=1)

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 
@@ -121,6 +122,22 @@ def test_replay_shows_the_trial_beside_torch(cli: Cli, config: Callable[..., Pat
     assert "20 steps, bit for bit equal to torch.optim.SGD; the store holds the same" in text
     for trial, message in (("99", "the sweep's trials are 0 to 11"), ("zzzz", "no trial of sweep")):
         assert message in cli("replay", sweep_id, trial, code=2).stderr
+
+
+def test_replay_tells_what_the_store_holds_otherwise(cli: Cli, store: Store, config: Callable[..., Path]) -> None:
+    cli("run", config(tracking={"trials": "none"}), "--executor", "inline")
+    [files] = store.sweeps()
+    table = files.read_shard(1)
+    final = table["final"].to_pylist()
+    final[3][0] *= 1 + 1e-6
+    place = table.column_names.index("final")
+    files.replace_shard(1, table.set_column(place, "final", pa.array(final, table.schema.field("final").type)))
+    told = cli("replay", files.sweep_id, 7, code=4)
+    assert "bit for bit equal to torch.optim.SGD; the STORE HOLDS OTHER values" in told.stdout
+    assert told.stderr == "error: the store or the engine and torch.optim.SGD differ\n"
+    replayed = json.loads(cli("replay", files.sweep_id, 7, "--json", code=4).stdout)
+    assert (replayed["store_holds_the_same"], replayed["exact"], replayed["agrees"]) == (False, False, False)
+    assert json.loads(cli("replay", files.sweep_id, 6, "--json").stdout)["agrees"] is True
 
 
 def test_schema_describes_the_shipped_configs(cli: Cli) -> None:
