@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,7 +17,7 @@ from sgdcore.replay import Step, replay
 from sweeps.config import HYPERPARAMETERS
 from sweeps.errors import StoreError
 from sweeps.plan import Trials
-from sweeps.rounding import AMPLIFIED, ROUNDING, in_other_units, overflow_steps
+from sweeps.rounding import AMPLIFIED, ROUNDING, overflow_steps, twins
 from sweeps.run import reopen
 from sweeps.store import SweepFiles
 from sweeps.worker import Work, start_values
@@ -55,24 +56,25 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
     all_steps = _steps(work, trials, work.task, start_values(work, trials))
     steps = list(islice(all_steps, most))
     cut = len(steps) == most and next(all_steps, None) is not None
-    compared = _compared(work, trials, steps) if work.task.is_quadratic else steps
+    compared = _compared(work, trials, steps)
     deviation = max((step.deviation for step in compared), default=0.0)
-    relative = max((step.relative_deviation for step in compared), default=0.0)
-    row = {**trials.hyperparams.arguments(0), "seed": int(trials.seed[0])}
+    from_torch = max((step.relative_deviation for step in compared), default=0.0)
     stored, verdict = _stored(files, work, number)
     stored = None if cut else stored
-    # Another kernel of a linear model makes the same bits; a network's depend on how many trials are trained together.
-    tolerance = 0.0 if work.task.is_quadratic else ROUNDING[training.dtype]
-    unstable = verdict in ("diverging", "diverged")
-    of_any_size = unstable and not work.task.is_quadratic  # a network's rounding, of which nothing gives the measure
-    same = stored is None or of_any_size or _is_close(stored, steps[-1].params, tolerance)
+    from_stored = 0.0 if stored is None else _distance(stored, steps[-1].params)
+    # Another kernel of a linear model makes the same bits; a network's depend on how many trials are trained together,
+    # and where it diverges nothing is the measure of its rounding.
+    quadratic = work.task.is_quadratic
+    allowed = ROUNDING[training.dtype] if quadratic or verdict not in ("diverging", "diverged") else math.inf
     amplified = None
-    if work.task.is_quadratic and relative > ROUNDING[training.dtype]:
+    if max(from_torch, 0.0 if quadratic else from_stored) > allowed:
         amplified = _amplified(work, trials, steps)
-    allowed = max(ROUNDING[training.dtype], AMPLIFIED * (amplified or 0.0))
+        allowed = max(allowed, AMPLIFIED * amplified)
+    same = from_stored <= (0.0 if quadratic else allowed)
     exact = deviation == 0 and same
-    agrees = same and (of_any_size or relative <= allowed)
+    agrees = same and from_torch <= allowed
     findings = {"largest_deviation": deviation, "store_holds_the_same": same, "exact": exact, "agrees": agrees}
+    row = {**trials.hyperparams.arguments(0), "seed": int(trials.seed[0])}
     return Replay(
         title=f"trial {number} ({work.plan.ids(trials)[0]}): {', '.join(f'{n} {row[n]:g}' for n in HYPERPARAMETERS)}",
         facts={"trial": number, **row, **findings},
@@ -80,7 +82,7 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
         exact=exact,
         agrees=agrees,
         conclusion=("the first " if cut else "")
-        + _conclusion(len(steps), deviation, relative, of_any_size, amplified, stored is not None, same),
+        + _conclusion(len(steps), deviation, from_torch, allowed, amplified, stored is not None, same),
     )
 
 
@@ -111,19 +113,23 @@ def _compared(work: Work, trials: Trials, steps: list[Step]) -> list[Step]:
 def _amplified(work: Work, trials: Trials, steps: list[Step]) -> float:
     """How far torch's own rounding takes it from the trial, as a share of the largest value."""
     farthest = 0.0
-    for other in in_other_units(work, trials):
-        for mine, theirs in zip(steps, _steps(work, trials, other.task, other.start), strict=False):
-            params, buffers = (v / other.factor for v in (theirs.torch_params, theirs.torch_momentum_buffers))
+    for twin in twins(work, trials):
+        for mine, theirs in zip(steps, _steps(work, trials, twin.task, twin.start), strict=False):
+            params, buffers = (v / twin.factor for v in (theirs.torch_params, theirs.torch_momentum_buffers))
             deviation = replace(mine, params=params, momentum_buffers=buffers).relative_deviation
             if np.isfinite(deviation):  # the last step before an overflow may be another one
                 farthest = max(farthest, deviation)
     return farthest
 
 
-def _is_close(stored: np.ndarray, last: np.ndarray, tolerance: float) -> bool:
-    last = np.where(np.isfinite(last), last, np.nan)
-    size = np.abs(last[np.isfinite(last)]).max(initial=0.0)
-    return bool(np.allclose(stored, last, rtol=0, atol=tolerance * size, equal_nan=True))
+def _distance(stored: np.ndarray, last: np.ndarray) -> float:
+    """The largest difference, as a share of the largest value; infinite where one of two is not finite."""
+    finite = np.isfinite(last)
+    if not np.array_equal(finite, np.isfinite(stored)):
+        return math.inf
+    apart = np.abs(stored[finite].astype(np.float64) - last[finite]).max(initial=0.0)
+    size = np.abs(last[finite]).max(initial=0.0)
+    return float(apart / size) if size else float(apart)
 
 
 def _number(files: SweepFiles, work: Work, trial: str) -> int:
@@ -176,7 +182,7 @@ def _conclusion(
     steps: int,
     deviation: float,
     relative: float,
-    of_any_size: bool,
+    allowed: float,
     amplified: float | None,
     is_stored: bool,
     same: bool,
@@ -184,7 +190,7 @@ def _conclusion(
     equal = "bit for bit equal to torch.optim.SGD"
     if deviation:
         equal = f"largest deviation from torch.optim.SGD {deviation:.3g}, {relative:.2g} of the largest value"
-        equal += "; the trial diverges, and rounding with it" if of_any_size else ""
+        equal += "; the trial diverges, and rounding with it" if allowed == math.inf else ""
     if amplified is not None:
         equal += f"; the trial amplifies rounding, torch's own to {amplified:.2g}"
     store = "" if not is_stored else "; the store holds the same" if same else "; the STORE HOLDS OTHER values"

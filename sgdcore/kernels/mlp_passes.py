@@ -183,6 +183,8 @@ def _loss_deltas(dtype: str, at_once: int, width: int) -> Any:
             if loss != _MSE:
                 slope = select(residual > knee, high, slope)
                 slope = select(splat(zero, width) - knee > residual, low, slope)
+            if loss == _MAE:
+                slope = select(residual != residual, splat(zero, width), slope)
             store(units, at + s, width, slope)
 
     return loss_deltas

@@ -73,6 +73,15 @@ def test_diverging_networks_stop_where_torchs_do(kernel: str, loss: str, hidden:
     np.testing.assert_array_equal(np.isfinite(ours.curves.validation_loss), np.isfinite(theirs.curves.validation_loss))
 
 
+@pytest.mark.parametrize("kernel", ["numba", "torch"])
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+def test_a_network_whose_output_is_not_a_number_has_torchs_gradients(kernel: str, loss: str):
+    task = Task(Dataset(np.array([[2.0]]), np.array([0.0])), MlpModel((2,)), loss)
+    start = [3e38, 3e38, 0, 0, 1, -1, 0]  # hidden units overflow, and their difference is nan
+    ours, theirs = (train(task, Hyperparams(lr=0.1), epochs=1, kernel=k, start=start) for k in (kernel, "reference"))
+    np.testing.assert_array_equal(ours.params, theirs.params)
+
+
 @pytest.mark.parametrize("kernel", COMPILED)
 @given(case=runs())
 @settings(max_examples=12 if INTERPRETED else 200)

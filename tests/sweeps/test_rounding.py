@@ -54,6 +54,26 @@ def test_rounding_that_grows_is_no_difference(
     assert any("the trial amplifies rounding, torch's own to " in replay.conclusion for replay in replays)
 
 
+CHAOTIC: dict[str, Any] = {
+    "task": {"dataset": {"kind": "sine", "n": 40}, "model": {"kind": "mlp", "hidden": [12]}, "loss": "huber"},
+    "training": {"epochs": 40, "batch_size": 7, "order": "shuffled"},
+    "parameters": {"lr": {"values": [0.1, 1, 2, 3]}},
+    "tracking": {"trials": "none"},
+}
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])  # by the numba kernel, by torch's batched operations
+def test_a_network_that_amplifies_rounding_is_no_difference(
+    make_work: MakeWork, stored: Callable[[Work], SweepFiles], activation: str
+) -> None:
+    model = {"kind": "mlp", "hidden": [12], "activation": activation}
+    files = stored(make_work(**CHAOTIC | {"task": CHAOTIC["task"] | {"model": model}}))
+    assert audit(files) == []
+    replays = [replay_trial(files, str(trial)) for trial in range(4)]
+    assert [replay.agrees for replay in replays] == [True] * 4
+    assert any("the trial amplifies rounding, torch's own to " in replay.conclusion for replay in replays)
+
+
 def test_more_than_rounding_is_told_of_trials_that_amplify_it(
     make_work: MakeWork, stored: Callable[[Work], SweepFiles]
 ) -> None:
@@ -126,7 +146,7 @@ def test_in_other_units_parameters_are_others_and_the_trials_the_same(make_work:
     trials = work.plan.trials(0, len(work.plan))
     run = train_trials(work, trials, epochs=5)
     factors = []
-    for other in in_other_units(work, trials):
+    for other in in_other_units(work, trials, (0.5, 0.98, 3)):
         again = train(
             other.task,
             trials.hyperparams,
@@ -141,4 +161,4 @@ def test_in_other_units_parameters_are_others_and_the_trials_the_same(make_work:
         assert (again.params != run.params).any(axis=1).all()
         np.testing.assert_array_equal(other.start, start_values(work, trials) * other.factor)
         factors.append(other.factor)
-    assert len(set(factors)) == len(factors) == 6
+    assert len(set(factors)) == len(factors) == 3
