@@ -49,13 +49,15 @@ def train(
         dtype: ``float32`` or ``float64``, of data, parameters and arithmetic.
         seeds: one for all trials or (T,): of the shuffling and of torch's initialisation.
         start: None: the model's own initialisation by seed. (P,) or (T, P): start values, rounded to dtype.
-            Trajectories: go on where these stopped; two runs in a row equal one longer run bit for bit.
+            Trajectories: go on where these stopped, with another lr if that is wanted; two runs in a row equal one
+            longer run bit for bit.
         record: which steps to keep; 64 on a log scale by default.
         kernel: ``auto``; ``numba`` and ``triton`` for models linear in their parameters with mse, on CPU and CUDA;
             ``numba`` also for mlp models (but gelu), on the CPU; ``torch`` for any model, on both; ``reference``:
             torch.optim.SGD itself, trial by trial.
         device: ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: CPU threads; all cores by default. No result depends on it.
+        threads: CPU threads, >= 1; all cores by default. No bit of the numba kernels' results depends on it, nor on
+            the other trials; the torch kernel's sums do, to rounding.
         compile: whether torch.compile makes the torch kernel's steps: worth its half minute for long runs.
 
     Returns:
@@ -71,7 +73,7 @@ def train(
         >>> result = train(task, Hyperparams(lr=[0.03, 0.05], momentum=0.9), epochs=20, start=[0.0, 0.0])
         >>> result.loss[:, -1]
     """
-    _check(epochs, batch_size, order, dtype)
+    _check(epochs, batch_size, order, dtype, threads)
     seeds = _seeds(seeds, len(hyperparams))
     _check_range(hyperparams, dtype)
     chosen = choose(task, kernel, device)
@@ -79,9 +81,9 @@ def train(
     _check_module(task, dtype, batch_size)
     per_epoch = steps_per_epoch(task.samples, batch_size)
     state = _start(task, problem, hyperparams, start, seeds, dtype)
-    epochs_done, partial = divmod(state.step, per_epoch)
-    if partial:
-        raise InvalidTraining(f"cannot go on after {state.step} steps: not whole epochs of {per_epoch} steps")
+    if isinstance(start, Trajectories):
+        _check_continuation(start, hyperparams, per_epoch)
+    epochs_done = state.step // per_epoch
     ahead = range(epochs_done, epochs_done + epochs)
     steps = (record or Recording()).steps(state.step, ahead.stop * per_epoch)
     curves = _curves(problem, hyperparams, state, steps)
@@ -102,7 +104,8 @@ def train(
     state.momentum_buffers[hyperparams.momentum == 0] = 0  # torch keeps none there
     return Trajectories(
         parameter_names=task.parameter_names,
-        weight_decay=hyperparams.weight_decay,
+        hyperparams=hyperparams,
+        steps_per_epoch=per_epoch,
         curves=curves,
         state=state,
         minimum=_minimum(problem, hyperparams),
@@ -177,15 +180,26 @@ def _check_module(task: Task, dtype: Dtype, batch_size: int) -> None:
         check_module(task, dtype, batch_size)
 
 
-def _check(epochs: int, batch_size: int, order: str, dtype: str) -> None:
-    if epochs < 0:
-        raise InvalidTraining(f"epochs must be >= 0, not {epochs}")
-    if batch_size < 1:
-        raise InvalidTraining(f"batch_size must be >= 1, not {batch_size}")
+def _check(epochs: int, batch_size: int, order: str, dtype: str, threads: int | None) -> None:
+    least = {"epochs": (epochs, 0), "batch_size": (batch_size, 1), "threads": (1 if threads is None else threads, 1)}
+    for name, (value, lowest) in least.items():
+        if not isinstance(value, int | np.integer) or value < lowest:
+            raise InvalidTraining(f"{name} must be a whole number >= {lowest}, not {value}")
     if order not in ("sequential", "shuffled"):
         raise InvalidTraining(f"order must be sequential or shuffled, not {order!r}")
     if dtype not in ("float32", "float64"):
         raise InvalidTraining(f"dtype must be float32 or float64, not {dtype!r}")
+
+
+def _check_continuation(start: Trajectories, hyperparams: Hyperparams, per_epoch: int) -> None:
+    """What was, must be: momentum buffers, targets and the place in the epochs are of that."""
+    if start.steps_per_epoch != per_epoch:
+        raise InvalidTraining(f"cannot go on with {per_epoch} steps an epoch: there were {start.steps_per_epoch}")
+    for name in ("momentum", "weight_decay", "dampening", "nesterov"):
+        before, now = getattr(start.hyperparams, name), getattr(hyperparams, name)
+        if not np.array_equal(before, now):
+            trial = int(np.argmax(before != now))
+            raise InvalidTraining(f"cannot go on with {name} {now[trial]}: it was {before[trial]} (trial {trial})")
 
 
 def _check_range(hyperparams: Hyperparams, dtype: str) -> None:
@@ -203,12 +217,12 @@ def _distinct(seeds: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
 
 
 def _seeds(seeds: ArrayLike, trials: int) -> NDArray[np.int64]:
-    values = np.asarray(seeds, dtype=np.int64)
-    if values.shape not in ((), (trials,)):
-        raise InvalidTraining(f"seeds must be one number or ({trials},), not {values.shape}")
-    if (values < 0).any():
-        raise InvalidTraining(f"seeds must be >= 0, not {values.min()}")
-    return np.broadcast_to(values, (trials,))
+    given = np.asarray(seeds)
+    if given.shape not in ((), (trials,)):
+        raise InvalidTraining(f"seeds must be one number or ({trials},), not {given.shape}")
+    if given.dtype.kind not in "iu" or (given < 0).any() or (given > np.iinfo(np.int64).max).any():
+        raise InvalidTraining(f"seeds must be whole numbers from 0 to 2^63 - 1, not {given.tolist()}")
+    return np.broadcast_to(given.astype(np.int64), (trials,))
 
 
 def _start(
@@ -242,6 +256,7 @@ def _start(
         target, direction = np.full(shape, np.nan), np.zeros_like(params)
     else:
         target = problem.training.nearest_minimisers(hyperparams.weight_decay, exact)
+        target = _settled(target, exact, dtype)
         direction = np.sign(target - exact).astype(dtype)
     return State(
         step=0,
@@ -254,6 +269,20 @@ def _start(
         peak=np.where(direction == 0, params, _short_of(target, params)),
         peak_step=np.zeros(shape, dtype=np.int64),
     )
+
+
+def _settled(target: NDArray[np.float64], start: NDArray[np.float64], dtype: str) -> NDArray[np.float64]:
+    """The targets; the start where that is the target to rounding, of itself in dtype or of all in float64.
+
+    A parameter that starts there has no way to go, of which an overshoot could be a share.
+    """
+    away = np.abs(target - start)
+    largest = max(np.abs(target).max(initial=0.0), np.abs(start).max(initial=0.0))
+    if away.min(initial=np.inf) > 8 * np.finfo(dtype).eps * largest:
+        return target
+    sizes = np.maximum(np.abs(target), np.abs(start))
+    noise = np.maximum(np.finfo(dtype).eps * sizes, np.finfo(np.float64).eps * sizes.max(axis=1, keepdims=True))
+    return np.where(away <= 8 * noise, start, target)
 
 
 def _short_of(target: NDArray[np.float64], params: NDArray[Any]) -> NDArray[Any]:

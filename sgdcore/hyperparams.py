@@ -66,6 +66,10 @@ class Hyperparams:
         for name, array in zip(NAMES, arrays, strict=True):
             if array.ndim != 1:
                 raise InvalidHyperparams(f"{name} must be a number or one-dimensional, not {array.shape}")
+            if array.dtype.kind not in "biuf":
+                raise InvalidHyperparams(f"{name} must be numbers, not {array.dtype}")
+            if name == "nesterov" and not np.isin(array, (0, 1)).all():
+                raise InvalidHyperparams("nesterov must be true or false")
             dtype = np.bool_ if name == "nesterov" else np.float64
             object.__setattr__(self, name, np.array(array, dtype=dtype))
         self._validate()

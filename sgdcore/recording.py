@@ -28,8 +28,8 @@ class Recording:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be recorded."""
-        if self.points < 0:
-            raise InvalidTraining(f"recording points must be >= 0, not {self.points}")
+        if not isinstance(self.points, int) or self.points < 0:
+            raise InvalidTraining(f"recording points must be a whole number >= 0, not {self.points}")
         if self.spacing not in ("log", "linear", "all"):
             raise InvalidTraining(f"recording spacing must be log, linear or all, not {self.spacing!r}")
 

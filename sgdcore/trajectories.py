@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sgdcore.hyperparams import Hyperparams
+
 FloatArray = NDArray[np.float64]
 NEVER = -1  # first_nonfinite_step of a trial that stayed finite
 
@@ -95,7 +97,8 @@ class Trajectories:
     """The result of :func:`sgdcore.train` for T trials with P parameters and K recorded steps."""
 
     parameter_names: tuple[str, ...]
-    weight_decay: FloatArray  # (T,)
+    hyperparams: Hyperparams  # T rows
+    steps_per_epoch: int
     curves: Curves
     state: State
     minimum: FloatArray  # (T,): least value of the objective J = loss + weight_decay/2 |p|^2; NaN where it is not known
@@ -105,6 +108,11 @@ class Trajectories:
     def __len__(self) -> int:
         """Number of trials T."""
         return len(self.state.params)
+
+    @property
+    def weight_decay(self) -> FloatArray:
+        """(T,) weight decays."""
+        return self.hyperparams.weight_decay
 
     @property
     def steps(self) -> NDArray[np.int64]:
@@ -161,7 +169,7 @@ class Trajectories:
         """Curves as columns, one row a trial and recorded step, for ``pandas.DataFrame(result.columns())``.
 
         trial, step, loss, validation_loss where there is a validation set, and the distance to the optimum and the
-        parameters where they are recorded.
+        parameters where they are recorded: a parameter that is called like another column as param.NAME.
         """
         trials, points = self.loss.shape
         columns: dict[str, NDArray[Any]] = {
@@ -173,5 +181,7 @@ class Trajectories:
             columns["validation_loss"] = self.curves.validation_loss.ravel()
         if self.curves.path is not None and (distance := self.distance) is not None:
             columns["distance"] = distance.ravel()
-            columns |= {name: self.curves.path[:, :, j].ravel() for j, name in enumerate(self.parameter_names)}
+            taken = set(columns)
+            for j, name in enumerate(self.parameter_names):
+                columns[f"param.{name}" if name in taken else name] = self.curves.path[:, :, j].ravel()
         return columns

@@ -44,7 +44,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a kernel may use. No result depends on ``threads``."""
+    """What a kernel may use. No result depends on ``threads``, but the torch kernel's to rounding."""
 
     device: str = "cpu"  # or cuda:N
     threads: int = 1  # of the CPU

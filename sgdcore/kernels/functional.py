@@ -97,11 +97,8 @@ def full_losses(
     def one(values: Parameters) -> torch.Tensor:
         return loss(net.outputs(values, samples[0]).double(), samples[1].double())
 
-    net.module.eval()
-    with torch.no_grad():
-        losses = vmap(one, chunk_size=trials)(net.split(params))
-    net.module.train()
-    return losses
+    with evaluating(net.module):
+        return vmap(one, chunk_size=trials)(net.split(params))
 
 
 def saved_bytes(net: Network, samples: tuple[torch.Tensor, torch.Tensor], loss: LossFunction) -> int:
@@ -144,6 +141,19 @@ def check_module(task: Task, dtype: str, batch_size: int) -> None:
             "use BatchNorm with track_running_stats=False, LayerNorm or GroupNorm"
         )
     net.checked.update(sizes)
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """The module in evaluation and without gradients, for a while; then every part in the mode that it was in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment
-from sgdcore.kernels.functional import torch_threads
+from sgdcore.kernels.functional import evaluating, torch_threads
 from sgdcore.tasks.models import initialised
 from sgdcore.tasks.task import Task
 from sgdcore.trajectories import NEVER, Curves, State
@@ -73,10 +73,8 @@ class TorchTrial:
 
     def loss(self, features: torch.Tensor, targets: torch.Tensor) -> float:
         """The loss over a whole set, with the mean taken in float64."""
-        self.module.eval()
-        with torch.no_grad():
+        with evaluating(self.module):
             outputs = self._outputs(features).double()
-        self.module.train()
         return self._loss(outputs, targets.double()).item()
 
     def params(self) -> NDArray[Any]:

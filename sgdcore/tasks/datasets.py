@@ -25,7 +25,7 @@ class Dataset:
         validation: a held-out data set with the same features, or None.
 
     Raises:
-        InvalidTask: empty, of the wrong shape, or with values that are not finite.
+        InvalidTask: empty, of the wrong shape, with values that are not finite, or held out with other features.
     """
 
     inputs: FloatArray
@@ -48,6 +48,8 @@ class Dataset:
         names = self.feature_names or tuple("x" if width == 1 else f"x{i}" for i in range(width))
         if len(names) != width:
             raise InvalidTask(f"{len(names)} feature names for {width} features")
+        if self.validation is not None and self.validation.inputs.shape[1] != width:
+            raise InvalidTask(f"the validation set has {self.validation.inputs.shape[1]} features, not {width}")
         object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "targets", targets)
         object.__setattr__(self, "feature_names", names)
@@ -167,5 +169,6 @@ def _noise(n: int, scale: float, seed: int) -> FloatArray:
 
 
 def _moments(values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    scale = np.asarray(values.std(axis=0))
-    return np.asarray(values.mean(axis=0)), np.where(scale > 0, scale, 1.0)
+    constant = np.ptp(values, axis=0) == 0  # whose mean and deviation are rounded
+    mean, scale = np.where(constant, values[0], values.mean(axis=0)), np.where(constant, 1.0, values.std(axis=0))
+    return mean, np.where(scale > 0, scale, 1.0)

@@ -79,8 +79,8 @@ class PolynomialModel(_Linear):
 
     def __post_init__(self) -> None:
         """Refuse a polynomial without a variable."""
-        if self.degree < 1:
-            raise InvalidTask(f"a polynomial model needs degree >= 1, not {self.degree}")
+        if not isinstance(self.degree, int) or self.degree < 1:
+            raise InvalidTask(f"a polynomial model needs a whole degree >= 1, not {self.degree}")
 
     def features(self, inputs: FloatArray) -> FloatArray:
         """(n, 1) inputs -> (n, degree) powers."""

@@ -161,7 +161,8 @@ class Quadratic:
             targets = self.ridge_minimiser(decays)[which]
         if len(self.right) == start.shape[1]:
             return targets
-        free = start - (start @ self.right.T) @ self.right
+        # By einsum, whose sums for one row do not depend on the others, as those of a BLAS product may.
+        free = start - np.einsum("tr,rp->tp", np.einsum("tp,rp->tr", start, self.right), self.right)
         return np.where((weight_decay == 0)[:, np.newaxis], targets + free, targets)
 
     def objective_minimum(self, weight_decay: FloatArray) -> FloatArray:

@@ -213,7 +213,9 @@ ERROR_INPUTS = [
         InvalidTask,
         "a polynomial model takes one feature, the data set has 2",
     ),
-    ErrorInput("degree", lambda: PolynomialModel(0), InvalidTask, "a polynomial model needs degree >= 1, not 0"),
+    ErrorInput(
+        "degree", lambda: PolynomialModel(0), InvalidTask, "a polynomial model needs a whole degree >= 1, not 0"
+    ),
     ErrorInput(
         "unequal lengths",
         lambda: Dataset(np.ones((3, 2)), np.ones(2)),
@@ -247,11 +249,13 @@ ERROR_INPUTS = [
         InvalidTask,
         "features and targets must be finite in float64",
     ),
-    ErrorInput("epochs", _train(epochs=-1), InvalidTraining, "epochs must be >= 0, not -1"),
-    ErrorInput("batch size", _train(batch_size=0), InvalidTraining, "batch_size must be >= 1, not 0"),
+    ErrorInput("epochs", _train(epochs=-1), InvalidTraining, "epochs must be a whole number >= 0, not -1"),
+    ErrorInput("batch size", _train(batch_size=0), InvalidTraining, "batch_size must be a whole number >= 1, not 0"),
     ErrorInput("order", _train(order="random"), InvalidTraining, "order must be sequential or shuffled, not 'random'"),
     ErrorInput("dtype", _train(dtype="float16"), InvalidTraining, "dtype must be float32 or float64, not 'float16'"),
-    ErrorInput("negative seed", _train(seeds=-1), InvalidTraining, "seeds must be >= 0, not -1"),
+    ErrorInput(
+        "negative seed", _train(seeds=-1), InvalidTraining, r"seeds must be whole numbers from 0 to 2\^63 - 1, not -1"
+    ),
     ErrorInput("seeds", _train(seeds=[1, 2, 3]), InvalidTraining, r"seeds must be one number or \(2,\), not \(3,\)"),
     ErrorInput(
         "lr beyond float32",
@@ -283,9 +287,38 @@ ERROR_INPUTS = [
         "continuing between epochs",
         _continue_between_epochs,
         InvalidTraining,
-        "cannot go on after 5 steps: not whole epochs of 3 steps",
+        "cannot go on with 3 steps an epoch: there were 5",
     ),
-    ErrorInput("points", lambda: Recording(points=-1), InvalidTraining, "recording points must be >= 0, not -1"),
+    ErrorInput(
+        "continuing with another momentum",
+        lambda: _continue(hyperparams=Hyperparams(lr=[0.1, 0.2], momentum=[0, 0.5])),
+        InvalidTraining,
+        r"cannot go on with momentum 0\.5: it was 0\.0 \(trial 1\)",
+    ),
+    ErrorInput(
+        "continuing with another weight decay",
+        lambda: _continue(hyperparams=Hyperparams(lr=[0.1, 0.2], weight_decay=1)),
+        InvalidTraining,
+        r"cannot go on with weight_decay 1\.0: it was 0\.0 \(trial 0\)",
+    ),
+    ErrorInput("half an epoch", _train(epochs=1.5), InvalidTraining, r"epochs must be a whole number >= 0, not 1\.5"),
+    ErrorInput("no threads", _train(threads=0), InvalidTraining, "threads must be a whole number >= 1, not 0"),
+    ErrorInput("half a seed", _train(seeds=0.5), InvalidTraining, r"seeds must be whole numbers from 0 .* not 0\.5"),
+    ErrorInput("a large seed", _train(seeds=2**63), InvalidTraining, "seeds must be whole numbers from 0 to "),
+    ErrorInput("words", lambda: Hyperparams(lr="fast"), InvalidHyperparams, "lr must be numbers, not <U4"),
+    ErrorInput(
+        "nesterov", lambda: Hyperparams(0.1, 0.9, nesterov="no"), InvalidHyperparams, "nesterov must be numbers"
+    ),
+    ErrorInput("half", lambda: Hyperparams(0.1, 0.9, nesterov=0.5), InvalidHyperparams, "must be true or false"),
+    ErrorInput(
+        "another width held out",
+        lambda: Dataset(np.ones((3, 2)), np.ones(3), validation=Dataset([1], [1])),
+        InvalidTask,
+        "the validation set has 1 features, not 2",
+    ),
+    ErrorInput(
+        "points", lambda: Recording(points=-1), InvalidTraining, "recording points must be a whole number >= 0, not -1"
+    ),
     ErrorInput(
         "spacing",
         lambda: Recording(spacing="cubic"),
@@ -469,14 +502,14 @@ def assert_close_training(actual: Any, expected: Any) -> None:
 def take(trajectories: Any, trials: Any) -> Any:
     """Some trials of a result, as a result."""
     trials = np.asarray(trials)
-    decay = trajectories.weight_decay[trials]
+    hyperparams = trajectories.hyperparams[trials]
     columns = {name: getattr(trajectories.curves, name) for name in CURVES}
-    if not decay.any():
+    if not hyperparams.weight_decay.any():
         columns["squared_norm"] = None
     curves = replace(trajectories.curves, **{k: None if v is None else v[trials] for k, v in columns.items()})
     return replace(
         trajectories,
-        weight_decay=decay,
+        hyperparams=hyperparams,
         curves=curves,
         state=trajectories.state.take(trials),
         minimum=trajectories.minimum[trials],

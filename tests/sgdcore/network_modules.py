@@ -20,6 +20,20 @@ def dropout() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 1))
 
 
+class Frozen(nn.Module):
+    """Statistics that are not to change, and a dropout that is switched off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.dropout, self.linear = nn.BatchNorm1d(2), nn.Dropout(0.5), nn.Linear(2, 1)
+        self.norm.running_mean.fill_(0.2)
+        self.norm.eval().requires_grad_(False)
+        self.dropout.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.dropout(self.norm(x)))
+
+
 class Fourier(nn.Module):
     """Fixed features as a buffer, from a seed of their own or from the trial's; its output is (B,)."""
 

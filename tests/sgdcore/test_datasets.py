@@ -111,6 +111,15 @@ def test_constant_columns_are_only_shifted():
     assert data.targets.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("value", [0.1, 0.7, 1e17, -3.3])
+def test_constant_columns_whose_mean_rounds_are_only_shifted(value: float):
+    held_out = Dataset([[2 * value, 0.0]], [1.0])
+    data = Dataset(np.column_stack([np.full(50, value), np.arange(50)]), np.arange(50), validation=held_out)
+    standardized = data.standardized()
+    assert not standardized.inputs[:, 0].any()
+    assert standardized.validation.inputs[0, 0] == value
+
+
 def test_digest_depends_on_every_value_and_the_shape():
     data = Dataset([[1.0, 2.0], [3.0, 4.0]], [5.0, 6.0])
     others = [

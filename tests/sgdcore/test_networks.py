@@ -128,6 +128,25 @@ def test_trials_that_overflow_stop_where_torchs_do():
     assert judge(ours).verdict.tolist() == ["diverged", judge(theirs).verdict[1], "diverged", "diverged"]
 
 
+@pytest.mark.parametrize("kernel", ["torch", "reference"])
+def test_parts_that_are_made_for_evaluation_stay_so(kernel: str):
+    """Transfer learning's usual form: frozen statistics, and a dropout that is switched off."""
+    task = Task(DATA.split(0.3), ModuleModel(network_modules.Frozen))
+    ours = train(task, Hyperparams(lr=[0.05]), epochs=3, batch_size=8, kernel=kernel)
+    model = network_modules.Frozen()
+    nn.utils.vector_to_parameters(torch.from_numpy(ours.state.start[0]), model.linear.parameters())
+    optimizer = torch.optim.SGD(model.linear.parameters(), lr=0.05)
+    features, targets = (torch.from_numpy(np.float32(a)) for a in (task.features, task.dataset.targets))
+    for _ in range(3):
+        for first in range(0, len(targets), 8):
+            optimizer.zero_grad()
+            batch = slice(first, first + 8)
+            nn.functional.mse_loss(model(features[batch])[:, 0], targets[batch]).backward()
+            optimizer.step()
+    expected = nn.utils.parameters_to_vector(model.linear.parameters()).detach()
+    np.testing.assert_allclose(ours.params[0], expected, rtol=1e-5)
+
+
 def test_a_held_out_set_is_recorded():
     task = Task(DATA.split(0.3), MlpModel((3,)), "huber", 0.7)
     ours, theirs = run(task), run(task, "reference")

@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch.nn import functional
 
-from sgdcore import Dataset, Hyperparams, Recording, Task, train
+from sgdcore import Dataset, Hyperparams, ModuleModel, Recording, Task, train
 from sgdcore.tasks import line, linear
 
 from .cases import LINE, assert_same_bits, take
@@ -50,6 +52,32 @@ def test_no_norms_are_kept_without_weight_decay():
 def test_momentum_buffers_are_kept_only_with_momentum(result):
     assert not result.state.momentum_buffers[:2].any()
     assert result.state.momentum_buffers[2].all()
+
+
+def test_parameters_that_are_called_like_other_columns_have_names_of_their_own():
+    def make() -> torch.nn.Module:
+        model = torch.nn.Linear(1, 1)
+        model.step = torch.nn.Parameter(torch.zeros(1))
+        model.forward = lambda x: functional.linear(x, model.weight, model.bias + model.step)
+        return model
+
+    run = train(Task(line(), ModuleModel(make)), Hyperparams(lr=0.01), epochs=2)
+    table = pd.DataFrame(run.columns())
+    assert table["step"].tolist() == run.steps.tolist()
+    np.testing.assert_array_equal(table["param.step"], run.curves.path[0, :, run.parameter_names.index("step")])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_targets_of_undetermined_directions_do_not_depend_on_the_pack(dtype):
+    rng = np.random.default_rng(0)
+    task = Task(Dataset(rng.standard_normal((2, 6)), rng.standard_normal(2)))
+    starts = rng.standard_normal((40, 7))
+    rows = Hyperparams(lr=np.geomspace(1e-3, 0.3, 40), momentum=0.5)
+    whole = train(task, rows, epochs=3, start=starts, dtype=dtype)
+    for some in ([7], [3, 4], list(range(5, 38))):
+        part = train(task, rows[np.array(some)], epochs=3, start=starts[some], dtype=dtype)
+        assert_same_bits(part.state.target, whole.state.target[some])
+        assert_same_bits(part.state.peak, whole.state.peak[some])
 
 
 def test_table_has_a_row_a_trial_and_step(result):

@@ -175,6 +175,17 @@ def test_overshoot_of_one_parameter_by_hand():
     assert judgement.peak_step.tolist() == [1]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_parameter_that_starts_on_its_target_has_no_overshoot(dtype):
+    even = Task(Dataset([-2, -1, 0, 1, 2], [0.3, 0.7, 0.1, 0.7, 0.3]))  # the best weight is 0, computed as 1e-17
+    result = train(even, Hyperparams(lr=[0.01, 0.9]), epochs=20, start=[0.0, 0.0], dtype=dtype)
+    assert not result.state.target[:, 0].any()
+    assert judge(result).overshoot_parameter.tolist() == [-1, 1]
+    there = judge(train(LINE, Hyperparams(lr=0.1), epochs=2, start=[0.8, 1.2], dtype=dtype))
+    assert np.isnan(there.overshoot_percent).all()
+    assert there.overshoot_parameter.tolist() == [-1]
+
+
 def test_no_overshoot_is_zero():
     judgement = judge(run(ONE, 30, lr=0.25))
     assert judgement.overshoot_percent.tolist() == [0]
@@ -206,5 +217,5 @@ def test_judging_changes_nothing():
 def test_verdict_looks_at_the_objective_not_the_loss():
     result = run(ONE, 200, lr=0.1, weight_decay=2.0)
     assert judge(result).verdict.tolist() == ["converged"]
-    unpenalised = replace(result, weight_decay=np.zeros(1), minimum=np.zeros(1))
+    unpenalised = replace(result, hyperparams=Hyperparams(lr=0.1), minimum=np.zeros(1))
     assert judge(unpenalised).verdict.tolist() == ["stalled"]
