@@ -167,6 +167,15 @@ class FileData(_Data):
     target: Text
     features: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
 
+    @model_validator(mode="after")
+    def _tells_features_from_the_target(self) -> Self:
+        for name in dict.fromkeys(self.features or ()):
+            if name == self.target:
+                raise PydanticCustomError(CUSTOM, "{name} is the target and cannot be a feature", {"name": shown(name)})
+            if (self.features or ()).count(name) > 1:
+                raise PydanticCustomError(CUSTOM, "features name {name} more than once", {"name": shown(name)})
+        return self
+
 
 class DiabetesData(_Data):
     """scikit-learn's bundled diabetes data, 442 x 10, unscaled."""

@@ -154,7 +154,10 @@ def _stored(files: SweepFiles, work: Work, number: int) -> tuple[np.ndarray | No
     if index not in files.done():
         return None, ""
     table = files.read_shard(index, ["trial", "final", "verdict"])
-    [row] = table.filter(pc.equal(table["trial"], number)).to_pylist()
+    rows = table.filter(pc.equal(table["trial"], number)).to_pylist()
+    if len(rows) != 1:
+        raise StoreError(f"trial {number}: {len(rows)} rows in shard {index:05}.parquet; 'sweeps verify' tells more")
+    [row] = rows
     final = np.array([np.nan if v is None else v for v in row["final"]], dtype=work.config.training.dtype)
     return final, row["verdict"]
 

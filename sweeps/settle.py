@@ -6,6 +6,8 @@ twice, it changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 
@@ -17,6 +19,13 @@ from sweeps.store import SweepFiles
 
 def settle(files: SweepFiles, thresholds: Thresholds) -> None:
     """Bring the verdicts and steps_to_tolerance of all stored shards up to date."""
+    for index, table, judged in settled(files, thresholds):
+        if not judged.equals(table):
+            files.replace_shard(index, judged)
+
+
+def settled(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[int, pa.Table, pa.Table]]:
+    """The stored shards: number, table, and that with the verdicts and steps_to_tolerance that it ought to have."""
     done = sorted(files.done())
     if not done:
         return
@@ -38,9 +47,8 @@ def settle(files: SweepFiles, thresholds: Thresholds) -> None:
             recorded,
             thresholds,
         )
-        judged = _replaced(_replaced(table, "verdict", pa.array(verdict)), "steps_to_tolerance", columns.steps(steps))
-        if not judged.equals(table):
-            files.replace_shard(index, judged)
+        judged = _replaced(table, "verdict", pa.array(verdict))
+        yield index, table, _replaced(judged, "steps_to_tolerance", columns.steps(steps))
 
 
 def _objective(schema: pa.Schema) -> str:

@@ -200,6 +200,7 @@ class Store:
         Raises:
             StoreError: there is none, or more than one.
         """
+        prefix = prefix.lower()
         if not SWEEP_ID.fullmatch(prefix):
             raise StoreError(f"{prefix!r}: not a sweep id; ids are hexadecimal, see 'sweeps list'")
         matches = [

@@ -74,9 +74,7 @@ def run_shard(work: Work, shard: Shard) -> ShardResult | ShardStored | ShardFail
         with one_thread():
             trials = work.plan.trials(shard.start, shard.stop)
             trials = trials if shard.rows is None else trials.take(shard.rows)
-            trajectories = train_trials(work, trials)
-            verdicts = judge(trajectories, Thresholds(**work.config.verdict.model_dump()))
-            table = _table(work, trials, trajectories, verdicts)
+            table = train_table(work, trials)
     except Exception:  # noqa: BLE001 - reported with the shard
         return ShardFailure(shard, traceback.format_exc())
     return _stored(work, ShardResult(shard, table, time.perf_counter() - began))
@@ -91,6 +89,13 @@ def _stored(work: Work, result: ShardResult) -> ShardResult | ShardStored:
     except InputError as error:
         return replace(result, unstored=f"{socket.gethostname()}: {error}")
     return ShardStored(result.shard, result.seconds)
+
+
+def train_table(work: Work, trials: Trials, **changes: Any) -> pa.Table:
+    """Train some trials of the plan, judge them, and lay them out as a shard file has them; ``changes`` as below."""
+    trajectories = train_trials(work, trials, **changes)
+    verdicts = judge(trajectories, Thresholds(**work.config.verdict.model_dump()))
+    return _table(work, trials, trajectories, verdicts)
 
 
 def train_trials(work: Work, trials: Trials, **changes: Any) -> Trajectories:

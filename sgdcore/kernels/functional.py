@@ -59,7 +59,7 @@ class Network:
 
     def join(self, params: Parameters) -> torch.Tensor:
         """The inverse of :meth:`split` for (T, *shape) tensors."""
-        return torch.cat([params[name].flatten(1) for name in self.names], dim=1)
+        return torch.cat([params[name].reshape(len(params[name]), -1) for name in self.names], dim=1)
 
 
 @lru_cache(maxsize=8)
@@ -191,7 +191,7 @@ def _try_in_a_pack(net: Network, loss: LossFunction, features: torch.Tensor, tar
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch says where vmap is slow
-            gradients(net, loss, own_samples=False)(pack, features, targets)
+            net.join(gradients(net, loss, own_samples=False)(pack, features, targets))
     except RuntimeError as error:
         if "randomness" in str(error):
             raise InvalidTask(

@@ -143,7 +143,8 @@ def verify(
     tracker = tracker_for(home, tracking_uri, files)
     audit = audited(files, tracker, sample)
     if as_json:
-        show_json(asdict(audit) | {"tracking": tracker.uri, "clean": not audit.differences})
+        facts = asdict(audit) | {"verdicts": dict(audit.verdicts)}
+        show_json(facts | {"tracking": tracker.uri, "clean": not audit.differences})
     else:
         for difference in audit.differences:
             say(str(difference))

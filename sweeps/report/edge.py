@@ -54,7 +54,8 @@ def edge_sentence(results: Results) -> str | None:
         where = f"at {heading(name)} {cell(meaning(cells.axes[1].labels[i], name), name)} " if name else ""
         told.append(f"{where}{_words(_edge(cells, i))}")
     title = f" ({panel.title})" if panel.title else ""
-    return f"The edge of stability{title}: {'; '.join(told)}."
+    of_the_best = ", the best of each setting's trials" if (cells.trials > 1).any() else ""
+    return f"The edge of stability{title}{of_the_best}: {'; '.join(told)}."
 
 
 def advice(results: Results) -> str | None:
@@ -72,7 +73,7 @@ def advice(results: Results) -> str | None:
         told += f": within tolerance after {row['steps_to_tolerance']:,} steps"
     factor = _margin(results, int(row["trial"]), float(row["lr"]))
     if factor is not None:
-        told += f"; lr could be {number(factor, 2)} times as large before it breaks"
+        told += f"; at {number(factor, 2)} times that lr it breaks"
     return f"{told}."
 
 
@@ -130,7 +131,7 @@ def _words(edge: dict[str, float]) -> str:
 
 
 def _margin(results: Results, trial: int, lr: float) -> float | None:
-    """By what factor lr could grow from a trial's before its row of the map breaks."""
+    """The factor from a trial's lr to the next at which its row of the map breaks."""
     for _, cells, _ in _found(results):
         at = np.argwhere(cells.trial == trial)
         if len(at):

@@ -126,7 +126,9 @@ def _columns(results: Results, key: str) -> list[str]:
 
 
 def _agrees(found: Mapping[str, float], published: Mapping[str, float], decimals: int) -> bool:
-    return all(name in found and round(found[name], decimals) == value for name, value in published.items())
+    return all(
+        name in found and round(found[name], decimals) == round(value, decimals) for name, value in published.items()
+    )
 
 
 def _reference(work: Work, numbers: Sequence[int], **changes: Any) -> dict[int, NDArray[Any]]:

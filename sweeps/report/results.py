@@ -163,13 +163,15 @@ class Results:
             yield table.replace_schema_metadata()
 
     def matching(self, where: Mapping[str, Any]) -> list[int]:
-        """Numbers of the trials with these values, each compared in its column's own precision."""
+        """Numbers of the trials with these values; numbers to the rounding of a range's points."""
         found: list[int] = []
         for table in self.tables(["trial", *where]):
             inside = np.ones(len(table), dtype=bool)
             for name, value in where.items():
                 column = table[name].to_numpy()
-                inside &= column == (column.dtype.type(value) if column.dtype.kind == "f" else value)
+                is_close = column.dtype.kind == "f" and not isinstance(value, str)
+                rtol = 4 * np.finfo(column.dtype).eps if is_close else 0.0
+                inside &= np.isclose(column, value, rtol=rtol, atol=0) if is_close else column == value
             found += table["trial"].to_numpy()[inside].tolist()
         return found
 

@@ -32,7 +32,8 @@ def seed_spread(results: Results, n: int | None = None) -> pd.DataFrame:
     for name in frame:
         frame[name] = [meaning(value, name) for value in frame[name]]
     frame["seeds"] = count
-    frame["mean_loss"], frame["low"], frame["high"] = 10**mean, 10 ** (mean - reach), 10 ** (mean + reach)
+    with np.errstate(over="ignore"):  # of bands that are wider than the range of floats
+        frame["mean_loss"], frame["low"], frame["high"] = 10**mean, 10 ** (mean - reach), 10 ** (mean + reach)
     frame = frame.assign(_mean=mean, _error=error).sort_values("_mean", kind="stable", ignore_index=True)
     if not len(frame):
         return pd.DataFrame()

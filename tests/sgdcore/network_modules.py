@@ -34,6 +34,17 @@ class Frozen(nn.Module):
         return self.linear(self.dropout(self.norm(x)))
 
 
+class Scaled(nn.Module):
+    """A parameter that is a single number, of no dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.scale = nn.Linear(2, 1), nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) * self.scale
+
+
 class Fourier(nn.Module):
     """Fixed features as a buffer, from a seed of their own or from the trial's; its output is (B,)."""
 

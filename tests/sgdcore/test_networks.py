@@ -42,8 +42,9 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
         ("normalised", {"layer": "BatchNorm1d", "track_running_stats": False}, 11),
         ("Fourier", {}, 5),
         ("Tied", {}, 5),
+        ("Scaled", {}, 5),
     ],
-    ids=["mlp", "layer norm", "batch norm of the batch", "fixed buffer", "tied and frozen"],
+    ids=["mlp", "layer norm", "batch norm of the batch", "fixed buffer", "tied and frozen", "of no dimension"],
 )
 def test_a_module_is_trained_as_torch_trains_it_trial_by_trial(name, arguments, batch_size, dtype):
     task = module(name, **arguments)

@@ -51,6 +51,14 @@ BAD = {
     ),
     "dataset value": (document(task={"dataset": {"kind": "line", "x": []}}), "task.dataset.x: given []; at least one"),
     "dataset key": (document(task={"dataset": {"kind": "line", "y": 1}}), "task.dataset.y: unknown key"),
+    "the target as a feature": (
+        document(task={"dataset": {"kind": "csv", "path": "d.csv", "target": "y", "features": ["x", "y"]}}),
+        "'y' is the target and cannot be a feature",
+    ),
+    "a feature twice": (
+        document(task={"dataset": {"kind": "csv", "path": "d.csv", "target": "y", "features": ["x", "x"]}}),
+        "features name 'x' more than once",
+    ),
     "loss": (document(task={"dataset": {"kind": "line"}, "loss": "l7"}), "task.loss: given 'l7'; allowed: mse"),
     "empty axis": (with_lr({"values": []}), "parameters.lr.values: given []; at least one entry"),
     "axis without form": (with_lr({}), "parameters.lr: given {}; value, values, or min with max and count"),

@@ -33,6 +33,15 @@ def test_a_trial_by_its_number_opens_one_shard(
     assert read == [3]
 
 
+def test_a_shard_without_the_trial_is_told(
+    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+) -> None:
+    files = stored(make_work(execution={"trials_per_shard": 2}))
+    files.replace_shard(3, files.read_shard(3).slice(0, 1))
+    with pytest.raises(StoreError, match=r"trial 7: 0 rows in shard 00003\.parquet; 'sweeps verify' tells more"):
+        replay_trial(files, "7")
+
+
 def test_a_trial_by_its_whole_id_is_looked_for_no_farther_than_where_it_is(
     make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], read: list[int]
 ) -> None:

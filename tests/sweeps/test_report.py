@@ -221,6 +221,7 @@ class TestExpected:
         ("where", "final", "matches", "trial"),
         [
             ({"momentum": 0, "init.weight": -0.5}, {"weight": 0.9559}, True, 0),  # compared in float32
+            ({"momentum": 0, "init.weight": -0.5}, {"weight": 0.95592}, True, 0),  # to the same decimals
             ({"momentum": 0.9, "weight_decay": 0}, {"weight": 5.5696}, False, 2),
             ({"momentum": 0.8}, {"weight": 1.0}, False, None),
             ({"momentum": 0.8}, "torch.optim.SGD", False, None),
@@ -239,6 +240,14 @@ class TestExpected:
         page = report.render(report.load(files), "html", [outcome])
         assert ("✗ no" in page) is not matches
         assert ("✓ " in page) is matches
+
+    def test_a_point_of_a_range_is_found_by_its_decimal_value(self, tmp_path: Path) -> None:
+        document = changed(
+            parameters={"lr": {"value": 0.01}, "momentum": {"min": 0, "max": 1.2, "count": 5}},  # 0.8999999999999999
+            expected=[{"case": "c", "where": {"momentum": 0.9}, "final": "torch.optim.SGD"}],
+        )
+        work, files = sweep(tmp_path, document)
+        assert [(o.trial, o.matches) for o in report.check(work, report.load(files))] == [(3, True)]
 
     def test_diverged_trials_are_those_of_torch(self, tmp_path: Path) -> None:
         document = changed(

@@ -83,6 +83,13 @@ class TestEdge:
         assert figures.stability_map(results) is None
         assert 'id="shares"' in report.render(results, "html")
 
+    def test_cells_of_several_trials_are_told(self, make_work: Make, stored: Store) -> None:
+        training = {"epochs": 200, "order": "shuffled"}
+        work = make_work(parameters={"lr": {"values": [0.01, 0.5]}} | START, training=training, seeds=[0, 1])
+        assert summary.lead_sentences(report.load(stored(work)))[1] == (
+            "The edge of stability, the best of each setting's trials: trials settle up to lr 0.01 and break at 0.5."
+        )
+
     def test_no_lr_no_edge(self, make_work: Make, stored: Store) -> None:
         axes = {"lr": {"value": 0.01}, "momentum": {"values": [0, 0.5]}}
         results = report.load(stored(make_work(parameters=axes | START)))

@@ -41,8 +41,8 @@ def audit(files: SweepFiles, sample: int = 5) -> Audit:
     return verify(files, MlflowTracker(files.store.tracking_uri), sample)
 
 
-def lines(files: SweepFiles) -> list[str]:
-    return [str(difference) for difference in audit(files).differences]
+def lines(files: SweepFiles, sample: int = 5) -> list[str]:
+    return [str(difference) for difference in audit(files, sample).differences]
 
 
 @pytest.mark.parametrize("writer", ["bulk", "client"])
@@ -156,6 +156,49 @@ def test_what_is_wrong_in_the_store_is_told(
     tamper(files)
     found = [str(difference) for difference in audit(files, sample=100).differences]
     assert any(told in line for line in found), found
+
+
+DERIVED = [
+    "initial_loss",
+    "final_loss",
+    "best_loss",
+    "best_step",
+    "steps_to_tolerance",
+    "overshoot_percent",
+    "overshoot_parameter",
+    "peak_value",
+    "peak_step",
+    "predicted_radius",
+    "init.weight",
+    "param.weight",
+    "param.bias",
+]
+
+
+@pytest.mark.parametrize("column", DERIVED)
+def test_any_column_that_does_not_follow_from_the_training_is_told(
+    swept: Callable[[Work], SweepFiles], make_work: MakeWork, column: str
+) -> None:
+    files = swept(make_work(training={"epochs": 40}, verdict={"rtol": 0.9}, tracking={"trials": "none"}))
+    row = next(row for row, value in enumerate(files.read_shard(1)[column].to_pylist()) if value is not None)
+    tampered(files, column, lambda values: values.__setitem__(row, other(values[row])))
+    assert f"{column} (trial {4 + row}, recomputed)" in {line.partition(":")[0] for line in lines(files, sample=100)}
+
+
+def other(value: Any) -> Any:
+    if isinstance(value, list):
+        return [other(value[0]), *value[1:]]
+    return {int: 7, str: "weight" if value == "bias" else "bias"}.get(type(value)) or value * 1.001
+
+
+def test_the_verdicts_of_networks_are_held_against_all_losses(
+    swept: Callable[[Work], SweepFiles], make_work: MakeWork
+) -> None:
+    work = make_work(**TASKS["network"], tracking={"trials": "none"}, execution={"trials_per_shard": 11})
+    files = swept(work)
+    assert lines(files) == []
+    tampered(files, "steps_to_tolerance", lambda values: values.__setitem__(0, 4 if values[0] != 4 else 3))
+    assert "verdicts (00001.parquet): expected those that follow from the sweep's losses, found others" in lines(files)
 
 
 def test_a_bit_that_flips_anywhere_is_found(swept: Callable[[Work], SweepFiles], make_work: MakeWork) -> None:
@@ -278,4 +321,6 @@ def test_the_command_line(cli: Cli, store: Store, tmp_path: Path) -> None:
     assert done.stderr == f"error: sweep {files.sweep_id}: 1 difference\n"
     found = json.loads(done.stdout)
     assert [d["what"] for d in found["differences"]] == ["mlflow: metric final_loss"]
+    shown = json.loads(cli("show", files.sweep_id, "--json").stdout)["verdicts"]
+    assert found["verdicts"] == {row["verdict"]: row["trials"] for row in shown if row["trials"]}
     assert (found["clean"], found["trials"], found["logged"], found["recomputed"]) == (False, 12, 11, 12)
