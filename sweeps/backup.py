@@ -96,6 +96,7 @@ def restore(archive: Path, store: Store, database: str | None = None, artifacts:
         TrackingError: the database holds something, or cannot be filled; nothing was restored.
     """
     _check_empty(store.root, "--store")
+    was_there = store.root.exists()
     if artifacts is not None:
         _check_empty(artifacts, "--artifacts")
     store.check_writable()
@@ -124,6 +125,8 @@ def restore(archive: Path, store: Store, database: str | None = None, artifacts:
         raise StoreError(f"{store.root}: cannot be restored: {error.strerror or error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        if not (was_there or any(store.root.iterdir())):
+            store.root.rmdir()
 
 
 def _check_empty(folder: Path, option: str) -> None:

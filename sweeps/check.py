@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic_core import PydanticCustomError
 
 from sweeps.errors import ConfigError, InputError
-from sweeps.fields import CUSTOM, Flag
+from sweeps.fields import CUSTOM, Flag, Number
 from sweeps.problems import hint, key, problem_lines
 from sweeps.report.key_figures import KeyFigures
 from sweeps.report.match import match
@@ -37,7 +37,7 @@ def _increase(value: Any) -> Any:
 
 
 Increase = Annotated[str | float, BeforeValidator(_increase)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Share = Annotated[Number, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from sgdcore.replay import Step, replay
 from sweeps.config import HYPERPARAMETERS
 from sweeps.errors import StoreError
 from sweeps.plan import Trials
+from sweeps.report.text import cell
 from sweeps.rounding import AMPLIFIED, ROUNDING, overflow_steps, twins
 from sweeps.run import reopen
 from sweeps.store import SweepFiles
@@ -75,8 +76,9 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
     agrees = same and from_torch <= allowed
     findings = {"largest_deviation": deviation, "store_holds_the_same": same, "exact": exact, "agrees": agrees}
     row = {**trials.hyperparams.arguments(0), "seed": int(trials.seed[0])}
+    setting = ", ".join(f"{name} {cell(row[name], name)}" for name in HYPERPARAMETERS)
     return Replay(
-        title=f"trial {number} ({work.plan.ids(trials)[0]}): {', '.join(f'{n} {row[n]:g}' for n in HYPERPARAMETERS)}",
+        title=f"trial {number} ({work.plan.ids(trials)[0]}): {setting}",
         facts={"trial": number, **row, **findings},
         frame=pd.DataFrame([_row(step, work.plan.parameter_names) for step in steps]),
         exact=exact,

@@ -149,7 +149,7 @@ def refused(archive: Path, folder: Path, words: str) -> None:
     with pytest.raises(SweepsError, match=words) as caught:
         restore(archive, Store(folder))
     assert "\n" not in str(caught.value)
-    assert not folder.exists() or not list(folder.iterdir()), "something was restored"
+    assert not folder.exists(), "something was restored"
 
 
 def test_what_is_damaged_is_refused_and_nothing_is_restored(archive: Path, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_what_a_server_keeps_goes_with_the_store(postgres: Cluster, cli: Cli, st
     with pytest.raises(TrackingError, match="the database is not empty") as caught:
         restore(archive, Store(tmp_path / "2"), empty, tmp_path / "taken back")
     assert postgres.password not in str(caught.value)
-    assert not list((tmp_path / "2").iterdir())
+    assert not (tmp_path / "2").exists()
     assert not list((tmp_path / "taken back").iterdir())
     said = cli("restore", archive, "--store", tmp_path / "3").stdout
     for what in ("database", "artifacts"):

@@ -252,6 +252,8 @@ def test_the_command_line(cli: Cli, store: Store, tmp_path: Path) -> None:
     assert (document["passed"], document["baseline"]) == (True, "a1a1")
     assert [entry["name"] for entry in document["checks"]] == ["complete", "max_loss_increase"]
     assert "--max-loss-increase: given 'x'" in cli("check", "b2", "--max-loss-increase", "x", code=2).stderr
+    told = cli("check", "b2", "--min-stable-share", "x", code=2).stderr
+    assert told == "error: --min-stable-share: given 'x'; a number is needed\n"
     page = tmp_path / "page.html"
     shown = cli("compare", "a1", "b2", "--html", page).stdout
     assert "Trials with another verdict in A and B" in shown

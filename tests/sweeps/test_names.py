@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from sweeps import terminal, yaml
 from sweeps.cli import app
+from sweeps.report.text import escaped
 from sweeps.store import Store
 from sweeps.visible import visible
 from tests.sweeps.conftest import document
@@ -92,6 +93,18 @@ def parent_run(store: Store, name: str) -> Run:
 def rendered(markdown: str) -> Shape:
     """The page that a renderer makes of Markdown when it lets HTML pass."""
     return Shape(MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown))
+
+
+@pytest.mark.parametrize(
+    "text", ["0.1", "-0.5", "12.3 %", "1. a", "12) b", "7.", "- a", "---", "+", "=", "\\1. x", "a\\b", "_x_ a_b"]
+)
+def test_markdown_shows_text_as_it_is(text: str) -> None:
+    page = MarkdownIt("commonmark").render(f"above\n\n{escaped(text)}")
+    assert page == f"<p>above</p>\n<p>{text}</p>\n"
+
+
+def test_numbers_in_markdown_are_left_alone() -> None:
+    assert [escaped(text) for text in ("0.1", "-0.5", "7.0 %", "1e-3")] == ["0.1", "-0.5", "7.0 %", "1e-3"]
 
 
 @pytest.mark.cluster
