@@ -78,6 +78,8 @@ class FolderStorage:
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders in a folder."""
+        if self._root.exists() and not self._root.is_dir():
+            raise StoreError(f"{self._root}: is not a folder, and no store")
         return self.files(folder)  # there are no others where this is asked
 
     def files(self, folder: str) -> list[str]:

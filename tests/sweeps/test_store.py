@@ -176,6 +176,13 @@ def test_an_empty_store_holds_no_sweeps(store: Store) -> None:
         store.find("a")
 
 
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.touch()
+    with pytest.raises(StoreError, match="sweep.yaml: is not a folder, and no store"):
+        Store(path).sweeps()
+
+
 def test_a_sweep_is_made_once_and_whole(store: Store) -> None:
     files = store.create("aa11", "name: x\n", MANIFEST)
     assert (files.config_yaml(), files.manifest()) == ("name: x\n", MANIFEST)
