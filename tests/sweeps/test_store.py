@@ -179,7 +179,7 @@ def test_an_empty_store_holds_no_sweeps(store: Store) -> None:
 def test_a_file_is_no_store(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.touch()
-    with pytest.raises(StoreError, match="sweep.yaml: is not a folder, and no store"):
+    with pytest.raises(StoreError, match="is not a folder, and no store"):
         Store(path).sweeps()
 
 
