@@ -200,9 +200,8 @@ class Store:
         Raises:
             StoreError: there is none, or more than one.
         """
-        prefix = prefix.lower()
         if not SWEEP_ID.fullmatch(prefix):
-            raise StoreError(f"{prefix!r}: not a sweep id; ids are hexadecimal, see 'sweeps list'")
+            raise StoreError(f"{prefix!r}: not a sweep id; ids are hexadecimal, in lower case, see 'sweeps list'")
         matches = [
             files
             for sweep_id in self._ids()
