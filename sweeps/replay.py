@@ -57,9 +57,6 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
     all_steps = _steps(work, trials, work.task, start_values(work, trials))
     steps = list(islice(all_steps, most))
     cut = len(steps) == most and next(all_steps, None) is not None
-    compared = _compared(work, trials, steps)
-    deviation = max((step.deviation for step in compared), default=0.0)
-    from_torch = max((step.relative_deviation for step in compared), default=0.0)
     stored, verdict = _stored(files, work, number)
     stored = None if cut else stored
     from_stored = 0.0 if stored is None else _distance(stored, steps[-1].params)
@@ -67,6 +64,9 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
     # and where it diverges nothing is the measure of its rounding.
     quadratic = work.task.is_quadratic
     allowed = ROUNDING[training.dtype] if quadratic or verdict not in ("diverging", "diverged") else math.inf
+    compared = _compared(work, trials, steps, allowed)
+    deviation = max((step.deviation for step in compared), default=0.0)
+    from_torch = max((step.relative_deviation for step in compared), default=0.0)
     amplified = None
     if max(from_torch, 0.0 if quadratic else from_stored) > allowed:
         amplified = _amplified(work, trials, steps)
@@ -102,11 +102,13 @@ def _steps(work: Work, trials: Trials, task: Task, start: np.ndarray) -> Iterato
     )
 
 
-def _compared(work: Work, trials: Trials, steps: list[Step]) -> list[Step]:
+def _compared(work: Work, trials: Trials, steps: list[Step], allowed: float) -> list[Step]:
     """All steps; but those before the first overflow where rounding decides at which step a trial overflows."""
     finite = [step for step in steps if np.isfinite(step.deviation)]
     if len(finite) == len(steps) or not any(step.deviation for step in finite):
         return steps
+    if allowed == math.inf:
+        return finite
     first, last = overflow_steps(work, trials)
     overflow = next(step.step for step in steps if not np.isfinite(step.deviation))
     return finite if first <= overflow and steps[-1].step <= last else steps

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sgdcore import Thresholds
+from sgdcore import Thresholds, judge
 from sgdcore.trajectories import NEVER
 from sgdcore.verdict import VERDICTS
 from sweeps.columns import matrix
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 _SAMPLE = 20  # trials, if nobody says how many,
 _SAMPLE_STEPS = 100_000  # and if torch does no more steps for them than in half a minute; seven times where all amplify
-_COLUMNS = {"trial", "trial_id", *HYPERPARAMETERS, "seed", "verdict", "final_loss", "final", "loss"}
-_COLUMNS |= {"first_nonfinite_step"}
+_OUTCOME = {"verdict", "final_loss", "first_nonfinite_step", "final", "loss"}
+_COLUMNS = {"trial", "trial_id", *HYPERPARAMETERS, "seed", *_OUTCOME}
 _ALONE = (b"numba", b"triton")  # kernels whose trials are the same bits alone as among others
 
 
@@ -263,9 +263,11 @@ def _sample_differences(
         table = _table(files, index)
         if table is None or len(table) != len(shard):
             continue  # told above
-        trials = work.plan.trials(shard.start, shard.stop).take(rows)
-        yield from _engine_differences(work, trials, table.take(rows))
-        yield from _torch_differences(work, trials, table.take(rows), audit)
+        trials, sample = work.plan.trials(shard.start, shard.stop).take(rows), table.take(rows)
+        # What both find, a verdict that is another one, is told once.
+        yield from dict.fromkeys(
+            [*_engine_differences(work, trials, sample), *_torch_differences(work, trials, sample, audit)]
+        )
 
 
 def _engine_differences(work: Work, trials: Trials, table: pa.Table) -> Iterator[Difference]:
@@ -299,6 +301,7 @@ def _is_as(found: Any, expected: Any) -> bool:
 
 def _torch_differences(work: Work, trials: Trials, table: pa.Table, audit: Audit) -> Iterator[Difference]:
     trained = trained_by_torch(work, trials)
+    verdicts = judge(trained, Thresholds(**work.config.verdict.model_dump())).verdict
     stops = pc.fill_null(table["first_nonfinite_step"], NEVER).to_pylist()
     final, loss = matrix(table["final"], len(table)), matrix(table["loss"], len(table))
     for row, verdict in enumerate(table["verdict"].to_pylist()):
@@ -307,6 +310,8 @@ def _torch_differences(work: Work, trials: Trials, table: pa.Table, audit: Audit
         exact = np.array_equal(ours.values["final"], theirs.values["final"], equal_nan=True)
         audit.recomputed += 1
         audit.exact += exact
+        if exact and work.task.is_quadratic and verdict != verdicts[row]:
+            yield Difference("verdict", where, str(verdicts[row]), verdict)
         if verdict in ("diverging", "diverged") and not work.task.is_quadratic:
             continue  # a network that diverges amplifies its rounding beyond any tolerance
         for what, *facts in outcome_differences(work, trials.take(np.array([row])), ours, theirs):

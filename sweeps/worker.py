@@ -92,7 +92,7 @@ def _stored(work: Work, result: ShardResult) -> ShardResult | ShardStored:
 
 
 def train_table(work: Work, trials: Trials, **changes: Any) -> pa.Table:
-    """Train some trials of the plan, judge them, and lay them out as a shard file has them; ``changes`` as below."""
+    """Train some trials of the plan, judge them, and lay them out as a shard file; ``changes`` as in train_trials."""
     trajectories = train_trials(work, trials, **changes)
     verdicts = judge(trajectories, Thresholds(**work.config.verdict.model_dump()))
     return _table(work, trials, trajectories, verdicts)

@@ -169,9 +169,10 @@ class Results:
             inside = np.ones(len(table), dtype=bool)
             for name, value in where.items():
                 column = table[name].to_numpy()
-                is_close = column.dtype.kind == "f" and not isinstance(value, str)
-                rtol = 4 * np.finfo(column.dtype).eps if is_close else 0.0
-                inside &= np.isclose(column, value, rtol=rtol, atol=0) if is_close else column == value
+                if column.dtype.kind == "f":
+                    inside &= np.isclose(column, value, rtol=4 * np.finfo(column.dtype).eps, atol=0)
+                else:
+                    inside &= column == value
             found += table["trial"].to_numpy()[inside].tolist()
         return found
 

@@ -106,5 +106,5 @@ def is_numeric(column: pd.Series[Any]) -> bool:
 def escaped(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"^(\d{1,9})([.)])(?=\s|$)", r"\1\\\2", " ".join(text.split()).replace("\\", "\\\\"))  # a list
-    return re.sub(r"([`*\[\]|#!~]|(?<!\w)_|_(?!\w)|^=|^[-+](?=[-+\s]|$))", r"\\\1", text)
+    text = re.sub(r"([\\`*\[\]|#!~]|(?<!\w)_|_(?!\w)|^=|^[-+](?=[-+\s]|$))", r"\\\1", " ".join(text.split()))
+    return re.sub(r"^(\d{1,9})([.)])(?=\s|$)", r"\1\\\2", text)  # the head of a numbered list
