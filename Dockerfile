@@ -33,8 +33,9 @@ RUN apt-get update && \
     useradd --uid 10001 --gid sweeps --no-create-home --home-dir /tmp sweeps && \
     install --directory --owner sweeps --group sweeps /store /artifacts /backups
 COPY --from=build /opt/sweeps /opt/sweeps
-COPY configs /etc/sweeps
-COPY configs/service/image /usr/local/bin
+COPY configs /etc/sweeps/configs
+COPY deploy/compose /etc/sweeps/deploy/compose
+COPY deploy/compose/image /usr/local/bin
 # All that is written at run time is in volumes and in /tmp, so the root file system can be read-only.
 ENV PATH=/opt/sweeps/bin:$PATH \
     HOME=/tmp \

@@ -32,7 +32,7 @@ chaos: $(VENV)/.dev ## kill drivers, workers, nodes, clusters, servers and datab
 	$(BIN)/python -m pytest -v tests/sweeps/test_chaos.py --chaos-rounds $(or $(ROUNDS),20) --chaos-seed $(or $(SEED),0)
 
 secrets: ## random passwords and tokens for the service, in ./secrets; those that are there stay
-	@$(PYTHON) configs/service/make_secrets.py secrets
+	@$(PYTHON) deploy/compose/make_secrets.py secrets
 
 up: secrets ## bring the service up with Docker Compose, and wait until all of it is healthy
 	$(COMPOSE) up --detach --build --wait

@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.tracking import trial_table
-from sweeps.config import parse
-from sweeps.store import Store
+from sweeps.config.schema import parse
+from sweeps.store.store import Store
 from sweeps.tracking.base import Sweep
-from sweeps.tracking.tracker import MlflowTracker
-from sweeps.tracking.ui import mlflow_server
+from sweeps.tracking.mlflow.server.ui import mlflow_server
+from sweeps.tracking.mlflow.tracker import MlflowTracker
 
 TARGET = 0.5  # seconds
 _SHARD = 1_000

@@ -11,8 +11,8 @@ import numpy as np
 from numba import njit
 
 from benchmarks.contenders import CORES
-from sgdcore.kernels.vectors import GROUP as WIDTH
-from sgdcore.kernels.vectors import fma, load, store
+from sgdcore.kernels.simd.lanes import GROUP as WIDTH
+from sgdcore.kernels.simd.lanes import fma, load, store
 
 CHAINS = 12  # vectors that do not wait for each other: all in registers, and enough to hide the latency
 SWEEPS = 8_000_000

@@ -33,9 +33,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sweeps import yaml
-from sweeps.execute.ray import RayExecutor
-from sweeps.store import Store, SweepFiles
+from sweeps.config import strict_yaml
+from sweeps.execution.ray import RayExecutor
+from sweeps.store.store import Store, SweepFiles
 
 TARGET = 1_000.0  # times Ray Tune
 EPOCHS, POINTS = 20, 64
@@ -93,7 +93,7 @@ def run_sweep(folder: Path, rates: int) -> tuple[float, SweepFiles]:
         "record": {"points": POINTS - 2, "spacing": "linear"},
     }
     config, store = folder / "sweep.yaml", folder / "store"
-    config.write_text(yaml.write(document))
+    config.write_text(strict_yaml.write(document))
     command = [sys.executable, "-c", "from sweeps.cli import main; main()", "run", str(config), "--store", str(store)]
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)

@@ -32,13 +32,13 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from sweeps.columns import lists
-from sweeps.config import HYPERPARAMETERS, parse
-from sweeps.store import Store
+from sweeps.arrow_columns import lists
+from sweeps.config.schema import HYPERPARAMETERS, parse
+from sweeps.store.store import Store
 from sweeps.tracking.base import Sweep
-from sweeps.tracking.database import opened
-from sweeps.tracking.tracker import MlflowTracker
-from tests.postgres import private_cluster
+from sweeps.tracking.mlflow.database.base import opened
+from sweeps.tracking.mlflow.tracker import MlflowTracker
+from tests.support.postgres import private_cluster
 
 # The project's: database, trials, points, curves: times the client.
 TARGETS = {

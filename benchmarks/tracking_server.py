@@ -33,13 +33,13 @@ from rich.table import Table
 
 from benchmarks.tracking import trial_table
 from sweeps.tracking.base import Family
-from sweeps.tracking.client import ClientWriter
-from sweeps.tracking.probe import quiet
-from sweeps.tracking.server import ServerClient
-from sweeps.tracking.trials import trial_runs
-from sweeps.tracking.ui import mlflow_server
-from tests.postgres import private_cluster
-from tests.proxy import proxy
+from sweeps.tracking.mlflow.client_writer import ClientWriter
+from sweeps.tracking.mlflow.connection import quiet
+from sweeps.tracking.mlflow.server.client import ServerClient
+from sweeps.tracking.mlflow.server.ui import mlflow_server
+from sweeps.tracking.trial_runs import trial_runs
+from tests.support.postgres import private_cluster
+from tests.support.proxy import proxy
 
 TARGET = 5.0  # times the one-thread rate
 

@@ -12,15 +12,15 @@ import dash
 from dash import Dash, Input, Output, State, dcc, html
 from flask import Flask, Response, abort
 
-from dashboards import access, parts
-from dashboards.catalogue import Catalogue
+from dashboards import auth, components
 from dashboards.context import Context
-from dashboards.links import Mlflow
 from dashboards.pages import compare, history, sweep, sweeps
+from dashboards.store_cache import Catalogue
+from dashboards.urls import Mlflow
 from dashboards.users import Users
 from sweeps.errors import StoreError
-from sweeps.metrics import CONTENT_TYPE, exposition
-from sweeps.store import Store
+from sweeps.service.monitoring.prometheus import CONTENT_TYPE, exposition
+from sweeps.store.store import Store
 
 _HERE = Path(__file__).parent
 _SWEEP = re.compile(r"/sweeps/([0-9a-f]{1,32})/?")
@@ -49,7 +49,7 @@ def make_app(
     store: Store,
     mlflow_address: str | None = None,
     users: Users | None = None,
-    hosts: Sequence[str] = access.LOOPBACK,
+    hosts: Sequence[str] = auth.LOOPBACK,
     key: bytes | None = None,
 ) -> Flask:
     """The dashboard over a store, as a WSGI application; it writes nothing.
@@ -77,10 +77,10 @@ def make_app(
         enable_mcp=False,
         on_error=_failed,
     )
-    app.layout = lambda: _shell(store, access.visitor(users) if users is not None else None)
+    app.layout = lambda: _shell(store, auth.visitor(users) if users is not None else None)
     _add_pages(app, context)
     _add_routes(server, context)
-    access.protect(server, users, hosts, key or access.secret_key(None), app.csp_hashes())
+    auth.protect(server, users, hosts, key or auth.secret_key(None), app.csp_hashes())
     return server
 
 
@@ -92,18 +92,20 @@ def _shell(store: Store, user: str | None) -> html.Div:
             dcc.Location(id="url", refresh=False),
             html.Header(
                 [
-                    parts.link(
+                    components.link(
                         [
-                            html.Span([html.I(), html.I(), html.I()], className="mark", **parts.aria(hidden="true")),
+                            html.Span(
+                                [html.I(), html.I(), html.I()], className="mark", **components.aria(hidden="true")
+                            ),
                             "sweeps",
                         ],
                         "/",
                         className="brand",
                     ),
                     html.Nav(
-                        [parts.link(title, path) for path, title in _PAGES.items()],
+                        [components.link(title, path) for path, title in _PAGES.items()],
                         id="nav",
-                        **parts.aria(label="Pages"),
+                        **components.aria(label="Pages"),
                     ),
                     html.Span(store.where, className="store", title="The store"),
                     *([html.Span(user, className="user"), leave] if user is not None else []),
@@ -122,12 +124,13 @@ def _add_pages(app: Dash, context: Context) -> None:
     def _page(path: str | None, search: str | None) -> Any:
         path = path or "/"
         nav = [
-            parts.link(title, to, **(parts.aria(current="page") if to == path else {})) for to, title in _PAGES.items()
+            components.link(title, to, **(components.aria(current="page") if to == path else {}))
+            for to, title in _PAGES.items()
         ]
         try:
             return _content(context, path, search), nav
         except StoreError as error:
-            return parts.nothing("Not found", str(error)), nav
+            return components.nothing("Not found", str(error)), nav
 
     sweeps.register(app, context)
     sweep.register(app, context)
@@ -144,7 +147,7 @@ def _content(context: Context, path: str, search: str | None) -> Any:
         return compare.layout()
     if path == "/history":
         return history.layout()
-    return parts.nothing("Not found", f"There is no page {path}.")
+    return components.nothing("Not found", f"There is no page {path}.")
 
 
 def _add_routes(server: Flask, context: Context) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dashboards.catalogue import Catalogue
-from dashboards.links import Mlflow
+from dashboards.store_cache import Catalogue
+from dashboards.urls import Mlflow
 
 
 @dataclass(frozen=True)

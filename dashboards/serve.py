@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dashboards import access
+from dashboards import auth
 from sweeps.errors import InputError
-from sweeps.store import Store
+from sweeps.store.store import Store
 
 _THREADS = 8
 _MOST_BYTES = 4 * 1024 * 1024  # of a request
@@ -30,7 +30,7 @@ def serve(
         InputError: the address cannot be used, it is reachable by others and there is no users file, or a file cannot
             be used.
     """
-    if not access.is_loopback(host) and users_file is None:
+    if not auth.is_loopback(host) and users_file is None:
         raise InputError(
             f"--host {host}: others can reach it, so it needs --users-file (or SWEEPS_DASHBOARD_USERS_FILE); "
             "without one it is served on 127.0.0.1 only"
@@ -41,8 +41,8 @@ def serve(
     from dashboards.users import Users
 
     users = Users(users_file) if users_file is not None else None
-    hosts = [*access.LOOPBACK, host, *allowed_hosts]
-    app = make_app(store, mlflow_address, users, hosts, access.secret_key(secret_key_file))
+    hosts = [*auth.LOOPBACK, host, *allowed_hosts]
+    app = make_app(store, mlflow_address, users, hosts, auth.secret_key(secret_key_file))
     bind = "127.0.0.1" if host == "localhost" else host
     logging.getLogger("waitress.queue").setLevel(
         logging.ERROR

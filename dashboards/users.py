@@ -15,7 +15,7 @@ from pathlib import Path
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from sweeps.errors import InputError
-from sweeps.visible import visible
+from sweeps.text.sanitize import visible
 
 _HASH = re.compile(r"(scrypt|pbkdf2)(:\w+)*\$[^$\s]+\$[0-9a-f]+")
 _MOST_FAILURES, _WITHIN_SECONDS = 10, 60.0  # of one address

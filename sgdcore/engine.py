@@ -12,7 +12,7 @@ from sgdcore.batches import Order, blocks, steps_per_epoch
 from sgdcore.errors import InvalidTraining
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment
-from sgdcore.kernels.choose import Choice, choose
+from sgdcore.kernels.dispatch import Choice, choose
 from sgdcore.recording import MAX_PATH_PARAMETERS, Recording
 from sgdcore.tasks.task import Task, rounded
 from sgdcore.trajectories import NEVER, Curves, State, Trajectories
@@ -175,7 +175,7 @@ class _Run:
 
 def _check_module(task: Task, dtype: Dtype, batch_size: int) -> None:
     if not task.model.linear:
-        from sgdcore.kernels.functional import check_module
+        from sgdcore.kernels.module_torch.functional import check_module
 
         check_module(task, dtype, batch_size)
 

@@ -14,7 +14,7 @@ from sgdcore.engine import Dtype, make_problem, train
 from sgdcore.errors import InvalidHyperparams
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Resources, Segment
-from sgdcore.kernels.choose import choose
+from sgdcore.kernels.dispatch import choose
 from sgdcore.recording import Recording
 from sgdcore.tasks.task import Task
 

@@ -14,10 +14,10 @@
     ├── CheckFailed                 4   a check failed
     └── NotLogged                   5   all trials are computed, but not all are in MLflow
 
-Diverging trials are results, not errors; a worker's exception is part of the shard's result (see sweeps.worker).
+Diverging trials are results, not errors; a worker's exception is part of the shard's result (see sweeps.execution.worker).
 """
 
-from sweeps.visible import visible
+from sweeps.text.sanitize import visible
 
 MAX_PROBLEMS = 50  # that are told at once
 

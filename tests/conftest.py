@@ -2,12 +2,35 @@
 tests on CUDA only where there is a GPU."""
 
 import os
+import secrets
+import shutil
 from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from sgdcore.devices import gpus
+from sweeps.config import strict_yaml
+from sweeps.config.schema import SweepConfig, parse
+from sweeps.execution.executor import Executor
+from sweeps.execution.inline import InlineExecutor
+from sweeps.execution.ray import RayExecutor
+from sweeps.execution.worker import Work
+from sweeps.pipeline.run import prepare
+from sweeps.store.store import Store, SweepFiles
+from sweeps.tracking.mlflow.server.ui import mlflow_server
+from sweeps.tracking.mlflow.tracker import MlflowTracker
+from tests.support import s3
+from tests.support.browser import Browser
+from tests.support.command_line import Cli
+from tests.support.documents import document
+from tests.support.postgres import Cluster, private_cluster
+from tests.support.proxy import Proxy, proxy
+from tests.support.s3 import S3Server
+from tests.support.stores import computed_into
+from tests.support.tracking import Files, TrackingServer
 
 settings.register_profile("local", deadline=None, max_examples=40)
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None)
@@ -32,3 +55,128 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         needing = [item for item in items if item.get_closest_marker("cuda")]
         items[:] = [item for item in items if not item.get_closest_marker("cuda")]
         config.hook.pytest_deselected(items=needing)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a small sweep file, with some of its keys replaced."""
+
+    def write(**changes: object) -> Path:
+        path = tmp_path / "sweep.yaml"
+        path.write_text(strict_yaml.write(document(**changes)))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def make_config() -> Callable[..., SweepConfig]:
+    return lambda **changes: parse(document(**changes), "test.yaml")
+
+
+@pytest.fixture
+def make_work(make_config: Callable[..., SweepConfig]) -> Callable[..., Work]:
+    return lambda **changes: prepare(make_config(**changes))
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables in an empty SQLite database; making them takes seconds, copying them does not."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowTracker(f"sqlite:///{path}").check()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, migrated_database: Path) -> Store:
+    home = Store(tmp_path / "store")
+    home.check_writable()
+    shutil.copy(migrated_database, home.root / "mlflow.db")
+    return home
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """An S3 server for the session, which this process and those that it starts find in their environment."""
+    with s3.s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_store(s3_server: S3Server) -> Iterator[Store]:
+    """A store in a bucket of its own."""
+    import boto3
+
+    bucket = f"bucket-{secrets.token_hex(4)}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    s3_server.behave(lambda method, path: "")
+    yield Store(f"s3://{bucket}/team/sweeps")
+    s3_server.behave(lambda method, path: "")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def databases(request: pytest.FixtureRequest, tmp_path: Path, migrated_database: Path) -> Files | Cluster:
+    """Fresh databases with MLflow's tables, and copies of them."""
+    if request.param == "sqlite":
+        return Files(tmp_path / "databases", migrated_database)
+    cluster: Cluster = request.getfixturevalue("postgres")
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL server for the session."""
+    with private_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def tracking_server(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[TrackingServer]:
+    """An MLflow server for the session; tests use experiments of their own."""
+    folder = tmp_path_factory.mktemp("server")
+    database = Path(shutil.copy(migrated_database, folder / "mlflow.db"))
+    with mlflow_server(f"sqlite:///{database}", folder / "artifacts") as (uri, _):
+        yield TrackingServer(uri, database)
+
+
+@pytest.fixture
+def faulty(tracking_server: TrackingServer) -> Iterator[Proxy]:
+    """A proxy in front of the MLflow server, which fails as a test says."""
+    with proxy(tracking_server.uri) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ray_executor() -> Iterator[RayExecutor]:
+    executor = RayExecutor()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")  # ten times as often as usual: test_metrics.py waits
+        executor.start()
+    yield executor
+    executor.stop()
+
+
+@pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.cluster)])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    return InlineExecutor() if request.param == "inline" else request.getfixturevalue("ray_executor")
+
+
+@pytest.fixture
+def stored(store: Store) -> Callable[[Work], SweepFiles]:
+    """Computes a sweep into the store, without MLflow."""
+
+    return lambda work: computed_into(store, "abcd1234", work)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    chromium = Browser()
+    yield chromium
+    chromium.stop()
+
+
+@pytest.fixture
+def cli(tmp_path: Path, store: Store) -> Cli:
+    """The command line, in a folder with a store whose MLflow database is already migrated."""
+    assert store.root == tmp_path / "store"
+    return Cli(tmp_path)

@@ -7,22 +7,22 @@ from typing import Any
 
 from dash import Dash, Input, Output, State, html, no_update
 
-from dashboards import parts
-from dashboards.catalogue import Compared
+from dashboards import components
 from dashboards.context import Context
-from dashboards.links import query, sweep_path, with_query
+from dashboards.store_cache import Compared
+from dashboards.urls import query, sweep_path, with_query
 from sgdcore.verdict import VERDICTS
 from sweeps.errors import SweepsError
-from sweeps.report.compare import MAX_SWEEPS, findings, sentences, tables
-from sweeps.report.page import Section
-from sweeps.report.summary import Table
+from sweeps.report.html import Section
+from sweeps.report.tables import Table
+from sweeps.results.comparison import MAX_SWEEPS, findings, sentences, tables
 
 _SECONDS = 2
 
 
 def layout() -> list[Any]:
     """The page; what is in it follows by its callback."""
-    return [html.Div(html.H1("Compare"), className="head"), *parts.live("compare", _SECONDS)]
+    return [html.Div(html.H1("Compare"), className="head"), *components.live("compare", _SECONDS)]
 
 
 def register(app: Dash, context: Context) -> None:
@@ -40,7 +40,7 @@ def register(app: Dash, context: Context) -> None:
         try:
             found = context.catalogue.compared(ids) if 2 <= len(ids) <= MAX_SWEEPS else None
         except SweepsError as error:
-            new, shown = str(error), [parts.notice(str(error))]
+            new, shown = str(error), [components.notice(str(error))]
         else:
             new = found.version if found is not None else f"waiting for {ids}"
             shown = _waiting(ids) if found is None else []
@@ -57,8 +57,8 @@ def _waiting(ids: Sequence[str]) -> list[Any]:
 
 def _ask(ids: Sequence[str]) -> Any:
     many = f"At most {MAX_SWEEPS} can be compared." if len(ids) > MAX_SWEEPS else "Two or more can be compared."
-    pick = parts.link("the list of sweeps", with_query("/", {"pick": ",".join(ids[:MAX_SWEEPS])}))
-    return parts.nothing("Pick sweeps", [f"{many} Tick them in ", pick, "."])
+    pick = components.link("the list of sweeps", with_query("/", {"pick": ",".join(ids[:MAX_SWEEPS])}))
+    return components.nothing("Pick sweeps", [f"{many} Tick them in ", pick, "."])
 
 
 def _shown(found: Compared | None, ids: Sequence[str]) -> list[Any]:
@@ -71,7 +71,7 @@ def _shown(found: Compared | None, ids: Sequence[str]) -> list[Any]:
             className="letters",
         ),
         *(html.P(line, className="lead") for line in sentences(comparison)),
-        *(parts.notice(f"Finding: {finding}.") for finding in findings(comparison)),
+        *(components.notice(f"Finding: {finding}.") for finding in findings(comparison)),
         *filter(None, (_section(section, by_key) for section in found.sections)),
     ]
 
@@ -80,17 +80,17 @@ def _label(letter: str, results: Any, ids: Sequence[str]) -> Any:
     """A sweep's letter, name and verdicts; it can be taken away, or put first."""
     sweep_id = results.files.sweep_id
     rest = [i for i in ids if not sweep_id.startswith(i)]
-    first = parts.link("Compare with it", with_query("/compare", {"ids": ",".join([sweep_id, *rest])}))
-    away = parts.link("Remove", with_query("/compare", {"ids": ",".join(rest)}))
+    first = components.link("Compare with it", with_query("/compare", {"ids": ",".join([sweep_id, *rest])}))
+    away = components.link("Remove", with_query("/compare", {"ids": ",".join(rest)}))
     counts = dict(zip(VERDICTS, results.tally.verdicts.tolist(), strict=True))
     return html.Div(
         [
-            html.P([html.B(letter), parts.link(results.config.name, sweep_path(sweep_id), className="name")]),
+            html.P([html.B(letter), components.link(results.config.name, sweep_path(sweep_id), className="name")]),
             html.P(
-                [html.Code(sweep_id), html.Span(parts.moment(str(results.manifest["created"])))],
+                [html.Code(sweep_id), html.Span(components.moment(str(results.manifest["created"])))],
                 className="over crumbs",
             ),
-            parts.strip(counts, "strip small"),
+            components.strip(counts, "strip small"),
             html.P(["the first" if letter == "A" else first, away], className="over crumbs"),
         ],
         className="letter",
@@ -104,11 +104,11 @@ def _section(section: Section, by_key: dict[str, Table]) -> Any:
     ]
     if section.figure is None and not shown and not folded:
         return None
-    figure = parts.graph(f"compare-{section.key}", section.figure) if section.figure is not None else None
+    figure = components.graph(f"compare-{section.key}", section.figure) if section.figure is not None else None
     note = html.P(section.note, className="note") if section.note else None
     return html.Section([html.H2(section.title), note, figure, *shown, *folded], className="block")
 
 
 def _table(table: Table) -> Any:
     note = f"{table.note[:1].upper()}{table.note[1:]}." if table.note else ""
-    return html.Div([html.P(note, className="note") if note else None, parts.table(table.frame)])
+    return html.Div([html.P(note, className="note") if note else None, components.table(table.frame)])

@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 from dash import Dash, Input, Output, State, html, no_update
 
-from dashboards import parts
-from dashboards.catalogue import Row
+from dashboards import components
 from dashboards.context import Context
-from dashboards.links import query, sweep_path, with_query
+from dashboards.store_cache import Row
+from dashboards.urls import query, sweep_path, with_query
 from sweeps.report.figures.history import history_lines
-from sweeps.report.text import heading
+from sweeps.text.formatting import heading
 
 _FINISHED = ("computed", "logged", "reported")
 _SECONDS = 5
@@ -24,7 +24,7 @@ _MOST_ROWS = 200  # of the table
 
 def layout() -> list[Any]:
     """The page; what is in it follows by its callbacks."""
-    return [html.Div(html.H1("History"), className="head"), *parts.live("history", _SECONDS)]
+    return [html.Div(html.H1("History"), className="head"), *components.live("history", _SECONDS)]
 
 
 def register(app: Dash, context: Context) -> None:
@@ -57,12 +57,14 @@ def register(app: Dash, context: Context) -> None:
 def _shown(rows: Sequence[Row], asked: Mapping[str, str]) -> list[Any]:
     counts = Counter(row.name for row in rows)
     if not counts:
-        return [parts.nothing("Nothing is finished yet", "Sweeps of one name, such as a schedule makes, stand here.")]
+        return [
+            components.nothing("Nothing is finished yet", "Sweeps of one name, such as a schedule makes, stand here.")
+        ]
     repeated = [name for name, count in counts.items() if count > 1]
     name = asked.get("name") or next(iter(repeated or counts))
     frame = frame_of([row for row in rows if row.name == name])
     links = [
-        parts.link(
+        components.link(
             [other, html.Span(f"{counts[other]:,}")],
             with_query("/history", {"name": other}),
             className=f"chip {'on' if other == name else ''}",
@@ -70,22 +72,22 @@ def _shown(rows: Sequence[Row], asked: Mapping[str, str]) -> list[Any]:
         for other in dict.fromkeys([*repeated, *counts])
     ]
     figure = history_lines(frame)
-    drawn: Any = parts.nothing(name, "One finished sweep has this name; two make a history.")
+    drawn: Any = components.nothing(name, "One finished sweep has this name; two make a history.")
     if figure is not None:
-        drawn = parts.graph("history-figure", figure)
+        drawn = components.graph("history-figure", figure)
     shown = frame.drop(columns=["name", "metric"]).head(_MOST_ROWS)
     shown = shown.assign(created=[f"{moment:%Y-%m-%d %H:%M}" for moment in shown["created"]])
     shown = shown.rename(columns={"best": f"best {heading(frame['metric'].iloc[0])}" if len(frame) else "best"})
-    ids = [parts.link(html.Code(i), sweep_path(i)) for i in shown["id"]]
+    ids = [components.link(html.Code(i), sweep_path(i)) for i in shown["id"]]
     return [
-        html.Nav(links, className="chips", **parts.aria(label="Names")),
+        html.Nav(links, className="chips", **components.aria(label="Names")),
         html.Section([html.H2(name), drawn], className="block"),
-        html.Section(parts.table(shown, ids) if len(shown) else None, className="block"),
+        html.Section(components.table(shown, ids) if len(shown) else None, className="block"),
     ]
 
 
 def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
-    """Some sweeps as :func:`sweeps.report.history.history` has them, the newest first."""
+    """Some sweeps as :func:`sweeps.results.history.history` has them, the newest first."""
     told = [
         {
             "id": row.sweep_id,

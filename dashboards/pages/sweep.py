@@ -10,17 +10,18 @@ from typing import Any
 import pandas as pd
 from dash import Dash, Input, Output, Patch, State, dcc, html, no_update
 
-from dashboards import cells, parts
-from dashboards.catalogue import Row, Seen
+from dashboards import components, map_selection
 from dashboards.context import Context
-from dashboards.links import query, report_path, sweep_path, with_query
 from dashboards.pages import trial
 from dashboards.pages.sweeps import bars, pager
+from dashboards.store_cache import Row, Seen
+from dashboards.urls import query, report_path, sweep_path, with_query
 from sweeps.errors import StoreError
-from sweeps.report import figures, remarks, summary
-from sweeps.report.figures.maps import VIEWS
-from sweeps.report.panels import cell_trials
-from sweeps.report.results import Results
+from sweeps.report import figures, tables
+from sweeps.report import notices as report_notices
+from sweeps.report.figures.stability_map import VIEWS
+from sweeps.results.results import Results
+from sweeps.results.stability_map import cell_trials
 
 _SECONDS = 2
 _ROWS = 10  # trials of a cell shown at once
@@ -44,12 +45,12 @@ def layout(context: Context, sweep_id: str) -> list[Any]:
                     [
                         html.Div([html.H2("Where it is stable"), html.Div(id="views")], className="head"),
                         dcc.Graph(
-                            id="map", config=parts.CONFIG, responsive=True, className="figure map", figure=_empty()
+                            id="map", config=components.CONFIG, responsive=True, className="figure map", figure=_empty()
                         ),
                     ],
                     id="map-section",
                 ),
-                html.Section(id="side", className="side", **parts.aria(live="polite")),
+                html.Section(id="side", className="side", **components.aria(live="polite")),
             ],
             id="explore",
             className="explore",
@@ -98,7 +99,7 @@ def register(app: Dash, context: Context) -> None:
         if seen is None or not version or not seen.results.stored:
             return None, None, None
         asked = query(search)
-        chosen = cells.named(seen.results.panels, asked)
+        chosen = map_selection.named(seen.results.panels, asked)
         views = _views(asked, row) if seen.results.panels else None
         return _side(context, row, seen, chosen, asked), trial.section(context, row, seen, chosen, asked), views
 
@@ -115,7 +116,7 @@ def register(app: Dash, context: Context) -> None:
             return no_update  # the next refresh draws it
         asked, patch = query(search), Patch()
         figure = seen.stability_map(VIEWS[0])
-        chosen = cells.named(seen.results.panels, asked)
+        chosen = map_selection.named(seen.results.panels, asked)
         patch["layout"]["shapes"] = chosen.ring() if chosen else []
         for i, visible in enumerate(_visible(figure, _view(asked))):
             patch["data"][i]["visible"] = visible
@@ -135,7 +136,7 @@ def register(app: Dash, context: Context) -> None:
         point = clicked["points"][0]
         axis = seen.stability_map(VIEWS[0])["data"][point["curveNumber"]].get("xaxis") or "x"
         place = int(axis.removeprefix("x") or 1) - 1
-        cell = cells.clicked(seen.results.panels, place, float(point["x"]), float(point["y"]))
+        cell = map_selection.clicked(seen.results.panels, place, float(point["x"]), float(point["y"]))
         return with_query("", {"view": query(search).get("view"), **cell.values, "trial": str(cell.best)})
 
     trial.register(app, context)
@@ -152,20 +153,20 @@ def _look(context: Context, sweep_id: str) -> tuple[Row, Seen | None, str]:
 
 def _head(context: Context, row: Row, seen: Seen | None, problem: str) -> list[Any]:
     results = seen.results if seen is not None else None
-    links = [parts.outside("Report", report_path(row.sweep_id), className="button")] if row.is_reported else []
+    links = [components.outside("Report", report_path(row.sweep_id), className="button")] if row.is_reported else []
     if (address := context.mlflow.run(row)) is not None:
-        links.append(parts.outside("MLflow run", address, className="button"))
-    links.append(parts.link("Compare with …", with_query("/", {"pick": row.sweep_id}), className="button"))
+        links.append(components.outside("MLflow run", address, className="button"))
+    links.append(components.link("Compare with …", with_query("/", {"pick": row.sweep_id}), className="button"))
     running = row.state in ("running", "interrupted", "planned")
     return [
         html.Div(
             [
-                parts.link("Sweeps", "/"),
+                components.link("Sweeps", "/"),
                 html.Span("/"),
                 html.Code(row.sweep_id),
-                html.Span(parts.moment(row.created)),
-                parts.pill(row.state),
-                *parts.tags(row.tags),
+                html.Span(components.moment(row.created)),
+                components.pill(row.state),
+                *components.tags(row.tags),
             ],
             className="over crumbs",
         ),
@@ -178,17 +179,17 @@ def _head(context: Context, row: Row, seen: Seen | None, problem: str) -> list[A
 
 def _lead(results: Results | None, row: Row, problem: str) -> list[Any]:
     if problem:
-        return [parts.notice(f"The results cannot be read: {problem}")]
+        return [components.notice(f"The results cannot be read: {problem}")]
     if results is None:
         return [html.P(f"Reading {row.computed:,} trials …", className="lead reading", role="status")]
-    counts = summary.verdict_counts(results)
+    counts = tables.verdict_counts(results)
     verdicts = dict(zip(counts["verdict"], counts["trials"].tolist(), strict=True))
-    notices = [text for text in remarks.notices(results) if not text.startswith("Partial")]
-    lines = [re.sub(r"(\de)-(\d)", "\\1\u2011\\2", line) for line in summary.lead_sentences(results)]  # 1e-14 is a word
+    notices = [text for text in report_notices.notices(results) if not text.startswith("Partial")]
+    lines = [re.sub(r"(\de)-(\d)", "\\1\u2011\\2", line) for line in tables.lead_sentences(results)]  # 1e-14 is a word
     return [
         *(html.P(line, className="lead") for line in lines),
-        *map(parts.notice, notices),
-        *([parts.strip(verdicts), parts.verdict_counts(verdicts)] if results.stored else []),
+        *map(components.notice, notices),
+        *([components.strip(verdicts), components.verdict_counts(verdicts)] if results.stored else []),
     ]
 
 
@@ -218,7 +219,7 @@ def _map(seen: Seen, asked: Mapping[str, str]) -> dict[str, Any]:
     data = [{**trace, "visible": seen_} for trace, seen_ in zip(figure["data"], visible, strict=True)]
     layout = copy.copy(figure["layout"])
     above = layout["margin"]["t"] - 40 if len(seen.results.panels) == 1 else layout["margin"]["t"] - 24
-    chosen = cells.named(seen.results.panels, asked)
+    chosen = map_selection.named(seen.results.panels, asked)
     layout |= {
         "updatemenus": [],  # the page has links for that
         "margin": {**layout["margin"], "t": above},
@@ -233,24 +234,26 @@ def _views(asked: Mapping[str, str], row: Row) -> html.Nav:
     path, now = sweep_path(row.sweep_id), _view(asked)
     return html.Nav(
         [
-            parts.link(
+            components.link(
                 view.capitalize(),
                 with_query(path, {**asked, "view": view if view != VIEWS[0] else None}),
                 className="on" if view == now else "",
-                **(parts.aria(current="true") if view == now else {}),
+                **(components.aria(current="true") if view == now else {}),
             )
             for view in VIEWS
         ],
         className="segments",
-        **parts.aria(label="Colour by"),
+        **components.aria(label="Colour by"),
     )
 
 
-def _side(context: Context, row: Row, seen: Seen, chosen: cells.Cell | None, asked: Mapping[str, str]) -> list[Any]:
+def _side(
+    context: Context, row: Row, seen: Seen, chosen: map_selection.Cell | None, asked: Mapping[str, str]
+) -> list[Any]:
     """The chosen cell's trials; before one is chosen, the best of all."""
     results, path = seen.results, sweep_path(row.sweep_id)
     if chosen is None:
-        best = summary.best_trials(results, _ROWS)
+        best = tables.best_trials(results, _ROWS)
         hint = "Click a cell of the map to see its trials." if results.panels else ""
         return [
             html.H2("Best trials"),
@@ -264,16 +267,16 @@ def _side(context: Context, row: Row, seen: Seen, chosen: cells.Cell | None, ask
     clear = with_query(path, {"view": asked.get("view")})
     count = f"{len(found):,} trial{'s' * (len(found) != 1)} in this cell, the best first"
     return [
-        html.Div([html.H2("Cell"), parts.link("Show the best of all", clear)], className="head"),
+        html.Div([html.H2("Cell"), components.link("Show the best of all", clear)], className="head"),
         html.P(chosen.title, className="where"),
         html.P(count if len(found) else "No trial of this cell is stored.", className="note"),
-        parts.strip(chosen.counts, "strip small"),
+        components.strip(chosen.counts, "strip small"),
         _trials(results, part, asked, path) if len(part) else None,
         pager(dict(asked), page, pages, path) if pages > 1 else None,
     ]
 
 
-def _cell_trials(seen: Seen, chosen: cells.Cell) -> pd.DataFrame:
+def _cell_trials(seen: Seen, chosen: map_selection.Cell) -> pd.DataFrame:
     """A cell's trials; those of the cell that was looked at last are kept."""
     key = ("cell", chosen.place, chosen.column, chosen.row)
     kept = seen.figures.get("cell")
@@ -289,10 +292,10 @@ def _trials(results: Results, rows: pd.DataFrame, asked: Mapping[str, str], path
     numbers = [int(number) for number in frame["trial"]]
     links = [
         [
-            parts.dot(str(verdict), True),
-            parts.link(str(n), with_query(path, {**asked, "trial": str(n)}), className="name"),
+            components.dot(str(verdict), True),
+            components.link(str(n), with_query(path, {**asked, "trial": str(n)}), className="name"),
         ]
         for n, verdict in zip(numbers, rows["verdict"], strict=True)
     ]
     marked = numbers.index(int(asked["trial"])) if asked.get("trial", "") in map(str, numbers) else None
-    return parts.table(frame, links, marked)
+    return components.table(frame, links, marked)

@@ -9,17 +9,17 @@ from typing import Any
 
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
-from dashboards import parts
-from dashboards.catalogue import Row
+from dashboards import components
 from dashboards.context import Context
-from dashboards.links import query, report_path, sweep_path, with_query
-from sweeps.report.text import number, percent
+from dashboards.store_cache import Row
+from dashboards.urls import query, report_path, sweep_path, with_query
+from sweeps.text.formatting import number, percent
 
 PAGE = 50  # sweeps shown at once
 _SECONDS = 2
 _KEYS: dict[str, Callable[[Row], Any]] = {
     "name": lambda row: row.name.casefold(),
-    "state": lambda row: parts.STATES.index(row.state),
+    "state": lambda row: components.STATES.index(row.state),
     "trials": lambda row: row.trials,
     "stable": lambda row: row.glance.stable / row.glance.trials if row.glance and row.glance.trials else -1.0,
     "best": lambda row: row.glance.best if row.glance and row.glance.best is not None else math.inf,
@@ -56,7 +56,7 @@ def layout(context: Context, search: str | None) -> list[Any]:
             ],
             className="head",
         ),
-        *parts.live("list", _SECONDS, className="list"),
+        *components.live("list", _SECONDS, className="list"),
     ]
 
 
@@ -85,7 +85,7 @@ def register(app: Dash, context: Context) -> None:
 
 def _listed(context: Context, rows: Sequence[Row], asked: dict[str, str]) -> list[Any]:
     if not rows:
-        return [parts.nothing("No sweeps yet", ["Start one: ", html.Code("sweeps run configs/seed.yaml")])]
+        return [components.nothing("No sweeps yet", ["Start one: ", html.Code("sweeps run configs/seed.yaml")])]
     found = [row for row in rows if _matches(row, asked.get("q", ""))]
     shown = [row for row in found if asked.get("state") in (None, row.state)]
     key = asked.get("sort", "-created")
@@ -98,7 +98,7 @@ def _listed(context: Context, rows: Sequence[Row], asked: dict[str, str]) -> lis
     table = html.Table([html.Thead(html.Tr(_heads(asked, key))), html.Tbody(body)], className="sweeps")
     return [
         _summary(rows, found, asked),
-        html.Div(table, className="scroll") if shown else parts.nothing("No sweep matches", "Clear the filter."),
+        html.Div(table, className="scroll") if shown else components.nothing("No sweep matches", "Clear the filter."),
         pager(asked, page, pages) if pages > 1 else None,
         _picked(picked, asked) if picked else None,
     ]
@@ -114,9 +114,9 @@ def _summary(rows: Sequence[Row], found: Sequence[Row], asked: dict[str, str]) -
     trials = sum(row.computed for row in rows)
     chosen = asked.get("state")
     chips: list[tuple[str, int, str | None]] = [("all", len(found), None)]
-    chips += [(s, count, s) for s in parts.STATES if (count := sum(r.state == s for r in found)) or s == chosen]
+    chips += [(s, count, s) for s in components.STATES if (count := sum(r.state == s for r in found)) or s == chosen]
     links = [
-        parts.link(
+        components.link(
             [name, html.Span(f"{count:,}")],
             with_query("/", asked | {"state": state, "page": None}),
             className=f"chip {'on' if state == chosen else ''} {f'chip-{state}' if state else ''}",
@@ -125,7 +125,7 @@ def _summary(rows: Sequence[Row], found: Sequence[Row], asked: dict[str, str]) -
     ]
     return html.Div(
         [
-            html.Nav(links, className="chips", **parts.aria(label="States")),
+            html.Nav(links, className="chips", **components.aria(label="States")),
             html.P(f"{trials:,} trials in {len(rows):,} sweep{'s' * (len(rows) != 1)}", className="over"),
         ],
         className="summary",
@@ -144,39 +144,42 @@ def _heads(asked: dict[str, str], key: str) -> list[html.Th]:
         sorted_ = key.lstrip("-") == name
         arrow = html.Span(("↓" if key.startswith("-") else "↑") if sorted_ else "", className="arrow")
         href = with_query("/", asked | {"sort": None if target == "-created" else target, "page": None})
-        order = parts.aria(sort="descending" if key.startswith("-") else "ascending") if sorted_ else {}
+        order = components.aria(sort="descending" if key.startswith("-") else "ascending") if sorted_ else {}
         kind = "number" if name in _NUMBERS else ""
-        heads.append(html.Th(parts.link([title, arrow], href), scope="col", className=kind, **order))
+        heads.append(html.Th(components.link([title, arrow], href), scope="col", className=kind, **order))
     return [*heads, html.Th("Links", scope="col")]
 
 
 def _row(context: Context, row: Row, asked: dict[str, str], picked: Sequence[str]) -> html.Tr:
     glance = row.glance
     has = glance is not None and glance.trials > 0
-    links: list[Any] = [parts.outside("Report", report_path(row.sweep_id))] if row.is_reported else []
+    links: list[Any] = [components.outside("Report", report_path(row.sweep_id))] if row.is_reported else []
     if (address := context.mlflow.run(row)) is not None:
-        links.append(parts.outside("MLflow", address))
+        links.append(components.outside("MLflow", address))
     known = glance is not None or not row.key[0]
     stable: Any = "–" if known else html.Span("reading", className="soft")
     if glance is not None and has:
-        stable = [parts.strip(glance.verdicts, "strip small"), html.Span(percent(glance.stable, glance.trials))]
+        stable = [components.strip(glance.verdicts, "strip small"), html.Span(percent(glance.stable, glance.trials))]
     best = number(glance.best) if glance is not None and glance.best is not None else "–"
     return html.Tr(
         [
             html.Td(_box(row, asked, picked), className="pick"),
             html.Td(
                 [
-                    parts.link(row.name or row.sweep_id, sweep_path(row.sweep_id), className="name"),
-                    html.Div([html.Code(row.sweep_id), *parts.tags(row.tags)], className="under"),
+                    components.link(row.name or row.sweep_id, sweep_path(row.sweep_id), className="name"),
+                    html.Div([html.Code(row.sweep_id), *components.tags(row.tags)], className="under"),
                 ],
                 className="title",
             ),
-            _cell("State", parts.pill(row.state)),
+            _cell("State", components.pill(row.state)),
             _cell("Progress", bars(row)),
             _cell("Trials", f"{row.trials:,}", "number"),
             _cell("Stable", html.Div(stable, className="stable")),
             _cell("Best loss", best, "number"),
-            _cell("Created", html.Time(parts.age(row.created), dateTime=row.created, title=parts.moment(row.created))),
+            _cell(
+                "Created",
+                html.Time(components.age(row.created), dateTime=row.created, title=components.moment(row.created)),
+            ),
             html.Td(html.Div(links, className="links"), className="last"),
         ],
         id=f"sweep-{row.sweep_id}",
@@ -194,22 +197,22 @@ def bars(row: Row) -> Any:
         return "–"
     if row.state not in ("running", "interrupted", "planned") and row.computed >= row.trials:
         return html.Span(["all computed", f", {row.logged:,} in MLflow" if row.logged else ""], className="soft")
-    shown = [parts.progress(row.computed, row.trials, f"{row.computed:,} of {row.trials:,} computed")]
+    shown = [components.progress(row.computed, row.trials, f"{row.computed:,} of {row.trials:,} computed")]
     if row.logged is not None and row.to_log:
-        shown.append(parts.progress(row.logged, row.to_log, f"{row.logged:,} of {row.to_log:,} logged", "logged"))
+        shown.append(components.progress(row.logged, row.to_log, f"{row.logged:,} of {row.to_log:,} logged", "logged"))
     return html.Div(shown, className="bars")
 
 
 def _box(row: Row, asked: dict[str, str], picked: Sequence[str]) -> html.A:
     on = row.sweep_id in picked
     rest = [part for part in picked if part != row.sweep_id] if on else [*picked, row.sweep_id]
-    return parts.link(
+    return components.link(
         "✓" if on else "",
         with_query("/", asked | {"pick": ",".join(rest)}),
         className=f"box {'on' if on else ''}",
         role="checkbox",
         title="Pick it for comparing",
-        **parts.aria(checked=str(on).lower(), label=f"Pick {row.name}"),
+        **components.aria(checked=str(on).lower(), label=f"Pick {row.name}"),
     )
 
 
@@ -218,8 +221,10 @@ def _picked(picked: Sequence[str], asked: dict[str, str]) -> html.Div:
     return html.Div(
         [
             html.Span(f"{len(picked)} picked"),
-            parts.link("Compare", go, className="button") if len(picked) > 1 else html.Span("pick one more to compare"),
-            parts.link("Clear", with_query("/", asked | {"pick": None})),
+            components.link("Compare", go, className="button")
+            if len(picked) > 1
+            else html.Span("pick one more to compare"),
+            components.link("Clear", with_query("/", asked | {"pick": None})),
         ],
         className="picked",
         role="status",
@@ -232,10 +237,10 @@ def pager(asked: dict[str, str], page: int, pages: int, path: str = "/", name: s
     def to(other: int, text: str) -> Any:
         if not 1 <= other <= pages:
             return html.Span(text, className="soft")
-        return parts.link(text, with_query(path, asked | {name: str(other) if other > 1 else None}))
+        return components.link(text, with_query(path, asked | {name: str(other) if other > 1 else None}))
 
     return html.Nav(
         [to(page - 1, "← Previous"), html.Span(f"{page:,} of {pages:,}", className="soft"), to(page + 1, "Next →")],
         className="pager",
-        **parts.aria(label="Pages"),
+        **components.aria(label="Pages"),
     )

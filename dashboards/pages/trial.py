@@ -9,17 +9,17 @@ from typing import Any
 import pandas as pd
 from dash import Dash, Input, Output, State, html, no_update
 
-from dashboards import cells, parts
-from dashboards.catalogue import Row, Seen
+from dashboards import components, map_selection
 from dashboards.context import Context
-from dashboards.links import query, sweep_path, with_query
+from dashboards.store_cache import Row, Seen
+from dashboards.urls import query, sweep_path, with_query
 from sweeps.errors import SweepsError
-from sweeps.replay import Replay, replay_trial
 from sweeps.report import figures
-from sweeps.report.landscape import loss_surface
-from sweeps.report.results import Results
-from sweeps.report.text import cell as shown
-from sweeps.report.text import heading
+from sweeps.results.loss_surface import loss_surface
+from sweeps.results.results import Results
+from sweeps.text.formatting import cell as shown
+from sweeps.text.formatting import heading
+from sweeps.verification.replay import Replay, replay_trial
 
 MOST_STEPS = 2000  # of a replay
 _ENDS = 8  # first and last steps of a replay that are shown
@@ -36,7 +36,7 @@ _replaying = threading.Lock()  # one at a time: it computes
 
 
 def section(
-    context: Context, row: Row, seen: Seen, chosen: cells.Cell | None, asked: Mapping[str, str]
+    context: Context, row: Row, seen: Seen, chosen: map_selection.Cell | None, asked: Mapping[str, str]
 ) -> list[Any] | None:
     """What is stored of the trial that the address names; None where it names none."""
     number = asked.get("trial", "")
@@ -45,19 +45,19 @@ def section(
     results = seen.results
     rows = results.rows([int(number)])
     if not len(rows):
-        return [html.H2(f"Trial {number}"), parts.notice("This trial is not stored.")]
+        return [html.H2(f"Trial {number}"), components.notice("This trial is not stored.")]
     trial = rows.iloc[0]
     close = with_query(sweep_path(row.sweep_id), {**asked, "trial": None})
-    links = [parts.link("Close", close, className="button")]
+    links = [components.link("Close", close, className="button")]
     if (address := context.mlflow.trial(row, str(trial["trial_id"]))) is not None:
-        links.insert(0, parts.outside("MLflow run", address, className="button"))
-    drawn = [html.Div([html.H3("Loss"), parts.graph("trial-curve", _curve(results, int(number)))])]
+        links.insert(0, components.outside("MLflow run", address, className="button"))
+    drawn = [html.Div([html.H3("Loss"), components.graph("trial-curve", _curve(results, int(number)))])]
     if (path := _path(results, int(number))) is not None:
-        drawn.append(html.Div([html.H3("Path over the loss"), parts.graph("trial-path", path)]))
+        drawn.append(html.Div([html.H3("Path over the loss"), components.graph("trial-path", path)]))
     return [
         html.Div([html.H2(["Trial ", str(number)]), html.Div(links, className="buttons")], className="head"),
-        html.P([parts.verdict(str(trial["verdict"])), html.Code(str(trial["trial_id"]))], className="over crumbs"),
-        parts.facts(_settings(results, trial) | _outcome(trial)),
+        html.P([components.verdict(str(trial["verdict"])), html.Code(str(trial["trial_id"]))], className="over crumbs"),
+        components.facts(_settings(results, trial) | _outcome(trial)),
         html.Div(drawn, className="pair" if len(drawn) > 1 else "single"),
         _replay_section(results, row, number),
     ]
@@ -83,7 +83,7 @@ def register(app: Dash, context: Context) -> None:
             with _replaying:
                 replayed = replay_trial(files, number, MOST_STEPS)
         except SweepsError as error:
-            return parts.notice(str(error))
+            return components.notice(str(error))
         return _replayed(replayed)
 
 
@@ -121,7 +121,7 @@ def _replay_section(results: Results, row: Row, number: str) -> html.Div:
                 className="note",
             ),
             html.Button("Replay", id="replay-button", className="button"),
-            html.Div(id="replay", **parts.aria(live="polite")),
+            html.Div(id="replay", **components.aria(live="polite")),
         ],
         className="replay",
     )
@@ -135,5 +135,5 @@ def _replayed(replayed: Replay) -> list[Any]:
     return [
         html.P([html.B(f"{sign} "), replayed.conclusion], className="yes" if replayed.agrees else "no"),
         html.P(f"The first and the last {_ENDS} of {len(frame):,} steps.", className="note") if cut else None,
-        parts.table(ends.reset_index(drop=True)),
+        components.table(ends.reset_index(drop=True)),
     ]

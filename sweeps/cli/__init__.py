@@ -3,11 +3,11 @@
 import signal
 import sys
 
-from sweeps.cli import comparing, jobs, making, operating, scheduling, serving, viewing
 from sweeps.cli.app import app
-from sweeps.cli.supervision import supervise
+from sweeps.cli.commands import admin, compare, dashboard, jobs, run, schedule, show
+from sweeps.cli.supervisor import supervise
 
-__all__ = ["app", "comparing", "jobs", "main", "making", "operating", "scheduling", "serving", "viewing"]
+__all__ = ["admin", "app", "compare", "dashboard", "jobs", "main", "run", "schedule", "show"]
 
 
 def main() -> None:

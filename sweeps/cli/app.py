@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sweeps.cli.supervision import leave
+from sweeps.cli.supervisor import leave
 from sweeps.errors import ClusterLost, SweepsError
 
 
@@ -32,8 +32,8 @@ class _Commands(TyperGroup):
     """A user's mistake is one line and exit code 2, never a traceback."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        from sweeps import terminal
-        from sweeps.cli.endings import interrupted
+        from sweeps.cli import terminal
+        from sweeps.cli.outcome import interrupted
 
         try:
             return super().invoke(ctx)
@@ -73,6 +73,6 @@ def options(
 ) -> None:
     """Options of all commands, before the command's name."""
     if log_format is not None:
-        from sweeps import logs
+        from sweeps.service.monitoring import event_log
 
-        logs.set_up(log_format.value, log_level.value)
+        event_log.set_up(log_format.value, log_level.value)

@@ -13,9 +13,9 @@ import typer
 from sweeps.errors import InputError
 
 if TYPE_CHECKING:
-    from sweeps.config import SweepConfig
-    from sweeps.store import Store, SweepFiles
-    from sweeps.worker import Work
+    from sweeps.config.schema import SweepConfig
+    from sweeps.execution.worker import Work
+    from sweeps.store.store import Store, SweepFiles
 
 
 class ExecutorName(StrEnum):
@@ -103,9 +103,9 @@ def prepared(config: Path, overrides: list[str] | None, keeper: Store | None = N
 
     Its data file is read from a copy in the store ``keeper``, if there is one.
     """
-    from sweeps.config import FileData, ModuleModel, load, with_data_at
-    from sweeps.run import prepare
-    from sweeps.terminal import note, say
+    from sweeps.cli.terminal import note, say
+    from sweeps.config.schema import FileData, ModuleModel, load, with_data_at
+    from sweeps.pipeline.run import prepare
 
     loaded = load(config, overrides)
     if isinstance(model := loaded.task.model, ModuleModel):
@@ -118,7 +118,7 @@ def prepared(config: Path, overrides: list[str] | None, keeper: Store | None = N
 
 def find(store: str, sweep_id: str) -> tuple[Store, SweepFiles]:
     """The store, and the sweep of an id or the start of one."""
-    from sweeps.store import Store
+    from sweeps.store.store import Store
 
     home = Store(store)
     return home, home.find(sweep_id)
@@ -127,7 +127,7 @@ def find(store: str, sweep_id: str) -> tuple[Store, SweepFiles]:
 @contextmanager
 def executor_of(kind: ExecutorName, address: str | None) -> Iterator[Any]:
     """What runs the shards; it ends with the block."""
-    from sweeps.run import executor_for
+    from sweeps.pipeline.run import executor_for
 
     if kind is ExecutorName.inline and address is not None:
         raise InputError("--address goes with --executor ray")

@@ -1,10 +1,7 @@
 """The report: a sweep's stored results as pandas tables, figures, and files to read and to send."""
 
-from sweeps.report.axes import MapAxis
-from sweeps.report.cells import Cells
-from sweeps.report.expected import ExpectedOutcome, check, sentence, sentences
-from sweeps.report.results import Results, load
-from sweeps.report.summary import (
+from sweeps.report.files import FORMATS, render, write, write_csv
+from sweeps.report.tables import (
     Table,
     best_trials,
     diverged_trials,
@@ -17,8 +14,11 @@ from sweeps.report.summary import (
     tables,
     verdict_counts,
 )
-from sweeps.report.tally import Tally
-from sweeps.report.write import FORMATS, render, write, write_csv
+from sweeps.results.aggregate import Tally
+from sweeps.results.binning import MapAxis
+from sweeps.results.heatmap import Cells
+from sweeps.results.results import Results, load
+from sweeps.verification.expected import ExpectedOutcome, check, sentence, sentences
 
 __all__ = [
     "FORMATS",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sweeps.config import HYPERPARAMETERS, SweepConfig
-from sweeps.search.block import Block, FloatArray
+from sweeps.config.schema import HYPERPARAMETERS, SweepConfig
+from sweeps.search.product import Block, FloatArray
 
 _TORCH_DEFAULTS = {"lr": 1e-3, "momentum": 0.0, "weight_decay": 0.0, "dampening": 0.0, "nesterov": 0.0}
 UNSET = float("nan")  # a start value that the model's own initialisation gives

@@ -11,12 +11,12 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sweeps.config import SweepConfig, WriterName
-from sweeps.store import SweepFiles
+from sweeps.config.schema import SweepConfig, WriterName
+from sweeps.store.store import SweepFiles
 
 if TYPE_CHECKING:
-    from sweeps.best_model import BestModel
-    from sweeps.tracking.trials import TrialRuns
+    from sweeps.pipeline.best_model import BestModel
+    from sweeps.tracking.trial_runs import TrialRuns
 
 SWEEP_ID = "sweeps.sweep_id"
 TRIAL_ID = "sweeps.trial_id"

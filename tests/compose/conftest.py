@@ -18,9 +18,10 @@ import docker
 import pytest
 import requests
 
-from tests.processes import free_port
-from tests.service.conftest import make_secrets
-from tests.sweeps.conftest import ROOT, Cli
+from tests.deploy.conftest import make_secrets
+from tests.support.command_line import Cli
+from tests.support.documents import ROOT
+from tests.support.processes import free_port
 
 _SIZES = {
     "RAY_WORKER_CPUS": "1",

@@ -8,8 +8,8 @@ import requests
 import yaml
 
 from tests.compose.conftest import Stack
-from tests.processes import until
-from tests.sweeps.conftest import ROOT, document
+from tests.support.documents import ROOT, document
+from tests.support.processes import until
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -99,7 +99,9 @@ def test_the_dashboard_shows_it_to_who_logs_in(stack: Stack) -> None:
 
 
 def test_the_schedules_are_known(stack: Stack) -> None:
-    said = stack.compose("exec", "-T", "scheduler", "sweeps", "schedule", "list", "/etc/sweeps/service/schedules.yaml")
+    said = stack.compose(
+        "exec", "-T", "scheduler", "sweeps", "schedule", "list", "/etc/sweeps/deploy/compose/schedules.yaml"
+    )
     assert "nightly" in said
 
 

@@ -4,30 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sweeps.worker import Work
-from tests.sweeps.conftest import (
-    Browser,
-    browser,
-    cli,
-    document,
-    make_config,
-    make_work,
-    migrated_database,
-    store,
-    stored,
-)
-
-__all__ = [
-    "Browser",
-    "browser",
-    "cli",
-    "document",
-    "make_config",
-    "make_work",
-    "migrated_database",
-    "store",
-    "stored",
-]
+from sweeps.execution.worker import Work
 
 PARAMETERS = {
     "lr": {"min": 0.002, "max": 0.3, "count": 12, "scale": "log"},

@@ -13,11 +13,12 @@ import pytest
 
 from sgdcore.verdict import VERDICTS
 from sweeps import report
-from sweeps.store import Store, SweepFiles
-from sweeps.worker import ShardResult, Work, run_shard
-from tests.dashboards.conftest import PARAMETERS, Browser
-from tests.serving import served_dashboard
-from tests.sweeps.conftest import computed_into
+from sweeps.execution.worker import ShardResult, Work, run_shard
+from sweeps.store.store import Store, SweepFiles
+from tests.dashboards.conftest import PARAMETERS
+from tests.support.browser import Browser
+from tests.support.serving import served_dashboard
+from tests.support.stores import computed_into
 
 HOSTILE = "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'> <b>bold</b> {{ 7 * 7 }} %{x}"
 MAP = "document.querySelector('#map .js-plotly-plot')"

@@ -12,8 +12,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from sweeps.config import HYPERPARAMETERS, SweepConfig
-from tests.sweeps.conftest import SWEEP_FILES
+from sweeps.config.schema import HYPERPARAMETERS, SweepConfig
+from tests.support.documents import SWEEP_FILES
 
 Schema = dict[str, Any]
 SCHEMA: Schema = SweepConfig.model_json_schema()

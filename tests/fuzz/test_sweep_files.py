@@ -14,15 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from typer.testing import CliRunner
 
-from sweeps import yaml
 from sweeps.cli import app
-from sweeps.config import HYPERPARAMETERS, load, parse
+from sweeps.config import strict_yaml
+from sweeps.config.schema import HYPERPARAMETERS, load, parse
 from sweeps.errors import MAX_PROBLEMS, InputError
-from sweeps.plan import MAX_TRIALS
-from sweeps.run import prepare
-from sweeps.visible import visible
+from sweeps.pipeline.run import prepare
+from sweeps.plan.planner import MAX_TRIALS
+from sweeps.text.sanitize import visible
 from tests.fuzz.documents import BOMBS, texts
-from tests.sweeps.conftest import document
+from tests.support.documents import document
 
 EXAMPLES = 10_000
 CPU_SECONDS = 30  # for one file; what is slow only because the machine is busy takes no more of these
@@ -83,7 +83,7 @@ def planned(path: Path) -> bool:
     ends = {0, len(work.plan) - 1}
     ids = [work.plan.ids(work.plan.trials(number, number + 1)) for number in ends]
     assert len({trial_id for [trial_id] in ids}) == len(ends)
-    assert parse(yaml.read(config.to_yaml(), "again"), "again") == config
+    assert parse(strict_yaml.read(config.to_yaml(), "again"), "again") == config
     return True
 
 
@@ -143,7 +143,7 @@ LARGEST = {
 @pytest.mark.parametrize("changes", LARGEST.values(), ids=LARGEST.keys())
 def test_the_largest_that_is_allowed_is_planned(folder: Path, changes: dict[str, object]) -> None:
     path = folder / "sweep.yaml"
-    path.write_text(yaml.write(document(**changes)))
+    path.write_text(strict_yaml.write(document(**changes)))
     with bounded():
         assert planned(path)
 

@@ -22,8 +22,7 @@ from sgdcore import (
     train,
 )
 from sgdcore.tasks import line, linear
-
-from .cases import (
+from tests.support.cases import (
     ERROR_INPUTS,
     EXACT,
     LINE,

@@ -12,8 +12,7 @@ from torch.optim.sgd import sgd as functional_sgd
 
 from sgdcore import rule
 from sgdcore.rule import bind, select, sgd, update
-
-from .cases import assert_same_bits, hyperparams, numbers
+from tests.support.cases import assert_same_bits, hyperparams, numbers
 
 
 def exact_fma(a: float, b: float, c: float) -> float:
@@ -88,9 +87,9 @@ def test_bind_gives_the_same_code_other_operations():
 
 
 def test_compiled_kernel_steps_with_this_very_code():
-    from sgdcore.kernels import linear_steps
+    from sgdcore.kernels.linear_numba import steps
 
-    assert linear_steps._update.py_func.__code__ is update.__code__
+    assert steps._update.py_func.__code__ is update.__code__
 
 
 def test_flags_select_and_never_multiply_by_zero():

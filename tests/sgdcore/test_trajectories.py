@@ -8,8 +8,7 @@ from torch.nn import functional
 
 from sgdcore import Dataset, Hyperparams, ModuleModel, Recording, Task, train
 from sgdcore.tasks import line, linear
-
-from .cases import LINE, assert_same_bits, take
+from tests.support.cases import LINE, assert_same_bits, take
 
 
 @pytest.fixture(scope="module")

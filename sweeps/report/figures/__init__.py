@@ -1,16 +1,16 @@
 """The report's figures, as plotly figures that also show in a notebook; None where there is nothing to show."""
 
-from sweeps.report.figures.changes import changed_map
-from sweeps.report.figures.compared import compared_curves, compared_maps, compared_shares
-from sweeps.report.figures.curves import loss_curves, sampled_trials
-from sweeps.report.figures.effects import main_effects
+from sweeps.report.figures.comparison import compared_curves, compared_maps, compared_shares
+from sweeps.report.figures.convergence_speed import convergence_speed
 from sweeps.report.figures.history import history_lines
-from sweeps.report.figures.maps import stability_map
-from sweeps.report.figures.paths import parameter_paths
-from sweeps.report.figures.seeds import seed_intervals
-from sweeps.report.figures.shares import verdict_shares
-from sweeps.report.figures.speed import convergence_speed
-from sweeps.report.figures.theory import prediction_histogram
+from sweeps.report.figures.loss_curves import loss_curves, sampled_trials
+from sweeps.report.figures.main_effects import main_effects
+from sweeps.report.figures.parameter_paths import parameter_paths
+from sweeps.report.figures.prediction_histogram import prediction_histogram
+from sweeps.report.figures.seed_intervals import seed_intervals
+from sweeps.report.figures.stability_map import stability_map
+from sweeps.report.figures.verdict_changes import changed_map
+from sweeps.report.figures.verdict_shares import verdict_shares
 
 __all__ = [
     "changed_map",

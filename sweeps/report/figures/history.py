@@ -7,9 +7,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sweeps.report.axes import ticks
-from sweeps.report.style import ACCENT, LINES, template
-from sweeps.report.text import heading
+from sweeps.report.theme import ACCENT, LINES, template
+from sweeps.results.binning import ticks
+from sweeps.text.formatting import heading
 
 _ROOM = 0.08  # around the losses, as a share of the axis
 
@@ -18,7 +18,7 @@ def history_lines(history: pd.DataFrame) -> go.Figure | None:
     """Best loss above, stable share below, a point a sweep; None of fewer than two.
 
     Args:
-        history: rows as of :func:`sweeps.report.history.history`: id, created, metric, best, stable_share. Each
+        history: rows as of :func:`sweeps.results.history.history`: id, created, metric, best, stable_share. Each
             point's customdata is its id.
     """
     rows = history[history["stable_share"].notna()].sort_values("created")

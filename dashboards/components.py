@@ -1,0 +1,186 @@
+"""Parts: the pieces that pages are made of; text goes into them as text: names with HTML are shown and not run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+from dash import dcc, html
+
+from sgdcore.verdict import VERDICTS
+from sweeps.report.colors import SYMBOLS
+from sweeps.report.theme import PLOT_CONFIG
+from sweeps.text.formatting import formatted, is_numeric, percent
+
+CONFIG: Any = PLOT_CONFIG  # of every figure
+Part = Any  # a Dash component, text, or a list of them
+_WORDS = {
+    "planned": "nobody has begun with it",
+    "running": "a process works on it",
+    "interrupted": "shards are missing: sweeps resume goes on",
+    "computed": "all trials are stored, not all are in MLflow",
+    "logged": "all trials are in MLflow; the report is missing",
+    "reported": "computed, logged and reported",
+    "damaged": "a file of it cannot be read",
+}
+STATES = tuple(_WORDS)
+_AGES = ((60, "min"), (24, "h"), (7, "d"))
+
+
+def aria(**values: str) -> dict[str, Any]:
+    """What a part says to those who do not see it."""
+    return {f"aria-{name}": value for name, value in values.items()}
+
+
+def link(text: Part, href: str, **properties: Any) -> html.A:
+    """A link within the dashboard: the page is not loaded anew, and does not jump."""
+    name = f"{properties.pop('className', '')} go".strip()
+    return html.A(text, href=href, className=name, **properties)
+
+
+def outside(text: str, href: str, **properties: Any) -> html.A:
+    """A link that opens in a tab of its own."""
+    return html.A(
+        [text, html.Span("↗", className="out", **aria(hidden="true"))],
+        href=href,
+        target="_blank",
+        rel="noopener noreferrer",
+        **properties,
+    )
+
+
+def live(key: str, seconds: int, **properties: Any) -> list[Part]:
+    """A place that a callback fills every so many seconds, and the version of what is in it."""
+    return [
+        html.Div(id=key, **properties),
+        dcc.Store(id=f"{key}-version"),
+        dcc.Interval(id=f"{key}-tick", interval=seconds * 1000),
+    ]
+
+
+def pill(state: str) -> html.Span:
+    """A sweep's state."""
+    return html.Span(state, className=f"pill pill-{state}", title=_WORDS.get(state, state))
+
+
+def verdict(name: str) -> html.Span:
+    """A verdict with its colour and symbol."""
+    return html.Span([dot(name), name])
+
+
+def dot(name: str, alone: bool = False) -> html.Span:
+    """A verdict's colour and symbol."""
+    said: dict[str, Any] = {"data-symbol": SYMBOLS.get(name, "")}
+    if alone:
+        said |= {"role": "img", "title": name, **aria(label=name)}
+    return html.Span(className=f"dot dot-{name}", **said)
+
+
+def strip(counts: Mapping[str, int], kind: str = "strip") -> html.Div:
+    """Verdicts as shares of a bar."""
+    told = ", ".join(f"{name} {counts[name]:,}" for name in VERDICTS if counts.get(name))
+    spans = [html.Span(className=f"bg-{n}", style={"flex": counts[n]}) for n in VERDICTS if counts.get(n)]
+    return html.Div(spans, className=kind, title=told, role="img", **aria(label=told or "no trials"))
+
+
+def verdict_counts(counts: Mapping[str, int]) -> html.Ul:
+    """Verdicts as numbers."""
+    total = sum(counts.values())
+    return html.Ul(
+        [
+            html.Li(
+                [
+                    html.B(f"{counts.get(name, 0):,}"),
+                    html.Small([verdict(name), f" · {percent(counts[name], total)}" if counts.get(name) else ""]),
+                ],
+                className="" if counts.get(name) else "none",
+            )
+            for name in VERDICTS
+        ],
+        className="counts",
+    )
+
+
+def progress(done: int, total: int, label: str, kind: str = "") -> html.Div:
+    """A bar with its numbers."""
+    share = min(1.0, done / total) if total else 0.0
+    return html.Div(
+        [
+            html.Div(html.Span(style={"width": f"{100 * share:.2f}%"}), className=f"bar {kind}".strip()),
+            html.Small(label),
+        ],
+        className="progress",
+        role="progressbar",
+        **aria(valuemin="0", valuemax=str(total), valuenow=str(done), label=label),
+    )
+
+
+def tags(values: Mapping[str, str]) -> list[html.Span]:
+    """A sweep's tags."""
+    return [html.Span([html.B(name), f" {value}"], className="tag") for name, value in sorted(values.items())]
+
+
+def graph(key: str, figure: Any) -> dcc.Graph:
+    """A figure, as the report shows it."""
+    height = (figure["layout"].get("height") if isinstance(figure, dict) else figure.layout.height) or 420
+    return dcc.Graph(
+        id=key, figure=figure, config=CONFIG, className="figure", responsive=True, style={"height": f"{height}px"}
+    )
+
+
+def table(frame: pd.DataFrame, first: Sequence[Part] | None = None, marked: int | None = None) -> html.Div:
+    """A table as in the report; ``first`` takes the place of the first column, and one row may be marked."""
+    shown = formatted(frame)
+    kinds = ["number" if is_numeric(frame[name]) else "" for name in frame]
+    head = [html.Th(str(name), scope="col", className=kind) for name, kind in zip(shown, kinds, strict=True)]
+    rows = []
+    for i, row in enumerate(shown.itertuples(index=False, name=None)):
+        cells = [
+            html.Td(verdict(text) if column == "verdict" else text, className=kind)
+            for column, text, kind in zip(frame, row, kinds, strict=True)
+        ]
+        if first is not None:
+            cells[0] = html.Td(first[i], className=kinds[0])
+        rows.append(html.Tr(cells, className="marked" if i == marked else ""))
+    return html.Div(html.Table([html.Thead(html.Tr(head)), html.Tbody(rows)]), className="scroll")
+
+
+def facts(values: Mapping[str, Part]) -> html.Dl:
+    """Names and what they are."""
+    return html.Dl([html.Div([html.Dt(name), html.Dd(value)]) for name, value in values.items()], className="facts")
+
+
+def notice(text: str) -> html.P:
+    """What a reader must know first."""
+    return html.P(text, className="notice", role="status")
+
+
+def nothing(title: str, *text: Part) -> html.Div:
+    """What stands where there is nothing to show."""
+    return html.Div([html.H2(title), *(html.P(part) for part in text)], className="nothing")
+
+
+def moment(iso: str) -> str:
+    """A time, as the report writes it."""
+    try:
+        return f"{datetime.fromisoformat(iso).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return iso
+
+
+def age(iso: str, now: datetime | None = None) -> str:
+    """How long ago it was; the date where that is more than a week."""
+    try:
+        then = datetime.fromisoformat(iso).astimezone(UTC)
+    except ValueError:
+        return iso or "–"
+    left = ((now or datetime.now(UTC)) - then).total_seconds() / 60
+    if left < 1:
+        return "just now"
+    for size, unit in _AGES:
+        if left < size:
+            return f"{int(left)} {unit} ago"
+        left /= size
+    return f"{then:%Y-%m-%d}"

@@ -1,0 +1,1 @@
+"""The CPU kernel for models that are linear in their parameters."""

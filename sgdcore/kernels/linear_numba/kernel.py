@@ -1,0 +1,236 @@
+"""The CPU kernel for models linear in their parameters: tiles of trials stepped as SIMD vectors, compiled by numba.
+
+A tile holds ``lanes`` trials of one kind: with or without momentum, weight decay, Nesterov. Their step function is
+compiled for just this kind, model and form of batches (steps); what drives it here is compiled once a dtype.
+Every lane does exactly the scalar arithmetic of sgdcore.rule: no bit of a trial depends on its tile, lane or thread.
+
+A chunk of up to CHUNK steps is stepped unchecked. If a parameter is not finite after it, it is stepped again in parts,
+down to the single step, and chunks grow again: what is not finite never becomes finite again, so none is missed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba import literally, njit, types
+from numpy.typing import NDArray
+
+from sgdcore.hyperparams import Hyperparams
+from sgdcore.kernels.base import Problem, Resources, Segment, columns
+from sgdcore.kernels.linear_numba import recording, steps, tiles
+from sgdcore.kernels.linear_numba.batches import stretches
+from sgdcore.kernels.linear_numba.recording import blank, capacity, keep, write
+from sgdcore.kernels.linear_numba.steps import FIXED, call_steps, compile_steps, kinds_of
+from sgdcore.kernels.linear_numba.tiles import (
+    aligned,
+    dampen,
+    fill,
+    nonfinite,
+    prepare_first_step,
+    settle,
+    stop_lanes,
+    write_back,
+)
+from sgdcore.tasks.task import Quadratic
+from sgdcore.trajectories import Curves, State
+
+CHUNK = 256  # steps between two looks at whether all is finite, at most
+PART = 8  # a chunk in which something is not finite is looked through in parts of 1/PART
+
+# As in steps, for what is compiled here.
+_FILES = [recording.__file__, tiles.__file__, __file__]
+_SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES), steps.SOURCE)
+
+
+def advance(
+    problem: Problem, hyperparams: Hyperparams, state: State, segment: Segment, curves: Curves, resources: Resources
+) -> None:
+    """Step all trials, whose tiles the threads share."""
+    assert problem.training is not None
+    trials, parameters = state.params.shape
+    dtype, recorded = state.params.dtype, segment.recorded
+    kinds, order = _by_kind(hyperparams)
+    arrays = (
+        columns(hyperparams, dtype),
+        (
+            state.params,
+            state.momentum_buffers,
+            state.direction,
+            state.peak,
+            state.peak_step,
+            state.first_nonfinite_step,
+        ),
+        _form(problem.training),
+        _form(problem.validation or problem.training),
+        (
+            curves.loss,
+            or_empty(curves.squared_norm, 2),
+            or_empty(curves.validation_loss, 2),
+            or_empty(
+                None if curves.path is None else curves.path.reshape(trials, len(curves.steps) * parameters), 2, dtype
+            ),
+        ),
+    )
+    start = state.step
+    with ThreadPoolExecutor(resources.threads) as pool:
+        for batches in stretches(problem, segment, start):
+            form = batches.form
+            within = int(np.searchsorted(curves.steps, batches.stop, side="right"))
+            points = slice(recorded.start, min(within, recorded.stop))
+            recorded = slice(points.stop, recorded.stop)
+            common = (
+                (order, parameters, form.together, form.lanes),
+                batches.arrays(ahead=CHUNK),
+                (start, batches.stop, batches.origin, _clock(dtype)),
+                (curves.steps[points], points.start),
+                *arrays,
+            )
+            run_tiles = _compiled(tuple(map(numba.typeof, (0, 0, 0, *common))))
+            start = batches.stop
+            jobs = [
+                pool.submit(run_tiles, first, stop, compile_steps(form, kind).address, *common, _SOURCE)
+                for kind, first, stop in _shares(kinds, form.lanes, resources.threads)
+            ]
+            for job in jobs:
+                job.result()
+
+
+def _by_kind(hyperparams: Hyperparams) -> tuple[list[tuple[int, int, int]], NDArray[np.int64]]:
+    """Ranges (kind, first, stop) of the trials in an order that puts like by like."""
+    kind = kinds_of(hyperparams)
+    order = np.argsort(kind, kind="stable")
+    counts = np.bincount(kind, minlength=1)
+    stops = np.cumsum(counts)
+    return [(int(k), int(stops[k] - counts[k]), int(stops[k])) for k in np.flatnonzero(counts)], order
+
+
+def _shares(kinds: list[tuple[int, int, int]], lanes: int, threads: int) -> Iterator[tuple[int, int, int]]:
+    """Ranges of whole tiles: several a thread, which evens out trials that stop early."""
+    trials = sum(stop - first for _, first, stop in kinds)
+    share = max(1, -(-trials // (lanes * threads * 8))) * lanes
+    for kind, first, stop in kinds:
+        for begin in range(first, stop, share):
+            yield kind, begin, min(begin + share, stop)
+
+
+@cache
+def _clock(dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The steps of a chunk, as wide as the parameters."""
+    return np.arange(1, CHUNK + 1, dtype=f"int{8 * dtype.itemsize}")
+
+
+@cache
+def _compiled(argument_types: tuple[Any, ...]) -> Callable[..., None]:
+    """The driver for these types."""
+    source = types.literal(_SOURCE)  # type: ignore[no-untyped-call, unused-ignore]
+    entry: Callable[..., None] = _run_tiles.compile((*argument_types, source))
+    return entry
+
+
+def _form(quadratic: Quadratic) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    return quadratic.factor, quadratic.centre, quadratic.minimum
+
+
+def or_empty(array: NDArray[Any] | None, ndim: int, dtype: Any = np.float64) -> NDArray[Any]:
+    """What stands for an array that is not wanted: compiled code takes no None."""
+    return np.empty((0,) * ndim, dtype) if array is None else array
+
+
+# Compiled code; steps says how a tile lies in memory.
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _run_tiles(  # type: ignore[no-untyped-def]
+    first, stop, address, shape, batches, plan, recording, columns, state, training, validation, curves, source
+):
+    """Step the trials of order[first:stop], tile by tile, to the stretch's end."""
+    literally(source)
+    order, parameters, group, lanes = shape
+    data, targets, table, period = batches
+    start, end, origin, clock = plan
+    recorded, recorded_from = recording
+    dtype, size = state[0].dtype, parameters * lanes
+    tile, after = aligned(3 * size, dtype), aligned(3 * size, dtype)
+    fixed = aligned(2 * size + FIXED * lanes, dtype)
+    ticks, peak_steps = aligned(size, clock.dtype), np.zeros(size, np.int64)
+    ticks[:] = 0
+    snapshots = np.empty((capacity(parameters, lanes, len(recorded)), size), dtype)
+    running = np.zeros(lanes, np.bool_)
+    for base in range(first, stop, lanes):
+        trials = order[base : min(base + lanes, stop)]
+        used = (len(trials) + group - 1) // group * group
+        after[:] = dtype.type(0)
+        alive = fill(tile, fixed, peak_steps, running, trials, columns, state, parameters, lanes)
+        if start == 0 and end > 0:
+            prepare_first_step(tile, fixed, parameters, lanes)
+        step, length, point, written = start, CHUNK, 0, 0
+        if alive > 0 and len(recorded) > 0 and recorded[0] == start:
+            keep(tile, snapshots[0])
+            point = 1
+        while True:
+            ended = alive == 0 or step >= end
+            if ended or point - written == len(snapshots):
+                write(
+                    curves,
+                    snapshots,
+                    trials,
+                    recorded,
+                    recorded_from,
+                    written,
+                    point,
+                    state[5],
+                    training,
+                    validation,
+                    parameters,
+                    lanes,
+                )
+                written = point
+            if ended:
+                break
+            until = min(step + length, end) if step > 0 else 1
+            source_tile, at, seen = tile, step, point
+            while at < until:
+                to = min(until, recorded[seen]) if seen < len(recorded) else until
+                done = at - step
+                arrays = (
+                    source_tile.ctypes.data,
+                    after.ctypes.data,
+                    ticks.ctypes.data,
+                    fixed.ctypes.data,
+                    data.ctypes.data,
+                    targets.ctypes.data,
+                    table.ctypes.data + ((step - origin) % period + done) * table.shape[1] * table.itemsize,
+                    clock.ctypes.data + done * clock.itemsize,
+                )
+                call_steps(address, arrays, (to - at, used))
+                source_tile, at = after, to
+                if seen < len(recorded) and recorded[seen] == at:
+                    keep(after, snapshots[seen - written])
+                    seen += 1
+                    if seen - written == len(snapshots):
+                        until = at
+            if nonfinite(after, size):
+                if until - step > 1:  # from here again, but not so far
+                    ticks[:] = 0
+                    length = max(1, length // PART)
+                    continue
+                alive -= stop_lanes(
+                    tile, after, ticks, fixed, peak_steps, running, trials, step, state, parameters, lanes
+                )
+            length = min(2 * length, CHUNK)  # trials that diverge have neighbours that do
+            settle(ticks, peak_steps, step)
+            if step == 0:
+                dampen(fixed, trials, columns, running, parameters, lanes)
+            tile, after = after, tile
+            step, point = until, seen
+        blank(curves, trials, recorded_from + point, recorded_from + len(recorded), parameters)
+        for lane in range(len(trials)):
+            if running[lane]:
+                write_back(tile, tile, peak_steps, lane, trials[lane], state, parameters, lanes)

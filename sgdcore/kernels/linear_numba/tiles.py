@@ -1,0 +1,124 @@
+"""Tiles of the numba kernel between chunks: filling, checking, stopping lanes, writing back.
+
+steps says how a tile lies in memory. ``state`` are params, momentum_buffers, direction, peak, peak_step and
+first_nonfinite_step as in sgdcore.trajectories.State; ``trials`` are those in the tile, lane by lane.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sgdcore.kernels.linear_numba.steps import COLUMNS
+from sgdcore.kernels.simd.lanes import compiled
+from sgdcore.trajectories import NEVER
+
+
+@compiled
+def nonfinite(tile, size):  # type: ignore[no-untyped-def]
+    """Whether any parameter of the tile is not finite."""
+    zero = tile.dtype.type(0)
+    count = 0
+    for i in range(size):
+        count += tile[i] - tile[i] != zero
+    return count > 0
+
+
+@compiled
+def settle(ticks, peak_steps, step):  # type: ignore[no-untyped-def]
+    """Date the new peaks, and begin to count again."""
+    for i in range(len(ticks)):
+        peak_steps[i] = step + ticks[i] if ticks[i] > 0 else peak_steps[i]
+        ticks[i] = 0
+
+
+@compiled
+def fill(tile, fixed, peak_steps, running, trials, columns, state, parameters, lanes):  # type: ignore[no-untyped-def]
+    """Fill the tile with the trials; returns how many run. Idle lanes are zero and stay zero."""
+    params, buffers, direction, peak, steps, stopped = state
+    zero = tile.dtype.type(0)
+    tile[:] = zero
+    fixed[:] = zero
+    running[:] = False
+    alive = 0
+    for lane in range(len(trials)):
+        trial = trials[lane]
+        if stopped[trial] != NEVER:
+            continue
+        running[lane] = True
+        alive += 1
+        for j in range(parameters):
+            at, towards = j * lanes + lane, direction[trial, j]
+            tile[at] = params[trial, j]
+            tile[parameters * lanes + at] = buffers[trial, j]
+            # A parameter that starts on its target has no direction: nothing is farther than infinity.
+            tile[2 * parameters * lanes + at] = peak[trial, j] * towards if towards != zero else tile.dtype.type(np.inf)
+            fixed[at] = -zero if towards < zero else zero
+            peak_steps[at] = steps[trial, j]
+        for c in range(COLUMNS):
+            fixed[(parameters + c) * lanes + lane] = columns[c, trial]
+    return alive
+
+
+@compiled
+def prepare_first_step(tile, fixed, parameters, lanes):  # type: ignore[no-untyped-def]
+    """Make buf <- g a step like any other: momentum * -0 + 1 * g is g, to its sign of zero."""
+    size, undamped = parameters * lanes, (parameters + 3) * lanes
+    tile[size : 2 * size] = -tile.dtype.type(0)
+    fixed[undamped : undamped + lanes] = tile.dtype.type(1)
+
+
+@compiled
+def dampen(fixed, trials, columns, running, parameters, lanes):  # type: ignore[no-untyped-def]
+    """After the first step, 1 - dampening as it is."""
+    for lane in range(lanes):
+        fixed[(parameters + 3) * lanes + lane] = columns[3, trials[lane]] if running[lane] else fixed.dtype.type(0)
+
+
+@compiled
+def write_back(tile, peaks, peak_steps, lane, trial, state, parameters, lanes):  # type: ignore[no-untyped-def]
+    """Write one lane back: parameters and buffers from the tile, peaks from ``peaks`` (the tile or an earlier one)."""
+    params, buffers, direction, peak, steps, _ = state
+    for j in range(parameters):
+        at = j * lanes + lane
+        params[trial, j] = tile[at]
+        buffers[trial, j] = tile[parameters * lanes + at]
+        if direction[trial, j] != 0:
+            peak[trial, j] = peaks[2 * parameters * lanes + at] * direction[trial, j]
+        steps[trial, j] = peak_steps[at]
+
+
+@compiled
+def stop_lanes(before, tile, ticks, fixed, peak_steps, running, trials, step, state, parameters, lanes):  # type: ignore[no-untyped-def]
+    """Write back and idle the lanes that this step made non-finite; returns how many.
+
+    An idle lane sits at p = 0, where the gradient itself can overflow: it is set back to zero and not counted.
+    """
+    zero = tile.dtype.type(0)
+    count = 0
+    for lane in range(lanes):
+        bad = False
+        for j in range(parameters):
+            value = tile[j * lanes + lane]
+            bad |= value - value != zero
+        if not bad:
+            continue
+        if running[lane]:
+            count += 1
+            running[lane] = False
+            state[5][trials[lane]] = step + 1
+            write_back(tile, before, peak_steps, lane, trials[lane], state, parameters, lanes)
+        for row in range(3 * parameters):
+            tile[row * lanes + lane] = zero
+        for row in range(parameters + COLUMNS):
+            fixed[row * lanes + lane] = zero
+        for row in range(parameters):
+            ticks[row * lanes + lane] = 0
+    return count
+
+
+@compiled
+def aligned(size, dtype):  # type: ignore[no-untyped-def]
+    """An uninitialised array that begins at a cache line, so that no vector lies across two."""
+    raw = np.empty(size + 64, dtype)
+    skip = -np.int64(raw.ctypes.data) % 64 // raw.itemsize
+    return raw[skip : skip + size]

@@ -1,0 +1,1 @@
+"""The CUDA kernel for models that are linear in their parameters."""

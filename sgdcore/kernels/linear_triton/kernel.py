@@ -1,0 +1,196 @@
+"""The CUDA kernel for models linear in their parameters: trials stepped in registers for whole launches, by Triton.
+
+A block of trials is one Triton program, one or two trials a thread. What a trial is made of - parameters, momentum
+buffers, peaks, the steps that reached them - stays in registers from a launch's first step to its last; samples are
+the same for a whole block, hence one cached load for all. Blocks do not wait for each other, and a block's trials see
+the samples in one order, so that any mix of orders runs side by side in one launch.
+
+Recorded steps leave a launch as parameters; losses are taken of these afterwards, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sgdcore.hyperparams import Hyperparams
+from sgdcore.kernels.base import Problem, Resources, Segment, columns
+from sgdcore.kernels.linear_triton import program
+from sgdcore.kernels.linear_triton.program import OPTIONS
+from sgdcore.tasks.task import Quadratic
+from sgdcore.trajectories import NEVER, Curves, State
+
+THREADS = 32 * OPTIONS["num_warps"]  # of a block
+PAIRED_BYTES = 32  # parameters of a trial up to which a thread steps two: 8 in float32, 4 in float64
+LAUNCH_STEPS = 1 << 20  # steps of one launch: about a second at most, which the driver's watchdog and Ctrl-C allow
+LAUNCH_NUMBERS = 1 << 27  # recorded numbers that one launch may leave on the device
+
+
+def advance(
+    problem: Problem, hyperparams: Hyperparams, state: State, segment: Segment, curves: Curves, resources: Resources
+) -> None:
+    """Step all trials on the GPU; threads of the CPU are not used."""
+    assert problem.training is not None
+    if not len(hyperparams):
+        return
+    with _on(resources.device), np.errstate(over="ignore", invalid="ignore"):  # of trials that diverge, interpreted
+        block = block_of(state.params.shape[1], state.params.dtype.itemsize)
+        slots, orders = _slots(segment.order, block)
+        run = _Run(problem, segment, orders, resources.device)
+        pack = _Pack.of(hyperparams, state, slots, resources.device)
+        for start, stop, points in _launches(state, segment, curves, len(slots)):
+            cuts = np.append(curves.steps[points], stop) - start
+            path = run.launch(pack, start, cuts)
+            _record(problem, curves, points, path[: len(cuts) - 1, :, pack.slot_of].permute(2, 0, 1))
+        pack.put(state)
+
+
+def block_of(parameters: int, itemsize: int) -> int:
+    """Trials in a block."""
+    return THREADS * (2 if parameters * itemsize <= PAIRED_BYTES else 1)
+
+
+def _on(device: str) -> AbstractContextManager[Any]:
+    return nullcontext() if device == "cpu" else torch.cuda.device(device)
+
+
+def _slots(order: NDArray[np.intp], block: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Trials laid out in blocks of one order each: (S,) the trial in each slot, -1 for none; each block's order."""
+    slots, orders = [], []
+    for number in np.unique(order):
+        trials = np.flatnonzero(order == number)
+        padding = np.full(-len(trials) % block, -1)
+        slots += [trials, padding]
+        orders += [number] * ((len(trials) + len(padding)) // block)
+    return np.concatenate(slots), np.array(orders, dtype=np.int64)
+
+
+def _launches(state: State, segment: Segment, curves: Curves, slots: int) -> Iterator[tuple[int, int, slice]]:
+    """Cut the segment into launches: (first step, last step, the recorded points from the one to the other)."""
+    most = max(1, LAUNCH_NUMBERS // (slots * state.params.shape[1]))
+    steps, low, stop = curves.steps[: segment.recorded.stop], segment.recorded.start, state.step
+    while stop < segment.stop or low < len(steps):
+        start, stop = stop, min(segment.stop, stop + LAUNCH_STEPS)
+        high = int(np.searchsorted(steps, stop, side="right"))
+        if high > low + most:
+            high, stop = low + most, int(steps[low + most - 1])
+        yield start, stop, slice(low, high)
+        low = high
+
+
+@dataclass(frozen=True, eq=False)
+class _Pack:
+    """The trials' state on the device, a column a slot; P is the number of parameters."""
+
+    table: torch.Tensor  # (4 P + 5, S): parameters, buffers, peaks times directions, directions, columns
+    dates: torch.Tensor  # (P + 1, S): the steps that reached the peaks; the step that was not finite
+    slot_of: torch.Tensor  # (T,): each trial's slot
+
+    @classmethod
+    def of(cls, hyperparams: Hyperparams, state: State, slots: NDArray[np.intp], device: str) -> _Pack:
+        """Upload. An empty slot holds zeros and does not run."""
+        parts = (state.params, state.momentum_buffers, state.peak * state.direction, state.direction)
+        table = np.vstack([*(part.T for part in parts), columns(hyperparams, state.params.dtype)])
+        dates = np.vstack([state.peak_step.T, state.first_nonfinite_step])
+        table, dates = table[:, slots], dates[:, slots]
+        table[:, slots < 0], dates[:, slots < 0] = 0, 0
+        filled = np.flatnonzero(slots >= 0)
+        slot_of = np.empty_like(filled)
+        slot_of[slots[filled]] = filled
+        return cls(*(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in (table, dates, slot_of)))
+
+    def put(self, state: State) -> None:
+        """Write back what steps change."""
+        parameters = state.params.shape[1]
+        table = self.table[: 3 * parameters, self.slot_of].cpu().numpy()
+        dates = self.dates[:, self.slot_of].cpu().numpy()
+        state.params[:], state.momentum_buffers[:], reached = (part.T for part in np.split(table, 3))
+        np.multiply(reached, state.direction, out=state.peak, where=state.direction != 0)
+        state.peak_step[:], state.first_nonfinite_step[:] = dates[:parameters].T, dates[parameters]
+
+
+class _Run:
+    """A problem and a segment's samples on the device, and how to step a pack on them."""
+
+    def __init__(self, problem: Problem, segment: Segment, orders: NDArray[np.int64], device: str) -> None:
+        """Upload; ``orders``: of each block."""
+        self.samples, self.features = problem.features.shape
+        self.bias = problem.bias
+        self.batch_size = min(segment.batch_size, self.samples)
+        self.first_epoch, self.entries = segment.first_epoch, segment.samples[0].size
+        inputs = np.column_stack([problem.features, problem.targets])
+        scales = (2.0 / np.arange(1, self.batch_size + 1)).astype(inputs.dtype)
+        self.inputs, self.scales, self.order, self.orders = (
+            torch.from_numpy(np.array(array)).to(device) for array in (inputs, scales, segment.samples, orders)
+        )
+
+    def launch(self, pack: _Pack, start: int, cuts: NDArray[np.int64]) -> torch.Tensor:
+        """Step from ``start`` to ``start + cuts[-1]``; (cuts, P, S) parameters at each cut, NaN after a stop."""
+        epoch, batch = divmod(start, -(-self.samples // self.batch_size))
+        first = batch * self.batch_size
+        blocks, slots = len(self.orders), pack.table.shape[1]
+        path = pack.table.new_empty(len(cuts), len(pack.dates) - 1, slots)
+        program.advance[(blocks,)](
+            pack.table,
+            pack.table,  # once more: as one argument, its addresses would sit in registers from head to end
+            pack.dates,
+            pack.dates[-1],
+            path,
+            self.inputs,
+            self.scales,
+            self.order,
+            self.orders,
+            torch.from_numpy(cuts.astype(np.int32)).to(path.device),
+            len(cuts),
+            slots,
+            self.samples,
+            self.entries,
+            self.batch_size,
+            (epoch - self.first_epoch) * self.samples % self.entries + first,
+            first,
+            start,
+            FEATURES=self.features,
+            BIAS=self.bias,
+            SINGLE=self.batch_size == 1,
+            BLOCK=slots // blocks,
+            NEVER=NEVER,
+            **OPTIONS,
+        )
+        return path
+
+
+def _record(problem: Problem, curves: Curves, points: slice, path: torch.Tensor) -> None:
+    """Fill the curves at some points from the (T, points, P) parameters there."""
+    if curves.path is not None:
+        curves.path[:, points] = path.cpu().numpy()
+    exact = [part.double() for part in path.unbind(-1)]
+    assert problem.training is not None
+    curves.loss[:, points] = _losses(problem.training, exact).cpu().numpy()
+    if curves.squared_norm is not None:
+        curves.squared_norm[:, points] = (
+            _total(torch.zeros_like(exact[0]), (value * value for value in exact)).cpu().numpy()
+        )
+    if curves.validation_loss is not None and problem.validation is not None:
+        curves.validation_loss[:, points] = _losses(problem.validation, exact).cpu().numpy()
+
+
+def _losses(form: Quadratic, params: list[torch.Tensor]) -> torch.Tensor:
+    """minimum + |factor p - centre|^2, one operation at a time: no value's bits then depend on its neighbours."""
+    loss = torch.full_like(params[0], form.minimum)
+    for i, (row, centre) in enumerate(zip(form.factor.tolist(), form.centre.tolist(), strict=True)):
+        weighted = (weight * value for weight, value in zip(row[i:], params[i:], strict=True))
+        reached = _total(torch.full_like(loss, -centre), weighted)
+        loss += reached * reached
+    return loss
+
+
+def _total(total: torch.Tensor, terms: Iterable[torch.Tensor]) -> torch.Tensor:
+    for term in terms:
+        total += term
+    return total

@@ -1,0 +1,1 @@
+"""The CPU kernel for multi-layer perceptrons."""

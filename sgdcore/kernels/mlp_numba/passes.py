@@ -1,0 +1,215 @@
+"""A perceptron's passes for the numba kernel: a batch's gradients, or the losses over a whole set, of a tile of trials.
+
+``scratch`` is what a pass works in: ``units`` and ``slopes`` as layers has them (the first layer's inputs at the
+head, for trials that differ in their samples), the batch's features as (s, k) numbers, and its targets as rows.
+``network`` is (shape, pitch, loss, delta): the layers' widths from the inputs to the output, samples worked on
+together, the loss's place in LOSSES, and the Huber loss's delta.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from sgdcore.kernels.linear_numba.tiles import aligned
+from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, inner, layers
+from sgdcore.kernels.simd.lanes import compiled, load, load_double, select, splat, store
+from sgdcore.tasks.task import LOSSES
+
+_MSE, _MAE = LOSSES.index("mse"), LOSSES.index("mae")
+_OPTIONS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
+@compiled
+def make_scratch(dtype, network, keeps, width):  # type: ignore[no-untyped-def]
+    """Room for a tile's passes; finite from the start, as blocks reach beyond a batch's end."""
+    shape, pitch, _, _ = network
+    units, inputs, goals = shape.sum() * pitch * width, pitch * shape[0], pitch * width
+    room = aligned((1 + keeps) * units + goals + inputs, dtype)
+    room[:] = dtype.type(0)
+    slopes, after = room[units * keeps :], room[units * (1 + keeps) :]
+    return room[:units], slopes[:units], after[goals:], after[:goals]
+
+
+def run_pass(*arguments: Any) -> None:
+    """Leave the gradients of a batch's mean loss in the tile; or every trial's mean loss over ``data`` in ``losses``.
+
+    Without a batch it is the losses.
+    """
+    raise NotImplementedError("compiled code only")
+
+
+@overload(run_pass, jit_options=_OPTIONS, prefer_literal=True)  # type: ignore[arg-type, unused-ignore]
+def _choose(tile, scratch, data, samples, batch, losses, network, activation, at_once, width):  # type: ignore[no-untyped-def]
+    constants = activation, at_once, width
+    if not all(isinstance(constant, types.IntegerLiteral) for constant in constants):
+        return None
+    return _pass(str(tile.dtype), *(constant.literal_value for constant in constants))
+
+
+@cache
+def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
+    first, hidden, output, first_gradients, gradients, backward = layers(
+        dtype, list(ACTIVATIONS)[activation], at_once, width
+    )
+    zero = np.dtype(dtype).type(0)
+    gather, loss_deltas, add_losses = _gather(width), _loss_deltas(dtype, at_once, width), _add_losses(width)
+
+    def run(tile, scratch, data, samples, batch, losses, network, activation, at_once, width):  # type: ignore[no-untyped-def]
+        units, slopes, fetched, _ = scratch
+        shape, pitch, _, _ = network
+        lanes, orders, _, count, _ = batch
+        last = len(shape) - 2
+        parameters, above = np.intp(0), np.intp(0)  # all of them; the units before the output
+        for layer in range(last + 1):
+            parameters += (shape[layer] + 1) * shape[layer + 1]
+            above += shape[layer]
+        differentiates = count > 0
+        own = differentiates and orders[lanes[0]] != orders[lanes[-1]]
+        features = fetched if differentiates else data[0]
+        if differentiates:
+            for at in range(parameters * width, 2 * parameters * width, width):
+                store(tile, at, 0, splat(zero, width))
+        else:
+            count = len(data[1])
+            losses[:] = 0.0
+        for start in range(0, count, pitch):
+            many = min(pitch, count - start)
+            length = (many + at_once - 1) // at_once * at_once
+            if differentiates:
+                gather(scratch, data, samples, batch, start, many, own, network)
+            weights, place = np.intp(0), shape[0]
+            for layer in range(last + 1):
+                inputs, fan_out = shape[layer], shape[layer + 1]
+                at = (place - inputs) * pitch * width
+                if layer == last:
+                    output(units, at, pitch * width, tile, weights, inputs, units, place * pitch * width, length)
+                elif layer > 0 or own:
+                    hidden(
+                        units,
+                        at,
+                        width,
+                        pitch * width,
+                        tile,
+                        weights,
+                        inputs,
+                        fan_out,
+                        units,
+                        slopes,
+                        place,
+                        pitch,
+                        length,
+                    )
+                else:
+                    at = 0 if differentiates else start * inputs
+                    first(features, at, inputs, 1, tile, weights, inputs, fan_out, units, slopes, place, pitch, length)
+                weights += (inputs + 1) * fan_out
+                place += fan_out
+            if not differentiates:
+                add_losses(units, above * pitch * width, data[1], start, many, network, losses)
+                continue
+            loss_deltas(scratch, above * pitch * width, network, length, count)
+            place = above
+            for layer in range(last, -1, -1):
+                inputs, fan_out = shape[layer], shape[layer + 1]
+                weights -= (inputs + 1) * fan_out
+                below, to = place - inputs, parameters + weights
+                if layer > 0 or own:
+                    at = below * pitch * width
+                    gradients(units, at, pitch * width, width, tile, to, inputs, fan_out, units, place, pitch, many)
+                else:
+                    first_gradients(features, 0, 1, inputs, tile, to, inputs, fan_out, units, place, pitch, many)
+                if layer > 0:
+                    backward(tile, weights, inputs, fan_out, units, slopes, below, place, pitch, length)
+                place = below
+        if not differentiates:
+            for lane in range(width):
+                losses[lane] /= count
+
+    return run
+
+
+def _gather(width: int) -> Any:
+    @inner(width)
+    def gather(scratch, training, samples, batch, start, many, own, network):  # type: ignore[no-untyped-def]
+        """Fetch the features and targets of ``many`` of the batch's samples."""
+        units, _, features, goals = scratch
+        lanes, orders, first, _, entries = batch
+        source, targets = training
+        shape, pitch, _, _ = network
+        inputs = shape[0]
+        if own:
+            for lane in range(len(lanes)):
+                place = orders[lanes[lane]] * entries + first + start
+                for s in range(many):
+                    sample = np.intp(samples[place + s])
+                    goals[s * width + lane] = targets[sample]
+                    for k in range(inputs):
+                        units[(k * pitch + s) * width + lane] = source[sample * inputs + k]
+            return
+        place = orders[lanes[0]] * entries + first + start
+        for s in range(many):
+            sample = np.intp(samples[place + s])
+            store(goals, s * width, width, splat(targets[sample], width))
+            for k in range(inputs):
+                features[s * inputs + k] = source[sample * inputs + k]
+
+    return gather
+
+
+def _loss_deltas(dtype: str, at_once: int, width: int) -> Any:
+    zero, number = np.dtype(dtype).type(0), np.dtype(dtype).type
+
+    @inner(dtype, at_once, width)
+    def loss_deltas(scratch, at, network, length, count):  # type: ignore[no-untyped-def]
+        """The derivatives of the batch's mean loss, over the outputs; as torch has them, NaN included."""
+        units, _, _, goals = scratch
+        _, _, loss, delta = network
+        scale = splat(number((2.0 if loss == _MSE else 1.0) / count), width)
+        low, high = splat(zero, width) - scale, scale
+        knee = splat(zero, width)
+        if loss == _MAE:
+            scale = splat(zero, width)
+        elif loss != _MSE:
+            knee = splat(number(delta), width)
+            low, high = low * knee, high * knee
+        for s in range(0, length * width, at_once * width):
+            residual = load(units, at + s, width, at_once, width) - load(goals, s, width, at_once, width)
+            slope = scale * residual
+            if loss != _MSE:
+                slope = select(residual > knee, high, slope)
+                slope = select(splat(zero, width) - knee > residual, low, slope)
+            if loss == _MAE:
+                slope = select(residual != residual, splat(zero, width), slope)
+            store(units, at + s, width, slope)
+
+    return loss_deltas
+
+
+def _add_losses(width: int) -> Any:
+    @inner(width)
+    def add_losses(units, at, targets, start, many, network, losses):  # type: ignore[no-untyped-def]
+        """Add every trial's losses, of outputs that are rows."""
+        _, _, loss, delta = network
+        sums, zero, half, knee = (
+            load(losses, 0, width, 1, width),
+            splat(0.0, width),
+            splat(0.5, width),
+            splat(delta, width),
+        )
+        for s in range(many):
+            residual = load_double(units, at + s * width, width) - splat(np.float64(targets[start + s]), width)
+            size = select(residual > zero, residual, zero - residual)
+            if loss == _MSE:
+                sums = sums + residual * residual
+            elif loss == _MAE:
+                sums = sums + size
+            else:
+                sums = sums + select(knee > size, half * size * size, knee * (size - half * knee))
+        store(losses, 0, width, sums)
+
+    return add_losses

@@ -1,0 +1,1 @@
+"""The kernel for any torch.nn.Module, on CPU and CUDA."""

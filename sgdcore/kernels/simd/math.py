@@ -1,0 +1,152 @@
+"""exp, tanh and the logistic function of SIMD vectors, to a few units in the last place, and formulas made of them.
+
+exp(x) = 2^n exp(r) with n = round(x / ln 2), so that |r| <= ln 2 / 2 and Taylor's series ends soon. Everything is
+IEEE arithmetic element by element: the same bits on every CPU. NaN stays NaN.
+
+Formulas are Python functions of Row values, run once while the kernel is compiled: each operation adds its instruction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from sgdcore.kernels.simd.lanes import by_vector, intrinsic
+
+
+class Row:
+    """A vector of floats in a function that is being compiled."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder, self.value = builder, value
+
+    @property
+    def is_single(self) -> bool:
+        """Whether this is float32."""
+        return isinstance(self.value.type.element, ir.FloatType)
+
+    def constant(self, number: float) -> Row:
+        """The number in every element."""
+        vector = self.value.type
+        return Row(self.builder, ir.Constant(vector, [number] * vector.count))
+
+    def __add__(self, other: Row) -> Row:
+        return Row(self.builder, self.builder.fadd(self.value, other.value))
+
+    def __sub__(self, other: Row) -> Row:
+        return Row(self.builder, self.builder.fsub(self.value, other.value))
+
+    def __mul__(self, other: Row) -> Row:
+        return Row(self.builder, self.builder.fmul(self.value, other.value))
+
+    def __truediv__(self, other: Row) -> Row:
+        return Row(self.builder, self.builder.fdiv(self.value, other.value))
+
+    def times_plus(self, factor: Row, summand: Row) -> Row:
+        """self * factor + summand, rounded once."""
+        vector = self.value.type
+        name = f"llvm.fma.v{vector.count}f{32 if self.is_single else 64}"
+        module = self.builder.module
+        function = module.globals.get(name) or ir.Function(module, ir.FunctionType(vector, [vector] * 3), name)
+        return Row(self.builder, self.builder.call(function, [self.value, factor.value, summand.value]))
+
+    def where_above(self, bound: Row, yes: Row, no: Row) -> Row:
+        """``yes`` where self > bound; ``no`` elsewhere, and where either is NaN."""
+        above = self.builder.fcmp_ordered(">", self.value, bound.value)
+        return Row(self.builder, self.builder.select(above, yes.value, no.value))
+
+    def where_zero(self, yes: Row, no: Row) -> Row:
+        """``yes`` where self is 0, else ``no``."""
+        zero = self.builder.fcmp_ordered("==", self.value, self.constant(0).value)
+        return Row(self.builder, self.builder.select(zero, yes.value, no.value))
+
+    def clamped(self, limit: float) -> Row:
+        """Within [-limit, limit]."""
+        high, low = self.constant(limit), self.constant(-limit)
+        below = self.where_above(high, high, self)
+        return low.where_above(below, low, below)
+
+
+def elementwise(formula: Callable[[Row], Row]) -> Any:
+    """A formula as a function of compiled code, of Lanes."""
+
+    @intrinsic
+    def call(context: Any, x: Any) -> Any:
+        return x(x), lambda context, builder, sig, values: by_vector(builder, sig, values, of_rows(builder))
+
+    of_rows = _of_rows(formula)
+    return call
+
+
+def elementwise_of_two(formula: Callable[[Row, Row], Row]) -> Any:
+    """The same for two Lanes."""
+
+    @intrinsic
+    def call(context: Any, x: Any, y: Any) -> Any:
+        return x(x, y), lambda context, builder, sig, values: by_vector(builder, sig, values, of_rows(builder))
+
+    of_rows = _of_rows(formula)
+    return call
+
+
+def _of_rows(formula: Callable[..., Row]) -> Callable[[Any], Callable[..., Any]]:
+    return lambda builder: lambda *rows: formula(*(Row(builder, row) for row in rows)).value
+
+
+def sigmoid(x: Row) -> Row:
+    """1 / (1 + exp(-x))."""
+    one = x.constant(1)
+    return one / (one + _exp(x * x.constant(-1)))
+
+
+def tanh(x: Row) -> Row:
+    """e / (e + 2), where e = exp(2 x) - 1 does not cancel near 0."""
+    n, p = _reduced(x.constant(2) * x.clamped(10 if x.is_single else 20))
+    power = _power_of_two(n)
+    e = power.times_plus(p, power - x.constant(1))
+    return e / (e + x.constant(2))
+
+
+def _exp(x: Row) -> Row:
+    n, p = _reduced(x.clamped(110 if x.is_single else 760))
+    # 2^n in two factors: where it overflows or underflows, exp(x) need not.
+    half = _rounded(n * x.constant(0.5))
+    return (p + x.constant(1)) * _power_of_two(half) * _power_of_two(n - half)
+
+
+def _reduced(x: Row) -> tuple[Row, Row]:
+    """n, and exp(r) - 1."""
+    # ln 2 in two parts; n times the first is exact.
+    high, low = (
+        (0.693359375, -2.12194440e-4) if x.is_single else (6.93147180369123816490e-01, 1.90821492927058770002e-10)
+    )
+    n = _rounded(x * x.constant(1 / math.log(2)))
+    r = n.times_plus(x.constant(-low), n.times_plus(x.constant(-high), x))
+    terms = 7 if x.is_single else 13  # of Taylor's series: the next is below half a unit in the last place
+    series = x.constant(1 / math.factorial(terms))
+    for k in range(terms - 1, 1, -1):
+        series = series.times_plus(r, x.constant(1 / math.factorial(k)))
+    return n, (r * r).times_plus(series, r)
+
+
+def _rounded(x: Row) -> Row:
+    """The nearest whole number, of numbers that are not large."""
+    return x + _shift(x) - _shift(x)
+
+
+def _shift(x: Row) -> Row:
+    """Added to a number, this leaves its whole part in the lowest bits of the sum."""
+    return x.constant(1.5 * 2 ** (23 if x.is_single else 52))
+
+
+def _power_of_two(n: Row) -> Row:
+    """2^n, for a whole n within the exponent's range."""
+    bits, mantissa, bias = (32, 23, 127) if n.is_single else (64, 52, 1023)
+    count = n.value.type.count
+    whole = ir.VectorType(ir.IntType(bits), count)
+    builder = n.builder
+    exponent = builder.add(builder.bitcast((n + _shift(n)).value, whole), ir.Constant(whole, [bias] * count))
+    return Row(builder, builder.bitcast(builder.shl(exponent, ir.Constant(whole, [mantissa] * count)), n.value.type))

@@ -1,0 +1,1 @@
+"""The commands, one module per group: parse arguments, call the service, print the result."""

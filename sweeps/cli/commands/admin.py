@@ -1,0 +1,110 @@
+"""Commands that keep the service running: doctor, metrics, backup, restore."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeps.cli.app import app
+from sweeps.cli.options import (
+    DEFAULT_STORE,
+    AddressOption,
+    DatabaseOption,
+    JsonOption,
+    StoreOption,
+    TrackingOption,
+)
+from sweeps.errors import CheckFailed
+
+ArchivePath = Annotated[Path, typer.Argument(metavar="FILE", help="The archive, a .tar.zst.")]
+DumpOption = Annotated[
+    str | None,
+    typer.Option(
+        "--database", metavar="URI", help="The tracking server's PostgreSQL database, or $NAME, its variable."
+    ),
+]
+ArtifactsOption = Annotated[
+    Path | None,
+    typer.Option("--artifacts", metavar="DIR", help="The folder in which the tracking server keeps its artifacts."),
+]
+
+
+@app.command()
+def doctor(
+    address: AddressOption = None,
+    store: StoreOption = DEFAULT_STORE,
+    tracking_uri: TrackingOption = None,
+    tracking_database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check versions, devices, Ray, MLflow, the store and the clock, and say what to do about what is wrong."""
+    from sweeps.cli.terminal import out, say, show_json
+    from sweeps.service.doctor import Patient, examine
+    from sweeps.store.store import Store
+
+    found = []
+    for check in examine(Patient(Store(store), address, tracking_uri, tracking_database)):
+        found.append(check)
+        if not as_json:
+            style = {"ok": "green", "warning": "yellow", "failed": "red"}[check.status]
+            out.print(f"{check.status:>7}", style=style, end="  ", markup=False)
+            say(f"{check.name}: {check.found}")
+            if check.remedy:
+                say(f"         {check.remedy}")
+    if as_json:
+        show_json([asdict(check) for check in found])
+    if failed := [check.name for check in found if check.status == "failed"]:
+        raise CheckFailed(f"not as it should be: {', '.join(failed)}")
+
+
+@app.command()
+def metrics(store: StoreOption = DEFAULT_STORE) -> None:
+    """Print how far the store's sweeps are, as Prometheus reads it."""
+    from sweeps.service.monitoring.prometheus import exposition
+    from sweeps.store.store import Store
+
+    sys.stdout.write(exposition(Store(store)).decode())
+
+
+@app.command()
+def backup(
+    archive: ArchivePath,
+    database: DumpOption = None,
+    artifacts: ArtifactsOption = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Copy the store, and what the tracking server keeps, into one archive; sweeps may go on meanwhile."""
+    from sweeps.cli.terminal import say
+    from sweeps.pipeline.run import database_uri
+    from sweeps.service import backup as copies
+    from sweeps.store.store import Store
+
+    made = copies.backup(Store(store), archive, database_uri(database) if database else None, artifacts)
+    also = [what for what, held in (("database", made.database), ("artifacts", made.artifacts)) if held]
+    server = f", the server's {' and '.join(also)} with it" if also else ""
+    say(f"backup: {archive} ({made.files:,} files, {made.bytes / 1e6:,.1f} MB before compression{server})")
+
+
+@app.command()
+def restore(
+    archive: ArchivePath,
+    database: DumpOption = None,
+    artifacts: ArtifactsOption = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Make a store of an archive, where there is none yet, and fill the tracking server's empty database and folder."""
+    from sweeps.cli.terminal import say
+    from sweeps.pipeline.run import database_uri
+    from sweeps.service import backup as copies
+    from sweeps.store.store import Store
+
+    home = Store(store)
+    made = copies.restore(archive, home, database_uri(database) if database else None, artifacts)
+    say(f"restored: {home.root} as {made.store} was at {made.created} ({made.files:,} files)")
+    for held, given, what in ((made.database, database, "database"), (made.artifacts, artifacts, "artifacts")):
+        if held and given is None:
+            say(f"the archive holds a tracking server's {what} too, not restored (--{what})")

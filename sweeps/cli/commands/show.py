@@ -1,0 +1,232 @@
+"""Commands that look at sweeps: list, show, report, replay, verify, ui, schema."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext, suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sweeps.cli.app import app
+from sweeps.cli.options import DEFAULT_STORE, JsonOption, ReportFormat, StoreOption, SweepId, TrackingOption, find
+from sweeps.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from sweeps.store.store import SweepFiles
+
+
+@app.command(name="list")
+def list_(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """List the store's sweeps, the newest first."""
+    import pandas as pd
+
+    from sweeps.cli.terminal import say, show_frame
+    from sweeps.store.store import Store
+
+    home = Store(store)
+    rows = [row for _, row in home.survey(_listed)]
+    if not rows and not as_json:
+        say(f"no sweeps in {home.where}")
+        return
+    show_frame(pd.DataFrame(rows), as_json)
+
+
+@app.command()
+def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """Show a sweep: its state, where it is stable, its verdicts and its best trials."""
+    from sweeps.cli.terminal import out, say, show_json, show_table
+    from sweeps.cli.terminal_map import show_map
+    from sweeps.report import tables
+    from sweeps.results import results
+
+    _, files = find(store, sweep_id)
+    loaded = results.load(files)
+    tables = {
+        "verdicts": tables.verdict_counts(loaded),
+        "best trials": tables.best_trials(loaded),
+        "diverged trials": tables.diverged_trials(loaded),
+        "overshoots": tables.overshoots(loaded),
+    }
+    if as_json:
+        records = {name: frame.to_dict(orient="records") for name, frame in tables.items()}
+        show_json(_standing(files) | {"headline": tables.headline(loaded), **records})
+        return
+    say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {loaded.stored:,} trials")
+    if (holder := files.holder()) is not None:
+        say(f"held by {holder}")
+    if tags := loaded.manifest.get("tags"):
+        say(f"tags: {', '.join(f'{key}={value}' for key, value in tags.items())}")
+    for failure in files.failures():
+        say(f"failed: {failure}")
+    for place in files.places():
+        say(f"logged to {place['uri']}{'' if place.get('complete') else ', not all of it'}")
+    for line in tables.lead_sentences(loaded):
+        say(line)
+    if loaded.panels:
+        say()
+        show_map(loaded.panels, out)
+    for name, frame in tables.items():
+        if len(frame):
+            say()
+            show_table(frame, name)
+
+
+@app.command()
+def report(
+    sweep_id: SweepId,
+    store: StoreOption = DEFAULT_STORE,
+    format_: Annotated[ReportFormat | None, typer.Option("--format", help="Print it in this format.")] = None,
+) -> None:
+    """Write a sweep's report anew, or print it in one format."""
+    from sweeps import report as reports
+    from sweeps.cli.terminal import say
+    from sweeps.pipeline.run import reopen
+
+    _, files = find(store, sweep_id)
+    with nullcontext() if format_ else files.lease():
+        loaded = reports.load(files)
+        expected = reports.check(reopen(files), loaded) if loaded.config.expected and files.done() else None
+        if format_ is ReportFormat.csv:
+            reports.write_csv(loaded, sys.stdout)
+        elif format_ is not None:
+            sys.stdout.write(reports.render(loaded, format_.value, expected=expected))
+        else:
+            say(f"report: {reports.write(loaded, expected=expected)}")
+
+
+@app.command()
+def replay(
+    sweep_id: SweepId,
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's number or id, or the start of its id.")],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="How many steps to show.")] = 20,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Step through a trial beside torch.optim.SGD."""
+    from sweeps.cli.terminal import say, show_json, show_table
+    from sweeps.verification.replay import replay_trial
+
+    _, files = find(store, sweep_id)
+    replayed = replay_trial(files, trial)
+    if as_json:
+        show_json({**replayed.facts, "steps": replayed.frame.to_dict(orient="records")})
+    else:
+        say(replayed.title)
+        show_table(replayed.frame.head(steps))
+        if len(replayed.frame) > steps:
+            say(f"... {len(replayed.frame) - steps:,} more steps (--steps)")
+        say(replayed.conclusion)
+    if not replayed.agrees:
+        raise CheckFailed("the store or the engine and torch.optim.SGD differ")
+
+
+@app.command()
+def verify(
+    sweep_id: SweepId,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            "--sample", min=0, metavar="N", help="How many trials to train again; by default 20, fewer of many steps."
+        ),
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold the store against the plan, MLflow against the store, and a sample of trials against torch.optim.SGD."""
+    from sweeps.cli.terminal import say, show_json
+    from sweeps.pipeline.run import tracker_for
+    from sweeps.verification.audit import verify as audited
+
+    home, files = find(store, sweep_id)
+    tracker = tracker_for(home, tracking_uri, files)
+    audit = audited(files, tracker, sample)
+    if as_json:
+        facts = asdict(audit) | {"verdicts": dict(audit.verdicts)}
+        show_json(facts | {"tracking": tracker.uri, "clean": not audit.differences})
+    else:
+        for difference in audit.differences:
+            say(str(difference))
+        say(f"store:    {audit.stored:,} of {audit.trials:,} trials are as planned")
+        say(f"tracking: {audit.logged:,} trials are as stored, at {tracker.uri}")
+        say(f"sample:   {audit.recomputed:,} trials trained by torch.optim.SGD, {audit.exact:,} are equal bit for bit")
+        if audit.curtailed:
+            say(f"          no more, for a trial takes {audit.steps:,} steps; --sample N asks for N")
+    if audit.differences:
+        count = len(audit.differences)
+        raise CheckFailed(f"sweep {files.sweep_id}: {count:,} difference{'s' * (count != 1)}")
+
+
+@app.command()
+def ui(
+    store: StoreOption = DEFAULT_STORE,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 5000,
+) -> None:
+    """Serve the store's MLflow UI on this machine until Ctrl-C."""
+    from sweeps.cli.terminal import say
+    from sweeps.errors import TrackingError
+    from sweeps.store.store import Store
+    from sweeps.tracking.mlflow.server.ui import serve
+
+    home = Store(store)
+    if home.is_shared:
+        raise TrackingError(
+            f"{home.where}: a shared store has no MLflow of its own: open the tracking server that "
+            "'sweeps show ID' names, or of a database 'mlflow ui --backend-store-uri URI'"
+        )
+    home.check_writable()
+    with serve(home, port) as (address, server):
+        say(f"MLflow UI: {address} (Ctrl-C ends it)")
+        sys.stdout.flush()
+        with suppress(KeyboardInterrupt):
+            server.wait()
+            raise TrackingError(f"MLflow's server ended, with exit code {server.returncode}")
+
+
+@app.command()
+def schema(
+    schedules: Annotated[bool, typer.Option("--schedules", help="Of schedules files instead.")] = False,
+) -> None:
+    """Print the JSON Schema of sweep files, for editors."""
+    from sweeps.cli.terminal import show_json
+    from sweeps.config.schema import SweepConfig
+
+    if schedules:
+        from sweeps.service.schedule.schema import SchedulesFile
+
+        show_json(SchedulesFile.model_json_schema())
+    else:
+        show_json(SweepConfig.model_json_schema())
+
+
+def _listed(files: SweepFiles) -> dict[str, Any]:
+    from sweeps.errors import StoreError
+
+    try:
+        manifest = files.manifest()
+    except StoreError:
+        nothing = {"trials": None, "shards": "", "failed shards": None, "created": ""}
+        return {"id": files.sweep_id, "name": "", "state": "damaged", **nothing}
+    return {
+        "id": files.sweep_id,
+        "name": manifest["name"],
+        "state": files.state(),
+        "trials": manifest["trials"],
+        "shards": f"{len(files.done())}/{manifest['shards']}",
+        "failed shards": len(files.failures()),
+        "created": manifest["created"],
+    }
+
+
+def _standing(files: SweepFiles) -> dict[str, Any]:
+    """Where a sweep stands."""
+    holder = files.holder()
+    return {
+        "manifest": files.manifest(),
+        "state": files.state(),
+        "held by": str(holder) if holder else None,
+        "failed shards": [str(failure) for failure in files.failures()],
+        "logged to": files.places(),
+    }

@@ -1,0 +1,166 @@
+"""Endings: how a sweep that was run or logged went, the exit code that stands for it, and the command that goes on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sweeps.cli.options import DEFAULT_STORE
+from sweeps.cli.supervisor import tell
+from sweeps.errors import CheckFailed, ClusterLost, NotLogged, StoreError, SweepsError, TrialsFailed
+
+if TYPE_CHECKING:
+    from sweeps.pipeline.run import Outcome
+    from sweeps.results.results import Results
+    from sweeps.store.store import Store, SweepFiles
+    from sweeps.verification.expected import ExpectedOutcome
+
+
+def conclude(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
+    """Report, close the parent run, and say how it went; raises what the exit code stands for."""
+    from sweeps.pipeline.run import Interrupted
+
+    try:
+        _finish(outcome, store, where, tracker)
+    except KeyboardInterrupt:
+        tracker.interrupt()
+        raise Interrupted(outcome) from None
+
+
+def conclude_whole(outcome: Outcome, tracker: Any) -> None:
+    """Say how a sweep went that nothing is left to do of; raises what the exit code stands for."""
+    from sweeps import report as reports
+    from sweeps.cli.terminal import say
+
+    files = outcome.files
+    loaded = reports.load(files)
+    expected = reports.check(outcome.work, loaded) if outcome.work.config.expected else None
+    _say(loaded, expected)
+    say(f"sweep:    {files.sweep_id}")
+    say(f"report:   {files.report_location('report.html')}")
+    say_tracking(outcome, files.store, tracker)
+    _raise_for(outcome, expected)
+
+
+def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
+    from sweeps.cli.terminal import say
+    from sweeps.pipeline.run import publish
+
+    loaded, expected, page = write_report(outcome)
+    if outcome.tracking_error is None:
+        publish(outcome, tracker, loaded)
+    _say(loaded, expected)
+    for earlier, trials in outcome.reused.most_common():
+        say(f"reused {trials:,} of {len(outcome.work.plan):,} trials of sweep {earlier}")
+    for reason, trials in outcome.unstored.most_common(3):
+        say(f"stored by this process: {trials:,} trials that a worker could not store ({reason})")
+    say(f"sweep:    {outcome.files.sweep_id} ({where})")
+    say(f"report:   {page}")
+    say_tracking(outcome, store, tracker)
+    _raise_for(outcome, expected)
+
+
+def _say(loaded: Results, expected: list[ExpectedOutcome] | None) -> None:
+    """What came out."""
+    from sweeps import report as reports
+    from sweeps.cli.terminal import say, show_table
+
+    if expected:
+        show_table(reports.expected_table(expected))
+        for line in reports.sentences(expected):
+            say(line)
+        say()
+    say(reports.headline(loaded))
+    show_table(reports.verdict_counts(loaded))
+    if (finding := reports.finding(loaded)) is not None:
+        say(f"finding: {finding}")
+    say()
+
+
+def write_report(outcome: Outcome) -> tuple[Results, list[ExpectedOutcome] | None, str]:
+    """Write the report; returns its results, what was expected of them, and the page."""
+    from sweeps import report as reports
+
+    loaded = reports.load(outcome.files)
+    expected = reports.check(outcome.work, loaded) if outcome.work.config.expected and outcome.files.done() else None
+    return loaded, expected, reports.write(loaded, expected=expected)
+
+
+def say_tracking(outcome: Outcome, store: Store, tracker: Any) -> None:
+    """Say where the sweep is logged, and by which writer."""
+    from sweeps.cli.terminal import say
+
+    embedded = "  ('sweeps ui' shows it)" if not store.is_shared and tracker.uri == store.tracking_uri else ""
+    say(f"tracking: {tracker.uri}{embedded}")
+    if outcome.tracking.get("writer"):
+        say(f"writer:   {outcome.tracking['writer']} ({outcome.tracking['writer_reason']})")
+
+
+def _raise_for(outcome: Outcome, expected: list[ExpectedOutcome] | None) -> None:
+    again = again_with(outcome.files, "resume")
+    missing = unlogged(outcome, again) if outcome.tracking_error is not None else None
+    if outcome.failed_trials:
+        first = outcome.files.failures()[0]
+        failed = f"{outcome.failed_trials:,} trials could not be run; see {first}; try again: {again}"
+        raise TrialsFailed("\n".join(filter(None, [failed, missing])))
+    if missing is not None:
+        raise NotLogged(f"all trials are computed and reported, but {missing}")
+    missed = [e.case for e in expected or [] if not e.matches]
+    if missed:
+        raise CheckFailed(f"not as expected: {', '.join(missed)}")
+
+
+def unlogged(outcome: Outcome, again: str) -> str:
+    """What a tracking fault has left, and the command that logs it."""
+    from sweeps.pipeline.run import reason
+
+    assert outcome.tracking_error is not None
+    missing = f"{outcome.unlogged_trials:,} trials are" if outcome.unlogged_trials else "the sweep's own run is"
+    return f"{missing} not in MLflow yet: {reason(outcome.tracking_error)}; log what is missing: {again}"
+
+
+def interrupted(interrupt: KeyboardInterrupt) -> str:
+    """What is said after Ctrl-C: what is kept, and the command that goes on."""
+    outcome = getattr(interrupt, "outcome", None)
+    if outcome is None:
+        return "; ".join(filter(None, ["interrupted", str(interrupt)]))
+    return f"interrupted: {_kept(outcome.files)}"
+
+
+@contextmanager
+def keeping(files: SweepFiles) -> Iterator[None]:
+    """Where the cluster is lost in the block, it is said what is kept, and the command that goes on."""
+    tell(again_with(files, "resume"))
+    try:
+        yield
+    except ClusterLost as error:
+        raise ClusterLost(f"{error}; {_kept(files)}") from error
+
+
+def _kept(files: SweepFiles) -> str:
+    again = again_with(files, "resume")
+    try:
+        done, total = len(files.done()), files.manifest()["shards"]
+    except SweepsError as error:
+        return f"{error}; go on with: {again}"
+    return f"{done:,} of {total:,} shards are in the store; go on with: {again}"
+
+
+def again_with(files: SweepFiles, command: str) -> str:
+    """The command that goes on with a sweep, from here."""
+    where = files.store.where
+    named = "" if where == _default_store() else f" --store {shlex.quote(where)}"
+    return f"sweeps {command} {files.sweep_id}{named}"
+
+
+def _default_store() -> str | None:
+    """The store that commands take by themselves."""
+    from sweeps.store.store import Store
+
+    try:
+        return Store(os.environ.get("SWEEPS_STORE", DEFAULT_STORE)).where
+    except StoreError:
+        return None  # what is named there is no store

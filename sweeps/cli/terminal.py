@@ -1,0 +1,196 @@
+"""What the command line shows: tables, progress (a bar on a terminal, plain lines elsewhere), the sweep's outcome."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from sweeps.text.sanitize import visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+out = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+
+VERDICT_STYLES = {
+    "converged": "green",
+    "converging": "cyan",
+    "stalled": "yellow",
+    "diverging": "magenta",
+    "diverged": "red",
+}
+_LINE_SECONDS = 5.0
+_WIDEST = 1000
+
+
+def say(text: str = "") -> None:
+    """One line for the user."""
+    out.print(visible(text), markup=False)
+
+
+def note(text: str) -> None:
+    """A line beside the output, on standard error."""
+    err.print(visible(text), markup=False)
+
+
+def complain(text: str) -> None:
+    """An error's lines, on standard error."""
+    for line in text.split("\n"):
+        err.print(Text.assemble(("error:", "red"), " ", visible(line)))
+
+
+def show_table(frame: pd.DataFrame, title: str | None = None) -> None:
+    """A DataFrame as a table, formatted as in the reports."""
+    from sweeps.text.formatting import formatted, is_numeric
+
+    table = Table(title=Text(title) if title else None, title_justify="left", header_style="bold", box=None)
+    shown = formatted(frame)
+    for name, column in zip(shown.columns, frame.columns, strict=True):
+        table.add_column(
+            Text(visible(str(name))), justify="right" if is_numeric(frame[column]) else "left", no_wrap=True
+        )
+    for row in shown.itertuples(index=False):
+        table.add_row(*map(_coloured, row))
+    # As wide as it needs to be: a number that the terminal wraps is better than one that is cut short.
+    wide = Console(file=out.file, highlight=False, emoji=False, width=_WIDEST, force_terminal=out.is_terminal)
+    wide.print(table, crop=False, no_wrap=True)
+
+
+def show_json(document: Any) -> None:
+    """Strict JSON: null where a number is not finite."""
+    print(json.dumps(_plain(document), indent=2, allow_nan=False, default=str))  # noqa: T201
+
+
+def show_frame(frame: pd.DataFrame, as_json: bool, title: str | None = None) -> None:
+    """A DataFrame as JSON records or as a table."""
+    if as_json:
+        show_json(frame.to_dict(orient="records"))
+    else:
+        show_table(frame, title)
+
+
+def _coloured(text: str) -> Text:
+    return Text(visible(text), style=VERDICT_STYLES.get(text, ""))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if hasattr(value, "item") and not hasattr(value, "shape"):
+        value = value.item()
+    elif hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def progress() -> BarProgress | LineProgress:
+    """A live bar on a terminal, else plain lines."""
+    return BarProgress() if out.is_terminal else LineProgress()
+
+
+class BarProgress:
+    """Two bars: trials computed and trials logged, with rates and the time left."""
+
+    def __init__(self) -> None:
+        """Not shown before begin()."""
+        self._bars = Bars(
+            TextColumn("{task.description:>9}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:>12}"),
+            TimeRemainingColumn(),
+            console=out,
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def begin(self, to_compute: int, to_log: int) -> None:
+        """Show the bars."""
+        for name, total in (("computed", to_compute), ("logged", to_log)):
+            self._tasks[name] = self._bars.add_task(name, total=total, rate="", visible=total > 0)
+        self._bars.start()
+
+    def computed(self, trials: int) -> None:
+        """So many more trials are in the store."""
+        self._advance("computed", trials)
+
+    def failed(self, trials: int) -> None:
+        """Told at the end, with what to do."""
+
+    def logged(self, trials: int) -> None:
+        """So many more trials are in MLflow."""
+        self._advance("logged", trials)
+
+    def _advance(self, name: str, trials: int) -> None:
+        task = self._tasks[name]
+        self._bars.advance(task, trials)
+        speed = self._bars.tasks[task].speed
+        self._bars.update(task, rate=f"{speed:,.0f}/s" if speed else "")
+
+    def end(self) -> None:
+        """Take the bars away."""
+        self._bars.stop()
+
+
+class LineProgress:
+    """A plain line every few seconds and one at the end."""
+
+    def __init__(self) -> None:
+        """Silent before begin()."""
+        self._totals = {"computed": 0, "logged": 0}
+        self._done = {"computed": 0, "logged": 0}
+        self._at = {"computed": 0.0, "logged": 0.0}  # when the last of them came
+        self._began = self._said = 0.0
+
+    def begin(self, to_compute: int, to_log: int) -> None:
+        """Start the clock."""
+        self._totals = {"computed": to_compute, "logged": to_log}
+        self._began = self._said = time.monotonic()
+
+    def computed(self, trials: int) -> None:
+        """So many more trials are in the store."""
+        self._advance("computed", trials)
+
+    def failed(self, trials: int) -> None:
+        """Told at the end, with what to do."""
+
+    def logged(self, trials: int) -> None:
+        """So many more trials are in MLflow."""
+        self._advance("logged", trials)
+
+    def _advance(self, name: str, trials: int) -> None:
+        self._done[name] += trials
+        self._at[name] = time.monotonic()
+        if self._at[name] - self._said >= _LINE_SECONDS:
+            self._said = self._at[name]
+            self._line()
+
+    def _line(self) -> None:
+        parts = []
+        for name, total in self._totals.items():
+            if not total:
+                continue
+            done, seconds = self._done[name], max(self._at[name] - self._began, 1e-9)
+            rate = f"{done / seconds:,.0f}/s" if done else "waiting"
+            left = f", {seconds / done * (total - done):,.0f} s left" if 0 < done < total else ""
+            parts.append(f"{name} {done:,} of {total:,} ({rate}{left})")
+        if parts:
+            say("; ".join(parts))
+
+    def end(self) -> None:
+        """The last line."""
+        self._line()

@@ -1,0 +1,1 @@
+"""The sweep file: schema, reading, overrides, checks and messages."""

@@ -1,0 +1,57 @@
+"""The inline executor: shards one after another in this process, the engine on all its cores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable
+
+from sgdcore import KernelUnavailable
+from sgdcore.devices import resolve
+from sweeps.errors import ExecutorError
+from sweeps.execution.executor import Outcome
+from sweeps.execution.worker import Work, run_shard
+from sweeps.plan.planner import Shard
+
+
+class InlineExecutor:
+    """Runs shards in this process."""
+
+    description = "in this process"
+    in_flight = 0
+
+    @property
+    def cores(self) -> int:
+        """This process's."""
+        return len(os.sched_getaffinity(0))
+
+    def start(self) -> None:
+        """Nothing to bring up."""
+
+    def check(self, device: str) -> None:
+        """Whether this machine has the device.
+
+        Raises:
+            ExecutorError: it has no such GPU.
+        """
+        try:
+            resolve(device)
+        except KernelUnavailable as error:
+            raise ExecutorError(f"training.device: {error}") from error
+
+    def on_cpu(self, device: str) -> bool:
+        """Whether a sweep that asks for this device is trained on this machine's CPU."""
+        return resolve(device) == "cpu"
+
+    def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
+        """Run each shard when the next result is asked for."""
+        for shard in shards:
+            self.in_flight = 1
+            result = run_shard(work, shard)
+            self.in_flight = 0
+            yield result
+
+    def meter(self, sweep_id: str, name: str) -> None:
+        """There is no cluster."""
+
+    def stop(self) -> None:
+        """Nothing to end."""

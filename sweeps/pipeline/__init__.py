@@ -1,0 +1,1 @@
+"""The pipeline: create, run, resume and publish a sweep."""

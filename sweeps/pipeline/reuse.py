@@ -1,0 +1,220 @@
+"""Reuse: trials that earlier sweeps of the store have are taken from there, and only the others are computed.
+
+A trial's id is a hash of what defines it, and a linear model's trial has the same bits in whatever pack it is trained:
+a sweep with reused trials has the very shards of one that computed them all. Not reused are networks: their last bits
+depend on the trials that are trained beside them, their verdicts on the best of their sweep; what a GPU has trained or
+would train; and what another version, other thresholds or other recorded steps gave (see :func:`results_key`).
+
+Earlier sweeps are looked up by the first 64 bits of the ids, sorted: 16 bytes a trial, of one sweep after the other and
+only until a shard's trials are all found. The whole ids are compared when the rows are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sgdcore.kernels.dispatch import choose
+from sweeps import __version__
+from sweeps.errors import StoreError
+from sweeps.execution.executor import Executor, Outcome
+from sweeps.execution.worker import ShardResult, Work, shard_metadata
+from sweeps.plan.planner import Shard
+from sweeps.store.store import SweepFiles
+
+_PACKAGES = ("numpy", "numba", "torch")  # that a trial's bits may depend on
+_MOST_POOR_SOURCES = (
+    16  # of a shard: earlier shards of which few rows are wanted; reading more costs as much as training
+)
+_POOR = 1 / 16
+
+
+def results_key(work: Work) -> str | None:
+    """A hash of all that a row of a shard depends on besides its trial's id; None where rows cannot be reused."""
+    if not work.task.is_quadratic:
+        return None
+    document = {
+        "context": work.plan.context,
+        "record": work.config.record.model_dump(mode="json"),
+        "verdict": work.config.verdict.model_dump(mode="json"),
+        "starts": work.plan.starts,
+        "versions": {"sweeps": __version__, **{package: version(package) for package in _PACKAGES}},
+    }
+    return hashlib.blake2b(json.dumps(document, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+class Earlier:
+    """The earlier sweeps that a sweep may take trials from.
+
+    Args:
+        work: the sweep.
+        files: its files.
+        allowed: whether it may; else it takes nothing.
+
+    ``reused`` counts the trials taken, by sweep id.
+    """
+
+    def __init__(self, work: Work, files: SweepFiles, allowed: bool) -> None:
+        """Reads the manifests of the store's sweeps, and no more."""
+        self.reused: Counter[str] = Counter()
+        self._work = work
+        self._held: dict[int, pa.Table] = {}  # rows of shards whose other trials are being computed
+        key = results_key(work) if allowed else None
+        others = (other for other in files.store.sweeps() if key and other.sweep_id != files.sweep_id)
+        related = [other for other in others if other.created and other.manifest().get("results") == key]
+        if related:
+            metadata = shard_metadata(work, choose(work.task, device="cpu").name, "cpu")
+            self._sources = [_Source(other, metadata) for other in related]
+        else:
+            self._sources = []
+
+    def run(self, executor: Executor, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
+        """As Executor.run(), but for the trials that earlier sweeps have; shards that they have whole come first."""
+        lacking: Iterable[Shard] = shards
+        if self._sources:
+            lacking = []
+            for shard in shards:
+                if (table := self._whole(shard)) is not None:
+                    yield ShardResult(shard, table, 0.0)
+                else:
+                    lacking.append(shard)
+        with closing(executor.run(self._work, map(self._rest, lacking))) as results:
+            for result in results:
+                yield self._completed(result)
+
+    def _whole(self, shard: Shard) -> pa.Table | None:
+        """A shard of earlier trials only."""
+        ids = self._ids(shard)
+        parts = self._parts(ids)
+        if sum(len(part.ours) for part in parts) < len(shard):
+            return None
+        table = self._read(shard, ids, parts)
+        if table is None or len(table) < len(shard):
+            return None
+        return _joined([table])
+
+    def _rest(self, shard: Shard) -> Shard:
+        """The shard, with the rows that no earlier sweep has."""
+        if not self._sources:
+            return shard
+        ids = self._ids(shard)
+        table = self._read(shard, ids, self._parts(ids))
+        if table is None:
+            return shard
+        self._held[shard.index] = table
+        there = table["trial"].to_numpy() - shard.start
+        return replace(shard, rows=np.setdiff1d(np.arange(len(shard)), there))
+
+    def _completed(self, result: Outcome) -> Outcome:
+        table = self._held.pop(result.shard.index, None)
+        if table is None:
+            return result
+        shard = replace(result.shard, rows=None)
+        if isinstance(result, ShardResult):
+            return replace(result, shard=shard, table=_joined([table, result.table]))
+        return replace(result, shard=shard)
+
+    def _ids(self, shard: Shard) -> list[str]:
+        return self._work.plan.ids(self._work.plan.trials(shard.start, shard.stop))
+
+    def _parts(self, ids: list[str]) -> list[_Part]:
+        """Where to find which of the trials, as far as it pays."""
+        parts: list[_Part] = []
+        wanted, rows = _prefixes(ids), np.arange(len(ids))
+        for source in self._sources:
+            if not len(rows):
+                break
+            found = source.parts(wanted[rows], rows)
+            found.sort(key=lambda part: -len(part.ours))
+            few = [part for part in found if len(part.ours) < _POOR * source.trials_per_shard]
+            parts += [part for part in found if part not in few] + few[:_MOST_POOR_SOURCES]
+            for part in found:
+                rows = np.setdiff1d(rows, part.ours)
+        return parts
+
+    def _read(self, shard: Shard, ids: list[str], parts: list[_Part]) -> pa.Table | None:
+        """The rows as those of this sweep, counted; None where there are none."""
+        tables = []
+        for part in parts:
+            try:
+                table = part.files.read_shard(part.index)
+            except StoreError:
+                continue  # damaged or gone: told to whoever looks at that sweep; this one computes the trials
+            numbers = table["trial"].to_numpy()
+            places = np.minimum(np.searchsorted(numbers, part.theirs), len(numbers) - 1)
+            found = table.take(places)
+            same = np.array(found["trial_id"].to_pylist()) == np.array(ids)[part.ours]
+            self.reused[part.files.sweep_id] += int(same.sum())
+            numbered = found.set_column(0, "trial", pa.array(part.ours + shard.start))
+            tables.append(numbered.filter(pa.array(same)))
+        return pa.concat_tables(tables) if tables else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Trials of a shard that an earlier shard holds."""
+
+    files: SweepFiles
+    index: int  # of the earlier shard
+    ours: NDArray[np.int64]  # rows of the shard
+    theirs: NDArray[np.int64]  # their numbers in the earlier sweep
+
+
+class _Source:
+    """An earlier sweep."""
+
+    def __init__(self, files: SweepFiles, metadata: dict[str, str]) -> None:
+        self._files = files
+        self._metadata = {key.encode(): value.encode() for key, value in metadata.items()}
+        self.trials_per_shard = int(files.manifest()["trials_per_shard"])
+
+    def parts(self, wanted: NDArray[np.uint64], rows: NDArray[np.int64]) -> list[_Part]:
+        """Where the trials of these prefixes are, those that are there."""
+        prefixes, numbers = self._index
+        places = np.minimum(np.searchsorted(prefixes, wanted), max(len(prefixes) - 1, 0))
+        there = prefixes[places] == wanted if len(prefixes) else np.zeros(len(wanted), np.bool_)
+        ours, theirs = rows[there], numbers[places[there]] if len(prefixes) else rows[:0]
+        shards = theirs // self.trials_per_shard
+        return [
+            _Part(self._files, int(shard), ours[shards == shard], theirs[shards == shard])
+            for shard in np.unique(shards)
+        ]
+
+    @cached_property
+    def _index(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Sorted prefixes of the ids, and the trials' numbers."""
+        prefixes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+        for table in self._tables():
+            prefixes.append(_prefixes(table["trial_id"].to_pylist()))
+            numbers.append(table["trial"].to_numpy())
+        unsorted = np.concatenate(prefixes)
+        order = np.argsort(unsorted)
+        return unsorted[order], np.concatenate(numbers)[order]
+
+    def _tables(self) -> Iterator[pa.Table]:
+        for index in sorted(self._files.done()):
+            try:
+                if self._files.schema(index).metadata == self._metadata:
+                    yield self._files.read_shard(index, ["trial", "trial_id"])
+            except StoreError:
+                continue  # as above
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    """Rows as one table in the order of trials, laid out as a shard that was computed whole."""
+    return pa.concat_tables(tables).sort_by("trial").combine_chunks()
+
+
+def _prefixes(ids: list[str]) -> NDArray[np.uint64]:
+    """The first 64 bits of hexadecimal ids."""
+    return np.frombuffer(bytes.fromhex("".join(trial_id[:16] for trial_id in ids)), dtype=">u8").astype(np.uint64)

@@ -1,0 +1,183 @@
+"""Forecast: what theory says of a sweep before it is run: each trial's growth, the stable share, axes to extend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdcore import Hyperparams
+from sgdcore.batches import steps_per_epoch
+from sgdcore.stability import Kind, growth_kind, predict
+from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.search.product import Block, FloatArray
+
+if TYPE_CHECKING:
+    from sweeps.execution.worker import Work
+    from sweeps.plan.planner import Plan, Trials
+
+_MAX_WORK = 10_000_000  # operations a trial, about 4 ms; dearer predictions are not made
+_MAX_SWEEP_WORK = 200_000_000_000  # operations of all trials, about 80 s of one core; likewise
+_FORECAST_WORK = 2_000_000_000  # of each half of a plan's forecast, about a second
+_MAX_SAMPLE = 10_000  # trials, or settings, that a plan's forecast looks at
+_DECISIVE = (*HYPERPARAMETERS, "seed")  # what growth depends on
+_JUDGED = ("lr", "momentum", "dampening")
+_MIN_VALUES = 3  # of an axis whose best value can lie inside
+_TIE = 1e-9
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An axis whose best predicted value is its last one."""
+
+    axis: str
+    value: float
+    end: str  # smallest or largest
+
+    def __str__(self) -> str:
+        """A line for the user."""
+        return f"{self.axis}: the best predicted value, {self.value:g}, is the {self.end} of its axis: extend it"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What theory says of a plan, from a sample of it where it is large."""
+
+    kind: Kind
+    stable_share: float
+    trials: int  # looked at for the stable share
+    best: dict[str, float]  # the setting with the least growth, and that growth
+    settings: int  # looked at for the best one
+    settings_in_all: int
+    edges: tuple[Edge, ...]
+
+
+def prediction(work: Work) -> str:
+    """What the column predicted_radius holds, or why it is null."""
+    if not work.task.is_quadratic:
+        return "none: the theory is that of squared loss and models linear in their parameters"
+    kind, operations = _kind(work), _operations(work)
+    if operations > _MAX_WORK:
+        return f"none: the {kind} would take {operations:,} operations a trial; at most {_MAX_WORK:,} are made"
+    if operations * len(work.plan) > _MAX_SWEEP_WORK:
+        return f"none: the {kind} would take {operations:,} operations for each of {len(work.plan):,} trials"
+    return str(kind)
+
+
+def predicted_radius(work: Work, trials: Trials) -> FloatArray | None:
+    """(T,) growth per epoch of each trial (sgdcore.stability); None where :func:`prediction` says none."""
+    return None if prediction(work).startswith("none") else _growth(work, _columns(trials))
+
+
+def forecast(work: Work) -> Forecast | None:
+    """What theory says of the plan; None where there is none, or it would take too long for a single trial.
+
+    The stable share is that of at most 10,000 trials, evenly spread over the plan. The best setting is the one of
+    least growth among at most 10,000, with the first seed: of longer axes only both ends, the values next to these and
+    some between, evenly spread, are looked at. It is looked for at the least weight decay of the sweep: more decay
+    nearly always means less growth, towards another target, so that the best decay is not theory's to say.
+    """
+    operations = _operations(work)
+    if not work.task.is_quadratic or operations > _MAX_WORK:
+        return None
+    limit = int(np.clip(_FORECAST_WORK // operations, 100, _MAX_SAMPLE))
+    parts = [_columns(trials) for trials in _spread(work.plan, limit)]
+    sample = _growth(work, {name: np.concatenate([part[name] for part in parts]) for name in _DECISIVE})
+    blocks = _settings(work.plan)
+    kept = _thinned(blocks, limit)
+    rows = [block.rows(np.arange(len(block))) for block in kept]
+    columns = {name: np.concatenate([part[name] for part in rows]) for name in _DECISIVE}
+    growth = _growth(work, columns)
+    best = int(np.argmin(growth))
+    # Where a whole range of values is best, to rounding, the axis need not be extended.
+    tied = growth <= growth[best] * (1 + _TIE)
+    return Forecast(
+        kind=_kind(work),
+        stable_share=float((sample < 1).mean()),
+        trials=len(sample),
+        best={name: float(columns[name][best]) for name in HYPERPARAMETERS} | {"growth": float(growth[best])},
+        settings=len(growth),
+        settings_in_all=sum(map(len, blocks)),
+        edges=tuple(edge for name in _JUDGED for edge in _edges(name, blocks, columns[name][tied])),
+    )
+
+
+def _kind(work: Work) -> Kind:
+    training = work.config.training
+    return growth_kind(work.task.samples, training.batch_size, training.order)
+
+
+def _operations(work: Work) -> int:
+    """Of one trial's prediction: P^2 entries a step, each of P multiply-adds and about 16 operations more."""
+    parameters = len(work.plan.parameter_names)
+    one_epoch = steps_per_epoch(work.task.samples, work.config.training.batch_size)
+    steps = one_epoch if _kind(work) is Kind.EPOCH_MAP else work.plan.steps
+    return steps * parameters**2 * (parameters + 16)
+
+
+def _columns(trials: Trials) -> dict[str, NDArray[Any]]:
+    return {name: getattr(trials.hyperparams, name) for name in HYPERPARAMETERS} | {"seed": trials.seed}
+
+
+def _growth(work: Work, columns: dict[str, NDArray[Any]]) -> FloatArray:
+    training = work.config.training
+    return predict(
+        work.task,
+        Hyperparams(**{name: columns[name] for name in HYPERPARAMETERS}),
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        order=training.order,
+        seeds=columns["seed"].astype(np.int64),
+    ).per_epoch
+
+
+def _spread(plan: Plan, limit: int) -> Iterator[Trials]:
+    """All trials, or a hundred short runs of them, evenly spread over the plan."""
+    if len(plan) <= limit:
+        yield plan.trials(0, len(plan))
+        return
+    size = max(1, limit // 100)
+    for start in np.unique(np.linspace(0, len(plan) - size, 100).astype(int)):
+        yield plan.trials(int(start), int(start) + size)
+
+
+def _settings(plan: Plan) -> list[Block]:
+    """The plan's blocks with the first seed, one start and the least weight decay, their axes in ascending order."""
+    decay = min(block["weight_decay"].min() for block in plan.blocks)
+    settings = []
+    for block in plan.blocks:
+        if decay in block["weight_decay"]:
+            one = {name: values[:1] for name, values in block.axes if name == "seed" or name.startswith("init.")}
+            one["weight_decay"] = np.array([decay])
+            settings.append(Block(tuple((name, one.get(name, np.sort(v))) for name, v in block.axes)))
+    return settings
+
+
+def _thinned(blocks: list[Block], limit: int) -> list[Block]:
+    """The same with so few values an axis that there are at most about ``limit`` settings."""
+    most = max(len(values) for block in blocks for _, values in block.axes)
+    while most > 4 and sum(math.prod(min(len(v), most) for _, v in block.axes) for block in blocks) > limit:
+        most = max(4, most * 9 // 10)
+    return [Block(tuple((name, _some(values, most)) for name, values in block.axes)) for block in blocks]
+
+
+def _some(values: FloatArray, most: int) -> FloatArray:
+    """Both ends, the values next to these, and some between, evenly spread."""
+    if len(values) <= most:
+        return values
+    between = np.linspace(1, len(values) - 2, most - 2).round().astype(int)
+    return values[[0, *between.tolist(), -1]]
+
+
+def _edges(name: str, blocks: list[Block], best: FloatArray) -> Iterator[Edge]:
+    """The end of an axis at which all of the best values lie, if it could be extended there: 0 is a natural bound."""
+    values = np.unique(np.concatenate([block[name] for block in blocks]))
+    if len(values) < _MIN_VALUES:
+        return
+    for end, value in (("smallest", values[0]), ("largest", values[-1])):
+        if (best == value).all() and value != 0:
+            yield Edge(name, float(value), end)

@@ -1,0 +1,88 @@
+"""The comparison's page: figures and tables as the report has them, for sweeps against each other, in one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sweeps.errors import StoreError
+from sweeps.report.html import Head, Section, rendered, strip
+from sweeps.report.notices import created
+from sweeps.results.aggregate import SAMPLED
+from sweeps.results.comparison import Comparison, findings, sentences, tables
+from sweeps.results.stability_map import MAX_CELLS
+from sweeps.store.backends import written_aside
+
+
+def write_comparison(comparison: Comparison, path: Path) -> None:
+    """Write the page, aside first.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    text = comparison_html(comparison)
+    try:
+        with written_aside(path) as file:
+            file.write(text)
+    except OSError as error:
+        raise StoreError(f"{path}: the comparison cannot be written: {error.strerror}") from error
+
+
+def comparison_html(comparison: Comparison) -> str:
+    """The whole page."""
+    ids = [results.files.sweep_id for results in comparison.sweeps]
+    names = list(dict.fromkeys(results.config.name for results in comparison.sweeps))
+    name = names[0] if len(names) == 1 else " against ".join(names)
+    labels = [
+        f"{letter}: {results.config.name}, sweep {results.files.sweep_id}, {created(results)}"
+        for letter, results in zip(comparison.letters, comparison.sweeps, strict=True)
+    ]
+    return rendered(
+        comparison_sections(comparison),
+        tables(comparison),
+        Head(
+            title=f"{name} · sweeps {', '.join(sweep_id[:8] for sweep_id in ids)}",
+            over=f"Sweeps {', '.join(ids)}",
+            name=name,
+            description="",
+            lead=sentences(comparison),
+            notices=[*_partial(comparison), *(f"Finding: {finding}." for finding in findings(comparison))],
+            strips=[strip(results, label) for results, label in zip(comparison.sweeps, labels, strict=True)],
+            foot=f"Made by: sweeps compare {' '.join(ids)}",
+        ),
+    )
+
+
+def comparison_sections(comparison: Comparison) -> Iterator[Section]:
+    """The page's parts, in order."""
+    from sweeps.report import figures
+
+    has = any(results.stored for results in comparison.sweeps)
+    yield Section("sweeps", "The sweeps", tables=["sweeps", "best", "settings"])
+    shares = figures.compared_shares(comparison) if has else None
+    yield Section("shares", "What became of the trials", "The share of each verdict.", shares, tables=["common"])
+    map_note = "What became of each setting: a cell shows the best of its trials. All maps have the same colour scale."
+    yield Section("maps", "Where they are stable", map_note, figures.compared_maps(comparison))
+    for letter, pair in comparison.others:
+        changed = figures.changed_map(pair, ("A", letter), most=MAX_CELLS // (4 * len(comparison.pairs)))
+        note = f"Cell by cell, the best trials of both. {_capital(pair.why)}."
+        keys = [f"transitions-{letter}"]
+        folded = [f"changes-{letter}", f"losses-{letter}"]
+        yield Section(f"changed-{letter}", f"From A to {letter}", note, changed, keys, folded)
+    curve_note = (
+        "Solid: the loss of each sweep's best trial that settles. Dotted: the median of all that settle; half of them "
+        f"lie in the band. Of each verdict a fair sample of up to {SAMPLED} trials is drawn."
+    )
+    yield Section("curves", "Loss curves", curve_note, figures.compared_curves(comparison))
+
+
+def _partial(comparison: Comparison) -> list[str]:
+    return [
+        f"Partial: {results.stored:,} of {results.planned:,} trials of {letter} are stored."
+        for letter, results in zip(comparison.letters, comparison.sweeps, strict=True)
+        if results.stored < results.planned
+    ]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

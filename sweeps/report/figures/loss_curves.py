@@ -1,0 +1,173 @@
+"""Loss curves: of every trial where there are few, else the median of each verdict with bands around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from sgdcore.verdict import VERDICTS
+from sweeps.report.colors import COLOURS, SYMBOLS
+from sweeps.report.theme import DASHES, MARKERS, faded, template
+from sweeps.results.binning import ticks
+from sweeps.results.results import Results
+from sweeps.text.formatting import cell, heading
+
+FEW = 12  # trials up to which each one has a curve of its own
+_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+STEP_ZERO = 0.5  # where step 0 stands on a logarithmic axis
+LEAST = 1e-300
+LOG_STEPS = 20  # from here on the steps' axis is logarithmic
+_ROOM = 0.06  # around the curves, as a share of the axis
+SETTLED = VERDICTS[:3]
+
+FloatArray = NDArray[np.float64]
+
+
+def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Figure:
+    """Training loss by step: of up to FEW trials each one, else by verdict; or each of ``trials``, by number.
+
+    By verdict: the median, and bands that hold half and four fifths of a fair sample of its trials, always the same
+    one; a trial that has stopped counts as infinitely bad. The loss axis spans what trials that settled show: what
+    diverges leaves it at the top.
+    """
+    figure = go.Figure(layout={"template": template(), "height": 460})
+    drawn = sampled_trials(results) if trials is None else results.rows(trials)[["trial", "verdict", *results.swept]]
+    curves = results.curves(drawn["trial"].tolist(), ["loss"]).merge(drawn, on="trial")
+    settled = curves["loss"][curves["verdict"].isin(SETTLED)]
+    shown = settled if len(settled) else _below(curves, results.config.verdict.diverged_factor)
+    positive = shown[shown > 0]
+    floor = max(float(positive.min()) / 10, LEAST) if (shown == 0).any() and len(positive) else LEAST
+    last = int(curves["step"].max()) if len(curves) else 0
+    logarithmic = last > LOG_STEPS
+    layout = loss_axis(shown, floor)
+    ceiling = 10 ** (layout["range"][1] + 3) if layout else np.inf
+    curves = curves.assign(
+        step_shown=curves["step"].clip(lower=STEP_ZERO if logarithmic else 0),
+        loss_shown=curves["loss"].clip(floor, ceiling),
+    )
+    if trials is not None or results.stored <= FEW:
+        _every_trial(figure, results, curves)
+    else:
+        _by_verdict(figure, results, curves, floor, ceiling)
+    figure.update_xaxes(title_text="step", **step_axis(last, logarithmic))
+    loss = f"training loss ({results.config.task.loss})"
+    return figure.update_yaxes(title_text=loss, type="log", **layout)
+
+
+def band(steps: FloatArray, low: FloatArray, high: FloatArray, colour: str, group: str) -> go.Scatter:
+    """What lies between two curves."""
+    return go.Scatter(
+        x=np.concatenate([steps, steps[::-1]]),
+        y=np.concatenate([high, low[::-1]]),
+        mode="none",
+        fill="toself",
+        fillcolor=colour,
+        legendgroup=group,
+        showlegend=False,
+        hoverinfo="skip",
+    )
+
+
+def sampled_trials(results: Results) -> pd.DataFrame:
+    """The trials whose curves are drawn: a fair sample of each verdict, and the best of those that settled."""
+    tally = results.tally
+    parts = [results.shown(tally.samples[verdict]) for verdict in VERDICTS]
+    found = pd.concat([results.shown(tally.best_settled), *parts], ignore_index=True)
+    return found[["trial", "verdict", *results.swept]].drop_duplicates("trial")
+
+
+def _every_trial(figure: go.Figure, results: Results, curves: pd.DataFrame) -> None:
+    for trial, frame in curves.dropna(subset=["loss"]).groupby("trial", sort=True):
+        verdict = str(frame["verdict"].iloc[0])
+        figure.add_scatter(
+            x=frame["step_shown"],
+            y=frame["loss_shown"],
+            customdata=frame[["step", "loss"]].to_numpy(),
+            name=f"trial {trial}, {verdict}",
+            mode="lines+markers" if len(frame) <= LOG_STEPS else "lines",
+            line={"color": COLOURS[verdict], "dash": DASHES[verdict], "width": 2.2},
+            marker={"symbol": MARKERS[verdict], "size": 8},
+            hovertemplate=f"{_settings(results, frame.iloc[0])}<br>step %{{customdata[0]:,}}"
+            "<br>loss %{customdata[1]:.4~g}",
+        )
+
+
+def _by_verdict(figure: go.Figure, results: Results, curves: pd.DataFrame, floor: float, ceiling: float) -> None:
+    counts = dict(zip(VERDICTS, results.tally.verdicts.tolist(), strict=True))
+    bands: list[tuple[str, NDArray[np.float64], FloatArray]] = []
+    for verdict in VERDICTS:
+        some = curves[curves["verdict"] == verdict]
+        if len(some):
+            table = some.pivot_table(index="trial", columns="step_shown", values="loss", dropna=False)
+            losses = np.nan_to_num(table.to_numpy(dtype=np.float64), nan=np.inf)
+            quantiles = np.quantile(losses, _QUANTILES, axis=0, method="nearest")
+            bands.append((verdict, table.columns.to_numpy(dtype=np.float64), quantiles.clip(floor, ceiling)))
+    for verdict, steps, (p10, p25, _, p75, p90) in reversed(bands):
+        for low, high, strength in ((p10, p90, 0.13), (p25, p75, 0.2)):
+            figure.add_trace(band(steps, low, high, faded(COLOURS[verdict], strength), verdict))
+    for verdict, steps, quantiles in bands:
+        within = quantiles[2] < ceiling
+        end = len(steps) if within.all() else int(within.argmin()) + 1
+        figure.add_scatter(
+            x=steps[:end],
+            y=quantiles[2, :end],
+            customdata=quantiles[:, :end].T,
+            name=f"{SYMBOLS[verdict]} {verdict}, {counts[verdict]:,}",
+            mode="lines+markers",
+            line={"color": COLOURS[verdict], "dash": DASHES[verdict], "width": 2.4},
+            marker={"symbol": MARKERS[verdict], "size": 6, "maxdisplayed": 8},
+            legendgroup=verdict,
+            hovertemplate="step %{x:,}<br>median %{customdata[2]:.3~g}<br>half between %{customdata[1]:.3~g} and "
+            "%{customdata[3]:.3~g}<br>four fifths between %{customdata[0]:.3~g} and %{customdata[4]:.3~g}",
+        )
+    best = results.shown(results.tally.best_settled)
+    if len(best):
+        frame = curves[curves["trial"] == best["trial"].iloc[0]].dropna(subset=["loss"])
+        figure.add_scatter(
+            x=frame["step_shown"],
+            y=frame["loss_shown"],
+            name=f"best: trial {best['trial'].iloc[0]}",
+            mode="lines",
+            line={"color": "#0072B2", "width": 2, "dash": "dashdot"},
+            hovertemplate=f"{_settings(results, best.iloc[0])}<br>step %{{x:,}}<br>loss %{{y:.4~g}}",
+        )
+
+
+def _settings(results: Results, trial: pd.Series) -> str:
+    named = [f"{heading(name)} {cell(trial[name], name)}" for name in results.swept]
+    return "<br>".join(named[:8]) or f"trial {trial['trial']}"
+
+
+def _below(curves: pd.DataFrame, factor: float) -> pd.Series[float]:
+    """The losses that are not yet that much larger than their trial's first."""
+    first = curves.groupby("trial")["loss"].transform("first")
+    return curves["loss"][curves["loss"] <= factor * first]
+
+
+def loss_axis(losses: pd.Series[float], floor: float) -> dict[str, Any]:
+    """The axis' range in powers of ten, what is shown and a little room, and its ticks."""
+    exponents = np.log10(losses.dropna().clip(lower=floor).to_numpy(dtype=np.float64))
+    if not len(exponents):
+        return {}
+    low, high = exponents.min(), exponents.max()
+    room = max(_ROOM * (high - low), 0.15)
+    return {"range": [low - room, high + 2 * room], **ticks(low - room, high + 2 * room)}
+
+
+def step_axis(last: int, logarithmic: bool) -> dict[str, object]:
+    """The axis of steps up to the last one; on a logarithmic one step 0 stands at STEP_ZERO."""
+    if not logarithmic:
+        return {"rangemode": "tozero"}
+    powers = [10**k for k in range(len(str(last)))]
+    room = 0.02 * np.log10(last / STEP_ZERO)
+    return {
+        "type": "log",
+        "tickvals": [STEP_ZERO, *powers],
+        "ticktext": ["0", *(f"{power:,}" for power in powers)],
+        "range": [np.log10(STEP_ZERO) - room, np.log10(last) + room],
+    }

@@ -1,0 +1,110 @@
+"""Effects: by value of each swept parameter, the share of trials that settle and the mean loss of those that do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from sweeps.report.colors import COLOURS
+from sweeps.report.theme import ACCENT, faded, template
+from sweeps.results.binning import MapAxis, ticks
+from sweeps.results.importance import effects, main_effect
+from sweeps.results.results import Results
+from sweeps.text.formatting import heading
+
+_MOST = 6  # parameters
+
+
+def main_effects(results: Results) -> go.Figure | None:
+    """A column a parameter: the share that settles above, the geometric mean of their final loss below.
+
+    The band is a standard deviation of log10 loss to both sides. None where fewer than two parameters are swept.
+    """
+    shares = effects(results)
+    if not len(shares):
+        return None
+    names = [name for name in shares["parameter"] if name in results.axes][:_MOST]
+    told = shares.set_index("parameter")
+    figure = make_subplots(
+        rows=2,
+        cols=len(names),
+        shared_yaxes="rows",
+        shared_xaxes="columns",
+        row_heights=[0.4, 0.6],
+        vertical_spacing=0.06,
+        horizontal_spacing=0.035,
+        column_titles=[heading(name) for name in names],
+    )
+    parts = {name: main_effect(results, name) for name in names}
+    for column, name in enumerate(names, start=1):
+        axis = MapAxis.of(parts[name][name], name)
+        places = axis.positions
+        _add_effect(figure, parts[name], places, column, f"{heading(name)} %{{x:.4~g}}<br>")
+        layout = {**axis.layout(), "showticklabels": True}
+        figure.update_xaxes(**(layout | {"showticklabels": False}), row=1, col=column)
+        figure.update_xaxes(**layout, row=2, col=column, title_text=_explained(told.loc[name]))
+    figure.update_xaxes(title_font_size=11, nticks=4)
+    figure.update_yaxes(title_text="share that settles", tickformat=".0%", range=[-0.05, 1.05], row=1, col=1)
+    every = pd.concat(parts.values())
+    low, high = (
+        (
+            float(np.nanmin(every["mean_log_loss"] - every["deviation"])),
+            float(np.nanmax(every["mean_log_loss"] + every["deviation"])),
+        )
+        if every["mean_log_loss"].notna().any()
+        else (0.0, 1.0)
+    )
+    room = 0.06 * max(high - low, 0.2)
+    for column in range(1, len(names) + 1):
+        spaced = {"type": "log", "range": [low - room, high + room], **ticks(low - room, high + room)}
+        figure.update_yaxes(**spaced, row=2, col=column)
+    loss = f"final loss ({results.config.task.loss})"
+    figure.update_yaxes(title_text=loss, row=2, col=1)
+    figure.update_annotations(font_size=13)
+    return figure.update_layout(template=template(), height=500, showlegend=False, margin={"b": 76})
+
+
+def _add_effect(figure: go.Figure, part: pd.DataFrame, places: np.ndarray, column: int, where: str) -> None:
+    line = {"mode": "lines+markers", "marker": {"size": 6}}
+    figure.add_scatter(
+        x=places,
+        y=part["settles"],
+        line={"color": COLOURS["converged"], "width": 2},
+        hovertemplate=where + "%{y:.1%} settle<extra></extra>",
+        **line,
+        row=1,
+        col=column,
+    )
+    known = part["mean_log_loss"].notna().to_numpy()
+    mean, deviation = part["mean_log_loss"].to_numpy()[known], part["deviation"].to_numpy()[known]
+    x = places[known]
+    figure.add_scatter(
+        x=np.concatenate([x, x[::-1]]),
+        y=10 ** np.concatenate([mean + deviation, (mean - deviation)[::-1]]),
+        mode="none",
+        fill="toself",
+        fillcolor=faded(ACCENT, 0.14),
+        hoverinfo="skip",
+        row=2,
+        col=column,
+    )
+    figure.add_scatter(
+        x=x,
+        y=10**mean,
+        line={"color": ACCENT, "width": 2},
+        hovertemplate=where + "final loss %{y:.3~g} (geometric mean)<extra></extra>",
+        **line,
+        row=2,
+        col=column,
+    )
+
+
+def _explained(row: pd.Series) -> str:
+    told = [
+        f"{share:.0%} of {what}"
+        for what, share in (("settling", row["of_settling"]), ("log loss", row["of_log_loss"]))
+        if pd.notna(share)
+    ]
+    return "explains<br>" + "<br>".join(told) if told else ""

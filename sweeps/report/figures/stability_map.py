@@ -1,0 +1,271 @@
+"""The stability map: verdict, final loss or steps to tolerance over two axes, and the predicted boundary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from sgdcore.verdict import VERDICTS
+from sweeps.report.colors import COLOURS, SYMBOLS
+from sweeps.report.figures.map_overlays import boundary, glyphs
+from sweeps.report.theme import BUTTONS, LOSS_SCALE, NOT_YET, SPEED_SCALE, template
+from sweeps.results.binning import MapAxis, ticks
+from sweeps.results.heatmap import Cells
+from sweeps.results.results import Results
+from sweeps.results.stability_map import Panel
+from sweeps.text.formatting import heading
+
+VIEWS = ("verdict", "final loss", "steps to tolerance")
+_LEVELS = 224  # of a colour scale; those above are for trials without a number
+_MISSING = {"not yet": 232, "diverging": 240, "diverged": 248, "nothing": 254}
+CLEAR = "rgba(0,0,0,0)"
+_LEAST = 1e-300
+_GLYPHS = {1: (28, 9), 2: (14, 9), 3: (9, 5), 4: (7, 5)}  # symbols across and up a panel, by the panels in a row
+_PANEL_HEIGHT = {1: 430, 2: 340, 3: 250}  # pixels, by the number of rows
+_ABOVE, _BELOW, _BETWEEN = 84, 150, 64  # pixels, for titles of two lines
+_BUTTONS_HEIGHT = 50  # pixels, with the room above
+_LINE, _AXIS_TITLE = 15, 56  # pixels: of each line more, and where every panel names its own axis
+
+FloatArray = NDArray[np.float64]
+
+
+def stability_map(results: Results, view: str = "verdict") -> go.Figure | None:
+    """What became of each setting over the two widest axes; None where fewer than two are swept.
+
+    See :func:`draw_maps`.
+    """
+    return draw_maps(results.panels, view)
+
+
+def draw_maps(found: Sequence[Panel], view: str = "verdict", in_a_row: int | None = None) -> go.Figure | None:
+    """Maps on one scale; None where there are none.
+
+    A cell shows the best of its trials, its fewest steps to tolerance and, where it is known, the least predicted
+    radius: where that is 1 lies the drawn boundary. Buttons switch between VIEWS; ``view`` is shown first. So many
+    panels stand ``in_a_row``, by default as many as suits their number.
+
+    Raises:
+        ValueError: another view.
+    """
+    if view not in VIEWS:
+        raise ValueError(f"view must be one of {', '.join(VIEWS)}, not {view!r}")
+    if not found:
+        return None
+    figure, columns = panes(found, in_a_row)
+    shown: list[tuple[str, ...]] = []  # the views that show each trace
+
+    def add(trace: go.Heatmap | go.Scatter, place: int, *views: str) -> None:
+        figure.add_trace(trace, row=1 + place // columns, col=1 + place % columns)
+        shown.append(views or VIEWS)
+
+    scales = {"final loss": _span([p.cells.loss[p.cells.badness == 0] for p in found])}
+    scales["steps to tolerance"] = _span([p.cells.steps for p in found])
+    for place, panel in enumerate(found):
+        cells = panel.cells
+        add(_verdicts(cells), place, "verdict")
+        for name, values, missing in (
+            ("final loss", cells.loss, cells.badness != 0),
+            ("steps to tolerance", cells.steps, ~np.isfinite(cells.steps)),
+        ):
+            add(_measures(cells, name, values, missing, scales[name], place == 0), place, name)
+        for verdict, signs in glyphs(cells, _GLYPHS[columns]).items():
+            add(signs, place, *(VIEWS[:1] if verdict not in ("diverging", "diverged") else VIEWS))
+        for line in boundary(cells, place == 0):
+            add(line, place)
+        add(_hover(cells), place)
+    for verdict in _verdicts_of(found):
+        add(_legend_entry(verdict), 0, "verdict")
+    visible = {name: [name in views for views in shown] for name in VIEWS}
+    for trace, seen in zip(figure.data, visible[view], strict=True):
+        trace.visible = seen
+    return figure.update_layout(updatemenus=[buttons(visible, view, figure.layout)])
+
+
+def panes(found: Sequence[Panel], in_a_row: int | None = None) -> tuple[go.Figure, int]:
+    """The empty panels side by side, and how many stand in a row."""
+    columns = in_a_row or min(len(found), 3 if len(found) in (3, 5, 6) else 2 if len(found) <= 4 else 4)
+    rows = math.ceil(len(found) / columns)
+    height = _PANEL_HEIGHT.get(rows, 230)
+    alike = all(same_cells(panel.cells, found[0].cells) for panel in found)
+    titles = [panel.title.replace(", ", "<br>") for panel in found]
+    more = _LINE * max(0, max(title.count("<br>") for title in titles) - 1)
+    above, between = _ABOVE + more, _BETWEEN + more + (0 if alike else _AXIS_TITLE)
+    inner = rows * height + (rows - 1) * between
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        shared_xaxes="all" if alike else False,
+        shared_yaxes="all" if alike else False,
+        horizontal_spacing=0.03 if alike else 0.09,
+        vertical_spacing=between / inner if rows > 1 else 0,
+        subplot_titles=titles if len(found) > 1 else None,
+    )
+    for place, panel in enumerate(found):
+        across, up = panel.cells.axes
+        row, column = 1 + place // columns, 1 + place % columns
+        ends = place + columns >= len(found)  # nothing stands below it
+        told = {"title_text": heading(across.name), "showticklabels": True} if ends or not alike else {}
+        figure.update_xaxes(showgrid=False, **across.layout(), **told, row=row, col=column)
+        told = {"title_text": heading(up.name)} if column == 1 or not alike else {}
+        figure.update_yaxes(showgrid=False, **up.layout(), **told, row=row, col=column)
+    figure.update_annotations(font_size=13 if columns < 3 else 11)
+    return figure.update_layout(
+        template=template(),
+        height=inner + above + _BELOW,
+        margin={"t": above, "b": _BELOW},
+        legend={"yref": "container", "y": (_BELOW - 58) / (inner + above + _BELOW), "yanchor": "top"},
+    ), columns
+
+
+def same_cells(one: Cells, other: Cells) -> bool:
+    """Whether two maps have the same axes, value by value."""
+    return all(
+        mine.name == theirs.name and np.array_equal(mine.labels, theirs.labels)
+        for mine, theirs in zip(one.axes, other.axes, strict=True)
+    )
+
+
+def _verdicts(cells: Cells) -> go.Heatmap:
+    colours = [*(COLOURS[verdict] for verdict in VERDICTS), CLEAR]
+    scale = [[(i + side) / len(colours), colour] for i, colour in enumerate(colours) for side in (0, 1)]
+    return heat(cells, np.where(cells.verdict < 0, len(VERDICTS), cells.verdict), scale, -0.5, len(VERDICTS) + 0.5)
+
+
+def _measures(
+    cells: Cells,
+    name: str,
+    values: FloatArray,
+    missing: NDArray[np.bool_],
+    span: tuple[float, float],
+    in_legend: bool,
+) -> go.Heatmap:
+    """Cells by the logarithm of a number; where there is none the scale goes on with what happened instead."""
+    low, high = span
+    with np.errstate(invalid="ignore"):
+        level = (np.log10(np.maximum(values, 10**low)) - low) / (high - low) * (_LEVELS - 1)
+    instead = list(_MISSING.values())
+    level = np.where(missing, np.select([cells.badness == b for b in range(4)], instead), np.nan_to_num(level))
+    ramp: list[tuple[float, str]] = LOSS_SCALE if name == "final loss" else SPEED_SCALE
+    scale = [(place * _LEVELS / 256, colour) for place, colour in ramp]
+    first = _LEVELS / 256
+    not_yet = ramp[-1][1] if name == "final loss" else NOT_YET  # each has a loss
+    for word, colour in zip(_MISSING, (not_yet, COLOURS["diverging"], COLOURS["diverged"], CLEAR), strict=True):
+        last = min(1.0, (_MISSING[word] + 4) / 256)
+        scale += [(first, colour), (last, colour)]
+        first = last
+    drawn = heat(cells, np.round(level), scale, 0, 256)
+    if not in_legend:
+        return drawn
+    powers = ticks(low, high)
+    at = ((np.log10(powers["tickvals"]) - low) / (high - low) * (_LEVELS - 1)).tolist()
+    ends = {
+        "final loss": "at the end: diverging, diverged",
+        "steps to tolerance": "at the end: none, diverging, diverged",
+    }
+    return with_scale(drawn, f"{name} ({ends[name]})", at, powers["ticktext"])
+
+
+def with_scale(drawn: go.Heatmap, title: str, at: Sequence[float], words: Sequence[str]) -> go.Heatmap:
+    """The map with its colour scale below the figure, and words at some of the scale's numbers."""
+    return drawn.update(
+        showscale=True,
+        colorbar={
+            "orientation": "h",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "x": 0,
+            "xanchor": "left",
+            "len": 1,
+            "thickness": 12,
+            "outlinewidth": 0,
+            "title": {"text": title, "side": "bottom"},
+            "tickvals": at,
+            "ticktext": words,
+        },
+    )
+
+
+def heat(cells: Cells, levels: NDArray[np.number], scale: object, least: float, greatest: float) -> go.Heatmap:
+    """Cells in the colours of their levels, whole numbers up to 255."""
+    across, up = cells.axes
+    return go.Heatmap(
+        **places(across, up),
+        z=levels.T.astype(np.uint8),
+        colorscale=scale,
+        zmin=least,
+        zmax=greatest,
+        showscale=False,
+        hoverinfo="skip",
+    )
+
+
+def _hover(cells: Cells) -> go.Heatmap:
+    """An invisible layer that all views share, since what it says takes the most room."""
+    across, up = cells.axes
+    lines = [hover_line(axis, letter) for axis, letter in ((across, "x"), (up, "y"))]
+    run = cells.trials > 0
+    loss = np.where(cells.loss < np.finfo(np.float32).max, cells.loss, np.nan)
+    told = np.stack([cells.trial, loss], axis=-1).swapaxes(0, 1)
+    return go.Heatmap(
+        **places(across, up),
+        z=np.where(run, 0, np.nan).T.astype(np.uint8 if run.all() else np.float32),  # a byte a cell where it can be
+        customdata=told.astype(np.float32),
+        opacity=0,
+        showscale=False,
+        hoverongaps=False,
+        hovertemplate="<br>".join([*lines, "trial %{customdata[0]:d}", "final loss %{customdata[1]:.4~g}"])
+        + "<extra></extra>",
+    )
+
+
+def hover_line(axis: MapAxis, letter: str) -> str:
+    """What is said of an axis' value where somebody points."""
+    return f"{heading(axis.name)} %{{{letter}{'' if axis.kind == 'listed' else ':.5~g'}}}"
+
+
+def places(across: MapAxis, up: MapAxis) -> dict[str, FloatArray]:
+    """Where a map's cells lie."""
+    return {
+        letter: axis.positions if len(axis.labels) > 1 else axis.edges for letter, axis in (("x", across), ("y", up))
+    }
+
+
+def _verdicts_of(found: Sequence[Panel]) -> list[str]:
+    seen = {VERDICTS[place] for panel in found for place in np.unique(panel.cells.verdict) if place >= 0}
+    return [verdict for verdict in VERDICTS if verdict in seen]
+
+
+def _legend_entry(verdict: str) -> go.Scatter:
+    marker = {"color": COLOURS[verdict], "symbol": "square", "size": 12}
+    return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=f"{SYMBOLS[verdict]} {verdict}")
+
+
+def _span(parts: Sequence[FloatArray]) -> tuple[float, float]:
+    """The powers of ten between which some numbers lie."""
+    values = np.concatenate([part[np.isfinite(part)] for part in parts])
+    positive = values[values > 0]
+    if not len(positive):
+        return 0.0, 1.0
+    low, high = np.log10(max(positive.min(), _LEAST)), np.log10(positive.max())
+    return (low, high) if high - low > 0.1 else (low - 0.1, high + 0.1)
+
+
+def buttons(visible: dict[str, list[bool]], view: str, layout: go.Layout) -> dict[str, object]:
+    """Buttons above the maps of such a layout that switch between views, each with the traces that it shows."""
+    above = layout.margin.t
+    inner = layout.height - above - _BELOW
+    return {
+        **BUTTONS,
+        "active": list(visible).index(view),
+        "y": 1 + (above - _BUTTONS_HEIGHT) / inner,
+        "buttons": [
+            {"label": name.capitalize(), "method": "restyle", "args": ["visible", seen]}
+            for name, seen in visible.items()
+        ],
+    }

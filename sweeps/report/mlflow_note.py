@@ -1,0 +1,120 @@
+"""note(): a sweep in a page of Markdown, as MLflow's UI shows it on the sweep's own run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from sweeps.report import tables
+from sweeps.report.notices import FILES, created, made_by, notices
+from sweeps.results.results import Results
+from sweeps.text.formatting import cell, escaped, heading, markdown
+from sweeps.tracking.base import NOTE_LENGTH, TRIAL_ID, VERDICT
+
+if TYPE_CHECKING:
+    from sweeps.tracking.base import ModelPlace
+
+_TRAINING = "?workflowType=machine_learning"  # or MLflow shows a run among those of language models
+_ROWS = 10  # of the best trials
+_DESCRIPTION = 1000  # characters
+
+
+def note(
+    results: Results,
+    place: dict[str, Any],
+    runs: dict[int, str],
+    model: ModelPlace | None = None,
+    files: list[str] | None = None,
+) -> str:
+    """The outcome in words, the verdicts, the best trials with links to their runs, and where to go on from there.
+
+    Links are relative to MLflow's UI, so that they hold wherever it is served. The best trials are the first to go
+    where MLflow would cut the text.
+
+    Args:
+        results: the sweep's.
+        place: the parent's ``experiment_id`` and ``run_id`` in MLflow.
+        runs: the run id of each of the best trials, by number, as far as it has one of its own.
+        model: the best trial's, if it is logged.
+        files: paths of further artifacts that are worth a link.
+    """
+    for rows in (_ROWS, 3, 0):
+        text = "\n\n".join(_parts(results, place, runs, model, files or [], rows)) + "\n"
+        if len(text) <= NOTE_LENGTH:
+            return text
+    return text[: NOTE_LENGTH - 2] + "…\n"
+
+
+def _parts(
+    results: Results,
+    place: dict[str, Any],
+    runs: dict[int, str],
+    model: ModelPlace | None,
+    files: list[str],
+    rows: int,
+) -> list[str]:
+    description = results.config.description
+    short = description[:_DESCRIPTION] + ("…" if len(description) > _DESCRIPTION else "")
+    parts = [f"**{escaped(' '.join(tables.lead_sentences(results)))}**", escaped(short)]
+    parts += [escaped(notice) for notice in notices(results)]
+    artifacts = f"{_run(place['experiment_id'], place['run_id'])}/artifacts"
+    report = [f"report/{FILES[kind]}" for kind in ("html", "md")]
+    links = [f"[{path.rpartition('/')[2]}]({artifacts}/{quote(path)}{_TRAINING})" for path in [*report, *files]]
+    parts.append(f"Look at: {', '.join(links).replace('_', '&#95;')}")
+    if results.stored:
+        parts += ["### Verdicts", markdown(tables.verdict_counts(results))]
+    parts += _best(results, place, runs, rows)
+    parts += _find(results, model)
+    parts.append(f"Sweep {results.files.sweep_id}, planned {created(results)}; {escaped(made_by(results))}.")
+    return [part for part in parts if part]
+
+
+def _best(results: Results, place: dict[str, Any], runs: dict[int, str], rows: int) -> list[str]:
+    best = tables.best_trials(results, rows)
+    if not len(best):
+        return []
+    head = [escaped(heading(name)) for name in best]
+    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
+    for row in best.to_dict("records"):
+        cells = [escaped(cell(row[name], name)) for name in best]
+        run = runs.get(row["trial"])
+        if run:
+            cells[0] = f"[{row['trial']}]({_run(place['experiment_id'], run)}{_TRAINING})"
+        lines.append(f"| {' | '.join(cells)} |")
+    metric = heading(results.config.metric.name)
+    return [f"### Best trials, by {metric}", "\n".join(lines)]
+
+
+def _find(results: Results, model: ModelPlace | None) -> list[str]:
+    """How to find trials, here and at the command line."""
+    sweep_id = results.files.sweep_id[:8]
+    best = tables.best_trials(results, 1)["trial"].tolist()
+    search = [f"tags.\"{VERDICT}\" = 'diverged'"]
+    search += [f"tags.\"{TRIAL_ID}\" = '{row['trial_id']}'" for row in results.ids(best)]
+    commands = [
+        f"sweeps show {sweep_id}          # the map and the figures in a terminal",
+        f"sweeps replay {sweep_id} {best[0] if best else 'TRIAL'}    # a trial step by step beside torch.optim.SGD",
+        f"sweeps report {sweep_id}        # the report, written anew",
+    ]
+    parts = [
+        "### Find trials",
+        "In the search field above the runs, verdicts and single trials:",
+        _code(search),
+        "At the command line:",
+        _code(commands),
+    ]
+    if model is not None:
+        parts += [
+            "### The best trial's model",
+            f"[{escaped(model.uri)}]({model.page}) predicts from the data set's own features:",
+            _code([f'mlflow.pyfunc.load_model("{model.uri}").predict(table)']),
+        ]
+    return parts
+
+
+def _run(experiment_id: str, run_id: str) -> str:
+    return f"#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def _code(lines: list[str]) -> str:
+    return "\n".join(["```", *lines, "```"])

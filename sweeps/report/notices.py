@@ -1,0 +1,55 @@
+"""Remarks that the page and the Markdown report share: what is missing, where every number is, what made them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sweeps.report import tables
+from sweeps.results.results import Results
+
+FILES = {"html": "report.html", "md": "report.md", "csv": "trials.csv", "json": "report.json"}
+MAX_CSV_TRIALS = 200_000  # about 60 MB
+
+
+def notices(results: Results) -> list[str]:
+    """What a reader must know before the figures: missing trials, failed shards, contradictions of the theory."""
+    found = []
+    if 0 < results.stored < results.planned:
+        found.append(f"Partial: {results.stored:,} of {results.planned:,} trials are stored.")
+    if failed := len(results.files.failures()):
+        found.append(f"{failed:,} shards could not be run; their tracebacks are in the sweep's failures folder.")
+    if (finding := tables.finding(results)) is not None:
+        found.append(f"Finding: {finding}.")
+    return found
+
+
+def has_csv(results: Results) -> bool:
+    """Whether the trials are so few that trials.csv holds them."""
+    return results.stored <= MAX_CSV_TRIALS
+
+
+def every_number(results: Results) -> str:
+    """Where all trials are."""
+    if has_csv(results):
+        return f"Every number is in {FILES['csv']} beside this page."
+    return (
+        f"Every number is in the Parquet files of the sweep's folder shards, too many for a "
+        f" {FILES['csv']} ('sweeps report {results.files.sweep_id} --format csv' prints it)."
+    )
+
+
+def created(results: Results) -> str:
+    """When the sweep was planned."""
+    moment = str(results.manifest.get("created", ""))
+    try:
+        return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return moment
+
+
+def made_by(results: Results) -> str:
+    """Kernel and versions."""
+    versions = results.manifest.get("versions", {})
+    made = [f"{name} {version}" for name, version in versions.items()]
+    kernel = f"kernel {results.metadata['kernel']}" if results.metadata["kernel"] else "no kernel yet"
+    return ", ".join([kernel, *made])

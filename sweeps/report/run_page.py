@@ -1,0 +1,72 @@
+"""parent_page(): what MLflow's UI shows of a finished sweep on its own run: a note, figures, a table and a curve."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sweeps.report.figures.static import stills
+from sweeps.report.mlflow_note import note
+from sweeps.report.tables import best_trials
+from sweeps.results.results import Results
+from sweeps.store.store import SweepFiles
+from sweeps.tracking.base import ModelPlace, ParentPage
+
+if TYPE_CHECKING:
+    from sweeps.tracking.base import Tracker
+
+TABLE = "best_trials.json"
+_TABLE_ROWS = 100
+_MAX_POINTS = 500  # of a curve; a call takes 1,000
+
+
+def parent_page(results: Results, tracker: Tracker, place: dict[str, Any], model: ModelPlace | None) -> ParentPage:
+    """The page of a sweep, as far as it is stored.
+
+    Args:
+        results: the sweep's.
+        tracker: knows the trials' runs.
+        place: the parent's ``experiment_id`` and ``run_id``.
+        model: the best trial's, if it is logged.
+    """
+    table = best_trials(results, _TABLE_ROWS)
+    numbers = {str(row["trial_id"]): int(row["trial"]) for row in results.ids(table["trial"].tolist())}
+    runs = {numbers[trial_id]: run_id for trial_id, run_id in tracker.runs_of(numbers).items()}
+    artifacts = {f"figures/{name}": content for name, content in stills(results).items()}
+    if len(table):
+        artifacts[TABLE] = _table(table.assign(run_id=table["trial"].map(runs)))
+    metric = results.config.metric.name
+    complete = results.stored == results.planned  # what comes later could change the curve, not only lengthen it
+    return ParentPage(
+        note=note(results, place, runs, model, list(artifacts)),
+        curves={f"best_so_far/{metric}": best_so_far(results.files, metric)} if complete else {},
+        artifacts=artifacts,
+        tables=(TABLE,) if len(table) else (),
+    )
+
+
+def best_so_far(files: SweepFiles, metric: str) -> list[tuple[int, float]]:
+    """(trial, metric) wherever a trial that did not diverge is better than all before it, and at the last trial."""
+    points: list[tuple[int, float]] = []
+    last = 0
+    for table in files.tables(["trial", "verdict", metric]):
+        last = pc.max(table["trial"]).as_py()
+        table = table.filter(pc.and_(pc.not_equal(table["verdict"], "diverged"), pc.is_valid(table[metric])))
+        values = table[metric].combine_chunks().cast(pa.float64()).to_numpy(zero_copy_only=False)
+        before = np.minimum.accumulate(np.concatenate([[points[-1][1] if points else np.inf], values]))[:-1]
+        better = values < before
+        points += zip(table["trial"].to_numpy()[better].tolist(), values[better].tolist(), strict=True)
+    chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), _MAX_POINTS)).round().astype(int))
+    points = [points[i] for i in chosen]
+    return [*points, (last, points[-1][1])] if points and points[-1][0] < last else points
+
+
+def _table(frame: pd.DataFrame) -> bytes:
+    """A table as ``mlflow.log_table`` writes it, so that ``mlflow.load_table`` reads it; with all digits."""
+    rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+    return json.dumps({"columns": list(frame), "data": rows}, ensure_ascii=False, allow_nan=False).encode()

@@ -1,0 +1,60 @@
+"""settle(): verdicts against the best that the whole sweep has found, where a loss has no minimum known beforehand.
+
+A shard judges its trials by its own best. When all shards are stored, this judges them anew by the sweep's best; done
+twice, it changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from sgdcore import Thresholds
+from sgdcore.verdict import conclude, least_reached
+from sweeps import arrow_columns
+from sweeps.store.store import SweepFiles
+
+
+def settle(files: SweepFiles, thresholds: Thresholds) -> None:
+    """Bring the verdicts and steps_to_tolerance of all stored shards up to date."""
+    for index, table, judged in settled(files, thresholds):
+        if not judged.equals(table):
+            files.replace_shard(index, judged)
+
+
+def settled(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[int, pa.Table, pa.Table]]:
+    """The stored shards: number, table, and that with the verdicts and steps_to_tolerance that it ought to have."""
+    done = sorted(files.done())
+    if not done:
+        return
+    metadata, objective = files.metadata(), _objective(files.schema(done[0]))
+    recorded = np.array(metadata["steps"], dtype=np.int64)
+    best: dict[float, float] = {}
+    for table in files.tables(["weight_decay", objective]):
+        decays = table["weight_decay"].to_numpy()
+        distinct, first = np.unique(decays, return_index=True)
+        least = least_reached(arrow_columns.matrix(table[objective], len(table)), decays)[first]
+        for decay, value in zip(distinct.tolist(), least.tolist(), strict=True):
+            best[decay] = min(value, best.get(decay, np.inf))
+    for index, table in zip(done, files.read_shards(done), strict=True):
+        distinct, places = np.unique(table["weight_decay"].to_numpy(), return_inverse=True)
+        verdict, steps = conclude(
+            arrow_columns.matrix(table[objective], len(table)),
+            np.array([best[decay] for decay in distinct.tolist()])[places],
+            table["first_nonfinite_step"].is_valid().to_numpy(),
+            recorded,
+            thresholds,
+        )
+        judged = _replaced(table, "verdict", pa.array(verdict))
+        yield index, table, _replaced(judged, "steps_to_tolerance", arrow_columns.steps(steps))
+
+
+def _objective(schema: pa.Schema) -> str:
+    """The column of what trials descend."""
+    return "objective" if "objective" in schema.names else "loss"
+
+
+def _replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values.cast(table.schema.field(name).type))

@@ -1,0 +1,27 @@
+"""The loss over a model's parameters, where it is known exactly: squared loss and a linear model."""
+
+from __future__ import annotations
+
+from sgdcore.tasks.task import Quadratic
+from sweeps.errors import DataError
+from sweeps.results.results import Results
+
+
+def loss_surface(results: Results) -> Quadratic | None:
+    """The training loss as a quadratic form of two parameters.
+
+    None for other models and losses, and where the data cannot be had any more, or are not those of the sweep: a
+    report can be written on another machine than the one that has them.
+    """
+    from sweeps.plan.task_loader import load_task
+
+    if results.config.task.loss != "mse" or results.config.task.model.kind not in ("linear", "polynomial"):
+        return None
+    if len(results.parameters) != 2:
+        return None
+    try:
+        task = load_task(results.config.task)
+    except DataError:
+        return None
+    recorded = results.manifest.get("data", {}).get("digest", task.dataset.digest)
+    return task.quadratic(results.config.training.dtype) if task.dataset.digest == recorded else None

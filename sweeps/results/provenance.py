@@ -1,0 +1,71 @@
+"""Provenance: what was run and what was not, what all trials share, and what made them, so that it can be run again."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pandas as pd
+
+from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.results.results import Results
+from sweeps.text.formatting import cell, heading, meaning
+
+_MAX_STARTS = 4  # start values that are shown
+
+
+def dropped_and_merged(results: Results) -> pd.DataFrame:
+    """Combinations that are no trials of their own, and why."""
+    rows = [
+        {"what": what, "reason": reason, "combinations": int(count)}
+        for what in ("dropped", "merged")
+        for reason, count in results.manifest.get(what, {}).items()
+    ]
+    return pd.DataFrame(rows, columns=["what", "reason", "combinations"])
+
+
+def settings(results: Results) -> pd.DataFrame:
+    """What all trials share: task, training, and the hyperparameters that are not swept."""
+    task, training = results.config.task, results.config.training
+    data = ", ".join(f"{k} {_plain(v)}" for k, v in task.dataset.model_dump(exclude_unset=True).items() if k != "kind")
+    rows = {
+        "data set": f"{task.dataset.kind}{f': {data}' if data else ''}",
+        "model": f"{task.model.kind}, {len(results.parameters)} parameters",
+        "loss": task.loss,
+        "epochs": f"{training.epochs:,}",
+        "batch size": f"{training.batch_size:,}",
+        "order": training.order,
+        "dtype": training.dtype,
+        "steps": f"{int(results.manifest['steps']):,}" if "steps" in results.manifest else None,
+        "kernel": results.metadata["kernel"],
+        "prediction": results.metadata["prediction"],
+    }
+    if results.stored:
+        fixed = [*HYPERPARAMETERS, *(results.starts if len(results.starts) <= _MAX_STARTS else []), "seed"]
+        constant = {c: results.values[c].values for c in fixed if c not in results.axes and len(results.values[c]) == 1}
+        rows |= {heading(c): cell(meaning(values[0], c), c) for c, values in constant.items()}
+    return pd.DataFrame([(k, v) for k, v in rows.items() if v is not None], columns=["setting", "value"])
+
+
+def provenance(results: Results) -> pd.DataFrame:
+    """What made the results: the sweep, digests of data and plan, kernel, device, versions."""
+    manifest = results.manifest
+    config = hashlib.sha256(results.files.config_yaml().encode()).hexdigest()
+    rows = {
+        "sweep": results.files.sweep_id,
+        "created": manifest.get("created"),
+        "data (digest)": manifest.get("data", {}).get("digest"),
+        "data, model and training (digest)": manifest.get("context"),
+        "config.yaml (SHA-256)": config,
+        "kernel": results.metadata["kernel"],
+        "device": results.metadata["device"],
+        "shards": f"{len(results.shards):,} of {manifest.get('shards', len(results.shards)):,}",
+        **manifest.get("versions", {}),
+    }
+    return pd.DataFrame([(k, str(v)) for k, v in rows.items() if v is not None], columns=["what", "value"])
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple):
+        shown = ", ".join(map(_plain, value[:8]))
+        return f"[{shown}, ... {len(value):,} values]" if len(value) > 8 else f"[{shown}]"
+    return cell(value)

@@ -1,0 +1,261 @@
+"""Results: what a sweep has stored, tallied shard by shard, and single trials and their curves on demand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from itertools import combinations
+from operator import add
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sweeps.arrow_columns import matrix
+from sweeps.config.schema import HYPERPARAMETERS, SweepConfig
+from sweeps.results.aggregate import Scope, Tally
+from sweeps.results.binning import MapAxis, pair
+from sweeps.results.cache import Kept
+from sweeps.results.frames import frame, nothing
+from sweeps.results.heatmap import OUTCOME, Cells, Outcomes
+from sweeps.results.stability_map import Panel, make_panels
+from sweeps.results.top_k import Distinct, Leading
+from sweeps.store.store import SweepFiles
+
+MAX_FINAL_COLUMNS = 16  # parameters beyond which final values have no columns
+_MAX_PAIRED = 6  # axes, of which each pair is tallied
+_MAX_SETTINGS = 50_000  # of which the spread over seeds is tallied
+_CROSSED = 0.9  # the share of its combinations that a pair of axes must have run to count as crossed
+_MADE_BY = ("kernel", "device", "prediction")
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What a sweep has brought so far; some shards, or all of them, may be missing."""
+
+    files: SweepFiles
+    config: SweepConfig
+    manifest: dict[str, Any]  # plan.json
+    metadata: dict[str, Any]  # steps, parameters, kernel, device, prediction
+    shards: tuple[tuple[int, int, int], ...]  # (index, first trial, number of trials) of each stored one, in order
+
+    @property
+    def planned(self) -> int:
+        """Number of trials in the plan."""
+        return int(self.manifest.get("trials", self.stored))
+
+    @property
+    def stored(self) -> int:
+        """Number of trials that are stored."""
+        return sum(trials for _, _, trials in self.shards)
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names of the model's parameters."""
+        return list(self.metadata["parameters"])
+
+    @cached_property
+    def starts(self) -> list[str]:
+        """The columns of start values."""
+        return [name for name in self._scalars if name.startswith("init.")]
+
+    @cached_property
+    def values(self) -> dict[str, Distinct]:
+        """The distinct values of each hyperparameter, start value and seed among the stored trials."""
+        return self._kept.get("values", self._find_values)
+
+    @cached_property
+    def _kept(self) -> Kept:
+        return Kept(self.files, [index for index, _, _ in self.shards], self.stored)
+
+    def _find_values(self) -> dict[str, Distinct]:
+        columns = [*HYPERPARAMETERS, *self.starts, "seed"]
+        parts = ({c: Distinct.of(_known(table[c])) for c in columns} for table in self.tables(columns))
+        none = dict.fromkeys(columns, Distinct.of(np.empty(0)))
+        return reduce(lambda one, other: {c: one[c] + other[c] for c in columns}, parts, none)
+
+    @cached_property
+    def axes(self) -> list[str]:
+        """Parameters with more than one value among the stored trials, the widest first."""
+        named = [c for c in self.manifest.get("swept", self.values) if c in self.values]
+        return sorted((c for c in named if len(self.values[c]) > 1), key=lambda c: -len(self.values[c]))
+
+    @cached_property
+    def swept(self) -> list[str]:
+        """The same, in the order of a table's columns: hyperparameters, start values, seed."""
+        return [c for c in (*HYPERPARAMETERS, *self.starts, "seed") if c in self.axes]
+
+    @cached_property
+    def tally(self) -> Tally:
+        """All that a report says of the trials, in one pass over the shards, or as an earlier pass has found it."""
+        return self._kept.get("tally", self._find_tally)
+
+    def _find_tally(self) -> Tally:
+        values = {name: self.values[name].values for name in self.axes}
+        paired = [name for name in self.axes if name != "seed"][:_MAX_PAIRED]
+        groups = [(MapAxis.of(values[name], name),) for name in self.axes]
+        groups += [pair(a, values[a], b, values[b]) for a, b in combinations(paired, 2)]  # type: ignore[misc]
+        settings = [MapAxis.of(values[name], name, len(values[name])) for name in self.axes if name != "seed"]
+        spread = "seed" in self.axes and math.prod(len(axis.labels) for axis in settings) <= _MAX_SETTINGS
+        scope = Scope(
+            metric=self.config.metric.name,
+            epochs=self.config.training.epochs,
+            groups=tuple(groups),
+            settings=tuple(settings) if spread else (),
+        )
+        columns = [name for name in self._scalars if name != "trial_id"]
+        parts = (Tally.of(table, scope) for table in self.tables(columns))
+        first = next(parts, None) or Tally.of(nothing(self.parameters), scope)
+        return reduce(add, parts, first)
+
+    @property
+    def widest_pair(self) -> Cells | None:
+        """Cells of the two widest axes that were crossed with each other, the wider first; None of fewer than two.
+
+        Of mappings in a list, two axes may have few values in common; such a pair makes an empty map, so it comes last.
+        """
+        pairs = [cells for names, cells in self.tally.cells.items() if len(names) == 2]  # in order of width
+        shares = [float((cells.trials > 0).mean()) for cells in pairs]
+        full = [cells for cells, share in zip(pairs, shares, strict=True) if share >= _CROSSED]
+        return full[0] if full else pairs[int(np.argmax(shares))] if pairs else None
+
+    @cached_property
+    def panels(self) -> list[Panel]:
+        """The stability map: see :func:`sweeps.results.stability_map.make_panels`."""
+        return self._kept.get("panels", lambda: make_panels(self))
+
+    def cells(self, *axes: MapAxis) -> Cells:
+        """Cells of any axes, such as a map's beside those of its facets; a pass of its own over the stored trials."""
+        columns = [*OUTCOME, *(axis.name for axis in axes)]
+        return reduce(add, (Cells.of(axes, table, Outcomes.of(table)) for table in self.tables(columns)))
+
+    def shown(self, leading: Leading, n: int | None = None) -> pd.DataFrame:
+        """The first n rows of a ranking."""
+        return frame(leading.table.slice(0, n), self.parameters)
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """Every stored trial as a row: about 0.3 kB each in memory. Reports do without; it is for notebooks.
+
+        The shards' scalar columns, final.<name> of models with up to 16 parameters, and growth: the last finite loss
+        over the first.
+        """
+        return pd.concat([*self.frames()] or [frame(nothing(self.parameters), self.parameters)], ignore_index=True)
+
+    @property
+    def settled(self) -> pd.DataFrame:
+        """Of :attr:`trials` those that neither diverged nor are diverging."""
+        return self.trials[~self.trials["verdict"].isin(["diverging", "diverged"])]
+
+    def frames(self) -> Iterator[pd.DataFrame]:
+        """The same, shard by shard."""
+        for table in self.tables(self._scalars):
+            yield frame(table, self.parameters)
+
+    def tables(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Some columns of the stored trials, shard by shard."""
+        for table in self.files.read_shards((index for index, _, _ in self.shards), columns):
+            yield table.replace_schema_metadata()
+
+    def matching(self, where: Mapping[str, Any]) -> list[int]:
+        """Numbers of the trials with these values; numbers to the rounding of a range's points."""
+        found: list[int] = []
+        for table in self.tables(["trial", *where]):
+            inside = np.ones(len(table), dtype=bool)
+            for name, value in where.items():
+                column = table[name].to_numpy()
+                if column.dtype.kind == "f":
+                    inside &= np.isclose(column, value, rtol=4 * np.finfo(column.dtype).eps, atol=0)
+                else:
+                    inside &= column == value
+            found += table["trial"].to_numpy()[inside].tolist()
+        return found
+
+    def rows(self, numbers: Sequence[int]) -> pd.DataFrame:
+        """Some trials as rows of :attr:`trials`, by number. Only the shards that hold them are read."""
+        tables = list(self._some(numbers, self._scalars))
+        return frame(pa.concat_tables(tables) if tables else nothing(self.parameters), self.parameters)
+
+    def ids(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """The ``trial`` and ``trial_id`` of some trials, by number. Only the shards that hold them are read."""
+        return [row for table in self._some(numbers, ["trial", "trial_id"]) for row in table.to_pylist()]
+
+    def curves(self, numbers: Sequence[int], only: Sequence[str] | None = None) -> pd.DataFrame:
+        """Curves of some trials: trial, step, loss, validation_loss and param.<name> where recorded, as rows a step.
+
+        Values are NaN from the step at which a trial stopped. Only the shards that hold these trials are read, and of
+        the curves ``only`` some where they are named.
+        """
+        wanted = [name for name in self._recorded if only is None or name in ("trial", *only)]
+        frames = [self._curves_of(table) for table in self._some(numbers, wanted)]
+        columns = ["trial", "step", "loss"]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns, dtype=float)
+
+    def final(self, numbers: Sequence[int]) -> dict[int, NDArray[Any]]:
+        """Final parameters of some trials, in the run's own dtype; NaN where they are not finite."""
+        found: dict[int, NDArray[Any]] = {}
+        for table in self._some(numbers, ["trial", "final"]):
+            values = matrix(table["final"], len(table))
+            found |= dict(zip(table["trial"].to_pylist(), values, strict=True))
+        return found
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        return self.files.schema(self.shards[0][0]) if self.shards else nothing(self.parameters).schema
+
+    @property
+    def _scalars(self) -> list[str]:
+        final = ["final"] if len(self.parameters) <= MAX_FINAL_COLUMNS else []
+        return [field.name for field in self._schema if not pa.types.is_list(field.type)] + final
+
+    @property
+    def _recorded(self) -> list[str]:
+        lists = [field.name for field in self._schema if pa.types.is_list(field.type)]
+        return ["trial", *(name for name in lists if name != "final")]
+
+    def _some(self, numbers: Sequence[int], columns: list[str]) -> Iterator[pa.Table]:
+        """The rows of some trials, shard by shard."""
+        wanted = np.unique(np.asarray(numbers, dtype=np.int64))
+        places = np.searchsorted([first for _, first, _ in self.shards], wanted, side="right") - 1
+        holding = (self.shards[place][0] for place in np.unique(places[places >= 0]))
+        for table in self.files.read_shards(holding, columns):
+            rows = table.filter(pa.array(np.isin(table["trial"].to_numpy(), wanted)))
+            if len(rows):
+                yield rows.replace_schema_metadata()
+
+    def _curves_of(self, table: pa.Table) -> pd.DataFrame:
+        steps = np.asarray(self.metadata["steps"], dtype=np.int64)
+        columns: dict[str, NDArray[Any]] = {
+            "trial": np.repeat(table["trial"].to_numpy(), len(steps)),
+            "step": np.tile(steps, len(table)),
+        }
+        columns |= {c: matrix(table[c], len(table)).ravel() for c in table.column_names if c != "trial"}
+        return pd.DataFrame(columns)
+
+
+def load(files: SweepFiles) -> Results:
+    """Open a sweep's results, as far as they are stored; the trials are read when something asks for them.
+
+    Raises:
+        StoreError: a file of the sweep is damaged.
+    """
+    manifest = files.manifest()
+    done = sorted(files.done())
+    unknown = {"steps": [], "parameters": manifest.get("parameters", []), **dict.fromkeys(_MADE_BY)}
+    return Results(
+        files=files,
+        config=files.config(),
+        manifest=manifest,
+        metadata=files.metadata() if done else unknown,
+        shards=tuple((index, *extent) for index, extent in zip(done, files.extents(done), strict=True)),
+    )
+
+
+def _known(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column's distinct values, as far as they are there."""
+    return np.asarray(pc.unique(column).drop_null().to_numpy(zero_copy_only=False))

@@ -1,0 +1,47 @@
+"""Seeds: how much the outcome of a setting varies with the seed, and which settings cannot be told from the best."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from sweeps.results.results import Results
+from sweeps.text.formatting import meaning
+
+LEVEL = 0.05  # of the tests and, two-sided, of the intervals
+
+
+def seed_spread(results: Results, n: int | None = None) -> pd.DataFrame:
+    """Settings by the mean over seeds of log10 of the final loss, the best first; empty without several seeds.
+
+    Only settings that settled with every seed count. ``mean_loss`` is the geometric mean; ``low`` and ``high`` hold
+    95 % (Student's t of log10 loss); ``p`` is that of Welch's one-sided t-test (B. L. Welch, 1947) of the setting being
+    worse than the best one, not corrected for how many are compared; ``tied`` are those with p of at least 0.05, which
+    cannot be told from the best.
+    """
+    cells = results.tally.settings
+    if cells is None:
+        return pd.DataFrame()
+    from scipy import stats
+
+    every = (cells.measured == cells.trials) & (cells.measured > 1)
+    count, mean, squares = cells.measured[every], cells.mean[every], cells.squares[every]
+    frame = pd.DataFrame(cells.position[every], columns=[axis.name for axis in cells.axes])
+    error = np.sqrt(squares / (count - 1) / count)
+    reach = stats.t.ppf(1 - LEVEL / 2, count - 1) * error
+    for name in frame:
+        frame[name] = [meaning(value, name) for value in frame[name]]
+    frame["seeds"] = count
+    with np.errstate(over="ignore"):  # of bands that are wider than the range of floats
+        frame["mean_loss"], frame["low"], frame["high"] = 10**mean, 10 ** (mean - reach), 10 ** (mean + reach)
+    frame = frame.assign(_mean=mean, _error=error).sort_values("_mean", kind="stable", ignore_index=True)
+    if not len(frame):
+        return pd.DataFrame()
+    mean, error, count = (frame[name].to_numpy(dtype=np.float64) for name in ("_mean", "_error", "seeds"))
+    apart, both = mean - mean[0], np.sqrt(error**2 + error[0] ** 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = both**4 / (error**4 / (count - 1) + error[0] ** 4 / (count[0] - 1))
+        p = stats.t.sf(apart / both, freedom)
+    frame["p"] = np.where(both > 0, p, np.where(apart > 0, 0.0, 0.5))
+    frame["tied"] = frame["p"] >= LEVEL
+    return frame.drop(columns=["_mean", "_error"]).head(len(frame) if n is None else n)

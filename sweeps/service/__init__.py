@@ -1,0 +1,1 @@
+"""What a team runs: cluster jobs, schedules, monitoring, diagnosis and backups."""

@@ -1,0 +1,332 @@
+"""Jobs: sweeps as jobs of a Ray cluster, through its Jobs API: submit once, follow, cancel, and go on after a fault."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sweeps.errors import ExecutorError, InputError
+from sweeps.service.jobs.submission import Submission
+from sweeps.tracking.mlflow.connection import redacted
+
+PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED = "pending", "running", "succeeded", "failed", "cancelled"
+ENDED = (SUCCEEDED, FAILED, CANCELLED)
+_STATES = {"PENDING": PENDING, "RUNNING": RUNNING, "SUCCEEDED": SUCCEEDED, "FAILED": FAILED, "STOPPED": CANCELLED}
+_OWN_CODES = (0, 2, 3, 4, 5, 130)  # of the command line
+_PROBE_SECONDS, _CALL_SECONDS = 5, 60
+_LOOK_SECONDS = 1.0
+_LOST_CONNECTIONS = 10  # in a row, until following is given up
+_MAX_ATTEMPTS = 1000
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attempt of a submission, as the cluster knows it."""
+
+    job_id: str
+    submission_id: str  # the first attempt's job id
+    attempt: int
+    sweep_id: str
+    name: str
+    digest: str
+    state: str  # pending, running, succeeded, failed, cancelled
+    code: int | None  # of the job's process; None before its end, or where it never ran
+    message: str
+    started: datetime | None
+    ended: datetime | None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self.state in ENDED
+
+    @property
+    def exit_code(self) -> int | None:
+        """The command line's exit code for how the job went; None before its end."""
+        if not self.has_ended:
+            return None
+        if self.state == CANCELLED:
+            return 130
+        return self.code if self.code in _OWN_CODES else 3
+
+    @property
+    def outcome(self) -> str:
+        """How it went, in a few words."""
+        if self.state != FAILED:
+            return self.state
+        if self.code is None:
+            return f"failed before it ran: {next(iter(self.message.splitlines()), '')[:300]}"
+        hint = ": there is no command 'sweeps' on the cluster" if self.code == 127 else ""
+        return f"failed, exit code {self.code}{hint}"
+
+
+class Cluster:
+    """A Ray cluster's Jobs API.
+
+    With ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH`` in the environment, calls carry that token.
+
+    Args:
+        address: ``http://HOST:8265``, the head's dashboard.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Nothing is contacted yet.
+
+        Raises:
+            InputError: it is not such an address.
+        """
+        given = address if "://" in address else f"http://{address}"
+        parts = urlsplit(given)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(f"--address {redacted(address)}: the Jobs API's is needed, such as http://HOST:8265")
+        self.address = given.rstrip("/")
+
+    def submit(self, submission: Submission, again: bool = True) -> tuple[Job, bool]:
+        """Submit a sweep, once: if the cluster has it, and it did not fail, that job is it.
+
+        Args:
+            submission: the sweep.
+            again: whether a job that failed or was cancelled is followed by another attempt.
+
+        Returns:
+            The job, and whether it is new.
+
+        Raises:
+            InputError: the submission id belongs to another sweep; the cluster cannot be reached, or refuses.
+        """
+        attempts = [job for job in self.jobs() if job.submission_id == submission.submission_id]
+        if attempts and not again:
+            return attempts[-1], False
+        if attempts and attempts[-1].digest != submission.digest:
+            raise InputError(
+                f"{submission.submission_id}: the cluster has this job, with another config or data: "
+                "take another --submission-id"
+            )
+        if attempts and attempts[-1].state not in (FAILED, CANCELLED):
+            return attempts[-1], False
+        for attempt in range(attempts[-1].attempt + 1 if attempts else 1, _MAX_ATTEMPTS):
+            job_id = submission.submission_id if attempt == 1 else f"{submission.submission_id}-{attempt}"
+            new = self._send(submission, job_id, attempt)
+            job = self.look(job_id)
+            if job is not None and job.submission_id == submission.submission_id:
+                return job, new
+        raise InputError(f"{submission.submission_id}: has been tried {_MAX_ATTEMPTS} times")
+
+    def jobs(self) -> list[Job]:
+        """The cluster's jobs that are sweeps, the oldest first.
+
+        Raises:
+            ExecutorError: the cluster cannot be reached, or refuses.
+        """
+        with self._told():
+            known = [_job(details) for details in self._client.list_jobs()]
+        never = datetime.max.replace(tzinfo=UTC)
+        return sorted((job for job in known if job), key=lambda job: (job.started or never, job.attempt))
+
+    def look(self, job_id: str) -> Job | None:
+        """The job of exactly this id, if there is one."""
+        return next((job for job in self.jobs() if job.job_id == job_id), None)
+
+    def find(self, prefix: str) -> Job:
+        """The job whose id starts with ``prefix``; a submission's id stands for its newest attempt.
+
+        Raises:
+            InputError: there is none, or more than one.
+        """
+        jobs = self.jobs()
+        newest = {job.submission_id: job for job in sorted(jobs, key=lambda job: job.attempt)}
+        if prefix in newest:
+            return newest[prefix]
+        if exact := [job for job in jobs if job.job_id == prefix]:
+            return exact[0]
+        matches = [job for submission_id, job in newest.items() if submission_id.startswith(prefix)]
+        matches = matches or [job for job in jobs if job.job_id.startswith(prefix)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            names = ", ".join(sorted(job.job_id for job in matches)[:10])
+            raise InputError(f"{prefix!r}: more than one job: {names}")
+        raise InputError(f"{prefix!r}: no such job at {self}; see 'sweeps jobs'")
+
+    def logs(self, job: Job) -> str:
+        """All that a job has printed."""
+        with self._told():
+            return str(self._client.get_job_logs(job.job_id))
+
+    def follow(self, job: Job, write: Callable[[str], object]) -> Job:
+        """Pass on what a job prints, from its start to its end; lost connections are made again.
+
+        Returns:
+            The job as it ended.
+        """
+        seen, lost = _Seen(write), 0
+        while True:
+            try:
+                with self._told():
+                    asyncio.run(self._tail(job.job_id, seen))
+            except ExecutorError:
+                lost += 1
+                if lost > _LOST_CONNECTIONS:
+                    raise
+            now = self.look(job.job_id)
+            if now is None:
+                raise ExecutorError(f"job {job.job_id} is no longer known at {self}")
+            if now.has_ended:
+                seen.restart()
+                seen(self.logs(now))
+                return now
+            time.sleep(_LOOK_SECONDS)
+
+    def cancel(self, job: Job) -> bool:
+        """Ask a job to end; returns whether it was still running. What it has done is kept."""
+        with self._told():
+            return bool(self._client.stop_job(job.job_id))
+
+    async def _tail(self, job_id: str, seen: _Seen) -> None:
+        seen.restart()
+        async with aclosing(self._client.tail_job_logs(job_id)) as chunks:
+            async for chunk in chunks:
+                seen(chunk)
+
+    def _send(self, submission: Submission, job_id: str, attempt: int) -> bool:
+        """Whether the job is new: of all who submit one id, Ray lets one win."""
+        with tempfile.TemporaryDirectory(prefix="sweeps-job-") as folder, self._told():
+            submission.write(Path(folder))
+            try:
+                self._client.submit_job(
+                    entrypoint=submission.entrypoint,
+                    submission_id=job_id,
+                    runtime_env={"working_dir": folder},
+                    metadata=_metadata(submission, attempt),
+                )
+                return True
+            except RuntimeError as error:
+                if "already exists" not in str(error):
+                    raise
+        return False
+
+    @cached_property
+    def _client(self) -> Any:
+        """Ray's own; to be used in the block of :meth:`_told`."""
+        self._probe()
+        from ray.dashboard.modules.job import sdk
+
+        for name in (sdk.__name__, "ray.dashboard.modules.dashboard_sdk"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+        class Client(sdk.JobSubmissionClient):  # type: ignore[misc, unused-ignore]
+            def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+                # Ray's own waits for ever for a server that takes connections and does not answer.
+                return super()._do_request(method, endpoint, timeout=_CALL_SECONDS, **options)
+
+        with _address_as_given():
+            return Client(self.address)
+
+    def _probe(self) -> None:
+        parts = urlsplit(self.address)
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            socket.create_connection((parts.hostname or "", port), timeout=_PROBE_SECONDS).close()
+        except (OSError, ValueError) as error:
+            raise ExecutorError(f"{self}: the cluster cannot be reached: {error}") from error
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong between here and the cluster, in a line."""
+        if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # who has a token means to show it
+        from aiohttp import ClientError
+        from ray.exceptions import AuthenticationError
+        from requests.exceptions import RequestException
+
+        try:
+            yield
+        except AuthenticationError as error:
+            sent = "it asks for a token" if "required" in str(error) else "the token is not the cluster's"
+            raise ExecutorError(
+                f"{self}: the cluster refuses: {sent}; set RAY_AUTH_TOKEN_PATH to the file that holds it"
+            ) from error
+        except (RequestException, ClientError, RuntimeError, OSError) as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            told = redacted(lines[-1] if lines else type(error).__name__)[:300]
+            raise ExecutorError(f"{self}: {told}") from error
+
+    def __str__(self) -> str:
+        """Its address, without passwords."""
+        return redacted(self.address)
+
+
+class _Seen:
+    """Passes on a text that may be told from its start more than once."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write, self._written, self._skip = write, 0, 0
+
+    def restart(self) -> None:
+        """The text is told from its start again."""
+        self._skip = self._written
+
+    def __call__(self, text: str) -> None:
+        skipped = min(self._skip, len(text))
+        self._skip -= skipped
+        if rest := text[skipped:]:
+            self._write(rest)
+            self._written += len(rest)
+
+
+def _metadata(submission: Submission, attempt: int) -> dict[str, str]:
+    """What the cluster keeps with a job, and everybody who may look at its jobs can read."""
+    return {
+        "sweeps.submission_id": submission.submission_id,
+        "sweeps.attempt": str(attempt),
+        "sweeps.sweep_id": submission.sweep_id,
+        "sweeps.name": submission.name,
+        "sweeps.digest": submission.digest,
+    }
+
+
+def _job(details: Any) -> Job | None:
+    """A job of ours; None of others."""
+    facts = details.metadata or {}
+    if "sweeps.submission_id" not in facts:
+        return None
+    return Job(
+        job_id=details.submission_id,
+        submission_id=facts["sweeps.submission_id"],
+        attempt=int(facts["sweeps.attempt"]),
+        sweep_id=facts["sweeps.sweep_id"],
+        name=facts["sweeps.name"],
+        digest=facts["sweeps.digest"],
+        state=_STATES[details.status.value],
+        code=details.driver_exit_code,
+        message=details.message or "",
+        started=_time(details.start_time),
+        ended=_time(details.end_time),
+    )
+
+
+def _time(milliseconds: int | None) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
+
+
+@contextmanager
+def _address_as_given() -> Iterator[None]:
+    """Ray lets these variables go before the address that it is given."""
+    names = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

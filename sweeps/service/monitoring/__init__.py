@@ -1,0 +1,1 @@
+"""Event log, progress files and Prometheus metrics."""

@@ -1,0 +1,97 @@
+"""Logs: the events of a sweep's life on standard error, as text or JSON lines; silent unless they are asked for.
+
+What a person reads on the terminal is said by sweeps.cli.terminal; these are for whatever collects logs. Every record is
+freed from secrets: passwords in URIs, and the values of environment variables that are named like secrets.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+LogFormat = Literal["text", "json"]
+
+_LOGGER = logging.getLogger("sweeps")
+_LOGGER.addHandler(logging.NullHandler())
+_LOGGER.propagate = False  # Ray and MLflow set up the root logger to their own taste
+_SECRET_NAMES = re.compile(r"(PASSWORD|TOKEN|SECRET|SECRET_KEY|ACCESS_KEY|API_KEY)$")
+_SHORTEST_SECRET = 4  # characters; shorter ones would hide ordinary words
+_HIDDEN = "***"
+
+
+def set_up(form: LogFormat, level: str) -> None:
+    """Write records of a level (``debug`` ... ``error``) and above to standard error from now on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if form == "json" else _Text())
+    handler.addFilter(_without_secrets)
+    for earlier in [each for each in _LOGGER.handlers if isinstance(each, logging.StreamHandler)]:
+        _LOGGER.removeHandler(earlier)
+    _LOGGER.addHandler(handler)
+    _LOGGER.setLevel(level.upper())
+
+
+def is_set_up() -> bool:
+    """Whether records are written anywhere."""
+    return any(isinstance(each, logging.StreamHandler) for each in _LOGGER.handlers)
+
+
+def event(name: str, sweep_id: str, /, level: int = logging.INFO, **fields: Any) -> None:
+    """Something has happened to a sweep."""
+    _LOGGER.log(level, name, extra={"fields": {"sweep_id": sweep_id} | fields})
+
+
+def freed(text: str) -> str:
+    """The text without secrets."""
+    hidden = re.sub(r"(://[^:/@\s]*):\S*@", rf"\1:{_HIDDEN}@", text)
+    hidden = re.sub(r"(?i)((?:password|token|secret)\w*[=:]\s*|bearer\s+)[^&\s\"',;]+", rf"\1{_HIDDEN}", hidden)
+    for name, value in os.environ.items():
+        if _SECRET_NAMES.search(name) and len(value) >= _SHORTEST_SECRET:
+            hidden = hidden.replace(value, _HIDDEN)
+    return hidden
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    record.msg, record.args = freed(record.getMessage()), None
+    fields: dict[str, Any] = getattr(record, "fields", {})
+    record.fields = {name: freed(value) if isinstance(value, str) else value for name, value in fields.items()}
+    if record.exc_info:
+        record.exc_text = freed(logging.Formatter().formatException(record.exc_info))
+        record.exc_info = None
+    return True
+
+
+class _Json(logging.Formatter):
+    """One object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        document = {"time": _time(record), "level": record.levelname.lower(), "event": record.msg}
+        document |= record.fields  # type: ignore[attr-defined]
+        if record.exc_text:
+            document["traceback"] = record.exc_text
+        return json.dumps(document, default=str)
+
+
+class _Text(logging.Formatter):
+    """Fields after the event, as name=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and a traceback's after it."""
+        fields: dict[str, Any] = record.fields  # type: ignore[attr-defined]
+        told = " ".join(f"{name}={_word(value)}" for name, value in fields.items())
+        line = f"{_time(record)} {record.levelname} {record.msg} {told}".rstrip()
+        return f"{line}\n{record.exc_text}" if record.exc_text else line
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+def _word(value: Any) -> str:
+    text = str(value)
+    return text if re.fullmatch(r"[\w./:+-]+", text) else json.dumps(text)

@@ -1,0 +1,108 @@
+"""Metrics: how far the sweeps of a store are, in Prometheus' text format, made from the store when somebody asks.
+
+Sweeps have series of their own while they run and for an hour after they were last at work, so that labels do not pile
+up; the number of sweeps by state counts all. No shard is read, and no more than the newest sweeps are looked at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from sweeps.errors import StoreError
+from sweeps.service.monitoring.progress_file import Counts
+from sweeps.store.store import STATES, Store, SweepFiles
+
+_MOST_SWEEPS = 1000  # that are looked at
+_MOST_SERIES = 50  # sweeps that have series of their own
+_KEPT = timedelta(hours=1)
+_DAMAGED = "damaged"
+_LABELS = ("sweep_id", "sweep")
+_COUNTERS: dict[str, tuple[str, Callable[[Counts], int]]] = {
+    "sweeps_trials_computed": ("Trials computed and stored.", lambda counts: counts.computed),
+    "sweeps_trials_logged": ("Trials logged to MLflow.", lambda counts: counts.logged),
+}
+_GAUGES: dict[str, tuple[str, Callable[[Counts], int]]] = {
+    "sweeps_trials_planned": ("Trials of the sweep.", lambda counts: counts.to_compute),
+    "sweeps_trials_to_log": ("Trials that are to be in MLflow.", lambda counts: counts.to_log),
+    "sweeps_trials_failed": ("Trials that could not be run.", lambda counts: counts.failed),
+    "sweeps_shards_in_flight": ("Shards submitted and not finished.", lambda counts: counts.shards_in_flight),
+    "sweeps_tracking_lag_trials": ("Trials computed that are not in MLflow yet.", lambda counts: counts.lag),
+}
+
+
+def exposition(store: Store) -> bytes:
+    """The metrics as text, of the type ``CONTENT_TYPE``."""
+    registry = CollectorRegistry()
+    registry.register(_Collector(store))
+    return generate_latest(registry)
+
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+class _Collector:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def collect(self) -> Iterator[Metric]:
+        """The families of one answer."""
+        everything = self._store.sweeps()
+        newest = [(files, _state(files)) for files in everything[:_MOST_SWEEPS]]
+        states = Counter(state for _, state in newest)
+        by_state = GaugeMetricFamily("sweeps_sweeps", "Sweeps of the store by state.", labels=("state",))
+        for state in (*STATES, _DAMAGED):
+            by_state.add_metric((state,), states[state])
+        yield by_state
+        yield GaugeMetricFamily("sweeps_store_sweeps", "Sweeps of the store.", value=len(everything))
+        yield from _series([(files, state) for files, state in newest if _is_shown(files, state)][:_MOST_SERIES])
+
+
+def _series(shown: list[tuple[SweepFiles, str]]) -> Iterator[Metric]:
+    """The series of sweeps that have their own."""
+    told = [((files.sweep_id, str(files.manifest()["name"])), _counts(files, state), state) for files, state in shown]
+    for kind, table in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
+        for name, (text, value) in table.items():
+            family = kind(name, text, labels=_LABELS)
+            for labels, counts, _ in told:
+                family.add_metric(labels, value(counts))
+            yield family
+    family = GaugeMetricFamily("sweeps_sweep_state", "1 for the sweep's state.", labels=(*_LABELS, "state"))
+    for labels, _, state in told:
+        for each in STATES:
+            family.add_metric((*labels, each), int(each == state))
+    yield family
+
+
+def _state(files: SweepFiles) -> str:
+    try:
+        return files.state()
+    except StoreError:
+        return _DAMAGED
+
+
+def _is_shown(files: SweepFiles, state: str) -> bool:
+    if state == _DAMAGED:
+        return False
+    if state == "running":
+        return True
+    told = files.progress().get("updated") or files.created
+    try:
+        return datetime.now(UTC) - datetime.fromisoformat(told) < _KEPT
+    except (TypeError, ValueError):
+        return False  # another version's, or damaged
+
+
+def _counts(files: SweepFiles, state: str) -> Counts:
+    """How far a sweep is; of one that no process of this version has run, what the store knows."""
+    counts = Counts.of(files.progress())
+    if counts.to_compute == 0:
+        return Counts(computed=files.stored_trials(), to_compute=int(files.manifest()["trials"]))
+    if state == "running":
+        return counts
+    # A process that was killed has said nothing at its end.
+    return Counts.of(counts.__dict__ | {"computed": files.stored_trials(), "shards_in_flight": 0})

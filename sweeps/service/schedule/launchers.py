@@ -1,0 +1,150 @@
+"""Places where a tick's sweep runs: a cluster's Jobs API, or a process of this machine that outlives its scheduler."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sweeps.errors import StoreError
+from sweeps.service.jobs.ray_jobs import Cluster, Job
+from sweeps.service.jobs.submission import Submission
+from sweeps.store.store import Store
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a sweep stands; ``exit_code`` is None until it has ended."""
+
+    exit_code: int | None = None
+    note: str = ""
+
+
+class Place(Protocol):
+    """Runs sweeps. Whatever is started twice runs once."""
+
+    def start(self, submission: Submission) -> None:
+        """Start a sweep, if it was not started before.
+
+        Raises:
+            SweepsError: it cannot be started.
+        """
+
+    def look(self, submission_id: str) -> Standing | None:
+        """How a sweep stands; None if the place does not know it, so that it is to be started again."""
+
+    def stop(self, submission_id: str) -> None:
+        """Ask a sweep to end."""
+
+
+class ClusterPlace:
+    """Jobs of a Ray cluster. Of all who submit one id, one wins: that is what makes ticks exactly once."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        """The cluster whose Jobs API is asked."""
+        self.cluster = cluster
+
+    def start(self, submission: Submission) -> None:
+        """Submit the job, once."""
+        self.cluster.submit(submission, again=False)
+
+    def look(self, submission_id: str) -> Standing | None:
+        """How the newest attempt stands."""
+        job = self._job(submission_id)
+        if job is None:
+            return None
+        return Standing(job.exit_code, job.outcome if job.has_ended else "")
+
+    def stop(self, submission_id: str) -> None:
+        """Cancel the job."""
+        if (job := self._job(submission_id)) is not None:
+            self.cluster.cancel(job)
+
+    def _job(self, submission_id: str) -> Job | None:
+        attempts = [job for job in self.cluster.jobs() if job.submission_id == submission_id]
+        return max(attempts, key=lambda job: job.attempt, default=None)
+
+
+class LocalPlace:
+    """``sweeps run`` in processes of this machine, each in a session of its own, so that it outlives the scheduler.
+
+    What a process prints goes to a file of the store, which it keeps locked while it lives: whoever comes later, be it
+    another scheduler, sees by the lock whether it runs. If it is gone and its exit code with it, ``sweeps run --id`` is
+    started again: it finishes what is missing, or tells how the sweep went, with the same exit code.
+    """
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        """Sweeps of this store, run in ``folder``."""
+        self.store, self.folder = store, folder
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, submission: Submission) -> None:
+        """Start the process, unless it runs."""
+        log = self._log(submission.submission_id)
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as output:
+                fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                config = log.with_suffix(".yaml")
+                config.write_text(submission.config_yaml, encoding="utf-8")
+                process = subprocess.Popen(
+                    self._command(submission, config),
+                    cwd=self.folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+                log.with_suffix(".pid").write_text(f"{process.pid}\n", encoding="utf-8")
+        except BlockingIOError:
+            return  # it runs already
+        except OSError as error:
+            raise StoreError(f"{log}: cannot be written: {error.strerror}") from error
+        self._processes[submission.submission_id] = process
+
+    def look(self, submission_id: str) -> Standing | None:
+        """The exit code of a process of ours; of another's, whether it lives."""
+        if (process := self._processes.get(submission_id)) is not None:
+            code = process.poll()
+            if code is None:
+                return Standing()
+            del self._processes[submission_id]
+            note = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            return Standing(3 if code < 0 else code, f"{note}; see {self._log(submission_id)}")
+        # Without a log here it is in another machine's store, whose schedulers look after it.
+        return Standing() if self._is_running(submission_id) or not self._log(submission_id).exists() else None
+
+    def stop(self, submission_id: str) -> None:
+        """Interrupt the process, as Ctrl-C does."""
+        if self._is_running(submission_id):
+            pid = int(self._log(submission_id).with_suffix(".pid").read_text(encoding="utf-8"))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def _command(self, submission: Submission, config: Path) -> list[str]:
+        command = [sys.executable, "-m", "sweeps.cli", "run", str(config), "--id", submission.sweep_id]
+        command += ["--store", self.store.where]
+        if submission.place.tracking_uri:
+            command += ["--tracking-uri", submission.place.tracking_uri]
+        for key, value in submission.tags.items():
+            command += ["--tag", f"{key}={value}"]
+        return command + (["--fresh"] if submission.fresh else [])
+
+    def _is_running(self, submission_id: str) -> bool:
+        try:
+            with self._log(submission_id).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def _log(self, submission_id: str) -> Path:
+        return self.store.schedules_folder / f"{submission_id}.log"

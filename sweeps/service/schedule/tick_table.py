@@ -1,0 +1,221 @@
+"""Ticks: a table of what is due, claimed, running and done, which all schedulers share and no scheduler's memory is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from sweeps.errors import StoreError
+from sweeps.tracking.mlflow.connection import first_line, redacted
+
+DUE, CLAIMED, RUNNING, ENDED, FINISHING = "due", "claimed", "running", "ended", "finishing"
+DONE, SKIPPED, MISSED = "done", "skipped", "missed"  # nothing more comes of these
+OPEN = (DUE, CLAIMED, RUNNING, ENDED, FINISHING)
+_ACTIVE = (CLAIMED, RUNNING)
+_CLAIM_SECONDS = 120.0  # after which a scheduler that has claimed something is taken for dead
+_PATIENCE_SECONDS = 60
+_MAKING = 0x53_57_45_45_50_53  # the number of PostgreSQL's lock under which the tables are made
+
+_metadata = sa.MetaData()
+_ticks = sa.Table(
+    "ticks",
+    _metadata,
+    sa.Column("schedule", sa.String(50), primary_key=True),
+    sa.Column("scheduled_at", sa.String(20), primary_key=True),  # UTC, 2026-11-28T02:00:00Z
+    sa.Column("state", sa.String(10), nullable=False),
+    sa.Column("outcome", sa.String(20), nullable=False, default=""),
+    sa.Column("note", sa.String(1000), nullable=False, default=""),
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("submission_id", sa.String(100), nullable=False, default=""),
+    sa.Column("sweep_id", sa.String(32), nullable=False, default=""),
+    sa.Column("owner", sa.String(200), nullable=False, default=""),  # who has claimed it, or runs it
+    sa.Column("claimed_until", sa.Float),  # seconds since 1970
+)
+_schedules = sa.Table(
+    "schedules",
+    _metadata,
+    sa.Column("name", sa.String(50), primary_key=True),
+    sa.Column("paused", sa.Boolean, nullable=False, default=False),
+    sa.Column("filled_until", sa.String(20), nullable=False),  # ticks up to here are in the table
+)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One time at which a schedule is due."""
+
+    schedule: str
+    scheduled_at: str
+    state: str = DUE
+    outcome: str = ""  # ok, failed, regression, replaced, or empty
+    note: str = ""
+    exit_code: int | None = None
+    submission_id: str = ""
+    sweep_id: str = ""
+    owner: str = ""
+    claimed_until: float | None = None
+
+
+class TickTable:
+    """The table, in SQLite or PostgreSQL. Every method is one transaction: it happened, or it did not.
+
+    Args:
+        uri: the database's SQLAlchemy URI.
+
+    Raises:
+        StoreError: it cannot be opened.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """Open the database, and make the tables where they are not."""
+        is_sqlite = uri.startswith("sqlite")
+        options = {"timeout": _PATIENCE_SECONDS} if is_sqlite else {}
+        self.uri = redacted(uri)
+        try:
+            self._engine = sa.create_engine(uri, connect_args=options)
+            self._insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
+            if is_sqlite:
+                sa.event.listen(self._engine, "connect", _no_implicit_begin)
+                sa.event.listen(self._engine, "begin", _begin_immediate)
+            with self._begin() as connection:
+                if not is_sqlite:  # PostgreSQL lets two make the same table at once, and one of them fail
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING)))
+                _metadata.create_all(connection)
+        except (sa.exc.SQLAlchemyError, ImportError) as error:
+            raise StoreError(f"{self.uri}: the schedules' database cannot be used: {first_line(error)}") from error
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    def filled_until(self, schedule: str, now: datetime) -> datetime:
+        """Up to when a schedule's ticks are in the table; a schedule that is new starts now."""
+        with self._begin() as connection:
+            new = {"name": schedule, "paused": False, "filled_until": stamp(now)}
+            connection.execute(self._insert(_schedules).values(new).on_conflict_do_nothing())
+            query = sa.select(_schedules.c.filled_until).where(_schedules.c.name == schedule)
+            return moment(connection.execute(query).scalar_one())
+
+    def fill(self, schedule: str, ticks: Iterable[Tick], until: datetime) -> None:
+        """Put ticks into the table that are not there, and keep up to when that was done."""
+        rows = [_row(tick) for tick in ticks]
+        known = sa.update(_schedules).where(_schedules.c.name == schedule, _schedules.c.filled_until < stamp(until))
+        with self._begin() as connection:
+            if rows:
+                connection.execute(self._insert(_ticks).on_conflict_do_nothing(), rows)
+            connection.execute(known.values(filled_until=stamp(until)))
+
+    def add(self, tick: Tick) -> bool:
+        """Put one tick into the table; returns whether it was not there."""
+        with self._begin() as connection:
+            added = connection.execute(self._insert(_ticks).values(_row(tick)).on_conflict_do_nothing())
+            return bool(added.rowcount)
+
+    def paused(self) -> set[str]:
+        """The schedules that are paused."""
+        with self._begin() as connection:
+            return set(connection.execute(sa.select(_schedules.c.name).where(_schedules.c.paused)).scalars())
+
+    def pause(self, schedule: str, paused: bool, now: datetime) -> None:
+        """Pause a schedule, or let it go on; the ticks of the pause are not made up for."""
+        self.filled_until(schedule, now)
+        with self._begin() as connection:
+            values = {"paused": paused, "filled_until": stamp(now)}
+            connection.execute(sa.update(_schedules).where(_schedules.c.name == schedule).values(values))
+
+    def get(self, schedule: str, scheduled_at: str) -> Tick | None:
+        """One tick."""
+        return next(iter(self._select(_ticks.c.schedule == schedule, _ticks.c.scheduled_at == scheduled_at)), None)
+
+    def of(self, schedule: str, *states: str, newest: int | None = None) -> list[Tick]:
+        """A schedule's ticks in these states, or in all, the oldest first; or the newest so many, the newest first."""
+        where = [_ticks.c.schedule == schedule, *([_ticks.c.state.in_(states)] if states else [])]
+        return self._select(*where, newest=newest)
+
+    def claim(self, tick: Tick, owner: str, now: datetime) -> bool:
+        """Take a due tick, for a while: of all who try, one does; and none while another of the schedule's runs."""
+        free = sa.or_(_ticks.c.state == DUE, sa.and_(_ticks.c.state == CLAIMED, _ticks.c.claimed_until < _epoch(now)))
+        with self._begin() as connection:
+            # The lock makes those wait who would claim another tick of the schedule just now.
+            lock = sa.select(_schedules.c.name).where(_schedules.c.name == tick.schedule).with_for_update()
+            connection.execute(lock)
+            others = sa.select(sa.func.count()).where(
+                _ticks.c.schedule == tick.schedule,
+                _ticks.c.scheduled_at != tick.scheduled_at,
+                _ticks.c.state.in_(_ACTIVE),
+            )
+            if connection.execute(others).scalar_one():
+                return False
+            return self._take(connection, tick, free, CLAIMED, owner, now)
+
+    def claim_end(self, tick: Tick, owner: str, now: datetime) -> bool:
+        """Take a tick whose sweep has ended, for a while, to do what is left to do."""
+        free = sa.or_(
+            _ticks.c.state == ENDED, sa.and_(_ticks.c.state == FINISHING, _ticks.c.claimed_until < _epoch(now))
+        )
+        with self._begin() as connection:
+            return self._take(connection, tick, free, FINISHING, owner, now)
+
+    def move(self, tick: Tick, before: str | tuple[str, ...], after: str, **values: Any) -> bool:
+        """Take a tick from one state to another; returns whether it was in the first."""
+        states = (before,) if isinstance(before, str) else before
+        if "note" in values:
+            values["note"] = redacted(" ".join(str(values["note"]).split()))[:1000]
+        change = sa.update(_ticks).where(*_is(tick), _ticks.c.state.in_(states)).values(state=after, **values)
+        with self._begin() as connection:
+            return bool(connection.execute(change).rowcount)
+
+    def _take(self, connection: sa.Connection, tick: Tick, free: Any, state: str, owner: str, now: datetime) -> bool:
+        values = {"state": state, "owner": owner, "claimed_until": _epoch(now) + _CLAIM_SECONDS}
+        return bool(connection.execute(sa.update(_ticks).where(*_is(tick), free).values(values)).rowcount)
+
+    def _select(self, *where: Any, newest: int | None = None) -> list[Tick]:
+        column = _ticks.c.scheduled_at
+        query = sa.select(_ticks).where(*where).order_by(column if newest is None else column.desc()).limit(newest)
+        with self._begin() as connection:
+            return [Tick(**row) for row in connection.execute(query).mappings()]
+
+    @contextmanager
+    def _begin(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreError(f"{self.uri}: the schedules' database cannot be used: {first_line(error)}") from error
+
+
+def stamp(moment: datetime) -> str:
+    """A time as the table keeps it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def moment(stamp: str) -> datetime:
+    """The time of a stamp."""
+    return datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+
+
+def _row(tick: Tick) -> dict[str, Any]:
+    return dict(tick.__dict__)
+
+
+def _is(tick: Tick) -> tuple[Any, Any]:
+    return _ticks.c.schedule == tick.schedule, _ticks.c.scheduled_at == tick.scheduled_at
+
+
+def _epoch(now: datetime) -> float:
+    return now.timestamp()
+
+
+def _no_implicit_begin(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # SQLite's driver begins too late, and without a lock
+    connection.execute(f"PRAGMA busy_timeout={1000 * _PATIENCE_SECONDS}")
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,1 @@
+"""Tracking in MLflow; the only package that imports MLflow."""

@@ -1,0 +1,149 @@
+"""The bulk writer: trials straight into MLflow's own tables, a pack in one transaction a connection.
+
+A run's id is 48 bits of the sweep's start in milliseconds, 48 bits of a hash of what it belongs to, and 32 bits of the
+trial's number: the same trial has the same id again, so the runs table says what is logged, and ids that sort by time
+are appended to the tables' indices instead of being scattered over them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import numpy as np
+
+from sweeps.errors import TrackingError
+from sweeps.tracking.base import SWEEP_ID, TRIAL_ID, Family, now_ms
+from sweeps.tracking.mlflow.client_writer import ClientWriter
+from sweeps.tracking.mlflow.database.base import Connection, Database
+from sweeps.tracking.mlflow.database.rows import contents, ledger
+from sweeps.tracking.trial_runs import TrialRuns
+
+_CHILDREN = """
+    SELECT trial.value, runs.run_uuid, runs.status, runs.lifecycle_stage
+    FROM tags AS parent
+    JOIN tags AS trial ON trial.run_uuid = parent.run_uuid AND trial.key = ?
+    JOIN runs ON runs.run_uuid = parent.run_uuid
+    WHERE parent.key = 'mlflow.parentRunId' AND parent.value = ?
+"""
+_THERE = """
+    SELECT runs.run_uuid, runs.experiment_id, sweep.value, trial.value
+    FROM runs
+    LEFT JOIN tags AS sweep ON sweep.run_uuid = runs.run_uuid AND sweep.key = ?
+    LEFT JOIN tags AS trial ON trial.run_uuid = runs.run_uuid AND trial.key = ?
+    WHERE runs.run_uuid BETWEEN ? AND ?
+"""
+
+
+class BulkWriter:
+    """Logs packs of trials by plain SQL.
+
+    Args:
+        database: where MLflow's tables are.
+        family: the sweep.
+        client_writer: fills the runs that an earlier client writer left unfinished.
+    """
+
+    def __init__(self, database: Database, family: Family, client_writer: ClientWriter) -> None:
+        """Nothing is opened yet."""
+        self._database, self._family, self._client_writer = database, family, client_writer
+        self._connections: list[Connection] = []
+        self._earlier: dict[str, tuple[str, bool]] = {}
+        self._prefix = run_id_prefix(family)
+
+    def find_earlier(self) -> None:
+        """Look for child runs that the client writer logged before; this one's own are known by their ids."""
+        with closing(self._database.connect()) as connection:
+            for trial_id, run_id, status, stage in connection.query(_CHILDREN, TRIAL_ID, self._family.parent_id):
+                if not run_id.startswith(self._prefix):
+                    self._earlier[trial_id] = run_id, status == "FINISHED" or stage == "deleted"
+        self._client_writer.adopt(self._earlier)
+
+    def renew(self, earlier: dict[str, tuple[str, bool]]) -> None:
+        """Of these trials other runs count; one that is to be logged anew needs another id, so the client does it."""
+        self._earlier |= earlier
+        self._client_writer.adopt(self._earlier)
+
+    def write(self, runs: TrialRuns) -> Iterator[int]:
+        """Log the trials that are not logged, in one transaction a connection; yields how many are in MLflow then.
+
+        Raises:
+            TrackingError: the experiment is gone, or a run is there that has a trial's id and is not that trial's.
+        """
+        by_client = np.array([trial_id in self._earlier for trial_id in runs.ids], np.bool_)
+        if by_client.any():
+            yield from self._client_writer.write(runs.take(by_client))
+            runs = runs.take(~by_client)
+        if not len(runs):
+            return
+        _check_names(runs)
+        first = not self._connections
+        while len(self._connections) < self._database.connections:
+            self._connections.append(self._database.connect())
+            self._connections[-1].prepare()
+        parts = runs.split(len(self._connections))
+        with ThreadPoolExecutor(len(parts)) as threads:
+            for _ in threads.map(self._write_part, self._connections, parts):
+                pass
+        if first:
+            # Without statistics the database takes the wrong index, and a page of the UI takes seconds; a running
+            # server on SQLite notices only the first ones, so they come early.
+            self._connections[0].analyze()
+        yield len(runs)
+
+    def run_id(self, number: int, trial_id: str) -> str | None:
+        """The id that the trial's run has, if it has one."""
+        return self._client_writer.run_id(number, trial_id) or self._run_id(number)
+
+    def close(self) -> None:
+        """Bring the statistics up to date, and close what is open."""
+        connections, self._connections = self._connections, []
+        for connection in connections:
+            with closing(connection):
+                if connection is connections[0]:
+                    connection.analyze()
+
+    def _write_part(self, connection: Connection, runs: TrialRuns) -> None:
+        family, ids, began = self._family, [self._run_id(number) for number in runs.numbers], now_ms()
+        with connection.transaction():
+            if connection.experiment_stage(int(family.experiment_id)) != "active":
+                raise TrackingError(f"the experiment {family.experiment_id} has been deleted while it was logged to")
+            new = connection.claim(ledger(runs, ids, family, began, now_ms()))
+            chosen = np.array([run_id in new for run_id in ids], np.bool_)
+            self._check_own(connection, runs.take(~chosen))
+            for grid in contents(runs.take(chosen), [run_id for run_id in ids if run_id in new], family):
+                connection.insert(grid)
+
+    def _check_own(self, connection: Connection, runs: TrialRuns) -> None:
+        """What is there already must be what would have been written."""
+        if not len(runs):
+            return
+        family, bounds = self._family, (self._run_id(min(runs.numbers)), self._run_id(max(runs.numbers)))
+        there = {run_id: content for run_id, *content in connection.query(_THERE, SWEEP_ID, TRIAL_ID, *bounds)}
+        for number, trial_id in zip(runs.numbers, runs.ids, strict=True):
+            run_id = self._run_id(number)
+            if there[run_id] != [int(family.experiment_id), family.sweep_id, trial_id]:
+                raise TrackingError(f"the run {run_id} is there, but it is not trial {number} of this sweep")
+
+    def _run_id(self, number: int) -> str:
+        return f"{self._prefix}{number:08x}"
+
+
+def run_id_prefix(family: Family) -> str:
+    """The first 24 of the 32 digits of a sweep's run ids."""
+    belongs = "\0".join((family.experiment_id, family.parent_id, family.sweep_id))
+    return f"{family.started_ms:012x}{hashlib.sha256(belongs.encode()).hexdigest()[:12]}"
+
+
+def _check_names(runs: TrialRuns) -> None:
+    """MLflow's own rules for keys; long texts are cut already."""
+    from mlflow.utils.validation import _validate_metric, _validate_param, _validate_tag
+
+    for key in dict.fromkeys(runs.keys):
+        _validate_metric(key, 0.0, 0, 0)  # type: ignore[no-untyped-call]
+    for key in runs.params:
+        _validate_param(key, "")  # type: ignore[no-untyped-call]
+    for key in runs.tags:
+        _validate_tag(key, "")  # type: ignore[no-untyped-call]

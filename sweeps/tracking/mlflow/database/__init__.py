@@ -1,0 +1,1 @@
+"""MLflow's tables in SQLite and PostgreSQL, for the bulk writer."""

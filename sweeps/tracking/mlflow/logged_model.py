@@ -1,0 +1,118 @@
+"""Logged model: the best trial's model in MLflow, by its public client, once, and registered if that is asked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sweeps.tracking.base import SWEEP_ID, TRIAL_ID, ModelPlace
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+
+    from sweeps.pipeline.best_model import BestModel
+
+MODEL_NAME = "best-model"
+_PREDICTOR = Path(__file__).with_name("predictor.py")
+
+
+def log_model(
+    client: MlflowClient, experiment_id: str, run_id: str, sweep_id: str, model: BestModel, register: str | None
+) -> ModelPlace:
+    """Log a model onto a run, or complete what is logged of it.
+
+    Args:
+        client: MLflow's.
+        experiment_id: the run's.
+        run_id: the run that the model is an output of, if it is not logged yet.
+        sweep_id: whose best model it is.
+        model: the model.
+        register: the registered model that it is to be a version of.
+    """
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    there = _logged(client, experiment_id, sweep_id, model)
+    if there is None:
+        tags = {SWEEP_ID: sweep_id, TRIAL_ID: model.trial_id}
+        there = client.create_logged_model(experiment_id, MODEL_NAME, run_id, tags, model.params, "sgd-sweeps")
+    if there.status != LoggedModelStatus.READY:
+        with tempfile.TemporaryDirectory(prefix="sweeps-model-") as folder:
+            path = Path(folder) / "model"
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of MLflow's own code, its type hints and its ways with pandas
+                _save(model, path, there, Path(folder))
+            client.log_model_artifacts(there.model_id, str(path))
+        client.finalize_logged_model(there.model_id, LoggedModelStatus.READY)
+    run_id = there.source_run_id or run_id
+    outputs = client.get_run(run_id).outputs
+    if not any(output.model_id == there.model_id for output in (outputs.model_outputs if outputs else ())):
+        client.log_outputs(run_id, [LoggedModelOutput(there.model_id, 0)])
+    version = _registered(client, there, run_id, register) if register else None
+    return ModelPlace(there.model_id, experiment_id, register, version)
+
+
+def _logged(client: MlflowClient, experiment_id: str, sweep_id: str, model: BestModel) -> LoggedModel | None:
+    """The model as an earlier try has left it; one that is whole before others."""
+    named = f"tags.`{SWEEP_ID}` = '{sweep_id}' AND tags.`{TRIAL_ID}` = '{model.trial_id}'"
+    found = client.search_logged_models([experiment_id], named)
+    return min(found, key=lambda there: (str(there.status) != "READY", there.creation_timestamp), default=None)
+
+
+def _save(model: BestModel, path: Path, there: LoggedModel, scratch: Path) -> None:
+    """An MLflow model in a folder, from code: nothing in it is pickled."""
+    import pandas as pd
+    from mlflow import pyfunc
+    from mlflow.models import Model, infer_signature
+    from mlflow.version import VERSION
+
+    data = scratch / "data"
+    data.mkdir()
+    np.savez(data / "arrays.npz", **model.arrays)  # type: ignore[arg-type, unused-ignore]
+    (data / "model.json").write_text(json.dumps(model.settings, indent=2), encoding="utf-8")
+    for place, file in model.code.items():
+        target = scratch / "code" / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+    example = pd.DataFrame(model.example, columns=model.settings["features"])
+    example = example.loc[:, ~example.columns.duplicated()]
+    pyfunc.save_model(
+        path,
+        python_model=str(_PREDICTOR),
+        artifacts={"model": str(data)},
+        code_paths=[str(top) for top in sorted((scratch / "code").iterdir())] if model.code else None,
+        signature=infer_signature(example, np.zeros(len(example))),
+        input_example=example,
+        pip_requirements=[f"mlflow=={VERSION}", *model.requirements],
+        mlflow_model=Model(
+            artifact_path=there.artifact_location,
+            model_uuid=there.model_id,
+            run_id=there.source_run_id,
+            model_id=there.model_id,
+        ),
+    )
+    for cache in path.rglob("__pycache__"):
+        shutil.rmtree(cache)
+
+
+def _registered(client: MlflowClient, there: LoggedModel, run_id: str, name: str) -> str:
+    """The version of the registered model that this one is; made if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for version in client.search_model_versions(f"run_id = '{run_id}'"):
+        if version.name == name and version.tags.get(TRIAL_ID) == there.tags[TRIAL_ID]:
+            return str(version.version)
+    tags = {key: there.tags[key] for key in (SWEEP_ID, TRIAL_ID)}
+    made = client.create_model_version(name, there.artifact_location, run_id, tags=tags, model_id=there.model_id)
+    return str(made.version)

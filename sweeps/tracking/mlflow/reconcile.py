@@ -1,0 +1,88 @@
+"""amend(): runs that were logged while shards were missing are brought in line with what the whole sweep says of them.
+
+Where a sweep logs its best trials, others may be the best now; a network's verdict is held against the best loss of the
+sweep, and with it the step at which it came near that. All else of a run is final when it is logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sweeps.tracking.base import TRIAL_ID, VERDICT, Family
+from sweeps.tracking.mlflow.client_writer import children
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+COLUMNS = ["trial", "trial_id", "verdict", "steps_to_tolerance"]  # of shard files, that are looked at
+_STEPS = "steps_to_tolerance"
+
+
+@dataclass
+class Amendments:
+    """What a writer has to know of it."""
+
+    runs: dict[str, tuple[str, bool]] = field(
+        default_factory=dict
+    )  # by trial: which one counts, whether it is all there
+    outdated: list[str] = field(default_factory=list)  # to be deleted when the trials' other runs are logged
+
+
+def amend(client: MlflowClient, family: Family, tables: Iterable[pa.Table], last_step: int) -> Amendments:
+    """Correct what can be corrected, delete what does not belong, and say what must be logged anew.
+
+    A metric that is there cannot be taken away from a run, so such a run is logged anew; it is deleted after that, so
+    that a trial has a run at any time.
+
+    Args:
+        client: MLflow's.
+        family: the sweep.
+        tables: the trials that are to have runs, with COLUMNS.
+        last_step: of the trials' curves.
+    """
+    logged: dict[str, list[Run]] = {}
+    for run in children(client, family, deleted=False):
+        logged.setdefault(run.data.tags[TRIAL_ID], []).append(run)
+    found = Amendments()
+    for table in tables:
+        for row in table.select(COLUMNS).to_pylist():
+            if runs := logged.pop(row["trial_id"], []):
+                _amend_trial(client, family, runs, row, last_step, found)
+    for runs in logged.values():
+        for run in runs:
+            client.delete_run(run.info.run_id)
+    return found
+
+
+def _amend_trial(
+    client: MlflowClient, family: Family, runs: list[Run], row: dict[str, Any], last_step: int, found: Amendments
+) -> None:
+    steps = row[_STEPS]
+    usable = [run for run in runs if run.info.status != "FINISHED" or _can_have(run, steps)]
+    kept = min(usable, key=lambda run: run.info.status != "FINISHED", default=None)
+    finished = kept is not None and kept.info.status == "FINISHED"
+    for run in runs:
+        if run is not kept:
+            if finished:
+                client.delete_run(run.info.run_id)
+            else:
+                found.outdated.append(run.info.run_id)
+    if kept is None or len(runs) > 1:
+        found.runs[row["trial_id"]] = (kept.info.run_id if kept is not None else "", finished)
+    if kept is None:
+        return
+    if kept.data.tags.get(VERDICT) != row["verdict"]:
+        client.set_tag(kept.info.run_id, VERDICT, row["verdict"])
+    if finished and steps is not None and kept.data.metrics.get(_STEPS) != steps:
+        client.log_metric(kept.info.run_id, _STEPS, float(steps), family.started_ms, last_step)
+
+
+def _can_have(run: Run, steps: int | None) -> bool:
+    """Whether a finished run can be made to say so: of two points at one step MLflow takes the greater for the last."""
+    known = run.data.metrics.get(_STEPS)
+    return known is None or (steps is not None and steps >= known)

@@ -1,0 +1,1 @@
+"""MLflow's tracking server: client, permissions, throttling and the local UI."""

@@ -1,0 +1,95 @@
+"""The MLflow UI of a store: starts MLflow's server on this machine, and ends it again."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from sweeps.errors import TrackingError
+from sweeps.store.store import Store
+
+_START_SECONDS = 180  # on a busy machine
+
+
+@contextmanager
+def serve(store: Store, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The UI's address and server process while it runs; port 0 takes any free one.
+
+    Raises:
+        TrackingError: the port is taken, or the server does not come up.
+    """
+    with mlflow_server(store.tracking_uri, store.artifacts, port) as server:
+        yield server
+
+
+@contextmanager
+def mlflow_server(
+    database: str, artifacts: Path, port: int = 0, workers: int = 1, loop: Literal["auto", "asyncio"] = "auto"
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address and process of MLflow's server on a database, while it runs.
+
+    Raises:
+        TrackingError: the port is taken, or the server does not come up.
+    """
+    port = _free_port(port)
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--default-artifact-root", artifacts.as_uri()]
+    # With asyncio and several workers every call waits 44 ms: it leaves Nagle's algorithm on, and that waits for a
+    # delayed acknowledgement. One worker answers a person's pages as fast as several, and is up sooner.
+    command += ["--workers", str(workers), "--uvicorn-opts", f"--loop {loop}"]
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
+    environment["MLFLOW_BACKEND_STORE_URI"] = database  # not among the arguments, which everybody can see
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        _wait(address, process)
+        yield address, process
+    finally:
+        _end(process)
+
+
+def _free_port(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise TrackingError(f"port {port} is taken; choose another one with --port, or 0 for any") from error
+        return int(probe.getsockname()[1])
+
+
+def _wait(address: str, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + _START_SECONDS
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise TrackingError(f"MLflow's server ended at once, with exit code {process.returncode}")
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=1):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise TrackingError(f"MLflow's server did not answer within {_START_SECONDS} s")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server and its workers, which are a process group of their own."""
+    for signal_number, seconds in ((15, 10), (9, 10)):
+        try:
+            os.killpg(process.pid, signal_number)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(seconds)
+            return
+        except subprocess.TimeoutExpired:
+            continue

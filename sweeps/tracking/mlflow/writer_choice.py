@@ -1,0 +1,129 @@
+"""Guard: which writer logs a sweep, and why; bulk only where MLflow's tables are those that it was tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from sweeps.config.schema import WriterName
+from sweeps.errors import TrackingError
+from sweeps.tracking.mlflow.database.base import Connection, Database, database_at
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment, Run
+
+TESTED_MLFLOW = ("3.17.2",)  # with any other one a canary goes first
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A writer, why it was chosen, and the database that the bulk writer writes into."""
+
+    name: Literal["bulk", "client"]
+    reason: str
+    database: Database | None = None
+
+
+def choose(uri: str, writer: WriterName) -> Choice:
+    """The writer for the URI of a database, if it is one, that MLflow uses.
+
+    Raises:
+        TrackingError: ``bulk`` is asked for and not safe there.
+    """
+    if writer == "client":
+        return Choice("client", "as tracking.writer says")
+    database = database_at(uri)
+    if isinstance(database, str):
+        return _chosen(database, writer)
+    return _chosen(_objection(database), writer, database)
+
+
+def for_run(choice: Choice, writer: WriterName, experiment: Experiment, parent: Run) -> Choice:
+    """The choice, now that the experiment and the parent run are known.
+
+    Raises:
+        TrackingError: ``bulk`` is asked for and not safe there.
+    """
+    if choice.database is None:
+        return choice
+    workspace = getattr(experiment, "workspace", None)
+    if workspace not in (None, "default"):
+        return _chosen(f"the experiment {experiment.name!r} is in the workspace {workspace!r}", writer)
+    with closing(choice.database.connect()) as connection:
+        query = "SELECT experiment_id FROM runs WHERE run_uuid = ?"
+        if connection.query(query, parent.info.run_id) != [(int(experiment.experiment_id),)]:
+            return _chosen("the database does not have the run that the tracking server has just made", writer)
+    return choice
+
+
+def check_server(database: Database, experiments: Iterable[Experiment]) -> None:
+    """Whether a database is that of the tracking server that has these experiments.
+
+    Raises:
+        TrackingError: it is another one's.
+    """
+    with closing(database.connect()) as connection:
+        for experiment in experiments:
+            query = "SELECT name, creation_time FROM experiments WHERE experiment_id = ?"
+            found = connection.query(query, int(experiment.experiment_id))
+            if found != [(experiment.name, experiment.creation_time)]:
+                raise TrackingError(
+                    "tracking.database is not the database of the tracking server: "
+                    f"the server's experiment {experiment.name!r} is not in it"
+                )
+
+
+def _chosen(objection: str | None, writer: WriterName, database: Database | None = None) -> Choice:
+    if objection is None:
+        return Choice("bulk", f"MLflow's tables are as tested; {_version()}", database)
+    if writer == "bulk":
+        raise TrackingError(f"tracking.writer: bulk cannot be used: {objection}; use auto or client")
+    return Choice("client", objection)
+
+
+def _objection(database: Database) -> str | None:
+    """Why the bulk writer must not be used; None if it may be."""
+    try:
+        connection = database.connect()
+    except TrackingError as error:  # with options, perhaps, that only MLflow's own driver knows
+        return str(error)
+    with closing(connection):
+        objection = _table_objection(connection, database.fingerprints) or connection.refusal()
+    return objection or _version_objection(database)
+
+
+def _table_objection(connection: Connection, fingerprints: tuple[str, ...]) -> str | None:
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    if "alembic_version" not in connection.tables():
+        return "the database has no tables of MLflow's"
+    revisions = [row[0] for row in connection.query("SELECT version_num FROM alembic_version")]
+    newest = _get_latest_schema_revision()  # type: ignore[no-untyped-call]
+    if revisions != [newest]:
+        return f"the database has MLflow's schema {', '.join(revisions)}, the installed MLflow has {newest}"
+    found = connection.fingerprint()
+    if found not in fingerprints:
+        return f"MLflow's tables are not as tested (fingerprint {found})"
+    return None
+
+
+def _version_objection(database: Database) -> str | None:
+    from mlflow.version import VERSION
+
+    if VERSION in TESTED_MLFLOW:
+        return None
+    from sweeps.tracking.mlflow.self_test import differences
+
+    try:
+        found = differences(database)
+    except TrackingError as error:
+        return f"MLflow {VERSION} is not one that was tested, and {error}"
+    return f"with MLflow {VERSION} it writes other rows than the public client: {found}" if found else None
+
+
+def _version() -> str:
+    from mlflow.version import VERSION
+
+    return f"MLflow {VERSION}" if VERSION in TESTED_MLFLOW else f"MLflow {VERSION}, tried on a scratch database"

@@ -1,0 +1,151 @@
+"""Trials: what each trial of a shard file logs, as columns; every writer writes exactly this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sweeps.arrow_columns import matrix
+from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.tracking.base import SWEEP_ID, TRIAL_ID, VERDICT
+
+PARAM_LENGTH = 6000  # MLflow cuts longer ones
+TAG_LENGTH = 8000
+_FIGURES = (
+    "final_loss",
+    "best_loss",
+    "first_nonfinite_step",
+    "steps_to_tolerance",
+    "overshoot_percent",
+    "peak_value",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class TrialRuns:
+    """T trials as MLflow runs: texts as lists of T, metric points as a matrix of T rows and a column a point.
+
+    Columns are sorted by key, then by step; NaN stands for a point that a trial does not have.
+    """
+
+    numbers: list[int]
+    ids: list[str]
+    params: dict[str, list[str]]
+    tags: dict[str, list[str]]
+    keys: list[str]  # of each column
+    steps: list[int]
+    values: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """How many trials."""
+        return len(self.numbers)
+
+    def name(self, index: int) -> str:
+        """A trial's run name."""
+        return f"trial {self.numbers[index]}"
+
+    def metrics(self, index: int) -> Iterator[tuple[str, float, int]]:
+        """(key, value, step) of all that one trial logs."""
+        for column in np.flatnonzero(np.isfinite(self.values[index])).tolist():
+            yield self.keys[column], float(self.values[index, column]), self.steps[column]
+
+    def groups(self) -> Iterator[tuple[str, int, int]]:
+        """(key, first column, end) of each metric."""
+        first = 0
+        for column in range(1, len(self.keys) + 1):
+            if column == len(self.keys) or self.keys[column] != self.keys[first]:
+                yield self.keys[first], first, column
+                first = column
+
+    def split(self, parts: int) -> list[TrialRuns]:
+        """At most so many parts of about the same size, in order."""
+        part = np.arange(len(self)) * parts // len(self)
+        return [self.take(part == index) for index in np.unique(part)]
+
+    def take(self, chosen: NDArray[np.bool_]) -> TrialRuns:
+        """Some of the trials."""
+        if chosen.all():
+            return self
+        kept = np.flatnonzero(chosen).tolist()
+
+        def some(texts: dict[str, list[str]]) -> dict[str, list[str]]:
+            return {key: [column[i] for i in kept] for key, column in texts.items()}
+
+        numbers, ids = [self.numbers[i] for i in kept], [self.ids[i] for i in kept]
+        return TrialRuns(numbers, ids, some(self.params), some(self.tags), self.keys, self.steps, self.values[chosen])
+
+
+def trial_runs(
+    table: pa.Table, steps: list[int], names: tuple[str, ...], sweep_id: str, points: int | None
+) -> TrialRuns:
+    """What the trials of a shard file's rows log.
+
+    Args:
+        table: rows of a shard file.
+        steps: the steps of its curves.
+        names: the parameters whose values are logged.
+        sweep_id: the sweep's id.
+        points: at most so many points of a curve; None logs all.
+    """
+    starts = [name for name in table.column_names if name.startswith("init.")]
+    params = {key: _texts(table[key], PARAM_LENGTH) for key in (*HYPERPARAMETERS, "seed", *starts)}
+    tags = {
+        SWEEP_ID: [sweep_id] * len(table),
+        TRIAL_ID: _texts(table["trial_id"], TAG_LENGTH),
+        VERDICT: _texts(table["verdict"], TAG_LENGTH),
+    }
+    keys, at, values = _points(table, steps, names, points)
+    return TrialRuns(table["trial"].to_pylist(), tags[TRIAL_ID], params, tags, keys, at, values)
+
+
+def _points(
+    table: pa.Table, steps: list[int], names: tuple[str, ...], points: int | None
+) -> tuple[list[str], list[int], NDArray[np.float64]]:
+    """Keys, steps and values of the metric columns, sorted by key and step."""
+    rows, last = len(table), steps[-1]
+    blocks: dict[str, tuple[list[int], NDArray[np.float64]]] = {}
+    curves = {key: key for key in ("loss", "validation_loss")} | {f"param.{name}": f"param/{name}" for name in names}
+    for column, key in curves.items():
+        if column in table.column_names:
+            blocks[key] = _thinned(steps, matrix(table[column], rows).astype(np.float64), points)
+    for key in _FIGURES:
+        figures = table[key].combine_chunks().cast(pa.float64()).to_numpy(zero_copy_only=False)
+        blocks[key] = [last], figures.reshape(rows, 1)
+    if names:
+        final = matrix(table["final"], rows).astype(np.float64)
+        blocks |= {f"final/{name}": ([last], final[:, j : j + 1]) for j, name in enumerate(names)}
+    order = sorted(blocks)
+    keys = [key for key in order for _ in blocks[key][0]]
+    return keys, [step for key in order for step in blocks[key][0]], np.hstack([blocks[key][1] for key in order])
+
+
+def _thinned(
+    steps: list[int], values: NDArray[np.float64], points: int | None
+) -> tuple[list[int], NDArray[np.float64]]:
+    """At most so many points of each curve: the first, its last finite one, and between them steps evenly by log."""
+    if points is None or len(steps) <= points:
+        return steps, values
+    at = np.asarray(steps)
+    wanted = np.concatenate([[0], np.geomspace(1, max(at[-1] - at[0], 1), points)[1:]]) + at[0]
+    chosen = np.zeros(len(at), np.bool_)
+    chosen[np.clip(np.searchsorted(at, np.rint(wanted)), 0, len(at) - 1)] = True
+    chosen[-1] = True
+    finite = np.isfinite(values)
+    ends = len(at) - 1 - np.argmax(finite[:, ::-1], axis=1)
+    # A curve that ends early keeps its end in place of the last chosen point before it.
+    before = np.array([np.flatnonzero(chosen[: end + 1])[-1] for end in range(len(at))])[ends]
+    rows = np.arange(len(values))
+    kept = np.where(chosen, values, np.nan)
+    kept[rows[before > 0], before[before > 0]] = np.nan
+    kept[rows, ends] = values[rows, ends]
+    used = np.isfinite(kept).any(axis=0)
+    return at[used].tolist(), kept[:, used]
+
+
+def _texts(column: Any, length: int) -> list[str]:
+    return [str(value)[:length] for value in column.to_pylist()]

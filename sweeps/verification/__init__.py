@@ -1,0 +1,1 @@
+"""Verification: audits, replays, expected results and regression checks."""

@@ -1,0 +1,318 @@
+"""verify(): holds a sweep's store against its plan, MLflow against the store, and a sample against torch.optim.SGD."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sgdcore import Thresholds, judge
+from sgdcore.trajectories import NEVER
+from sgdcore.verdict import VERDICTS
+from sweeps.arrow_columns import matrix
+from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.errors import StoreError, SweepHeld
+from sweeps.execution.worker import Work, recorded_steps, shard_metadata, train_table
+from sweeps.pipeline.run import prepare
+from sweeps.plan.planner import Shard, Trials
+from sweeps.results.final_verdicts import settled
+from sweeps.store.store import SweepFiles
+from sweeps.tracking.base import Sweep, best_trials, wanted
+from sweeps.tracking.mlflow.audit import LoggedRun, expected_runs, logged_runs, read_run
+from sweeps.verification.tolerance import Outcome, outcome, outcome_differences, trained_by_torch
+
+if TYPE_CHECKING:
+    from sweeps.tracking.mlflow.tracker import MlflowTracker
+
+_SAMPLE = 20  # trials, if nobody says how many,
+_SAMPLE_STEPS = 100_000  # and if torch does no more steps for them than in half a minute; seven times where all amplify
+_OUTCOME = {"verdict", "final_loss", "first_nonfinite_step", "final", "loss"}
+_COLUMNS = {"trial", "trial_id", *HYPERPARAMETERS, "seed", *_OUTCOME}
+_ALONE = (b"numba", b"triton")  # kernels whose trials are the same bits alone as among others
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that is not as it ought to be."""
+
+    what: str
+    where: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        """A line for the user."""
+        return f"{self.what} ({self.where}): expected {self.expected}, found {self.found}"
+
+
+@dataclass
+class Audit:
+    """What was looked at, and what differs."""
+
+    sweep_id: str
+    trials: int = 0  # planned
+    steps: int = 0  # of a trial
+    stored: int = 0  # of them in the store, as planned
+    logged: int = 0  # trials of which MLflow has one run, as stored
+    recomputed: int = 0  # of the sample
+    curtailed: bool = False  # whether the sample is smaller than usual, for its steps would take long
+    exact: int = 0  # of these bit for bit
+    verdicts: Counter[str] = field(default_factory=Counter)  # of the store's trials
+    best: float | None = None  # metric of the store's trials that did not diverge
+    differences: list[Difference] = field(default_factory=list)
+
+
+def verify(files: SweepFiles, tracker: MlflowTracker, sample: int | None = None, seed: int = 0) -> Audit:
+    """Audit a sweep; nothing is written.
+
+    Args:
+        files: the sweep.
+        tracker: where it is logged.
+        sample: how many trials to train again, by torch.optim.SGD itself; by default 20, or fewer where they take long.
+        seed: of the choice of these.
+
+    Raises:
+        SweepHeld: a process works on the sweep.
+        InputError: the plan cannot be read, or the tracking URI cannot be reached.
+    """
+    if (holder := files.holder()) is not None:
+        raise SweepHeld(f"sweep {files.sweep_id} is held by {holder}; verify it when that is done")
+    manifest = files.manifest()
+    work = prepare(files.config(), files.config_location, int(manifest["trials_per_shard"]))
+    audit = Audit(files.sweep_id, trials=len(work.plan), steps=work.plan.steps)
+    if sample is None:
+        sample = min(_SAMPLE, _SAMPLE_STEPS // max(1, work.plan.steps))
+        audit.curtailed = sample < min(_SAMPLE, len(work.plan))
+    audit.differences += _plan_differences(work, manifest)
+    if audit.differences:
+        return audit  # of another plan's trials there is nothing to hold the store against
+    tracker.check()
+    audit.differences += _store_differences(work, files, audit)
+    if not (work.task.is_quadratic or audit.differences):
+        audit.differences += _verdict_differences(work, files)
+    audit.differences += _tracking_differences(work, files, tracker, audit)
+    audit.differences += _sample_differences(work, files, audit, np.random.default_rng(seed), sample)
+    return audit
+
+
+def _plan_differences(work: Work, manifest: dict[str, Any]) -> Iterator[Difference]:
+    names = {"context": "digest of data, model and training", "data": "digest of the data"}
+    facts = work.plan.summary() | {"data": work.task.dataset.digest}
+    found = manifest | {"data": manifest.get("data", {}).get("digest")}
+    for key in ("data", "context", "trials", "shards", "steps", "parameters"):
+        if found.get(key) != facts[key]:
+            yield Difference(names.get(key, key), "plan.json", str(found.get(key)), f"{facts[key]} when planned again")
+
+
+def _store_differences(work: Work, files: SweepFiles, audit: Audit) -> Iterator[Difference]:
+    """Every planned trial once, in its row, with finite numbers or none."""
+    done = files.done()
+    planned = range(len(work.plan.shards()))
+    for index in sorted(done - set(planned)):
+        yield Difference("shard", f"{index:05}.parquet", "none of this number", "a file")
+    for shard in work.plan.shards():
+        where = f"{shard.index:05}.parquet"
+        if shard.index not in done:
+            tries = files.tries(shard.index)
+            yield Difference(
+                "shard", where, f"{len(shard)} trials", f"given up, tries: {tries}" if tries else "no file"
+            )
+            continue
+        table = _table(files, shard.index)
+        if table is None:
+            yield Difference("shard", where, f"{len(shard)} trials", "a damaged file; remove it and resume the sweep")
+            continue
+        found = [Difference(what, where, *facts) for what, *facts in _shard_differences(work, shard, table)]
+        yield from found
+        audit.stored += 0 if found else len(shard)
+        audit.verdicts.update(table["verdict"].to_pylist())
+        settled = table.filter(pc.not_equal(table["verdict"], "diverged"))[work.config.metric.name]
+        audit.best = min((v for v in (audit.best, pc.min(settled).as_py()) if v is not None), default=None)
+
+
+def _verdict_differences(work: Work, files: SweepFiles) -> Iterator[Difference]:
+    """Verdicts that are held against the best of the whole sweep."""
+    for index, table, judged in settled(files, Thresholds(**work.config.verdict.model_dump())):
+        if not table.equals(judged):
+            yield Difference("verdicts", f"{index:05}.parquet", "those that follow from the sweep's losses", "others")
+
+
+def _table(files: SweepFiles, index: int) -> pa.Table | None:
+    """A shard's table; None where the file is damaged."""
+    try:
+        table = files.read_shard(index)
+    except StoreError:
+        return None
+    return table if set(table.column_names) >= _COLUMNS else None
+
+
+def _shard_differences(work: Work, shard: Shard, table: pa.Table) -> Iterator[tuple[str, str, str]]:
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    for key, fact in shard_metadata(work, metadata.get("kernel", ""), metadata.get("device", "")).items():
+        if metadata.get(key) != fact:
+            yield key, fact, str(metadata.get(key))
+    trials = work.plan.trials(shard.start, shard.stop)
+    columns: dict[str, list[Any]] = {"trial": trials.number.tolist(), "trial_id": work.plan.ids(trials)}
+    columns |= {name: getattr(trials.hyperparams, name).tolist() for name in HYPERPARAMETERS}
+    columns["seed"] = trials.seed.tolist()
+    for name, values in columns.items():
+        found = table[name].to_pylist() if name in table.column_names else []
+        if len(found) != len(values):
+            yield f"rows of {name}", str(len(values)), str(len(found))
+        elif found != values:
+            row = next(row for row, pair in enumerate(zip(values, found, strict=True)) if pair[0] != pair[1])
+            yield f"{name} of trial {shard.start + row}", str(values[row]), str(found[row])
+    for name in table.column_names:
+        flat = table[name].combine_chunks()
+        flat = flat.flatten() if pa.types.is_list(flat.type) else flat
+        if pa.types.is_floating(flat.type) and not pc.all(pc.is_finite(flat), min_count=0).as_py():
+            yield name, "finite values, or none", "others"
+    if strange := set(table["verdict"].to_pylist()) - set(VERDICTS):
+        yield "verdict", f"one of {', '.join(VERDICTS)}", ", ".join(map(str, strange))
+
+
+def _tracking_differences(work: Work, files: SweepFiles, tracker: MlflowTracker, audit: Audit) -> Iterator[Difference]:
+    """One parent with the right totals; of each trial that is wanted one child with what the store holds of it."""
+    sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
+    parents: list[LoggedRun] = []
+    children: dict[str, list[tuple[str, bytes]]] = {}  # digests: the facts of all runs at once might not fit in memory
+    for run in logged_runs(tracker, sweep):
+        if not run.trial_id:
+            parents.append(run)
+            continue
+        children.setdefault(run.trial_id, []).append((run.run_id, _digest(run)))
+        for name in run.not_finite:
+            yield Difference(f"mlflow: {name}", f"run {run.run_id}", "a finite value", str(run.facts[name]))
+    yield from _parent_differences(parents, audit, work.config.metric.name)
+    steps, best = recorded_steps(work), _best(work, files)
+    for index in sorted(files.done()):
+        if (table := _table(files, index)) is None:
+            continue  # told above
+        among = np.full(len(table), work.config.tracking.trials == "all")
+        if best is not None:
+            among = np.isin(table["trial"].to_numpy(), best.get(index, []))
+        there = [trial_id in children for trial_id in table["trial_id"].to_pylist()]
+        looked_at = table.filter(pa.array(among | np.array(there, np.bool_)))
+        if len(looked_at):
+            for run in expected_runs(sweep, looked_at, steps):
+                found = list(_child_differences(run, children.pop(run.trial_id, []), tracker))
+                yield from found
+                audit.logged += not found
+    for trial_id, runs in children.items():
+        yield Difference(f"mlflow: trial {trial_id}", "runs", "a trial of this sweep", ", ".join(r for r, _ in runs))
+
+
+def _best(work: Work, files: SweepFiles) -> dict[int, list[int]] | None:
+    """The trials, by shard, that are to be in MLflow where only the best are; None where it is all or none."""
+    policy = work.config.tracking.trials
+    if not policy.startswith("top:"):
+        return None
+    try:
+        return best_trials(files, work.config.metric.name, wanted(policy, len(work.plan)))
+    except StoreError:
+        return {}  # with a damaged shard, told above, nobody knows which they are
+
+
+def _parent_differences(parents: list[LoggedRun], audit: Audit, metric: str) -> Iterator[Difference]:
+    if len(parents) != 1:
+        yield Difference("mlflow: the sweep's own run", "runs", "1", str(len(parents)))
+        return
+    facts: dict[str, str | float] = {"status": "FINISHED", "metric trials": float(audit.verdicts.total())}
+    facts |= {f"metric trials/{verdict}": float(audit.verdicts[verdict]) for verdict in VERDICTS}
+    if audit.best is not None:
+        facts[f"metric best/{metric}"] = audit.best
+    for name, fact in facts.items():
+        if parents[0].facts.get(name) != fact:
+            yield Difference(f"mlflow: {name}", "the sweep's own run", str(fact), str(parents[0].facts.get(name)))
+
+
+def _child_differences(
+    expected: LoggedRun, found: list[tuple[str, bytes]], tracker: MlflowTracker
+) -> Iterator[Difference]:
+    where = f"trial {expected.trial_id}"
+    if len(found) != 1:
+        yield Difference("mlflow: runs", where, "1", str(len(found)))
+    for run_id, digest in found:
+        if digest == _digest(expected):
+            continue
+        facts = read_run(tracker, run_id).facts
+        for name in sorted(facts.keys() | expected.facts.keys()):
+            if facts.get(name) != expected.facts.get(name):
+                yield Difference(f"mlflow: {name}", where, str(expected.facts.get(name)), str(facts.get(name)))
+
+
+def _digest(run: LoggedRun) -> bytes:
+    return hashlib.blake2b(repr(sorted(run.facts.items())).encode(), digest_size=16).digest()
+
+
+def _sample_differences(
+    work: Work, files: SweepFiles, audit: Audit, random: np.random.Generator, size: int
+) -> Iterator[Difference]:
+    """Some trials, trained again by torch.optim.SGD itself, to the tolerance of ``sweeps replay``."""
+    chosen = np.sort(random.choice(len(work.plan), min(size, len(work.plan)), replace=False))
+    shards = chosen // work.plan.trials_per_shard
+    for index in sorted(set(shards.tolist()) & files.done()):
+        shard = work.plan.shards()[index]
+        rows = chosen[shards == index] - shard.start
+        table = _table(files, index)
+        if table is None or len(table) != len(shard):
+            continue  # told above
+        trials, sample = work.plan.trials(shard.start, shard.stop).take(rows), table.take(rows)
+        # What both find, a verdict that is another one, is told once.
+        yield from dict.fromkeys(
+            [*_engine_differences(work, trials, sample), *_torch_differences(work, trials, sample, audit)]
+        )
+
+
+def _engine_differences(work: Work, trials: Trials, table: pa.Table) -> Iterator[Difference]:
+    """What follows from a trial's training and is not as the engine finds it today, where it finds the same losses.
+
+    It does where trials are the same bits alone as among others, but for libraries of linear algebra, in which machines
+    differ. Parameters and losses are left to torch; verdicts that depend on all trials have been looked at.
+    """
+    if (table.schema.metadata or {}).get(b"kernel") not in _ALONE:
+        return
+    again = train_table(work, trials, device="cpu", threads=1)
+    told = {"final", "loss"} if work.task.is_quadratic else {"final", "loss", "verdict", "steps_to_tolerance"}
+    same = [ours == theirs for ours, theirs in zip(table["loss"].to_pylist(), again["loss"].to_pylist(), strict=True)]
+    for name in [name for name in again.column_names if name not in told]:
+        expected = again[name].to_pylist()
+        found = table[name].to_pylist() if name in table.column_names else [None] * len(expected)
+        for row in np.flatnonzero(same):
+            if not _is_as(found[row], expected[row]):
+                where = f"trial {trials.number[row]}, recomputed"
+                yield Difference(name, where, str(expected[row]), str(found[row]))
+
+
+def _is_as(found: Any, expected: Any) -> bool:
+    """Equal; floats to six digits, lists of them to six digits of the largest."""
+    if not isinstance(expected, float | list) or type(found) is not type(expected):
+        return bool(found == expected)
+    ours, theirs = np.array(found, dtype=np.float64), np.array(expected, dtype=np.float64)
+    size = np.nanmax(np.abs(theirs), initial=0.0)
+    return ours.shape == theirs.shape and np.allclose(ours, theirs, rtol=0, atol=1e-6 * size, equal_nan=True)
+
+
+def _torch_differences(work: Work, trials: Trials, table: pa.Table, audit: Audit) -> Iterator[Difference]:
+    trained = trained_by_torch(work, trials)
+    verdicts = judge(trained, Thresholds(**work.config.verdict.model_dump())).verdict
+    stops = pc.fill_null(table["first_nonfinite_step"], NEVER).to_pylist()
+    final, loss = matrix(table["final"], len(table)), matrix(table["loss"], len(table))
+    for row, verdict in enumerate(table["verdict"].to_pylist()):
+        where = f"trial {trials.number[row]}, recomputed"
+        ours, theirs = Outcome(stops[row], {"final": final[row], "loss": loss[row]}), outcome(trained, row)
+        exact = np.array_equal(ours.values["final"], theirs.values["final"], equal_nan=True)
+        audit.recomputed += 1
+        audit.exact += exact
+        if exact and work.task.is_quadratic and verdict != verdicts[row]:
+            yield Difference("verdict", where, str(verdicts[row]), verdict)
+        if verdict in ("diverging", "diverged") and not work.task.is_quadratic:
+            continue  # a network that diverges amplifies its rounding beyond any tolerance
+        for what, *facts in outcome_differences(work, trials.take(np.array([row])), ours, theirs):
+            yield Difference(what, where, *facts)

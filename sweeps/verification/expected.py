@@ -1,0 +1,178 @@
+"""check(): holds the trials that a sweep file names under ``expected`` against published figures or torch.optim.SGD."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweeps.config.schema import HYPERPARAMETERS, Expected
+from sweeps.execution.worker import Work, start_values, train_trials
+from sweeps.results.results import Results
+from sweeps.text.formatting import number
+
+_SHOWN = (
+    "trial",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "verdict",
+    "overshoot_percent",
+    "overshoot_parameter",
+    "peak_value",
+)
+_AND = {"diverging": "is diverging", "converging": "is converging", "stalled": "has stalled"}
+
+
+@dataclass(frozen=True)
+class ExpectedOutcome:
+    """One trial of an expected case and what came out; ``trial`` is None where no stored trial is that case."""
+
+    case: str
+    trial: int | None
+    lr: float | None
+    momentum: float | None
+    weight_decay: float | None
+    final: dict[str, float]  # NaN where not finite
+    published: dict[str, float] | None  # None where torch.optim.SGD itself is what is expected
+    reference: bool
+    decimals: int  # to which published figures are compared
+    matches: bool
+    exact: bool  # equal to torch.optim.SGD bit for bit, not only to rounding
+    verdict: str | None
+    overshoot_percent: float | None
+    overshoot_parameter: str | None
+    peak_value: float | None
+    target: float | None  # of the parameter that overshot
+
+
+def check(work: Work, results: Results) -> list[ExpectedOutcome]:
+    """One outcome for each stored trial of each expected case; cases that are torch.optim.SGD's are trained by it."""
+    return [outcome for expected in results.config.expected for outcome in _check_case(work, results, expected)]
+
+
+def sentence(outcome: ExpectedOutcome) -> str | None:
+    """How far the trial went past its target and what became of it, in words; None where nothing overshot."""
+    if not outcome.overshoot_percent or outcome.peak_value is None or outcome.target is None:
+        return None
+    fate = _AND.get(outcome.verdict or "", f"has {outcome.verdict}")
+    return (
+        f"{outcome.case}: {outcome.overshoot_parameter} overshoots its target {number(outcome.target, 3)} "
+        f"to {number(outcome.peak_value, 3)}, {number(outcome.overshoot_percent, 3)} % of the way from its start "
+        f"past the target, and {fate}"
+    )
+
+
+def sentences(expected: Sequence[ExpectedOutcome]) -> list[str]:
+    """Those of the cases that overshoot and do not come back; at most ten."""
+    lost = [outcome for outcome in expected if outcome.verdict in ("diverging", "diverged")]
+    return [line for outcome in lost if (line := sentence(outcome))][:10]
+
+
+def _check_case(work: Work, results: Results, expected: Expected) -> list[ExpectedOutcome]:
+    columns = {key: _columns(results, key) for key in expected.where}
+    where = {column: expected.where[key] for key, meant in columns.items() for column in meant}
+    numbers = results.matching(where) if all(columns.values()) else []
+    if not numbers:
+        return [_outcome(expected)]
+    stored = results.final(numbers)
+    published = isinstance(expected.final, dict)
+    reference = {} if published else _reference(work, numbers)
+    precise = {} if published else _reference(work, numbers, dtype="float64")
+    outcomes = []
+    for row in results.rows(numbers).to_dict("records"):
+        trial = int(row["trial"])
+        final = dict(zip(results.parameters, map(float, stored[trial]), strict=True))
+        if isinstance(expected.final, dict):
+            matches, exact = _agrees(final, expected.final, expected.decimals), False
+        else:
+            exact = _same_bits(stored[trial], reference[trial])
+            matches = exact or _as_close(stored[trial], reference[trial], precise[trial])
+        outcomes.append(_outcome(expected, row, final, _target(work, row), (matches, exact)))
+    return outcomes
+
+
+def _outcome(
+    expected: Expected,
+    row: Mapping[Hashable, Any] | None = None,
+    final: dict[str, float] | None = None,
+    target: float | None = None,
+    agreement: tuple[bool, bool] = (False, False),
+) -> ExpectedOutcome:
+    """Without a row: that of a case of which no trial is stored."""
+    published = expected.final if isinstance(expected.final, dict) else None
+    found = {name: _or_none(row[name]) if row else None for name in _SHOWN}
+    return ExpectedOutcome(
+        case=expected.case,
+        final=final or {},
+        published=published,
+        reference=published is None,
+        decimals=expected.decimals,
+        matches=agreement[0],
+        exact=agreement[1],
+        target=target,
+        **found,
+    )
+
+
+def _columns(results: Results, key: str) -> list[str]:
+    """The columns that a key of ``where`` means; init.weight means all of a model's weights, as in the sweep file."""
+    if key in (*HYPERPARAMETERS, *results.starts, "seed"):
+        return [key]
+    return [c for c in results.starts if c.startswith(f"{key}.")]
+
+
+def _agrees(found: Mapping[str, float], published: Mapping[str, float], decimals: int) -> bool:
+    return all(
+        name in found and round(found[name], decimals) == round(value, decimals) for name, value in published.items()
+    )
+
+
+def _reference(work: Work, numbers: Sequence[int], **changes: Any) -> dict[int, NDArray[Any]]:
+    """What torch.optim.SGD itself makes of these trials."""
+    found: dict[int, NDArray[Any]] = {}
+    runs = np.split(np.asarray(numbers), np.flatnonzero(np.diff(numbers) != 1) + 1)
+    for run in runs:
+        trials = work.plan.trials(int(run[0]), int(run[-1]) + 1)
+        trained = train_trials(work, trials, kernel="reference", **changes)
+        found |= dict(zip(run.tolist(), trained.params, strict=True))
+    return found
+
+
+def _same_bits(stored: NDArray[Any], reference: NDArray[Any]) -> bool:
+    """Equal bit for bit; a value that is not finite is stored as NaN."""
+    finite = np.isfinite(reference)
+    return (
+        stored.dtype == reference.dtype
+        and bool((np.isfinite(stored) == finite).all())
+        and stored[finite].tobytes() == reference[finite].tobytes()
+    )
+
+
+def _as_close(stored: NDArray[Any], reference: NDArray[Any], precise: NDArray[Any]) -> bool:
+    """No farther from the float64 run than twice what torch's own run is: the bar where sums are reordered."""
+    if not np.array_equal(np.isfinite(stored), np.isfinite(reference)):
+        return False
+    finite = np.isfinite(stored) & np.isfinite(precise)
+    ours, theirs = np.abs(stored - precise)[finite], np.abs(reference - precise)[finite]
+    return bool(ours.max(initial=0.0) <= 2 * theirs.max(initial=0.0))
+
+
+def _target(work: Work, row: Mapping[Hashable, Any]) -> float | None:
+    """The minimiser's value of the parameter that overshot."""
+    parameter = _or_none(row["overshoot_parameter"])
+    if parameter is None:
+        return None
+    trials = work.plan.trials(int(row["trial"]), int(row["trial"]) + 1)
+    dtype = work.config.training.dtype
+    start = start_values(work, trials).astype(dtype).astype(np.float64)
+    targets = work.task.quadratic(dtype).nearest_minimisers(trials.hyperparams.weight_decay, start)
+    return float(targets[0, work.task.parameter_names.index(parameter)])
+
+
+def _or_none(value: Any) -> Any:
+    missing = value is None or (isinstance(value, float) and np.isnan(value))
+    return None if missing else value

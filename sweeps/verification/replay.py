@@ -1,0 +1,204 @@
+"""replay_trial(): a stored trial step by step beside torch.optim.SGD, and whether the store holds the same result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+
+from sgdcore import Task
+from sgdcore.replay import Step, replay
+from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.errors import StoreError
+from sweeps.execution.worker import Work, start_values
+from sweeps.pipeline.run import reopen
+from sweeps.plan.planner import Trials
+from sweeps.store.store import SweepFiles
+from sweeps.text.formatting import cell
+from sweeps.verification.tolerance import AMPLIFIED, ROUNDING, overflow_steps, twins
+
+_WHOLE_ID = 32  # characters
+_MAX_SHOWN = 4  # parameters that are shown one by one
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """A replayed trial."""
+
+    title: str
+    facts: dict[str, Any]
+    frame: pd.DataFrame  # one row a step; of models with many parameters, norms instead of values
+    exact: bool  # bit for bit
+    agrees: bool  # exact, or equal to rounding where sums run in another order
+    conclusion: str
+
+
+def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Replay:
+    """Replay a trial, named by its number or by its id or the start of it.
+
+    Args:
+        files: the sweep.
+        trial: which one.
+        most: replay only so many steps; of a trial that has more, the end is not held against the store.
+
+    Raises:
+        StoreError: there is no such trial, or the data set has changed.
+    """
+    work = reopen(files)
+    number = _number(files, work, trial)
+    trials = work.plan.trials(number, number + 1)
+    training = work.config.training
+    all_steps = _steps(work, trials, work.task, start_values(work, trials))
+    steps = list(islice(all_steps, most))
+    cut = len(steps) == most and next(all_steps, None) is not None
+    stored, verdict = _stored(files, work, number)
+    stored = None if cut else stored
+    from_stored = 0.0 if stored is None else _distance(stored, steps[-1].params)
+    # Another kernel of a linear model makes the same bits; a network's depend on how many trials are trained together,
+    # and where it diverges nothing is the measure of its rounding.
+    quadratic = work.task.is_quadratic
+    allowed = ROUNDING[training.dtype] if quadratic or verdict not in ("diverging", "diverged") else math.inf
+    compared = _compared(work, trials, steps, allowed)
+    deviation = max((step.deviation for step in compared), default=0.0)
+    from_torch = max((step.relative_deviation for step in compared), default=0.0)
+    amplified = None
+    if max(from_torch, 0.0 if quadratic else from_stored) > allowed:
+        amplified = _amplified(work, trials, steps)
+        allowed = max(allowed, AMPLIFIED * amplified)
+    same = from_stored <= (0.0 if quadratic else allowed)
+    exact = deviation == 0 and same
+    agrees = same and from_torch <= allowed
+    findings = {"largest_deviation": deviation, "store_holds_the_same": same, "exact": exact, "agrees": agrees}
+    row = {**trials.hyperparams.arguments(0), "seed": int(trials.seed[0])}
+    setting = ", ".join(f"{name} {cell(row[name], name)}" for name in HYPERPARAMETERS)
+    return Replay(
+        title=f"trial {number} ({work.plan.ids(trials)[0]}): {setting}",
+        facts={"trial": number, **row, **findings},
+        frame=pd.DataFrame([_row(step, work.plan.parameter_names) for step in steps]),
+        exact=exact,
+        agrees=agrees,
+        conclusion=("the first " if cut else "")
+        + _conclusion(len(steps), deviation, from_torch, allowed, amplified, stored is not None, same),
+    )
+
+
+def _steps(work: Work, trials: Trials, task: Task, start: np.ndarray) -> Iterator[Step]:
+    training = work.config.training
+    return replay(
+        task,
+        trials.hyperparams,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        order=training.order,
+        dtype=training.dtype,
+        seed=int(trials.seed[0]),
+        start=start,
+    )
+
+
+def _compared(work: Work, trials: Trials, steps: list[Step], allowed: float) -> list[Step]:
+    """All steps; but those before the first overflow where rounding decides at which step a trial overflows."""
+    finite = [step for step in steps if np.isfinite(step.deviation)]
+    if len(finite) == len(steps) or not any(step.deviation for step in finite):
+        return steps
+    if allowed == math.inf:
+        return finite
+    first, last = overflow_steps(work, trials)
+    overflow = next(step.step for step in steps if not np.isfinite(step.deviation))
+    return finite if first <= overflow and steps[-1].step <= last else steps
+
+
+def _amplified(work: Work, trials: Trials, steps: list[Step]) -> float:
+    """How far torch's own rounding takes it from the trial, as a share of the largest value."""
+    farthest = 0.0
+    for twin in twins(work, trials):
+        for mine, theirs in zip(steps, _steps(work, trials, twin.task, twin.start), strict=False):
+            params, buffers = (v / twin.factor for v in (theirs.torch_params, theirs.torch_momentum_buffers))
+            deviation = replace(mine, params=params, momentum_buffers=buffers).relative_deviation
+            if np.isfinite(deviation):  # the last step before an overflow may be another one
+                farthest = max(farthest, deviation)
+    return farthest
+
+
+def _distance(stored: np.ndarray, last: np.ndarray) -> float:
+    """The largest difference, as a share of the largest value; infinite where one of two is not finite."""
+    finite = np.isfinite(last)
+    if not np.array_equal(finite, np.isfinite(stored)):
+        return math.inf
+    apart = np.abs(stored[finite].astype(np.float64) - last[finite]).max(initial=0.0)
+    size = np.abs(last[finite]).max(initial=0.0)
+    return float(apart / size) if size else float(apart)
+
+
+def _number(files: SweepFiles, work: Work, trial: str) -> int:
+    if trial.isascii() and trial.isdigit() and len(trial) < 10:
+        if int(trial) < len(work.plan):
+            return int(trial)
+        raise StoreError(f"trial {trial}: the sweep's trials are 0 to {len(work.plan) - 1}")
+    matches = []
+    for table in files.tables(["trial", "trial_id"]):
+        matches += table.filter(pc.starts_with(table["trial_id"], trial))["trial"].to_pylist()
+        if matches and len(trial) == _WHOLE_ID:
+            break
+    if len(matches) == 1:
+        return int(matches[0])
+    which = "no trial" if not matches else f"{len(matches)} trials"
+    raise StoreError(f"trial {trial!r}: {which} of sweep {files.sweep_id} begin so")
+
+
+def _stored(files: SweepFiles, work: Work, number: int) -> tuple[np.ndarray | None, str]:
+    """The trial's final parameters and verdict in the store."""
+    index = number // work.plan.trials_per_shard
+    if index not in files.done():
+        return None, ""
+    table = files.read_shard(index, ["trial", "final", "verdict"])
+    rows = table.filter(pc.equal(table["trial"], number)).to_pylist()
+    if len(rows) != 1:
+        raise StoreError(f"trial {number}: {len(rows)} rows in shard {index:05}.parquet; 'sweeps verify' tells more")
+    [row] = rows
+    final = np.array([np.nan if v is None else v for v in row["final"]], dtype=work.config.training.dtype)
+    return final, row["verdict"]
+
+
+def _row(step: Step, names: tuple[str, ...]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "step": step.step,
+        "samples": " ".join(map(str, step.samples[:4])) + (" ..." if len(step.samples) > 4 else ""),
+        "loss": step.loss,
+    }
+    if len(names) > _MAX_SHOWN:
+        norms = {"|gradient|": step.gradients, "|params|": step.params, "|torch params|": step.torch_params}
+        row |= {name: float(np.linalg.norm(values.astype(np.float64))) for name, values in norms.items()}
+        names = ()
+    for j, name in enumerate(names):
+        row[f"{name}.grad"] = float(step.gradients[j])
+        row[f"{name}.buffer"] = float(step.momentum_buffers[j])
+        row[name] = float(step.params[j])
+        row[f"torch {name}"] = float(step.torch_params[j])
+    row["deviation"] = step.deviation
+    return row
+
+
+def _conclusion(
+    steps: int,
+    deviation: float,
+    relative: float,
+    allowed: float,
+    amplified: float | None,
+    is_stored: bool,
+    same: bool,
+) -> str:
+    equal = "bit for bit equal to torch.optim.SGD"
+    if deviation:
+        equal = f"largest deviation from torch.optim.SGD {deviation:.3g}, {relative:.2g} of the largest value"
+        equal += "; the trial diverges, and rounding with it" if allowed == math.inf else ""
+    if amplified is not None:
+        equal += f"; the trial amplifies rounding, torch's own to {amplified:.2g}"
+    store = "" if not is_stored else "; the store holds the same" if same else "; the STORE HOLDS OTHER values"
+    return f"{steps:,} steps, {equal}{store}"

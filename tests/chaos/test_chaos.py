@@ -1,0 +1,262 @@
+"""Kills at random instants: the driver, Ray's workers, nodes and head, MLflow's server and database. Afterwards
+``resume`` finishes the sweep, the audit is clean, and the shards are those of an undisturbed sweep.
+
+ROUNDS are what the suite takes: some 20 kills of drivers, as many of workers and nodes, and 5 of servers and databases.
+``make chaos ROUNDS=100 SEED=1`` tries more.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sweeps.config import strict_yaml
+from sweeps.config.schema import parse
+from sweeps.execution.inline import InlineExecutor
+from sweeps.pipeline.run import create, prepare, run
+from sweeps.store.store import Store, SweepFiles
+from sweeps.tracking.mlflow.server.ui import mlflow_server
+from sweeps.tracking.mlflow.tracker import MlflowTracker
+from sweeps.verification.audit import verify
+from tests.support.command_line import Cli
+from tests.support.documents import document
+from tests.support.doubles import Silent, Untracked
+from tests.support.postgres import Cluster
+from tests.support.processes import descendants
+from tests.support.ray_cluster import LEAST_OBJECT_STORE, RayCluster, ray_cluster
+from tests.support.stores import contents
+
+pytestmark = [
+    pytest.mark.cluster,
+    # a node that Ray starts leaves a socket of its own to the garbage collector
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
+]
+SWEEP = document(
+    parameters={"lr": {"min": 0.001, "max": 0.06, "count": 60}, "momentum": {"values": [0, 0.9]}},
+    training={"epochs": 50},
+    execution={"trials_per_shard": 3, "max_retries": 50},
+)
+LARGE = document(  # enough for something to happen meanwhile, on whatever machine
+    parameters={"lr": {"min": 0.001, "max": 0.06, "count": 15_000}, "momentum": {"values": [0, 0.9]}},
+    training={"epochs": 50},
+    execution={"trials_per_shard": 1_500, "max_retries": 50},
+    tracking={"trials": "top:50"},
+)
+HEAVY = document(  # what Ray's object stores cannot hold
+    parameters={"lr": {"min": 0.001, "max": 0.06, "count": 6_000}},
+    training={"epochs": 400},
+    record={"points": 2_000, "spacing": "linear"},
+    execution={"trials_per_shard": 1_000},
+    tracking={"trials": "none"},
+)
+ROUNDS = {
+    "test_the_driver_is_killed": 9,
+    "test_workers_are_killed": 5,
+    "test_mlflows_server_on_postgresql_is_killed": 3,
+    "test_mlflows_database_is_killed": 2,
+}  # of the others: 1
+SECONDS = 2.5  # about what an undisturbed sweep takes from its folder to its end, on a fast machine
+DRIVER_KILLS = 3  # of the first and those that resume it
+KILLS = 4  # of workers
+NODE_KILLS = 2
+WORKERS = ("ray::run_shard", "ray::IDLE")
+Undisturbed = Callable[[dict[str, object]], dict[str, bytes]]
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    first, rounds = (metafunc.config.getoption(f"--chaos-{name}") for name in ("seed", "rounds"))
+    rounds = rounds or ROUNDS.get(metafunc.function.__name__, 1)
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(first, first + rounds), ids="seed {}".format)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """The shards of a sweep that nothing happened to."""
+    known: dict[str, dict[str, bytes]] = {}
+
+    def compute(sweep: dict[str, object]) -> dict[str, bytes]:
+        text = strict_yaml.write(sweep)
+        if text not in known:
+            work = prepare(parse(sweep, "test.yaml"))
+            files = create(work, Store(tmp_path_factory.mktemp("undisturbed")), InlineExecutor(), Untracked())
+            run(files, work, InlineExecutor(), Untracked(), Silent())
+            known[text] = contents(files)
+        return known[text]
+
+    return compute
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    with ray_cluster(cores=2) as nodes:
+        yield nodes
+
+
+def written(folder: Path, sweep: dict[str, object]) -> Path:
+    path = folder / "sweep.yaml"
+    path.write_text(strict_yaml.write(sweep))
+    return path
+
+
+def begun(store: Store, process: "subprocess.Popen[str]") -> SweepFiles:
+    """The sweep of a process, as soon as its folder is there."""
+    until = time.monotonic() + 120
+    while not (found := store.sweeps()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return found[0]
+
+
+def kill_later(process: "subprocess.Popen[str]", seconds: float) -> None:
+    """SIGKILL, unless it ends before."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    process.communicate()
+
+
+def stored(files: SweepFiles, shards: int, process: "subprocess.Popen[str]") -> None:
+    """Wait until so many shards are stored, or the process has ended."""
+    until = time.monotonic() + 300
+    while len(files.done()) < shards and process.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def assert_whole(files: SweepFiles, undisturbed: dict[str, bytes], logged: int, uri: str | None = None) -> None:
+    assert files.state() == "reported"
+    assert contents(files) == undisturbed
+    audit = verify(files, MlflowTracker(uri or files.store.tracking_uri), sample=5)
+    assert [str(difference) for difference in audit.differences] == []
+    assert audit.stored == audit.trials
+    assert audit.logged == logged
+
+
+def test_the_driver_is_killed(cli: Cli, store: Store, tmp_path: Path, undisturbed: Undisturbed, seed: int) -> None:
+    chance = random.Random(seed)
+    process = cli.start("run", written(tmp_path, SWEEP), "--executor", "inline")
+    files = begun(store, process)
+    kill_later(process, chance.uniform(0, SECONDS))
+    for _ in range(DRIVER_KILLS - 1):
+        assert files.state() != "running"  # the lease died with its holder
+        kill_later(cli.start("resume", files.sweep_id, "--executor", "inline"), chance.uniform(0, SECONDS))
+    cli("resume", files.sweep_id, "--executor", "inline")
+    assert_whole(files, undisturbed(SWEEP), logged=120)
+
+
+def test_workers_are_killed(cli: Cli, store: Store, tmp_path: Path, undisturbed: Undisturbed, seed: int) -> None:
+    chance = random.Random(seed)
+    process = cli.start("run", written(tmp_path, SWEEP))
+    files = begun(store, process)
+    killed = 0
+    while process.poll() is None and killed < KILLS:
+        time.sleep(chance.uniform(0, 0.2))
+        workers = [pid for pid in descendants(process.pid) if name_of(pid).startswith(WORKERS)]
+        if workers:
+            os.kill(chance.choice(workers), signal.SIGKILL)
+            killed += 1
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert_whole(files, undisturbed(SWEEP), logged=120)
+
+
+def test_nodes_are_killed_and_others_join(
+    cluster: RayCluster, cli: Cli, store: Store, tmp_path: Path, undisturbed: Undisturbed, seed: int
+) -> None:
+    chance = random.Random(seed)
+    nodes = [cluster.add(cores=2)]
+    process = cli.start("run", written(tmp_path, LARGE), "--address", cluster.address, **cluster.environment)
+    files = begun(store, process)
+    for _ in range(NODE_KILLS):
+        stored(files, len(files.done()) + chance.randint(1, 5), process)
+        time.sleep(chance.uniform(0, 0.2))
+        cluster.kill(nodes.pop(chance.randrange(len(nodes))))
+        nodes.append(cluster.add(cores=chance.randint(1, 3)))
+    out, err = process.communicate(timeout=300)
+    for node in nodes:
+        cluster.kill(node)
+    assert process.returncode == 0, out + err
+    assert_whole(files, undisturbed(LARGE), logged=50)
+
+
+def test_results_that_no_object_store_can_hold(
+    cluster: RayCluster, cli: Cli, store: Store, tmp_path: Path, undisturbed: Undisturbed
+) -> None:
+    cli("run", written(tmp_path, HEAVY), "--address", cluster.address, **cluster.environment)
+    [files] = store.sweeps()
+    in_flight = 2 * 2  # tasks of two cores
+    assert in_flight * files.read_shard(0).nbytes > LEAST_OBJECT_STORE
+    assert_whole(files, undisturbed(HEAVY), logged=0)
+
+
+def test_the_whole_cluster_is_lost(cli: Cli, store: Store, tmp_path: Path, undisturbed: Undisturbed, seed: int) -> None:
+    chance = random.Random(seed)
+    with ray_cluster(cores=2) as doomed:
+        process = cli.start("run", written(tmp_path, LARGE), "--address", doomed.address, **doomed.environment)
+        files = begun(store, process)
+        stored(files, chance.randint(0, 15), process)
+        doomed.kill_head()
+        out, err = process.communicate(timeout=120)
+    if process.returncode != 0:  # else it was faster
+        assert process.returncode == 3, out + err
+        [told] = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert "lost" in told
+        assert told.endswith(f"go on with: sweeps resume {files.sweep_id}")
+        assert files.failures() == []
+    cli("resume", files.sweep_id, "--executor", chance.choice(("ray", "inline")))
+    assert_whole(files, undisturbed(LARGE), logged=50)
+
+
+def test_mlflows_server_on_postgresql_is_killed(
+    cli: Cli, store: Store, tmp_path: Path, postgres: Cluster, undisturbed: Undisturbed, seed: int
+) -> None:
+    chance = random.Random(seed)
+    database, inline = postgres.new_database(), ("--executor", "inline")
+    with mlflow_server(database, store.artifacts) as (address, server):
+        process = cli.start("run", written(tmp_path, SWEEP), *inline, "--tracking-uri", address, **PATIENCE)
+        files = begun(store, process)
+        time.sleep(chance.uniform(0, 2 * SECONDS))
+        os.killpg(server.pid, signal.SIGKILL)
+        out, err = process.communicate(timeout=300)
+    assert process.returncode in (0, 5), out + err  # 0: it was all logged before
+    assert len(files.done()) == 40
+    with mlflow_server(database, store.artifacts, int(address.rpartition(":")[2])):
+        cli("resume", files.sweep_id, *inline, **PATIENCE)
+    assert_whole(files, undisturbed(SWEEP), logged=120, uri=database)
+
+
+def test_mlflows_database_is_killed(
+    cli: Cli, store: Store, tmp_path: Path, postgres: Cluster, undisturbed: Undisturbed, seed: int
+) -> None:
+    """While a sweep logs to it in bulk; it is back before the sweep is resumed, or before it has ended."""
+    chance = random.Random(seed)
+    database, again = postgres.new_database(), chance.random() < 0.5
+    arguments = ("--executor", "inline", "--tracking-uri", database)
+    process = cli.start("run", written(tmp_path, SWEEP), *arguments)
+    files = begun(store, process)
+    time.sleep(chance.uniform(0, SECONDS / 2))
+    with postgres.killed():
+        if not again:
+            out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=300) if again else (out, err)
+    assert process.returncode in (0, 5), out + err
+    assert "Traceback" not in err
+    assert len(files.done()) == 40
+    cli("resume", files.sweep_id, *arguments)
+    assert_whole(files, undisturbed(SWEEP), logged=120, uri=database)
+
+
+def name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

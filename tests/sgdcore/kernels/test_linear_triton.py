@@ -1,0 +1,197 @@
+"""linear_triton without a GPU: interpreted, it passes the suite of all kernels; compiled, it is what it should be."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from sgdcore import Hyperparams, KernelUnavailable, Task, devices, train
+from sgdcore.kernels.dispatch import MOST_PARAMETERS, choose
+from sgdcore.kernels.linear_triton import program
+from sgdcore.kernels.linear_triton.kernel import THREADS, block_of
+from sgdcore.tasks import line, linear
+from tests.support.cases import TRAIN_INPUTS, TrainInput, assert_close_training, assert_same, assert_same_training
+
+HERE = Path(__file__).parent
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+@pytest.mark.skipif(triton.__version__ < "3.9", reason="its interpreter rounds fused multiply-adds twice")
+def test_interpreted_it_passes_the_suite_of_all_kernels(tmp_path: Path):
+    modules = [HERE / name for name in ("test_kernels.py", "test_engine.py", "interpreted.py")]
+    log = tmp_path / "results.xml"
+    options = ["-q", "-k", "triton or interpreted", "-p", "no:cacheprovider", f"--junitxml={log}"]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *modules, *options],
+        cwd=HERE.parents[1],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout
+    [suite] = ElementTree.parse(log).iter("testsuite")
+    assert [suite.get(name) for name in ("failures", "errors", "skipped")] == ["0", "0", "0"]
+    assert int(suite.get("tests", 0)) >= len(TRAIN_INPUTS) + 50
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The kernel as compiled for a GPU that need not be there."""
+
+    parameters: int
+    per_thread: int
+    ptx: str
+    usage: str
+
+    @classmethod
+    def of(cls, capability: int, dtype: str, features: int, bias: bool, single: bool) -> "Compiled":
+        parameters = features + bias
+        block = block_of(parameters, {"fp32": 4, "fp64": 8}[dtype])
+        floats = dict.fromkeys(("table_at", "after_at", "path_at", "inputs_at", "scales_at"), f"*{dtype}")
+        longs = dict.fromkeys(("dates_at", "stops_at", "orders_at"), "*i64")
+        constants = {"FEATURES": features, "BIAS": bias, "SINGLE": single, "BLOCK": block, "NEVER": -1}
+        types = {**floats, **longs, "order_at": "*i32", "cuts_at": "*i32", **dict.fromkeys(constants, "constexpr")}
+        signature = {name: types.get(name, "i32") for name in program.advance.arg_names}
+        compiled = triton.compile(
+            ASTSource(program.advance, signature, constexprs=constants),
+            target=GPUTarget("cuda", capability, 32),
+            options=program.OPTIONS,
+        )
+        return cls(parameters, block // THREADS, compiled.asm["ptx"], resource_usage(compiled.asm["cubin"]))
+
+
+def test_a_launch_compiles_what_these_tests_compile():
+    """No argument's value or alignment makes another kernel of it."""
+    given = [param for param in program.advance.params if not param.is_constexpr]
+    assert all(param.do_not_specialize for param in given)
+
+
+def resource_usage(cubin: bytes) -> str:
+    file = Path(os.environ["TRITON_CACHE_DIR"]) / "kernel.cubin"
+    file.write_bytes(cubin)
+    done = subprocess.run([TOOLS / "cuobjdump", "-res-usage", file], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        (90, "fp32", 1, True, True),
+        (80, "fp32", 1, True, True),
+        (90, "fp32", 1, True, False),
+        (90, "fp32", 3, False, True),
+        (80, "fp32", 7, True, False),
+        (90, "fp32", MOST_PARAMETERS - 1, True, True),
+        (90, "fp64", 1, True, True),
+        (80, "fp64", 3, True, False),
+        (90, "fp64", MOST_PARAMETERS - 1, True, False),
+    ],
+    ids=lambda given: "-".join(map(str, given)),
+)
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton"))
+        )  # compiled anew, not taken from a cache
+        return Compiled.of(*request.param)
+
+
+def test_a_trial_stays_in_registers(compiled: Compiled):
+    """No stack and no local memory: nothing spills, from a launch's first step to its last."""
+    [used] = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", compiled.usage)
+    assert used[1:] == ("0", "0", "0")
+    assert ".local" not in compiled.ptx
+
+
+def test_the_only_fused_operations_are_the_rules_own(compiled: Compiled):
+    """Decay, buffer, Nesterov and step, once for every parameter of every trial of a thread: the loop is not unrolled.
+
+    Products and sums that are not the rule's have an explicit rounding, so that ptxas may not fuse them either.
+    """
+    assert len(re.findall(r"\bfma\.", compiled.ptx)) == 4 * compiled.parameters * compiled.per_thread
+    arithmetic = re.findall(r"\b(?:fma|add|sub|mul|mad|div|rcp|sqrt|ex2)\.\S*f(?:32|64)\b", compiled.ptx)
+    assert {name.partition(".f")[0] for name in arithmetic} <= {"fma.rn", "add.rn", "sub.rn", "mul.rn"}
+    assert ".ftz" not in compiled.ptx
+    assert ".approx" not in compiled.ptx
+
+
+def test_small_models_are_stepped_two_a_thread():
+    assert [block_of(parameters, 4) // THREADS for parameters in (1, 8, 9, 16)] == [2, 2, 1, 1]
+    assert [block_of(parameters, 8) // THREADS for parameters in (1, 4, 5, 16)] == [2, 2, 1, 1]
+
+
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that says it has one GPU."""
+    monkeypatch.setattr(devices, "gpus", lambda: 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "device", "expected"),
+    [
+        (Task(line()), "auto", ("triton", "cuda:0")),
+        (Task(line()), "cuda", ("triton", "cuda:0")),
+        (Task(line()), "cpu", ("numba", "cpu")),
+        (Task(linear(20, MOST_PARAMETERS - 1)), "auto", ("triton", "cuda:0")),
+        (Task(linear(20, MOST_PARAMETERS)), "auto", ("torch", "cuda:0")),
+        (Task(linear(20, MOST_PARAMETERS)), "cpu", ("numba", "cpu")),
+        (Task(line(), loss="mae"), "auto", ("torch", "cuda:0")),
+    ],
+    ids=["auto", "cuda", "cpu", "as wide as registers", "wider", "wider on the CPU", "another loss"],
+)
+@pytest.mark.usefixtures("one_gpu")
+def test_auto_on_a_machine_with_a_gpu(task: Task, device: str, expected: tuple[str, str]):
+    chosen = choose(task, "auto", device)
+    assert (chosen.name, chosen.device) == expected
+
+
+@pytest.mark.usefixtures("one_gpu")
+@pytest.mark.parametrize(
+    ("task", "kernel", "device", "message"),
+    [
+        (Task(linear(20, 16)), "triton", "auto", "the triton kernel holds up to 16 parameters, not 17: use torch"),
+        (Task(line()), "numba", "cuda", "the numba kernel runs on the CPU only, not on cuda:0: use triton"),
+        (Task(line()), "triton", "cpu", "the triton kernel needs a CUDA GPU: use numba"),
+        (Task(line()), "auto", "cuda:1", "device 'cuda:1' needs a CUDA GPU that torch can use; here there is 1"),
+    ],
+)
+def test_what_does_not_go_together(task: Task, kernel: str, device: str, message: str):
+    with pytest.raises(KernelUnavailable, match=re.escape(message)):
+        choose(task, kernel, device)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("case", TRAIN_INPUTS, ids=lambda case: case.desc)
+def test_named_case_on_a_gpu_equals_numba_on_the_cpu_bit_for_bit(case: TrainInput):
+    result = case.train(kernel="triton", device="cuda")
+    assert (result.kernel, result.device) == ("triton", "cuda:0")
+    assert_same(result, case.train(kernel="numba"))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("case", TRAIN_INPUTS, ids=lambda case: case.desc)
+def test_named_case_on_a_gpu_agrees_with_torch_there(case: TrainInput):
+    """Bit for bit where cuBLAS has no sum to fuse or reorder: one feature, batches of one."""
+    alone = case.task.features.shape[1] == 1 and case.kwargs.get("batch_size", 1) == 1
+    assert_agrees = assert_same_training if alone else assert_close_training
+    assert_agrees(case.train(kernel="triton", device="cuda"), case.train(kernel="reference", device="cuda"))
+
+
+@pytest.mark.cuda
+def test_auto_takes_the_gpu_and_gives_its_memory_back():
+    import torch
+
+    rows = Hyperparams(lr=[0.01] * 100_000)
+    before = torch.cuda.memory_allocated()
+    result = train(Task(line()), rows, epochs=20)
+    assert (result.kernel, result.device) == ("triton", "cuda:0")
+    assert torch.cuda.memory_allocated() == before
+    assert_same_training(result, train(Task(line()), rows, epochs=20, device="cpu"))

@@ -1,0 +1,272 @@
+"""Networks: the torch kernel trains any module as torch.optim.SGD does, and refuses what a pack cannot hold."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sgdcore import Dataset, Hyperparams, InvalidTask, MlpModel, ModuleModel, Recording, Task, judge, train
+from sgdcore.kernels.module_torch import kernel as torch_kernel
+from tests.support import network_modules
+from tests.support.cases import ALL_KINDS, assert_same
+
+HERE = "tests.support.network_modules"
+RNG = np.random.default_rng(0)
+INPUTS = RNG.standard_normal((22, 2))
+DATA = Dataset(INPUTS, np.sin(INPUTS[:, 0]) + INPUTS[:, 1] ** 2)
+BOUND = {"float32": 1e-5, "float64": 1e-12}
+
+
+def module(name: str, **arguments: Any) -> Task:
+    return Task(DATA, ModuleModel(f"{HERE}:{name}", arguments))
+
+
+def run(task: Task, kernel: str = "torch", **kwargs: Any):
+    options = {"epochs": 40, "batch_size": 5, "order": "shuffled", "seeds": [0, 1, 2, 0, 1], "threads": 1} | kwargs
+    return train(task, Hyperparams(**ALL_KINDS), kernel=kernel, **options)
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float((np.abs(ours - theirs).max(axis=-1) / np.abs(theirs).max(axis=-1)).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("name", "arguments", "batch_size"),
+    [
+        ("small", {}, 5),
+        ("normalised", {}, 5),
+        ("normalised", {"layer": "BatchNorm1d", "track_running_stats": False}, 11),
+        ("Fourier", {}, 5),
+        ("Tied", {}, 5),
+        ("Scaled", {}, 5),
+    ],
+    ids=["mlp", "layer norm", "batch norm of the batch", "fixed buffer", "tied and frozen", "of no dimension"],
+)
+def test_a_module_is_trained_as_torch_trains_it_trial_by_trial(name, arguments, batch_size, dtype):
+    task = module(name, **arguments)
+    options = {"dtype": dtype, "batch_size": batch_size, "epochs": 8 * batch_size, "record": Recording(20)}
+    ours, theirs = run(task, **options), run(task, "reference", **options)
+    assert ours.state.step >= 176
+    assert not (theirs.first_nonfinite_step >= 0).any()
+    assert relative(ours.params, theirs.params) < BOUND[dtype]
+    assert relative(ours.state.momentum_buffers[1:], theirs.state.momentum_buffers[1:]) < 50 * BOUND[dtype]
+    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=20 * BOUND[dtype])
+    np.testing.assert_allclose(ours.objective, theirs.objective, rtol=20 * BOUND[dtype])
+
+
+def user_script(make, inputs, targets, arguments, seed, epochs, batch_size):
+    """What a user of torch writes; nothing of sgdcore in it."""
+    torch.manual_seed(seed)
+    net = make()
+    x, y = torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32)
+    optimizer = torch.optim.SGD(net.parameters(), **arguments)
+    for _ in range(epochs):
+        for first in range(0, len(y), batch_size):
+            optimizer.zero_grad()
+            nn.functional.l1_loss(net(x[first : first + batch_size])[:, 0], y[first : first + batch_size]).backward()
+            optimizer.step()
+    return torch.cat([p.detach().flatten() for p in net.parameters()]).numpy()
+
+
+@pytest.mark.parametrize("kernel", ["torch", "reference"])
+def test_equals_a_torch_script(kernel):
+    arguments = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}
+    expected = [user_script(network_modules.small, INPUTS, DATA.targets, arguments, seed, 9, 5) for seed in (0, 7)]
+    task = Task(DATA, ModuleModel(network_modules.small), "mae")
+    both = Hyperparams(**{name: [value] * 2 for name, value in arguments.items()})
+    result = train(task, both, epochs=9, batch_size=5, seeds=[0, 7], kernel=kernel)
+    np.testing.assert_allclose(result.params, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_mlp_is_torchs_sequential():
+    task = Task(DATA, MlpModel((3, 2), "gelu"))
+    torch.manual_seed(5)
+    net = nn.Sequential(nn.Linear(2, 3), nn.GELU(), nn.Linear(3, 2), nn.GELU(), nn.Linear(2, 1))
+    start = train(task, Hyperparams(lr=0.1), epochs=0, seeds=5)
+    expected = torch.cat([p.detach().flatten() for p in net.parameters()]).numpy()
+    np.testing.assert_array_equal(start.params[0], expected)
+    outputs = net(torch.tensor(INPUTS, dtype=torch.float32))[:, 0].double()
+    loss = nn.functional.mse_loss(outputs, torch.tensor(np.float32(DATA.targets)).double())
+    assert start.loss[0, 0] == pytest.approx(loss.item(), rel=1e-6)
+    assert task.parameter_names[:3] == ("0.weight.0.0", "0.weight.0.1", "0.weight.1.0")
+    assert task.parameter_names[-3:] == ("4.weight.0", "4.weight.1", "4.bias")
+    assert len(task.parameter_names) == start.params.shape[1]
+
+
+def test_trials_do_not_depend_on_the_packs(monkeypatch):
+    task = module("small")
+    whole = run(task, dtype="float64")
+    monkeypatch.setattr(torch_kernel, "PACK_TRIALS", 2)
+    parts = run(task, dtype="float64")
+    np.testing.assert_allclose(parts.params, whole.params, rtol=1e-13)
+    np.testing.assert_allclose(parts.loss, whole.loss, rtol=1e-13)
+
+
+def test_going_on_equals_one_longer_run_bit_for_bit():
+    task, hyperparams = module("small"), Hyperparams(**ALL_KINDS)
+    options = {"batch_size": 5, "order": "shuffled", "seeds": [0, 1, 2, 0, 1]}
+    half = train(task, hyperparams, epochs=3, **options)
+    on = train(task, hyperparams, epochs=4, start=half, record=Recording(spacing="all"), **options)
+    whole = train(task, hyperparams, epochs=7, record=Recording(spacing="all"), **options)
+    np.testing.assert_array_equal(on.params, whole.params)
+    np.testing.assert_array_equal(on.loss, whole.loss[:, half.state.step :])
+
+
+def test_trials_that_overflow_stop_where_torchs_do():
+    task = Task(DATA, ModuleModel(network_modules.small, {"activation": "ReLU"}))
+    hyperparams = Hyperparams(lr=[1e12, 0.01, 1e38, 1e20])
+    ours, theirs = (
+        train(task, hyperparams, epochs=4, batch_size=8, seeds=1, kernel=kernel) for kernel in ("torch", "reference")
+    )
+    assert (theirs.first_nonfinite_step >= 0).tolist() == [True, False, True, True]
+    np.testing.assert_array_equal(ours.first_nonfinite_step, theirs.first_nonfinite_step)
+    np.testing.assert_array_equal(np.isnan(ours.loss), np.isnan(theirs.loss))
+    np.testing.assert_array_equal(np.isfinite(ours.params), np.isfinite(theirs.params))
+    assert judge(ours).verdict.tolist() == ["diverged", judge(theirs).verdict[1], "diverged", "diverged"]
+
+
+@pytest.mark.parametrize("kernel", ["torch", "reference"])
+def test_parts_that_are_made_for_evaluation_stay_so(kernel: str):
+    """Transfer learning's usual form: frozen statistics, and a dropout that is switched off."""
+    task = Task(DATA.split(0.3), ModuleModel(network_modules.Frozen))
+    ours = train(task, Hyperparams(lr=[0.05]), epochs=3, batch_size=8, kernel=kernel)
+    model = network_modules.Frozen()
+    nn.utils.vector_to_parameters(torch.from_numpy(ours.state.start[0]), model.linear.parameters())
+    optimizer = torch.optim.SGD(model.linear.parameters(), lr=0.05)
+    features, targets = (torch.from_numpy(np.float32(a)) for a in (task.features, task.dataset.targets))
+    for _ in range(3):
+        for first in range(0, len(targets), 8):
+            optimizer.zero_grad()
+            batch = slice(first, first + 8)
+            nn.functional.mse_loss(model(features[batch])[:, 0], targets[batch]).backward()
+            optimizer.step()
+    expected = nn.utils.parameters_to_vector(model.linear.parameters()).detach()
+    np.testing.assert_allclose(ours.params[0], expected, rtol=1e-5)
+
+
+def test_a_held_out_set_is_recorded():
+    task = Task(DATA.split(0.3), MlpModel((3,)), "huber", 0.7)
+    ours, theirs = run(task), run(task, "reference")
+    assert ours.curves.validation_loss is not None
+    np.testing.assert_allclose(ours.curves.validation_loss, theirs.curves.validation_loss, rtol=1e-4)
+    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-4)
+
+
+def test_the_path_is_recorded_where_parameters_are_few():
+    small = run(Task(DATA, MlpModel((3,))), record=Recording(spacing="all"))
+    assert small.curves.path.shape == (5, 201, 13)
+    np.testing.assert_array_equal(small.curves.path[:, -1], small.params)
+    assert run(Task(DATA, MlpModel((4,)))).curves.path is None
+
+
+def test_nothing_is_known_of_the_minimum():
+    result = run(Task(DATA, MlpModel((3,))))
+    assert np.isnan(result.minimum).all()
+    verdicts = judge(result)
+    assert np.isnan(verdicts.overshoot_percent).all()
+    assert (verdicts.overshoot_parameter == -1).all()
+    # The best of each weight decay has by definition converged.
+    objective = result.objective
+    for decay in np.unique(result.weight_decay):
+        trials = np.flatnonzero(result.weight_decay == decay)
+        best = trials[np.argmin(objective[trials].min(axis=1))]
+        if objective[best].argmin() == objective.shape[1] - 1:
+            assert verdicts.verdict[best] == "converged"
+
+
+def test_compiled_steps_do_the_same():
+    task = Task(DATA, MlpModel((3,), "tanh"))
+    options = {"epochs": 3, "batch_size": 11, "seeds": 0, "order": "sequential"}
+    compiled, eager = run(task, compile=True, **options), run(task, **options)
+    np.testing.assert_allclose(compiled.params, eager.params, rtol=1e-5)
+
+
+def test_training_leaves_torch_as_it_was():
+    random, threads, dtype = torch.random.get_rng_state(), torch.get_num_threads(), torch.get_default_dtype()
+    run(module("small"), dtype="float64", threads=1)
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert (torch.get_num_threads(), torch.get_default_dtype()) == (threads, dtype)
+
+
+def test_one_trial_and_none():
+    task = module("small")
+    assert len(train(task, Hyperparams(lr=[]), epochs=2)) == 0
+    one = train(task, Hyperparams(lr=0.1), epochs=2, kernel="torch")
+    two = train(task, Hyperparams(lr=[0.1, 0.1]), epochs=2, kernel="torch")
+    np.testing.assert_allclose(two.params, np.repeat(one.params, 2, axis=0), rtol=1e-6)
+    assert_same(train(task, Hyperparams(lr=0.1), epochs=2), one)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("dropout", {}, "it draws random numbers in training"),
+        ("normalised", {"layer": "BatchNorm1d"}, r"training changes its buffer '1.running_mean'; running statistics"),
+        ("Fourier", {"fixed": False}, "'frequencies' is not trained, and random"),
+        ("Unused", {}, "its parameter 'spare.weight' takes no part in the output"),
+        ("two_outputs", {}, r"its output for a batch of 2 must be \(2, 1\) or \(2,\), not \(2, 2\)"),
+        ("nothing_to_train", {}, "it has no parameters to train"),
+        ("not_a_module", {}, "it must return a torch.nn.Module, not int"),
+        ("small", {"width": 3}, r"it raised TypeError: small\(\) got an unexpected keyword argument 'width'"),
+        ("nowhere", {}, "it cannot be imported: AttributeError"),
+        ("torch", {}, "a callable is needed, not module"),
+    ],
+)
+def test_what_a_pack_cannot_hold_is_refused(name, arguments, message):
+    with pytest.raises(InvalidTask, match=message):
+        run(module(name, **arguments))
+
+
+def test_a_short_last_batch_that_a_module_cannot_take_is_refused():
+    task = module("normalised", layer="BatchNorm1d", track_running_stats=False)
+    with pytest.raises(InvalidTask, match="it fails on a batch of 1: ValueError: Expected more than 1 value"):
+        run(task, batch_size=7)
+
+
+@pytest.mark.parametrize("factory", ["nowhere_at_all:x", "nocolon", ":x", "torch:"])
+def test_a_path_that_leads_nowhere_is_refused(factory):
+    with pytest.raises(InvalidTask, match=r"cannot be imported|package\.module:callable is needed"):
+        run(Task(DATA, ModuleModel(factory)))
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("os:system", "standard library has no networks"),
+        ("shutil:rmtree", "standard library has no networks"),
+        ("builtins:exec", "standard library has no networks"),
+        (f"{HERE}:torch.os.system", "a subclass of torch.nn.Module is needed, or a function of your own"),
+        (f"{HERE}:torch.os.path.join", "a subclass of torch.nn.Module is needed"),
+        (f"{HERE}:Path", "a subclass of torch.nn.Module is needed"),
+        (f"{HERE}:remove", "a subclass of torch.nn.Module is needed"),
+    ],
+)
+def test_what_makes_no_networks_is_not_called(factory, message):
+    with pytest.raises(InvalidTask, match=message):
+        run(Task(DATA, ModuleModel(factory, {"command": "touch ran"})))
+
+
+@pytest.mark.parametrize("name", ["half", "made", "cached", "Small.of", "maker"])
+def test_what_makes_networks_in_other_ways_is_called(name):
+    assert np.isfinite(run(module(name)).loss).all()
+
+
+def test_torchs_own_modules_may_be_named():
+    assert np.isfinite(
+        run(Task(DATA, ModuleModel("torch.nn:Linear", {"in_features": 2, "out_features": 1}))).loss
+    ).all()
+
+
+def test_the_digest_of_a_module_is_that_of_its_file(tmp_path, monkeypatch):
+    file = tmp_path / "fresh_module.py"
+    file.write_text("def make():\n    return None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = ModuleModel("fresh_module:make")
+    before = model.source_digest
+    file.write_text("def make():\n    return 1\n")
+    assert len(before) == 64
+    assert model.source_digest != before
+    assert ModuleModel(len).source_digest == ""

@@ -1,0 +1,77 @@
+"""Stand-ins for the parts of a sweep that a test does not look at: tracker, progress, executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from sweeps.execution.executor import Outcome
+from sweeps.execution.inline import InlineExecutor
+from sweeps.execution.worker import Work
+from sweeps.plan.planner import Shard
+
+
+class Untracked:
+    """A tracker that takes everything and keeps nothing."""
+
+    uri = "nowhere"
+
+    def check(self, writer: str = "auto") -> None:
+        pass
+
+    def open(self, experiment: str) -> None:
+        pass
+
+    def start(self, sweep: Any) -> dict[str, str]:
+        return {}
+
+    def amend(self, sweep: Any, chosen: Any) -> None:
+        pass
+
+    def log_trials(self, table: pa.Table, steps: list[int]) -> Iterator[int]:
+        yield len(table)
+
+    def end_trials(self) -> None:
+        pass
+
+    def hurry(self) -> None:
+        pass
+
+    def finish(self, sweep: Any, metrics: Any, tags: Any, complete: bool = True) -> None:
+        pass
+
+    def interrupt(self) -> None:
+        pass
+
+
+class Silent:
+    """Progress that nobody looks at."""
+
+    def begin(self, to_compute: int, to_log: int) -> None:
+        pass
+
+    def computed(self, trials: int) -> None:
+        pass
+
+    def failed(self, trials: int) -> None:
+        pass
+
+    def logged(self, trials: int) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+class Stopped(InlineExecutor):
+    """Computes some shards, in an order of its own, and is then interrupted."""
+
+    def __init__(self, order: Callable[[list[Shard]], list[Shard]], count: int) -> None:
+        self.order, self.count = order, count
+
+    def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
+        yield from islice(super().run(work, self.order(list(shards))), self.count)
+        raise KeyboardInterrupt

@@ -1,0 +1,246 @@
+import math
+from pathlib import Path
+
+import pytest
+
+from sweeps.config import strict_yaml
+from sweeps.config.schema import SweepConfig, load, parse
+from sweeps.errors import MAX_PROBLEMS, ConfigError
+from sweeps.text.sanitize import visible
+from tests.support.documents import ROOT, SWEEP_FILES, document
+
+
+def problems(doc: object) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(doc, "c.yaml")
+    assert all(len(problem) < 250 and "\n" not in problem for problem in caught.value.problems)
+    return caught.value.problems
+
+
+def with_lr(axis: object) -> dict[str, object]:
+    return document(parameters={"lr": axis})
+
+
+BAD = {
+    "unknown key": (document(epoch=3), "epoch: unknown key"),
+    "unknown key with a hint": (document(parametres={}), "parametres: unknown key (did you mean parameters?)"),
+    "unknown nested key": (document(training={"epochs": 1, "batch": 2}), "training.batch: unknown key"),
+    "missing key": ({k: v for k, v in document().items() if k != "task"}, "task: missing"),
+    "missing nested key": (document(training={}), "training.epochs: missing"),
+    "text for a number": (document(training={"epochs": "many"}), "training.epochs: given 'many'; a whole number"),
+    "fraction for a count": (document(training={"epochs": 1.5}), "training.epochs: given 1.5; a whole number"),
+    "bool for a number": (document(training={"epochs": True}), "training.epochs: given true; a whole number"),
+    "zero epochs": (document(training={"epochs": 0}), "training.epochs: given 0; must be >= 1"),
+    "bad order": (
+        document(training={"epochs": 1, "order": "random"}),
+        "training.order: given 'random'; allowed: sequential, shuffled",
+    ),
+    "device": (
+        document(training={"epochs": 1, "device": "gpu"}),
+        "training.device: given 'gpu'; auto, cpu, cuda or cuda:N is needed",
+    ),
+    "no mapping": ([], "a mapping is needed"),
+    "dataset kind": (
+        document(task={"dataset": {"kind": "mnist"}}),
+        "task.dataset.kind: given 'mnist'; allowed: line, linear, polynomial, sine, csv, parquet, diabetes",
+    ),
+    "dataset without kind": (document(task={"dataset": {}}), "task.dataset.kind: missing"),
+    "model kind": (
+        document(task={"dataset": {"kind": "line"}, "model": {"kind": "cnn"}}),
+        "task.model.kind: given 'cnn'; allowed: linear, polynomial",
+    ),
+    "dataset value": (document(task={"dataset": {"kind": "line", "x": []}}), "task.dataset.x: given []; at least one"),
+    "dataset key": (document(task={"dataset": {"kind": "line", "y": 1}}), "task.dataset.y: unknown key"),
+    "the target as a feature": (
+        document(task={"dataset": {"kind": "csv", "path": "d.csv", "target": "y", "features": ["x", "y"]}}),
+        "'y' is the target and cannot be a feature",
+    ),
+    "a feature twice": (
+        document(task={"dataset": {"kind": "csv", "path": "d.csv", "target": "y", "features": ["x", "x"]}}),
+        "features name 'x' more than once",
+    ),
+    "loss": (document(task={"dataset": {"kind": "line"}, "loss": "l7"}), "task.loss: given 'l7'; allowed: mse"),
+    "empty axis": (with_lr({"values": []}), "parameters.lr.values: given []; at least one entry"),
+    "axis without form": (with_lr({}), "parameters.lr: given {}; value, values, or min with max and count"),
+    "axis with two forms": (with_lr({"value": 1, "values": [1]}), "parameters.lr"),
+    "bare axis": (with_lr(0.1), "parameters.lr: given 0.1; a mapping is needed"),
+    "beyond float32": (
+        with_lr({"value": 1e39}),
+        "parameters.lr.value: given 1e+39; float32 holds numbers up to 3.403e+38",
+    ),
+    "beyond float64": (with_lr({"value": 10**400}), "parameters.lr.value: given 1000"),
+    "huge data": (
+        document(task={"dataset": {"kind": "sine", "n": 10**12}}),
+        "task.dataset.n: given 1000000000000; must be <= 10000000",
+    ),
+    "control characters": (document(name="a\0b"), "name: given 'a\\x00b'; text without control characters"),
+    "blank name": (document(name=" "), "name: given ' '; text without control characters is needed"),
+    "negative lr": (with_lr({"values": [0.1, -0.1]}), "parameters.lr.values[1]: given -0.1; lr must be >= 0"),
+    "nan": (with_lr({"value": math.nan}), "parameters.lr.value: given nan; a finite number"),
+    "inf": (with_lr({"values": [math.inf]}), "parameters.lr.values[0]: given inf; a finite number"),
+    "inf as bound": (with_lr({"min": 0, "max": math.inf, "count": 2}), "parameters.lr.max: given inf; a finite"),
+    "text in axis": (with_lr({"values": ["0.1"]}), "parameters.lr.values[0]: given '0.1'; a number"),
+    "log from zero": (with_lr({"min": 0, "max": 1, "count": 3, "scale": "log"}), "a log scale needs min > 0"),
+    "min above max": (with_lr({"min": 2, "max": 1, "count": 3}), "min must not be above max"),
+    "huge axis": (with_lr({"min": 0, "max": 1, "count": 10**18}), "parameters.lr.count: given 1000000000000000000"),
+    "bool as lr": (with_lr({"value": True}), "parameters.lr.value: given true; a number is needed"),
+    "number as nesterov": (
+        document(parameters={"nesterov": {"values": [0, 1]}}),
+        "parameters.nesterov.values[0]: given 0; true or false is needed",
+    ),
+    "unknown parameter": (
+        document(parameters={"learning_rate": {"value": 1}}),
+        "parameters.learning_rate: unknown parameter",
+    ),
+    "hint for a parameter": (document(parameters={"momentun": {"value": 1}}), "did you mean momentum?"),
+    "in a union": (
+        document(parameters=[{"lr": {"value": 1}}, {"lr": {"value": -1}}]),
+        "parameters[1].lr.value: given -1; lr must be >= 0",
+    ),
+    "empty union": (document(parameters=[]), "parameters: given []; at least one entry"),
+    "negative seed": (document(seeds=[-1]), "seeds[0]: given -1; must be >= 0"),
+    "no seeds": (document(seeds=[]), "seeds: given []; at least one entry"),
+    "method": (document(method="magic"), "method: given 'magic'; allowed: grid"),
+    "policy": (document(tracking={"trials": "top"}), "tracking.trials: given 'top'; all, none or top:N"),
+    "null for an axis": (with_lr({"value": None}), "parameters.lr: given {'value': None}; value, values, or min"),
+    "null for a bound": (with_lr({"min": None, "max": 1, "count": 3}), "value, values, or min with max and count"),
+    "text for a flag": (
+        document(task={"dataset": {"kind": "line"}, "model": {"kind": "linear", "bias": "no"}}),
+        "task.model.bias: given 'no'; true or false is needed",
+    ),
+    "no mapping for a data set": (document(task={"dataset": 5}), "task.dataset: given 5; a mapping is needed"),
+    "line break in a key": (document(**{"a\nb": 1}), "a\\nb: unknown key"),
+    "escape in an axis' name": (
+        document(parameters={"\x1b[1m": {"value": 1}}),
+        "parameters.\\x1b[1m: unknown parameter",
+    ),
+    "endless key": (document(**{"k" * 10**6: 1}), f"{'k' * 57}...: unknown key"),
+    "turned text": (document(name="a\u202eb"), "name: given 'a\\u202eb'; text without control characters"),
+    "separator": (document(name="a\u2028b"), "name: given 'a\\u2028b'; text without control characters"),
+    "escape in the description": (document(description="\x1b[1m"), "text without control characters but line breaks"),
+    "too many layers": (
+        document(task={"dataset": {"kind": "line"}, "model": {"kind": "mlp", "hidden": [1] * 65}}),
+        "at most 64 entries are allowed",
+    ),
+    "endless batch": (document(training={"epochs": 1, "batch_size": 10**30}), "must be <= 1000000000"),
+    "misspelt expected case": (
+        document(expected=[{"case": "c", "where": {"momentun": 0}, "final": {}}]),
+        "expected[0].where.momentun: unknown parameter (did you mean momentum?)",
+    ),
+    "nan in an expected case": (
+        document(expected=[{"case": "c", "where": {"lr": math.nan}, "final": {}}]),
+        "expected[0].where.lr: given nan; a finite number is needed",
+    ),
+    "empty name": (document(name=""), "name: given ''; text that is not empty"),
+}
+
+
+@pytest.mark.parametrize(("doc", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line_with_path_value_and_what_is_allowed(doc: object, message: str) -> None:
+    found = problems(doc)
+    assert len(found) == 1, found
+    assert message in found[0]
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])
+def test_devices(device: str) -> None:
+    assert parse(document(training={"epochs": 1, "device": device}), "c.yaml").training.device == device
+
+
+def test_of_very_many_problems_the_first_are_told() -> None:
+    found = problems(document(parameters=[{"lr": {"values": [], "valves": ["x"] * 10}} for _ in range(20_000)]))
+    assert len(found) == MAX_PROBLEMS + 1
+    assert found[-1] == "these are the first 50 problems; there are more"
+
+
+def test_every_problem_is_told_at_once() -> None:
+    doc = document(nam="x", training={"epochs": -1, "batch": 1}, parameters={"lr": {"value": "x"}, "mu": {"value": 1}})
+    found = problems(doc)
+    assert sorted(problem.split(":")[0] for problem in found) == [
+        "nam",
+        "parameters.lr.value",
+        "training.batch",
+        "training.epochs",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("axis", "points"),
+    [
+        ({"value": 0.5}, (0.5,)),
+        ({"values": [0.5, 1]}, (0.5, 1)),
+        ({"min": 1, "max": 3, "count": 3}, (1.0, 2.0, 3.0)),
+        ({"min": 0.01, "max": 1, "count": 3, "scale": "log"}, pytest.approx((0.01, 0.1, 1.0))),
+        ({"min": 2, "max": 2, "count": 1}, (2.0,)),
+    ],
+)
+def test_axis_points(axis: dict[str, object], points: object) -> None:
+    config = parse(with_lr(axis), "c.yaml")
+    axis_ = config.mappings()[0]["lr"]
+    assert tuple(axis_.points()) == points
+    assert len(axis_) == len(axis_.points())
+
+
+def test_resolved_file_reads_back_the_same() -> None:
+    config = parse(document(description="für <b>alle</b>: 1e-3"), "c.yaml")
+    assert parse(strict_yaml.read(config.to_yaml(), "again"), "again") == config
+
+
+@pytest.mark.parametrize("path", SWEEP_FILES, ids=lambda p: p.stem)
+def test_shipped_configs_load(path: Path) -> None:
+    assert isinstance(load(path), SweepConfig)
+
+
+def test_overrides(tmp_path: Path) -> None:
+    path = ROOT / "configs" / "seed.yaml"
+    config = load(path, ["training.epochs=7", "name=other", "parameters.0.lr.value=1e-3", "record.points=3"])
+    assert (config.training.epochs, config.name, config.record.points) == (7, "other", 3)
+    assert config.mappings()[0]["lr"].value == 1e-3
+
+
+def test_override_of_a_start_value() -> None:
+    config = load(ROOT / "configs" / "stability-map.yaml", ["parameters.init.weight.value=-3"])
+    assert config.mappings()[0]["init.weight"].value == -3
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("epochs", "=3", "name.x=3", "parameters.9.lr=1", "training.epochs=[", "a.b=c"),
+        *("parameters.².lr=1", f"parameters.{'9' * 5000}=1", "a." * 10_000 + "a=1", "init.a" * 10_000 + "=1"),
+        *("\udcff=1", "name=\udcff", "\x1b=\x1b", "name=!!python/name:os.system"),
+    ],
+    ids=lambda override: ascii(override[:20]),
+)
+def test_bad_overrides(override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(ROOT / "configs" / "seed.yaml", [override])
+    assert str(caught.value) == visible(str(caught.value))
+    assert len(str(caught.value)) < 500
+
+
+def test_relative_data_paths_start_at_the_sweep_file(tmp_path: Path) -> None:
+    doc = document(task={"dataset": {"kind": "csv", "path": "d.csv", "target": "y"}})
+    dataset = parse(doc, "c.yaml", tmp_path).task.dataset
+    assert getattr(dataset, "path", None) == str(tmp_path / "d.csv")
+
+
+def test_a_long_path_reads_back(tmp_path: Path) -> None:
+    """Where a sweep is resumed, its data set's path is the whole one."""
+    folder = Path("/", *["f" * 100] * 10)
+    config = parse(document(task={"dataset": {"kind": "csv", "path": "d.csv", "target": "y"}}), "c.yaml", folder)
+    assert parse(strict_yaml.read(config.to_yaml(), "again"), "again") == config
+
+
+def test_a_folder_whose_name_cannot_be_kept_is_refused() -> None:
+    doc = document(task={"dataset": {"kind": "csv", "path": "d.csv", "target": "y"}})
+    with pytest.raises(ConfigError, match=r"task\.dataset\.path: no folder's name may hold control characters"):
+        parse(doc, "c.yaml", Path("/not\udcffunicode"))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"- 1", b"", b"just text"])
+def test_files_that_hold_no_sweep(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError):
+        load(path)

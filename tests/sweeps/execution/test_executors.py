@@ -1,0 +1,293 @@
+"""One conformance suite for all executors."""
+
+import filecmp
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sgdcore import Task
+from sgdcore.devices import gpus
+from sweeps.config.schema import SweepConfig
+from sweeps.errors import ExecutorError
+from sweeps.execution import ray_probe
+from sweeps.execution.executor import Executor
+from sweeps.execution.inline import InlineExecutor
+from sweeps.execution.ray import IN_FLIGHT_PER_CORE, RayExecutor, loopback_environment
+from sweeps.execution.worker import ShardFailure, ShardResult, Work
+from sweeps.pipeline.run import create, prepare, reopen, run
+from sweeps.plan.planner import Shard
+from sweeps.store.store import Store, SweepFiles
+from tests.support.doubles import Silent, Untracked
+
+MakeWork = Callable[..., Work]
+
+
+def files_in(folder: Path) -> SweepFiles:
+    (folder / "shards").mkdir(parents=True)
+    return SweepFiles(folder)
+
+
+def test_every_shard_comes_back_once(executor: Executor, make_work: MakeWork) -> None:
+    work = make_work()
+    results = list(executor.run(work, work.plan.shards()))
+    assert sorted(result.shard.index for result in results) == [0, 1, 2]
+    assert all(isinstance(result, ShardResult) for result in results)
+
+
+@pytest.mark.parametrize("order", ["sequential", "shuffled"])
+def test_shard_files_are_equal_byte_for_byte(
+    executor: Executor, make_work: MakeWork, tmp_path: Path, order: str
+) -> None:
+    work = make_work(training={"epochs": 4, "order": order, "batch_size": 2}, seeds=[1, 2])
+    here, there = files_in(tmp_path / "here"), files_in(tmp_path / "there")
+    for files, runner in ((here, InlineExecutor()), (there, executor)):
+        for result in runner.run(replace(work, threads=2), work.plan.shards()):
+            assert isinstance(result, ShardResult)
+            files.write_shard(result)
+    names = sorted(path.name for path in here.shards_folder.iterdir())
+    assert len(names) == len(work.plan.shards())
+    assert filecmp.cmpfiles(here.shards_folder, there.shards_folder, names, shallow=False) == (names, [], [])
+
+
+class Broken(Task):
+    """A task whose features cannot be had for some trials' sake."""
+
+    @property
+    def samples(self) -> int:
+        raise RuntimeError("a broken task")
+
+
+def test_a_shard_that_raises_is_a_result_with_its_traceback(executor: Executor, make_work: MakeWork) -> None:
+    work = make_work()
+    broken = replace(work, task=Broken(work.task.dataset))
+    results = list(executor.run(broken, work.plan.shards()))
+    assert len(results) == 3
+    for result in results:
+        assert isinstance(result, ShardFailure)
+        assert "RuntimeError: a broken task" in result.traceback
+    assert len(list(executor.run(work, work.plan.shards()))) == 3
+
+
+def test_shards_are_taken_as_they_are_needed(executor: Executor, make_work: MakeWork) -> None:
+    """The number in flight is bounded: of many shards only a few are taken before the first result is consumed."""
+    work = make_work(execution={"trials_per_shard": 1})
+    taken: list[int] = []
+
+    def shards() -> Any:
+        for index in range(1000):
+            taken.append(index)
+            yield Shard(index, index % 12, index % 12 + 1)
+
+    results = executor.run(work, shards())
+    next(results)
+    cores = len(os.sched_getaffinity(0))
+    assert len(taken) <= max(2, IN_FLIGHT_PER_CORE * cores)
+    results.close()
+
+
+def test_giving_up_leaves_the_executor_usable(executor: Executor, make_work: MakeWork) -> None:
+    work = make_work(execution={"trials_per_shard": 1})
+    results = executor.run(work, work.plan.shards())
+    next(results)
+    results.close()
+    assert len(list(executor.run(work, work.plan.shards()))) == 12
+
+
+@pytest.mark.cluster
+def test_local_ray_listens_on_loopback_only_and_asks_for_a_token(ray_executor: RayExecutor) -> None:
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert ray_executor.description.startswith("local Ray: 1 node")
+    children = descendants(os.getpid())
+    assert children
+    addresses = [address for pid in children for address in listening(pid)]
+    assert addresses
+    assert {address for address in addresses if address not in LOOPBACK} == set()
+
+
+LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+
+
+def descendants(pid: int) -> set[int]:
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def listening(pid: int) -> list[str]:
+    """Local addresses (hexadecimal, as /proc has them) on which a process listens."""
+    inodes = set()
+    try:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                target = os.readlink(link)
+            except FileNotFoundError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+        tables = [Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return []
+    rows = [line.split() for table in tables for line in table]
+    return [row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in inodes]
+
+
+@pytest.mark.cluster
+def test_a_shard_whose_worker_is_killed_runs_again(
+    ray_executor: RayExecutor, make_work: MakeWork, tmp_path: Path
+) -> None:
+    work = make_work()
+    marker = tmp_path / "killed"
+    deadly = replace(work, task=Deadly(work.task.dataset, marker=marker))
+    results = list(ray_executor.run(deadly, work.plan.shards()[:1]))
+    assert marker.exists()
+    assert [type(result) for result in results] == [ShardResult]
+
+
+class Deadly(Task):
+    """Kills the first process that looks at it."""
+
+    def __init__(self, dataset: Any, marker: Path) -> None:
+        super().__init__(dataset)
+        object.__setattr__(self, "marker", marker)
+
+    @property
+    def samples(self) -> int:
+        marker: Path = self.__dict__["marker"]
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return len(self.dataset)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "cannot be joined: .*refused"),
+        ("ray://127.0.0.1:1", "cannot be joined: .*refused"),
+        ("nowhere", "HOST:PORT"),
+        ("127.0.0.1:999999", "cannot be joined"),
+    ],
+)
+def test_an_address_that_nobody_answers(address: str, message: str) -> None:
+    with pytest.raises(ExecutorError, match=message):
+        RayExecutor(address).start()
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_speaks(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself would wait for it, for ever or for a minute."""
+    loopback_environment()  # before Ray is imported, which the tests after this one need
+    monkeypatch.setattr(ray_probe, "_PROBE_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"{scheme}127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ExecutorError, match="it takes connections, but has not answered as Ray does"):
+            RayExecutor(address).start()
+
+
+@pytest.mark.cluster
+def test_a_token_that_is_not_the_clusters(ray_executor: RayExecutor) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    script = f"from sweeps.execution.ray_probe import probe; probe({address!r})"
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert f"ExecutorError: Ray at {address} cannot be joined: it asks for another token" in done.stderr
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_shards_are_sized_for_the_executors_cores(store: Store, make_config: Callable[..., SweepConfig]) -> None:
+    class Large(InlineExecutor):
+        cores = 6
+
+    config = make_config(execution={})
+    work = prepare(config)
+    files = create(work, store, Large(), Untracked())
+    assert (files.manifest()["trials_per_shard"], files.manifest()["shards"]) == (2, 6)
+    run(files, work, Large(), Untracked(), Silent())
+    assert files.done() == set(range(6))
+    assert len(reopen(files).plan.shards()) == 6
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_devices_that_are_always_there(executor: Executor, device: str) -> None:
+    executor.check(device)
+
+
+@pytest.mark.skipif(gpus() > 0, reason="there is a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_there(executor: Executor, device: str) -> None:
+    with pytest.raises(ExecutorError, match=r"^training\.device: .*cuda"):
+        executor.check(device)
+
+
+class Witness(Task):
+    """Writes down which GPUs each process may see that looks at it."""
+
+    def __init__(self, dataset: Any, folder: Path) -> None:
+        super().__init__(dataset)
+        object.__setattr__(self, "folder", folder)
+
+    @property
+    def samples(self) -> int:
+        folder: Path = self.__dict__["folder"]
+        (folder / f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}").touch()
+        return len(self.dataset)
+
+
+def assert_one_gpu_each(executor: RayExecutor, make_work: MakeWork, folder: Path) -> None:
+    """The GPUs are only Ray's word for it: ``auto`` then trains on the CPU, ``cuda`` fails."""
+    work = make_work(execution={"trials_per_shard": 1})
+    results = list(executor.run(replace(work, task=Witness(work.task.dataset, folder=folder)), work.plan.shards()))
+    assert [type(result) for result in results] == [ShardResult] * 12
+    assert {path.name.partition(" ")[2] for path in folder.iterdir()} <= {"0", "1"}
+    executor.check("cuda")
+    with pytest.raises(ExecutorError, match="ask for cuda, not for cuda:0"):
+        executor.check("cuda:0")
+    work = make_work(training={"epochs": 1, "device": "cuda"})
+    for result in executor.run(work, work.plan.shards()):
+        assert isinstance(result, ShardFailure)
+        assert "device 'cuda:0' needs a CUDA GPU that torch can use" in result.traceback
+
+
+@pytest.mark.cluster
+def test_a_running_cluster_of_several_nodes_is_joined(
+    ray_executor: RayExecutor, make_work: MakeWork, tmp_path: Path
+) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray_executor.stop()
+    each = {"num_cpus": 2, "num_gpus": 1, "node_ip_address": "127.0.0.1"}
+    cluster = Cluster(initialize_head=True, head_node_args=each)
+    try:
+        cluster.add_node(**each)
+        executor = RayExecutor(cluster.address)
+        executor.start()
+        assert executor.description == f"Ray at {cluster.address}: 2 nodes, 4 cores, 2 GPUs"
+        work = make_work(training={"epochs": 1, "device": "cpu"}, execution={"trials_per_shard": 1})
+        assert len(list(executor.run(work, work.plan.shards()))) == 12
+        assert_one_gpu_each(executor, make_work, tmp_path)
+        executor.stop()
+    finally:
+        cluster.shutdown()
+    assert not ray.is_initialized()
+    ray_executor.start()

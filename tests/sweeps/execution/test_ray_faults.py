@@ -1,0 +1,207 @@
+"""Real faults on Ray: worker processes that die, whole nodes that die, nodes that come and go while a sweep runs."""
+
+import copy
+import ctypes
+import dataclasses
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.errors import ClusterLost
+from sweeps.execution.inline import InlineExecutor
+from sweeps.execution.ray import RayExecutor
+from sweeps.execution.worker import ShardResult, Work
+from sweeps.pipeline.run import create, resume, run
+from sweeps.plan.planner import Plan, Trials
+from sweeps.store.store import Store
+from tests.support.doubles import Silent, Untracked
+from tests.support.stores import contents
+
+pytestmark = pytest.mark.cluster
+MakeWork = Callable[..., Work]
+CURSES: dict[str, Callable[[], object]] = {
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "exits": lambda: os._exit(3),
+    "segfault": lambda: ctypes.string_at(0),
+    "raises": lambda: [][1],
+}
+
+
+class Cursed(Plan):
+    """A plan some of whose shards end the process that computes them."""
+
+    curses: dict[int, str]  # by first trial
+
+    def trials(self, start: int, stop: int) -> Trials:
+        if start in self.curses:
+            CURSES[self.curses[start]]()
+        return super().trials(start, stop)
+
+
+class Gated(Plan):
+    """A plan whose trials tell which node and process looks at them, and come when the gate is open."""
+
+    folder: Path
+
+    def trials(self, start: int, stop: int) -> Trials:
+        import ray
+
+        (self.folder / f"{ray.get_runtime_context().get_node_id()} {os.getpid()} {start} {time.time_ns()}").touch()
+        until = time.monotonic() + 60
+        while not (self.folder / "open").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        return super().trials(start, stop)
+
+
+def with_plan(work: Work, kind: type[Plan], **facts: object) -> Work:
+    plan = copy.copy(work.plan)
+    object.__setattr__(plan, "__class__", kind)
+    for name, fact in facts.items():
+        object.__setattr__(plan, name, fact)
+    return dataclasses.replace(work, plan=plan)
+
+
+def test_shards_that_crash_again_and_again_are_given_up_and_the_rest_goes_on(
+    ray_executor: RayExecutor, make_work: MakeWork, store: Store
+) -> None:
+    work = make_work(execution={"trials_per_shard": 2, "max_retries": 1})
+    undisturbed = create(work, store, InlineExecutor(), Untracked(), fresh=True)
+    run(undisturbed, work, InlineExecutor(), Untracked(), Silent())
+    cursed = with_plan(work, Cursed, curses=dict(zip((0, 2, 6, 8), CURSES, strict=True)))
+    files = create(cursed, store, ray_executor, Untracked(), fresh=True)
+    outcome = run(files, cursed, ray_executor, Untracked(), Silent())
+    assert outcome.failed_trials == 8
+    assert files.done() == {2, 5}
+    assert files.state() == "computed"
+    assert [files.tries(failure.index) for failure in files.failures()] == [2, 2, 2, 1]
+    told = [failure.read_text() for failure in files.failures()]
+    for text, trials in zip(told, ("0 to 1", "2 to 3", "6 to 7", "8 to 9"), strict=True):
+        assert text.startswith(f"trials {trials}: given up after ")
+    assert all("WorkerCrashedError: The worker died unexpectedly" in text for text in told[:3])
+    assert "IndexError: list index out of range" in told[3]
+    assert resume(files, ray_executor, Untracked(), Silent()).failed_trials == 0
+    assert files.failures() == []
+    assert contents(files) == contents(undisturbed)
+
+
+@pytest.mark.parametrize("call", ["put", "wait", "get"])
+def test_what_ray_raises_where_its_node_is_lost_is_one_error(
+    ray_executor: RayExecutor, make_work: MakeWork, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A connection that is reset comes as a plain OSError out of whatever is asked just then."""
+    import ray
+
+    def reset(*_: object, **__: object) -> None:
+        raise OSError("Connection reset by peer")
+
+    monkeypatch.setattr(ray_executor, "_ray", ray)  # as it is, and again when this is over
+    monkeypatch.setattr(ray, call, reset)
+    work = make_work()
+    with pytest.raises(ClusterLost, match="is lost: Connection reset by peer"):
+        list(ray_executor.run(work, work.plan.shards()))
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_executor: RayExecutor) -> Iterator[Any]:
+    """A head with a core, to which nodes can be added; that one has died is noticed within seconds."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray_executor.stop()
+    checks = {"period_ms": 500, "timeout_ms": 1000, "failure_threshold": 2, "initial_delay_ms": 500}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in checks.items():
+            patch.setenv(f"RAY_health_check_{name}", str(value))
+        several = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "node_ip_address": "127.0.0.1"})
+        try:
+            yield several
+        finally:
+            several.shutdown()
+    assert not ray.is_initialized()
+    ray_executor.start()
+
+
+class Flight:
+    """A sweep that is being run on a cluster in a thread of its own, until its gate is opened."""
+
+    def __init__(self, executor: RayExecutor, work: Work, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        gated = with_plan(work, Gated, folder=folder)
+        self.results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.thread = threading.Thread(
+            target=lambda: self.results.put(list(executor.run(gated, work.plan.shards()))), daemon=True
+        )
+        self.thread.start()
+
+    def tasks(self) -> list[tuple[str, int]]:
+        """(node id, process id) of all that began."""
+        seen = [path.name.split() for path in self.folder.iterdir() if path.name != "open"]
+        return [(node, int(pid)) for node, pid, *_ in seen]
+
+    def until(self, reached: Callable[[list[tuple[str, int]]], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not reached(self.tasks()):
+            assert time.monotonic() < deadline, self.tasks()
+            time.sleep(0.02)
+
+    def land(self) -> list[Any]:
+        (self.folder / "open").touch()
+        return list(self.results.get(timeout=120))
+
+
+@pytest.fixture
+def joined(cluster: Any) -> Iterator[RayExecutor]:
+    executor = RayExecutor(cluster.address)
+    executor.start()
+    yield executor
+    executor.stop()
+
+
+def assert_all_there(results: list[Any], work: Work) -> None:
+    assert sorted(result.shard.index for result in results) == list(range(len(work.plan.shards())))
+    assert {type(result) for result in results} == {ShardResult}
+
+
+def test_a_node_that_is_added_takes_part(
+    cluster: Any, joined: RayExecutor, make_work: MakeWork, tmp_path: Path
+) -> None:
+    work = make_work(execution={"trials_per_shard": 1})
+    flight = Flight(joined, work, tmp_path / "flight")
+    flight.until(lambda tasks: len(tasks) == 1)
+    node = cluster.add_node(num_cpus=3, node_ip_address="127.0.0.1")
+    flight.until(lambda tasks: len(tasks) == 4)  # more than the one core at first would have been given
+    assert len({at for at, _ in flight.tasks()}) == 2
+    assert_all_there(flight.land(), work)
+    cluster.remove_node(node)
+
+
+@pytest.mark.parametrize("fault", ["worker", "raylet", "node"])
+def test_what_dies_with_its_shards_loses_nothing(
+    cluster: Any, joined: RayExecutor, make_work: MakeWork, tmp_path: Path, fault: str
+) -> None:
+    work = make_work(execution={"trials_per_shard": 1})
+    node = cluster.add_node(num_cpus=2, node_ip_address="127.0.0.1")
+    flight = Flight(joined, work, tmp_path / "flight")
+    flight.until(lambda tasks: sum(at == node.node_id for at, _ in tasks) == 2)
+    if fault == "node":
+        cluster.remove_node(node, allow_graceful=False)
+    elif fault == "raylet":
+        node.kill_raylet(check_alive=True)
+    else:
+        for at, pid in flight.tasks():
+            if at == node.node_id:
+                os.kill(pid, signal.SIGKILL)
+    began = len(flight.tasks())
+    if fault == "worker":
+        flight.until(lambda tasks: len(tasks) > began)  # it runs again
+    assert_all_there(flight.land(), work)
+    if fault != "node":
+        cluster.remove_node(node, allow_graceful=False)

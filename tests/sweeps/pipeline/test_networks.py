@@ -1,0 +1,186 @@
+"""Sweeps over networks: modules by path, verdicts against the sweep's best, replay to rounding, clear refusals."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from sgdcore import Thresholds
+from sweeps.errors import ConfigError, DataError
+from sweeps.execution.worker import Work
+from sweeps.results.final_verdicts import settle
+from sweeps.store.store import Store, SweepFiles
+from tests.support.command_line import Cli
+from tests.support.documents import document
+
+MODULE = """
+import torch
+
+def make(units=3, dropout=0.0):
+    return torch.nn.Sequential(torch.nn.Linear(1, units), torch.nn.Tanh(), torch.nn.Dropout(dropout),
+                               torch.nn.Linear(units, 1))
+"""
+
+
+def network(model: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """18 trials of a small network in 5 shards, some of which diverge."""
+    return (
+        document(
+            task={"dataset": {"kind": "sine", "n": 12}, "model": model or {"kind": "mlp", "hidden": [3]}},
+            training={"epochs": 6, "batch_size": 4, "order": "shuffled"},
+            parameters={
+                "lr": {"values": [0.01, 0.1, 1e6]},
+                "momentum": {"values": [0, 0.5, 0.9]},
+                "weight_decay": {"values": [0, 0.1]},
+            },
+        )
+        | changes
+    )
+
+
+def trials_of(files: SweepFiles) -> pd.DataFrame:
+    return pd.concat([table.to_pandas() for table in files.tables()], ignore_index=True)
+
+
+def test_verdicts_are_held_against_the_best_of_the_sweep(
+    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+) -> None:
+    work = make_work(**network())
+    files = stored(work)
+    before = trials_of(files)
+    settle(files, Thresholds(rtol=0.05))
+    after = trials_of(files)
+    assert len(files.done()) == 5
+    assert (before["verdict"] != after["verdict"]).any()
+    pd.testing.assert_frame_equal(
+        before.drop(columns=["verdict", "steps_to_tolerance"]), after.drop(columns=["verdict", "steps_to_tolerance"])
+    )
+    # The definition, in pandas: J* is the least objective of all trials with this weight decay.
+    objective = np.stack(after["objective"])
+    best = after.assign(least=np.nanmin(objective, axis=1)).groupby("weight_decay")["least"].transform("min")
+    first, last = objective[:, 0], objective[:, -1]
+    converged = last - best <= 0.05 * (first - best) + 1e-12
+    assert set(after.loc[converged, "verdict"]) == {"converged"}
+    assert not (after.loc[~converged, "verdict"] == "converged").any()
+    assert set(after.loc[after["lr"] == 1e6, "verdict"]) == {"diverged"}
+    arrived = after["steps_to_tolerance"].notna()
+    within = objective - best.to_numpy()[:, None] <= (0.05 * (first - best) + 1e-12).to_numpy()[:, None]
+    steps = np.array(files.metadata()["steps"])
+    np.testing.assert_array_equal(arrived, within.any(axis=1))
+    np.testing.assert_array_equal(
+        after.loc[arrived, "steps_to_tolerance"], steps[within.argmax(axis=1)][arrived.to_numpy()]
+    )
+
+
+def test_settling_again_changes_no_file(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]) -> None:
+    files = stored(make_work(**network()))
+    settle(files, Thresholds())
+    once = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files.shards_folder.iterdir()}
+    settle(files, Thresholds())
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files.shards_folder.iterdir()} == once
+
+
+def write(folder: Path, config: dict[str, Any]) -> Path:
+    (folder / "my_models.py").write_text(MODULE)
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_a_module_beside_the_sweep_file_is_trained_tracked_and_replayed(cli: Cli, store: Store, tmp_path: Path) -> None:
+    model = {"kind": "module", "module": "my_models:make", "arguments": {"units": 4}}
+    config = write(tmp_path, network(model))
+    out = cli("run", config, "--executor", "inline").stdout
+    assert "18 of 18" in out
+    [sweep] = json.loads(cli("list", "--json").stdout)
+    trials = trials_of(store.find(sweep["id"]))
+    client = MlflowClient(store.tracking_uri)
+    experiment = client.get_experiment_by_name("small")
+    runs = client.search_runs([experiment.experiment_id], "tags.`mlflow.parentRunId` != ''")
+    tags = {run.data.tags["sweeps.trial_id"]: run.data.tags["sweeps.verdict"] for run in runs}
+    assert tags == dict(zip(trials["trial_id"], trials["verdict"], strict=True))
+    assert "converged" in set(trials["verdict"])
+    assert all(
+        "final/0.weight.3" in run.data.metrics for run in runs if tags[run.data.tags["sweeps.trial_id"]] != "diverged"
+    )
+    replayed = cli("replay", sweep["id"], 1).stdout
+    assert "18 steps, " in replayed
+    assert "torch.optim.SGD" in replayed
+    assert "the store holds the same" in replayed
+    assert "module, 13 parameters" in cli("report", sweep["id"], "--format", "md").stdout
+
+
+def test_a_module_that_changes_makes_other_trials(make_work: Callable[..., Work], tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "changing.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = network({"kind": "module", "module": "changing:make"})
+    before = make_work(**config).plan
+    assert make_work(**config).plan.context == before.context
+    (tmp_path / "changing.py").write_text(MODULE + "# another text may be another model\n")
+    assert make_work(**config).plan.context != before.context
+
+
+def test_the_seed_of_a_network_is_its_start(make_work: Callable[..., Work]) -> None:
+    config = network(seeds=[0, 1], training={"epochs": 2, "order": "sequential"})
+    assert len(make_work(**config).plan) == 36
+
+
+def test_start_values_of_a_small_network_are_axes(make_work: Callable[..., Work]) -> None:
+    parameters = {"lr": {"value": 0.1}, "init.0.weight": {"values": [0, 1]}, "init.0.weight.2": {"value": 5}}
+    plan = make_work(**network(parameters=parameters)).plan
+    start = plan.trials(0, len(plan)).start
+    assert plan.starts == plan.parameter_names
+    assert len(plan) == 4  # weights 0 and 1; the third has an axis of its own
+    assert set(start[:, 2]) == {5.0}
+    assert np.isnan(start[:, 3:]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"kind": "mlp", "hidden": []}}, r"task\.model\.hidden: given \[\]; at least one entry"),
+        ({"model": {"kind": "mlp", "hidden": [0]}}, r"task\.model\.hidden\[0\]: given 0; must be >= 1"),
+        ({"model": {"kind": "mlp", "activation": "step"}}, r"given 'step'; allowed: relu, tanh, sigmoid, gelu, silu"),
+        (
+            {"model": {"kind": "module", "module": "nothing"}},
+            r"task\.model\.module: given 'nothing'; package\.module:call",
+        ),
+        ({"model": {"kind": "module"}}, r"task\.model\.module: missing"),
+        ({"loss": "huber", "huber_delta": 0}, r"task\.huber_delta: given 0; must be > 0"),
+        (
+            {"model": {"kind": "mlp", "hidden": [64]}, "init": True},
+            r"parameters\.init\.0\.bias: start values are for networks of up to 16 parameters; this one has 193",
+        ),
+        (
+            {"model": {"kind": "mlp", "hidden": [2]}, "init": True, "name": "init.1.bias"},
+            r"parameters\.init\.1\.bias: the model's parameters are 0\.weight\.0, 0\.weight\.1, 0\.bias\.0",
+        ),
+        (
+            {"model": {"kind": "module", "module": "tests.support.network_modules:dropout"}},
+            r"task: module: it (draws random numbers|fails on a batch)",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(make_work: Callable[..., Work], changes: dict, message: str) -> None:
+    config = network()
+    axis = changes.pop("name", "init.0.bias")
+    if changes.pop("init", False):
+        config["parameters"][axis] = {"value": 0}
+    config["task"] |= changes
+    with pytest.raises((ConfigError, DataError), match=message) as caught:
+        make_work(**config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_refused_module_leaves_nothing_behind(cli: Cli, store: Store, tmp_path: Path) -> None:
+    model = {"kind": "module", "module": "my_models:make", "arguments": {"dropout": 0.5}}
+    error = cli("run", write(tmp_path, network(model)), code=2).stderr
+    assert error.count("\n") == 1
+    assert "it draws random numbers in training" in error
+    assert not (store.root / "sweeps").exists()

@@ -1,0 +1,106 @@
+"""What a pass over the shards has found is kept for the next reader, and never taken for what other shards hold."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sweeps.execution.worker import Work, run_shard
+from sweeps.results import cache, results
+from sweeps.results.aggregate import Tally
+from sweeps.results.results import Results
+from sweeps.store.store import SweepFiles
+
+SWEEP: dict[str, Any] = {
+    "parameters": {"lr": {"min": 0.001, "max": 0.3, "count": 30}, "momentum": {"values": [0, 0.9]}},
+    "execution": {"trials_per_shard": 20},
+}
+
+
+@pytest.fixture
+def files(
+    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], monkeypatch: pytest.MonkeyPatch
+) -> SweepFiles:
+    monkeypatch.setattr(cache, "_LEAST_TRIALS", 0)
+    return stored(make_work(**SWEEP))
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The shards of which a tally was made."""
+    seen: list[int] = []
+    of = Tally.of
+
+    def counted(table: Any, scope: Any) -> Tally:
+        seen.append(table["trial"][0].as_py())
+        return of(table, scope)
+
+    monkeypatch.setattr(Tally, "of", counted)
+    return seen
+
+
+def seen(loaded: Results) -> bytes:
+    """All that was found, as bytes."""
+    return cache.encoded([loaded.values, loaded.tally, loaded.panels], "")
+
+
+def test_the_next_reader_finds_the_same_without_a_pass(files: SweepFiles, passes: list[int]) -> None:
+    first = seen(results.load(files))
+    assert passes == [0, 20, 40]
+    assert seen(results.load(files)) == first
+    assert passes == [0, 20, 40]
+
+
+@pytest.mark.parametrize("change", ["replaced", "added", "removed", "config", "code", "damaged"])
+def test_what_was_made_of_something_else_is_not_taken(
+    files: SweepFiles, passes: list[int], monkeypatch: pytest.MonkeyPatch, change: str, make_work: Callable[..., Work]
+) -> None:
+    shard = files.shards_folder / "00001.parquet"
+    work = make_work(**SWEEP)
+    if change == "added":
+        shard.unlink()
+    before = results.load(files)
+    assert before.tally.trials == 40 if change == "added" else 60
+    if change in ("replaced", "removed"):
+        table = files.read_shard(1)
+        shard.unlink()
+        if change == "replaced":
+            index = table.column_names.index("verdict")
+            files.replace_shard(1, table.set_column(index, "verdict", [["stalled"] * 20]))
+    elif change == "added":
+        files.write_shard(run_shard(work, work.plan.shards()[1]))  # type: ignore[arg-type]
+    elif change == "config":
+        files.config_path.write_text(files.config_path.read_text().replace("name: small", "name: other"))
+    elif change == "code":
+        monkeypatch.setattr(cache, "_CODE", ("tally",))
+    else:
+        files.keep((files.kept() or b"")[:-100])
+    passes.clear()
+    found = results.load(files)
+    assert found.tally.trials == (40 if change == "removed" else 60)
+    assert len(passes) == (2 if change == "removed" else 3)
+    if change == "replaced":
+        assert found.tally.verdicts[2] >= 20
+
+
+def test_a_shard_that_is_replaced_meanwhile_is_not_kept(files: SweepFiles) -> None:
+    loaded = results.load(files)
+    assert loaded.values
+    files.replace_shard(1, files.read_shard(1))
+    before = files.kept()
+    assert loaded.tally.trials == 60
+    assert files.kept() == before
+
+
+def test_where_nothing_can_be_kept_nobody_notices(files: SweepFiles, passes: list[int]) -> None:
+    (files.folder / "kept").mkdir()
+    first = seen(results.load(files))
+    assert seen(results.load(files)) == first
+    assert passes == [0, 20, 40] * 2
+    assert not list(files.folder.glob("*.new"))
+
+
+def test_small_sweeps_keep_nothing(files: SweepFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_LEAST_TRIALS", 61)
+    assert results.load(files).tally.trials == 60
+    assert files.kept() is None

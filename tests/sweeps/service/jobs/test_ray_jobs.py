@@ -1,0 +1,219 @@
+"""Jobs on a real Ray head with a token: submitted twice is once, exit codes come home, what was killed goes on."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.config import strict_yaml
+from sweeps.pipeline.run import tracker_for
+from sweeps.service.jobs.ray_jobs import CANCELLED, FAILED, RUNNING, SUCCEEDED, Cluster, Job, _Seen
+from sweeps.store.store import Store, SweepFiles
+from sweeps.verification.audit import Difference, verify
+from tests.support.command_line import Cli
+from tests.support.processes import until
+from tests.support.ray_head import RayHead, private_head
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    with private_head() as running:
+        yield running
+
+
+@pytest.fixture
+def remote(cli: Cli, head: RayHead) -> Callable[..., Any]:
+    """The command line on a laptop that knows the cluster's address and token, and has no store."""
+    return lambda *arguments, code=0: cli(*arguments, code=code, SWEEPS_STORE="/nowhere", **head.environment)
+
+
+def differences(files: SweepFiles, sample: int = 3) -> list[Difference]:
+    """Of store, plan, MLflow and torch.optim.SGD."""
+    return verify(files, tracker_for(files.store, None, files), sample).differences
+
+
+@pytest.mark.cluster
+def test_submitted_twice_is_one_job(
+    remote: Callable[..., Any], cli: Cli, head: RayHead, config: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "points.csv").write_text("x,y\n1,2\n2,3\n3,5\n4,4\n")
+    dataset = {"kind": "csv", "path": "points.csv", "target": "y"}
+    path = config(name="once", task={"dataset": dataset, "model": {"kind": "linear"}})
+    both = [
+        cli.start("submit", path, "--wait", "--tag", "team=a", SWEEPS_STORE="/nowhere", **head.environment)
+        for _ in range(2)
+    ]
+    told = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    firsts = sorted(out.splitlines()[0] for out, _ in told)
+    assert "is there already" in firsts[0]
+    assert firsts[1].startswith("submitted once-")
+    assert all("computed 12 of 12" in out for out, _ in told)
+    [job] = [row for row in json.loads(remote("jobs", "--json").stdout) if row["name"] == "once"]
+    assert (job["state"], job["exit code"], job["attempt"]) == (SUCCEEDED, 0, 1)
+    again = remote("submit", path, "--wait").stdout
+    assert f"{job['id']} is there already: succeeded" in again
+    assert "computed 12 of 12" in remote("logs", "once").stdout
+    # The data was sent along, and stays with the sweep.
+    files = Store(head.store).find(job["sweep"])
+    assert files.manifest()["tags"] == {"team": "a"}
+    [kept] = (head.store / "data").iterdir()
+    assert kept.read_text() == (tmp_path / "points.csv").read_text()
+    assert differences(files) == []
+
+
+@pytest.mark.cluster
+def test_a_killed_and_a_cancelled_job_are_gone_on_with(
+    remote: Callable[..., Any], cli: Cli, head: RayHead, config: Callable[..., Path]
+) -> None:
+    shards, per_shard = 32, 1024
+    path = config(
+        name="long",
+        training={"epochs": 200_000},
+        parameters={"lr": {"min": 0.001, "max": 0.02, "count": shards * per_shard}},
+        record={"points": 2},
+        execution={"trials_per_shard": per_shard},
+        tracking={"trials": "none"},
+    )
+    store = Store(head.store)
+
+    def found() -> SweepFiles | None:
+        return next((files for files in store.sweeps() if files.manifest()["name"] == "long"), None)
+
+    def job() -> dict[str, Any]:
+        rows = json.loads(remote("jobs", "--json").stdout)
+        return next(row for row in rows if row["name"] == "long")  # the newest attempt
+
+    # Killed: whoever waits is told, and submitting again goes on.
+    waiting = cli.start("submit", path, "--wait", SWEEPS_STORE="/nowhere", **head.environment)
+    until(lambda: (files := found()) and files.done())
+    files = found()
+    assert files is not None
+    holder = files.holder()
+    assert holder is not None
+    os.kill(holder.pid, signal.SIGKILL)
+    out, err = waiting.communicate(timeout=240)
+    assert waiting.returncode == 3, (out, err)
+    job_id = out.split()[1]
+    assert f"{job_id}: failed, exit code 137" in out  # 128 + SIGKILL, of the driver's parent
+    before = len(files.done())
+    assert before < shards
+
+    # Ctrl-C ends the waiting, not the job; cancel ends the job.
+    waiting = cli.start("submit", path, "--wait", SWEEPS_STORE="/nowhere", **head.environment)
+    until(lambda: len(files.done()) > before)
+    waiting.send_signal(signal.SIGINT)
+    out, err = waiting.communicate(timeout=240)
+    assert waiting.returncode == 130
+    assert f"submitted {job_id}-2 (sweep {files.sweep_id}, attempt 2: it goes on with what the store has)" in out
+    follow = f"follow it: sweeps logs {job_id}-2 --address {head.address} --follow"
+    assert f"interrupted; {job_id}-2 goes on; {follow}" in err
+    assert f"{job_id}-2: is told to end" in remote("cancel", "long").stdout
+    until(lambda: job()["state"] == CANCELLED)
+    assert (job()["id"], job()["exit code"]) == (f"{job_id}-2", 130)
+    before = len(files.done())
+    assert before < shards
+
+    third = remote("submit", path, "--wait").stdout
+    assert f"sweep {files.sweep_id} is in the store; going on with it" in third
+    left = (shards - before) * per_shard
+    assert f"computed {left:,} of {left:,}" in third
+    assert differences(files, sample=0) == []
+
+
+@pytest.mark.cluster
+def test_exit_codes_come_home(remote: Callable[..., Any], config: Callable[..., Path]) -> None:
+    wrong = {"case": "no", "where": {"lr": 0.01}, "final": {"weight": 99.0}}
+    out = remote("submit", config(name="checked", expected=[wrong]), "--wait", code=4).stdout
+    assert "error: not as expected: no" in out
+    assert "failed, exit code 4" in out
+    missing = {"dataset": {"kind": "csv", "path": "/not/there.csv", "target": "y"}, "model": {"kind": "linear"}}
+    out = remote("submit", config(name="missing", task=missing), "--submission-id", "mine", "--wait", code=2).stdout
+    assert "/not/there.csv: there is no such file" in out
+    [line] = remote("submit", config(name="other"), "--submission-id", "mine", code=2).stderr.splitlines()
+    assert "mine: the cluster has this job, with another config or data" in line
+
+
+@pytest.mark.cluster
+def test_a_schedule_on_a_cluster(remote: Callable[..., Any], head: RayHead, config: Callable[..., Path]) -> None:
+    config(name="by the clock")
+    entry = {"name": "nightly", "cron": "0 2 * * *", "config": "sweep.yaml", "address": "$RAY_API_SERVER_ADDRESS"}
+    file = config().with_name("schedules.yaml")
+    file.write_text(strict_yaml.write({"schedules": [entry | {"check": {"max_loss_increase": "1%"}}]}))
+    where = ("--file", file, "--store", head.store)
+    out = remote("schedule", "trigger", "nightly", "--wait", *where).stdout
+    assert ": ok (sweep " in out
+    [tick] = json.loads(remote("schedule", "history", "nightly", *where, "--json").stdout)
+    assert (tick["state"], tick["outcome"], tick["exit code"]) == ("done", "ok", 0)
+    tags = Store(head.store).find(tick["sweep"]).manifest()["tags"]
+    assert tags == {"schedule": "nightly", "scheduled_at": tick["scheduled at"]}
+    [listed] = json.loads(remote("schedule", "list", file, "--store", head.store, "--json").stdout)
+    assert (listed["last"], listed["outcome"]) == (tick["scheduled at"], "ok")
+
+
+@pytest.mark.cluster
+def test_a_cluster_that_refuses_or_is_not_there_is_one_line(cli: Cli, head: RayHead) -> None:
+    none = dict.fromkeys(("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"), "")
+    for environment, told in (
+        ({"RAY_AUTH_TOKEN": "0" * 32, "RAY_AUTH_MODE": "token"}, "refuses: the token is not the cluster's"),
+        (none | {"RAY_AUTH_MODE": "disabled"}, "refuses: it asks for a token"),
+    ):
+        [line] = cli("jobs", "--address", head.address, code=2, **environment).stderr.splitlines()
+        assert told in line
+        assert "RAY_AUTH_TOKEN_PATH" in line
+    [line] = cli("jobs", "--address", "http://127.0.0.1:1", code=2).stderr.splitlines()
+    assert line.startswith("error: http://127.0.0.1:1: the cluster cannot be reached")
+    [line] = cli("jobs", "--address", "ftp://me:secret@host", code=2).stderr.splitlines()
+    assert line == "error: --address ftp://me:***@host: the Jobs API's is needed, such as http://HOST:8265"
+
+
+def test_exit_codes() -> None:
+    moment = datetime.now(UTC)
+    job = Job("a", "a", 1, "ab", "n", "d", FAILED, 4, "", moment, moment)
+    for state, code, expected in (
+        (SUCCEEDED, 0, 0),
+        (FAILED, 4, 4),
+        (FAILED, 130, 130),
+        (FAILED, -9, 3),
+        (FAILED, 127, 3),
+        (FAILED, None, 3),
+        (CANCELLED, None, 130),
+        (RUNNING, None, None),
+    ):
+        assert replace(job, state=state, code=code).exit_code == expected
+    assert "no command 'sweeps' on the cluster" in replace(job, code=127).outcome
+    assert replace(job, code=None, message="no node\nmore").outcome == "failed before it ran: no node"
+
+
+def test_ids_may_be_shortened_and_stand_for_the_newest_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [
+        Job(job_id, base, attempt, "ab", "n", "d", FAILED, 3, "", None, None)
+        for job_id, base, attempt in (("abc-1", "abc-1", 1), ("abc-1-2", "abc-1", 2), ("abd", "abd", 1))
+    ]
+    cluster = Cluster("127.0.0.1:1")
+    monkeypatch.setattr(Cluster, "jobs", lambda _: jobs)
+    assert cluster.find("abc-1").job_id == "abc-1-2"
+    assert cluster.find("abc").job_id == "abc-1-2"
+    assert cluster.find("abc-1-2").job_id == "abc-1-2"
+    assert cluster.find("abd").job_id == "abd"
+    for prefix, told in (("ab", "more than one job: abc-1-2, abd"), ("x", "no such job at http://127.0.0.1:1")):
+        with pytest.raises(Exception, match=told):
+            cluster.find(prefix)
+
+
+def test_a_text_told_again_is_passed_on_once() -> None:
+    out: list[str] = []
+    seen = _Seen(out.append)
+    seen("one\n")
+    seen.restart()  # the connection was lost
+    seen("on")
+    seen("e\ntwo\n")
+    seen.restart()
+    seen("one\ntwo\nthree\n")
+    assert "".join(out) == "one\ntwo\nthree\n"

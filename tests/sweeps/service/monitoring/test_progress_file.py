@@ -1,0 +1,139 @@
+"""How far a sweep is, told to those who look from elsewhere; whoever cannot be told stops nothing."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from sweeps.config import strict_yaml
+from sweeps.execution.executor import Outcome
+from sweeps.execution.inline import InlineExecutor
+from sweeps.execution.worker import ShardFailure, Work
+from sweeps.pipeline.run import Interrupted, create, resume, run
+from sweeps.service.monitoring.progress_file import Counts, Followed, followed
+from sweeps.store.store import Store, SweepFiles
+from tests.support.command_line import Cli
+from tests.support.documents import document
+from tests.support.doubles import Silent, Stopped, Untracked
+
+
+def told(files: SweepFiles) -> dict[str, object]:
+    record = files.progress()
+    assert datetime.fromisoformat(str(record.pop("updated"))).tzinfo is not None
+    return record
+
+
+def never(line: str) -> None:
+    raise AssertionError(line)
+
+
+def test_an_interrupted_and_resumed_sweep_counts_on(make_work: Callable[..., Work], store: Store) -> None:
+    work = make_work()
+    files = create(work, store, InlineExecutor(), Untracked())
+    assert files.progress() == {}
+    assert files.stored_trials() == 0
+    stopped = Stopped(list, 1)
+    with pytest.raises(Interrupted):
+        run(files, work, stopped, Untracked(), followed(Silent(), files, stopped, never))
+    kept = {"computed": 4, "to_compute": 12, "logged": 4, "to_log": 12, "failed": 0, "shards_in_flight": 0}
+    assert told(files) in (kept, kept | {"logged": 0})  # the tracking may not have come to it
+    assert files.stored_trials() == 4
+    executor = InlineExecutor()
+    resume(files, executor, Untracked(), followed(Silent(), files, executor, never))
+    assert told(files) == kept | {"computed": 12, "logged": 12}
+
+
+class Failing(InlineExecutor):
+    """The second shard cannot be run."""
+
+    def run(self, work: Work, shards: object) -> Iterator[Outcome]:
+        for result in super().run(work, shards):  # type: ignore[arg-type]
+            yield ShardFailure(result.shard, "broken") if result.shard.index == 1 else result
+
+
+def test_failed_trials_are_counted_and_tried_again(make_work: Callable[..., Work], store: Store) -> None:
+    work = make_work()
+    files = create(work, store, InlineExecutor(), Untracked())
+    run(files, work, Failing(), Untracked(), followed(Silent(), files, Failing(), never))
+    assert (told(files)["failed"], told(files)["computed"], told(files)["to_log"]) == (4, 8, 12)
+    executor = InlineExecutor()
+    resume(files, executor, Untracked(), followed(Silent(), files, executor, never))
+    assert (told(files)["failed"], told(files)["computed"], told(files)["logged"]) == (0, 12, 12)
+
+
+def test_sinks_are_told_once_a_second_and_a_fault_of_theirs_once(
+    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+) -> None:
+    work = make_work()
+    files = stored(work)
+    seen: list[Counts] = []
+    complaints: list[str] = []
+
+    def full(counts: Counts) -> None:
+        raise OSError(28, "No space left on device")
+
+    began = time.monotonic()
+    progress = Followed(Silent(), files, None, {"disk": full, "list": seen.append}, complaints.append)
+    progress.begin(0, 100_000)
+    while len(seen) < 3:  # begin, and twice more
+        progress.logged(1)
+    for _ in range(1000):
+        progress.logged(1)
+    progress.end()
+    assert len(seen) <= 3 + (time.monotonic() - began)
+    assert seen[-1].logged > seen[-2].logged or len(seen) == 3
+    assert complaints == [
+        "the sweep goes on, but disk cannot be told how far it is: [Errno 28] No space left on device"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "lag"),
+    [
+        (Counts(computed=8, to_compute=12, logged=3, to_log=12), 5),
+        (Counts(computed=8, to_compute=12, logged=3, to_log=12, failed=4), 5),
+        (Counts(computed=8, to_compute=12, logged=0, to_log=3), 0),  # nobody knows which three
+        (Counts(computed=12, to_compute=12, logged=1, to_log=3), 2),
+        (Counts(computed=8, to_compute=12, failed=4, logged=1, to_log=3), 2),
+        (Counts(computed=12, to_compute=12, logged=0, to_log=0), 0),
+    ],
+)
+def test_lag_is_what_could_be_logged_and_is_not(counts: Counts, lag: int) -> None:
+    assert counts.lag == lag
+
+
+def test_a_record_that_is_damaged_or_of_another_version_is_read_as_far_as_it_goes(
+    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+) -> None:
+    files = stored(make_work())
+    files.write_progress({"computed": 3, "logged": "three", "more": 1})
+    assert Counts.of(files.progress()) == Counts(computed=3)
+    (files.folder / "progress.json").write_text("{")
+    assert files.progress() == {}
+
+
+@pytest.mark.cluster
+def test_a_progress_that_cannot_be_written_is_told_and_the_sweep_goes_on(
+    cli: Cli, store: Store, tmp_path: Path
+) -> None:
+    """The folder where progress.json would be made holds one that cannot be replaced."""
+    config = tmp_path / "sweep.yaml"
+    config.write_text(strict_yaml.write(document(execution={"trials_per_shard": 1})))
+    cli("run", config, "--executor", "inline")
+    [files] = store.sweeps()
+    assert told(files)["computed"] == 12
+    (files.folder / "progress.json").unlink()
+    (files.folder / "progress.json").mkdir()
+    for path in list(files.shards_folder.iterdir())[:2]:
+        path.unlink()
+    done = cli("resume", files.sweep_id, "--executor", "inline")
+    [line] = done.stderr.splitlines()
+    assert line == (
+        f"error: the sweep goes on, but progress.json cannot be told how far it is: {files.folder}/progress.json: "
+        "cannot be written: Is a directory; mend that, then resume"
+    )
+    assert files.state() == "reported"
+    assert json.loads(cli("list", "--json").stdout)[0]["shards"] == "12/12"

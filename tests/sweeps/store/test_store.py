@@ -1,0 +1,256 @@
+"""One conformance suite for stores, in a folder and on S3."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from sweeps.errors import StoreError, SweepHeld
+from sweeps.execution.worker import ShardFailure, ShardResult, Work, run_shard
+from sweeps.store.store import Store, SweepFiles
+
+Stored = Callable[[Work], SweepFiles]
+MakeWork = Callable[..., Work]
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return Store(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("s3_store")
+
+
+class Raw:
+    """A sweep's files past the store: the folder's own, or the bucket's by boto3."""
+
+    def __init__(self, files: SweepFiles) -> None:
+        where = files.where
+        self.folder = None if where.startswith("s3://") else files.folder
+        if self.folder is None:
+            import boto3
+
+            name, _, self.prefix = where.removeprefix("s3://").partition("/")
+            self.bucket = boto3.resource("s3").Bucket(name)
+
+    def read(self, name: str) -> bytes:
+        if self.folder is not None:
+            return (self.folder / name).read_bytes()
+        content: bytes = self.bucket.Object(f"{self.prefix}/{name}").get()["Body"].read()
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        if self.folder is not None:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_bytes(content)
+        else:
+            self.bucket.put_object(Key=f"{self.prefix}/{name}", Body=content)
+
+    def remove(self, name: str) -> None:
+        if self.folder is not None:
+            (self.folder / name).unlink()
+        else:
+            self.bucket.Object(f"{self.prefix}/{name}").delete()
+
+    def names(self) -> set[str]:
+        if self.folder is not None:
+            return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
+        return {entry.key.removeprefix(f"{self.prefix}/") for entry in self.bucket.objects.filter(Prefix=self.prefix)}
+
+
+def test_a_shard_is_there_or_it_is_not(make_work: MakeWork, stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = make_work()
+    files = stored(work)
+    result = run_shard(work, work.plan.shards()[0])
+    assert isinstance(result, ShardResult)
+    raw = Raw(files)
+    before, names = raw.read("shards/00000.parquet"), raw.names()
+
+    def half_written(table: object, file: Any, **_: object) -> None:
+        if isinstance(file, Path):
+            file.write_bytes(b"half")
+        else:
+            file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pq, "write_table", half_written)
+    for write in (lambda: files.write_shard(result), lambda: files.replace_shard(0, result.table)):
+        with pytest.raises(StoreError, match=r"00000\.parquet: cannot be written: disk full"):
+            write()
+    assert raw.names() == names
+    assert raw.read("shards/00000.parquet") == before
+    assert files.done() == {0, 1, 2}
+
+
+def test_shards_are_the_same_bytes_wherever_they_are(make_work: MakeWork, stored: Stored, tmp_path: Path) -> None:
+    work = make_work()
+    files, folder = stored(work), SweepFiles(tmp_path / "other")
+    folder.folder.mkdir()
+    for shard in work.plan.shards():
+        result = run_shard(work, shard)
+        assert isinstance(result, ShardResult)
+        folder.write_shard(result)
+        name = f"shards/{shard.index:05}.parquet"
+        assert Raw(files).read(name) == Raw(folder).read(name)
+
+
+def test_parts_of_shards_are_read_in_order(make_work: MakeWork, stored: Stored) -> None:
+    work = make_work(execution={"trials_per_shard": 1})
+    files = stored(work)
+    tables = list(files.tables(["trial", "loss"]))
+    assert [table["trial"].to_pylist() for table in tables] == [[i] for i in range(12)]
+    assert tables[0].column_names == ["trial", "loss"]
+    assert list(files.extents(range(12))) == [(i, 1) for i in range(12)]
+    whole = [files.read_shard(i) for i in range(12)]
+    assert list(files.read_shards([5, 3])) == [whole[5], whole[3]]
+    assert files.schema(3) == whole[3].schema
+
+
+def test_missing_shards_are_named_and_their_failures_kept_until_they_are_done(
+    make_work: MakeWork, stored: Stored
+) -> None:
+    work = make_work()
+    files = stored(work)
+    Raw(files).remove("shards/00001.parquet")
+    [missing] = files.missing(work.plan.shards())
+    assert missing.index == 1
+    with files.lease():
+        assert files.state() == "running"
+    assert files.state() == "interrupted"
+    files.write_failure(ShardFailure(missing, "ValueError: no"))
+    files.write_failure(ShardFailure(missing, "ValueError: no", tries=3))
+    [failure] = files.failures()
+    assert (failure.index, str(failure)) == (1, f"{files.where}/failures/00001.txt")
+    assert failure.read_text() == "trials 4 to 7: given up after 4 tries\n\nValueError: no"
+    assert files.tries(1) == 4
+    assert files.state() == "computed"  # as far as it can be
+    result = run_shard(work, missing)
+    assert isinstance(result, ShardResult)
+    files.write_shard(result)
+    assert files.failures() == []
+    assert files.tries(1) == 0
+    assert files.state() == "computed"
+
+
+MANIFEST = {"sweep_id": "", "name": "n", "created": "2026", "trials": 1, "shards": 1}
+
+
+def test_a_damaged_sweep_does_not_hide_the_others(store: Store) -> None:
+    for sweep_id in ("aa11", "bb22"):
+        store.create(sweep_id, "", MANIFEST)
+    Raw(store.find("aa")).write("plan.json", b"{}")
+    Raw(SweepFiles(f"{store.where}/sweeps/.cc33.new")).write("shards/00000.parquet", b"")
+    assert {files.sweep_id: created for files, created in store.survey(lambda files: files.created)} == {
+        "bb22": "2026",
+        "aa11": "",
+    }
+    assert [files.sweep_id for files in store.sweeps()] == ["bb22", "aa11"]
+    assert store.find("bb").manifest() == MANIFEST
+    with pytest.raises(StoreError, match=r"plan\.json: damaged: no created, name"):
+        store.find("aa").manifest()
+
+
+def test_a_store_whose_path_would_cut_the_databases_name(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"may not contain '\?'"):
+        Store(tmp_path / "what?")
+
+
+def test_finding_a_sweep_by_the_start_of_its_id(store: Store) -> None:
+    for sweep_id in ("aa11", "aa22", "bb33"):
+        store.create(sweep_id, "", MANIFEST | {"created": sweep_id})
+    assert store.find("b").sweep_id == "bb33"
+    assert store.find("aa2").sweep_id == "aa22"
+    assert [files.sweep_id for files in store.sweeps()] == ["bb33", "aa22", "aa11"]
+    for prefix, message in (
+        ("aa", "more than one sweep: aa11, aa22"),
+        ("cc", "no such sweep"),
+        ("../x", "not a sweep id"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            store.find(prefix)
+
+
+def test_an_empty_store_holds_no_sweeps(store: Store) -> None:
+    assert store.sweeps() == []
+    with pytest.raises(StoreError, match="which holds no sweeps"):
+        store.find("a")
+
+
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.touch()
+    with pytest.raises(StoreError, match="is not a folder, and no store"):
+        Store(path).sweeps()
+
+
+def test_a_sweep_is_made_once_and_whole(store: Store) -> None:
+    files = store.create("aa11", "name: x\n", MANIFEST)
+    assert (files.config_yaml(), files.manifest()) == ("name: x\n", MANIFEST)
+    assert files.store.where == store.where
+    with pytest.raises(SweepHeld, match="another process has just made it"):
+        store.create("aa11", "name: y\n", MANIFEST | {"name": "other"})
+    assert store.find("aa11").manifest() == MANIFEST
+    assert Raw(files).names() == {"config.yaml", "plan.json"}
+    assert files.state() == "planned"
+
+
+def test_where_it_is_logged_is_kept(store: Store) -> None:
+    files = store.create("aa11", "", MANIFEST)
+    assert (files.tracking(), files.places()) == ({}, [])
+    for record in ({"uri": "a", "complete": False}, {"uri": "b", "complete": True}, {"uri": "a", "complete": True}):
+        files.write_tracking(record)
+    assert files.places() == [{"uri": "a", "complete": True}, {"uri": "b", "complete": True}]
+
+
+def test_a_report_is_whole_or_as_it_was(store: Store) -> None:
+    files = store.create("aa11", "", MANIFEST)
+    with files.writing_report("report.html") as file:
+        file.write("<p>größer</p>\n")
+    with pytest.raises(TypeError), files.writing_report("report.html") as file:
+        file.writelines(["half", None])  # type: ignore[list-item]
+    assert Raw(files).read("report/report.html").decode() == "<p>größer</p>\n"
+    assert files.is_reported()
+    copies = {path.name: (path.is_dir() or path.read_bytes(), folder) for path, folder in files.copies()}
+    assert copies["plan.json"] == (Raw(files).read("plan.json"), None)
+    assert {folder for _, folder in copies.values()} >= {"report", None}
+    files.remove_report("report.html")
+    assert not files.is_reported()
+
+
+def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="the store cannot be written: Not a directory"):
+        Store(tmp_path / "file" / "store").check_writable()
+
+
+def test_damaged_files_are_told(make_work: MakeWork, stored: Stored) -> None:
+    files = stored(make_work())
+    for content in (b"PAR1", b""):
+        Raw(files).write("shards/00000.parquet", content)
+        with pytest.raises(StoreError, match=r"00000\.parquet: cannot be read"):
+            files.read_shard(0)
+    Raw(files).remove("shards/00000.parquet")
+    with pytest.raises(StoreError, match=r"00000\.parquet: cannot be read"):
+        files.extent(0)
+    Raw(files).write("plan.json", b"{")
+    with pytest.raises(StoreError, match=r"plan\.json: cannot be read"):
+        files.store.find("abcd").manifest()
+
+
+def test_left_over_pieces_are_not_taken_for_shards(make_work: MakeWork, stored: Stored) -> None:
+    files = stored(make_work())
+    Raw(files).write(f"shards/.00003.parquet.{os.getpid()}.new", b"")
+    assert files.done() == {0, 1, 2}
+
+
+def test_a_sweep_is_removed_with_all_that_is_its_own(store: Store, make_work: MakeWork, stored: Stored) -> None:
+    files, other = stored(make_work()), store.create("ab11", "", MANIFEST)
+    files.write_progress({"computed": 12})
+    assert files.progress() == {"computed": 12}
+    with files.lease(), pytest.raises(SweepHeld):
+        store.remove(SweepFiles(files.where))
+    store.remove(files)
+    assert [found.sweep_id for found in store.sweeps()] == ["ab11"]
+    assert store.get("abcd1234") is None
+    assert Raw(other).names() == {"config.yaml", "plan.json"}
+    assert Raw(files).names() == set()
