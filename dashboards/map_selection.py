@@ -9,7 +9,7 @@ import numpy as np
 
 from sgdcore.verdict import VERDICTS
 from sweeps.results.binning import MapAxis
-from sweeps.results.stability_map import Panel
+from sweeps.results.heatmap import Panel
 from sweeps.text.formatting import cell as shown
 from sweeps.text.formatting import heading, meaning
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow.compute as pc
 
 from sgdcore.verdict import VERDICTS
-from sweeps.results.results import load
+from sweeps.results.results import load_results
 from sweeps.store.store import SweepFiles
 
 
@@ -38,7 +38,7 @@ def glance_at(files: SweepFiles, shards: Iterable[int], earlier: Glance | None =
     Raises:
         StoreError: a file is damaged.
     """
-    metric = earlier.metric if earlier else load(files).config.metric.name
+    metric = earlier.metric if earlier else load_results(files).config.metric.name
     seen = earlier.shards if earlier else frozenset()
     counts = dict(earlier.verdicts) if earlier else dict.fromkeys(VERDICTS, 0)
     best = earlier.best if earlier else None

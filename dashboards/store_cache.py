@@ -18,13 +18,14 @@ from typing import Any
 
 from dashboards.background import Background
 from dashboards.row_stats import Glance, glance_at
-from sweeps import report
 from sweeps.errors import StoreError, SweepsError
-from sweeps.report import figures, tables
+from sweeps.report import figures
 from sweeps.report.comparison_page import comparison_sections
+from sweeps.report.headline import lead_sentences
 from sweeps.report.html import Section
 from sweeps.results.comparison import Comparison
-from sweeps.results.results import Results
+from sweeps.results.results import Results, load_results
+from sweeps.results.stability_map import stability_panels
 from sweeps.results.trial_matching import match
 from sweeps.store.store import Store, SweepFiles
 
@@ -211,10 +212,10 @@ class Catalogue:
     def _read(self, row: Row) -> Seen:
         began = time.monotonic()
         try:
-            results = report.load(self.store.find(row.sweep_id))
+            results = load_results(self.store.find(row.sweep_id))
             if results.stored:
-                tables.lead_sentences(results)  # tallies all trials
-                results.panels  # noqa: B018 - and places them on the map
+                lead_sentences(results)  # tallies all trials
+                stability_panels(results)  # and places them on the map
         except SweepsError as error:
             with self._lock:
                 self._problems[row.sweep_id] = row.key, str(error)

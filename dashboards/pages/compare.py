@@ -1,4 +1,4 @@
-"""The page that holds sweeps against the first of them, in the tables and figures of ``sweeps compare``."""
+"""The page that holds sweeps against the first of them, in the comparison_tables and figures of ``sweeps compare``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from dashboards.store_cache import Compared
 from dashboards.urls import query, sweep_path, with_query
 from sgdcore.verdict import VERDICTS
 from sweeps.errors import SweepsError
+from sweeps.report.comparison_tables import comparison_findings, comparison_sentences, comparison_tables
 from sweeps.report.html import Section
 from sweeps.report.tables import Table
-from sweeps.results.comparison import MAX_SWEEPS, findings, sentences, tables
+from sweeps.results.comparison import MAX_SWEEPS
 
 _SECONDS = 2
 
@@ -64,14 +65,14 @@ def _ask(ids: Sequence[str]) -> Any:
 def _shown(found: Compared | None, ids: Sequence[str]) -> list[Any]:
     assert found is not None
     comparison = found.comparison
-    by_key = {table.key: table for table in tables(comparison)}
+    by_key = {table.key: table for table in comparison_tables(comparison)}
     return [
         html.Div(
             [_label(letter, r, ids) for letter, r in zip(comparison.letters, comparison.sweeps, strict=True)],
             className="letters",
         ),
-        *(html.P(line, className="lead") for line in sentences(comparison)),
-        *(components.notice(f"Finding: {finding}.") for finding in findings(comparison)),
+        *(html.P(line, className="lead") for line in comparison_sentences(comparison)),
+        *(components.notice(f"Finding: {finding}.") for finding in comparison_findings(comparison)),
         *filter(None, (_section(section, by_key) for section in found.sections)),
     ]
 

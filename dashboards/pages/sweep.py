@@ -17,11 +17,13 @@ from dashboards.pages.sweeps import bars, pager
 from dashboards.store_cache import Row, Seen
 from dashboards.urls import query, report_path, sweep_path, with_query
 from sweeps.errors import StoreError
-from sweeps.report import figures, tables
+from sweeps.report import figures
 from sweeps.report import notices as report_notices
 from sweeps.report.figures.stability_map import VIEWS
+from sweeps.report.headline import lead_sentences
+from sweeps.report.trial_tables import best_trials, verdict_counts
 from sweeps.results.results import Results
-from sweeps.results.stability_map import cell_trials
+from sweeps.results.stability_map import cell_trials, stability_panels
 
 _SECONDS = 2
 _ROWS = 10  # trials of a cell shown at once
@@ -99,8 +101,8 @@ def register(app: Dash, context: Context) -> None:
         if seen is None or not version or not seen.results.stored:
             return None, None, None
         asked = query(search)
-        chosen = map_selection.named(seen.results.panels, asked)
-        views = _views(asked, row) if seen.results.panels else None
+        chosen = map_selection.named(stability_panels(seen.results), asked)
+        views = _views(asked, row) if stability_panels(seen.results) else None
         return _side(context, row, seen, chosen, asked), trial.section(context, row, seen, chosen, asked), views
 
     @app.callback(
@@ -112,11 +114,11 @@ def register(app: Dash, context: Context) -> None:
     )
     def _mark(search: str | None, sweep_id: str, version: list[str] | None) -> Any:
         _, seen, _ = _look(context, sweep_id)
-        if seen is None or not version or seen.version != version[1] or not seen.results.panels:
+        if seen is None or not version or seen.version != version[1] or not stability_panels(seen.results):
             return no_update  # the next refresh draws it
         asked, patch = query(search), Patch()
         figure = seen.stability_map(VIEWS[0])
-        chosen = map_selection.named(seen.results.panels, asked)
+        chosen = map_selection.named(stability_panels(seen.results), asked)
         patch["layout"]["shapes"] = chosen.ring() if chosen else []
         for i, visible in enumerate(_visible(figure, _view(asked))):
             patch["data"][i]["visible"] = visible
@@ -131,12 +133,12 @@ def register(app: Dash, context: Context) -> None:
     )
     def _click(clicked: Mapping[str, Any] | None, sweep_id: str, search: str | None) -> Any:
         _, seen, _ = _look(context, sweep_id)
-        if not clicked or seen is None or not seen.results.panels:
+        if not clicked or seen is None or not stability_panels(seen.results):
             return no_update
         point = clicked["points"][0]
         axis = seen.stability_map(VIEWS[0])["data"][point["curveNumber"]].get("xaxis") or "x"
         place = int(axis.removeprefix("x") or 1) - 1
-        cell = map_selection.clicked(seen.results.panels, place, float(point["x"]), float(point["y"]))
+        cell = map_selection.clicked(stability_panels(seen.results), place, float(point["x"]), float(point["y"]))
         return with_query("", {"view": query(search).get("view"), **cell.values, "trial": str(cell.best)})
 
     trial.register(app, context)
@@ -182,10 +184,10 @@ def _lead(results: Results | None, row: Row, problem: str) -> list[Any]:
         return [components.notice(f"The results cannot be read: {problem}")]
     if results is None:
         return [html.P(f"Reading {row.computed:,} trials …", className="lead reading", role="status")]
-    counts = tables.verdict_counts(results)
+    counts = verdict_counts(results)
     verdicts = dict(zip(counts["verdict"], counts["trials"].tolist(), strict=True))
     notices = [text for text in report_notices.notices(results) if not text.startswith("Partial")]
-    lines = [re.sub(r"(\de)-(\d)", "\\1\u2011\\2", line) for line in tables.lead_sentences(results)]  # 1e-14 is a word
+    lines = [re.sub(r"(\de)-(\d)", "\\1\u2011\\2", line) for line in lead_sentences(results)]  # 1e-14 is a word
     return [
         *(html.P(line, className="lead") for line in lines),
         *map(components.notice, notices),
@@ -218,8 +220,8 @@ def _map(seen: Seen, asked: Mapping[str, str]) -> dict[str, Any]:
     visible = _visible(figure, _view(asked))
     data = [{**trace, "visible": seen_} for trace, seen_ in zip(figure["data"], visible, strict=True)]
     layout = copy.copy(figure["layout"])
-    above = layout["margin"]["t"] - 40 if len(seen.results.panels) == 1 else layout["margin"]["t"] - 24
-    chosen = map_selection.named(seen.results.panels, asked)
+    above = layout["margin"]["t"] - 40 if len(stability_panels(seen.results)) == 1 else layout["margin"]["t"] - 24
+    chosen = map_selection.named(stability_panels(seen.results), asked)
     layout |= {
         "updatemenus": [],  # the page has links for that
         "margin": {**layout["margin"], "t": above},
@@ -253,8 +255,8 @@ def _side(
     """The chosen cell's trials; before one is chosen, the best of all."""
     results, path = seen.results, sweep_path(row.sweep_id)
     if chosen is None:
-        best = tables.best_trials(results, _ROWS)
-        hint = "Click a cell of the map to see its trials." if results.panels else ""
+        best = best_trials(results, _ROWS)
+        hint = "Click a cell of the map to see its trials." if stability_panels(results) else ""
         return [
             html.H2("Best trials"),
             html.P([f"By {results.config.metric.name.replace('_', ' ')}. ", hint], className="note"),

@@ -14,9 +14,9 @@ from sweeps.errors import CheckFailed, ClusterLost, NotLogged, StoreError, Sweep
 
 if TYPE_CHECKING:
     from sweeps.pipeline.run import Outcome
+    from sweeps.results.expected_outcome import ExpectedOutcome
     from sweeps.results.results import Results
     from sweeps.store.store import Store, SweepFiles
-    from sweeps.verification.expected import ExpectedOutcome
 
 
 def conclude(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
@@ -32,12 +32,13 @@ def conclude(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
 
 def conclude_whole(outcome: Outcome, tracker: Any) -> None:
     """Say how a sweep went that nothing is left to do of; raises what the exit code stands for."""
-    from sweeps import report as reports
     from sweeps.cli.terminal import say
+    from sweeps.results.results import load_results
+    from sweeps.verification.expected import check_expected
 
     files = outcome.files
-    loaded = reports.load(files)
-    expected = reports.check(outcome.work, loaded) if outcome.work.config.expected else None
+    loaded = load_results(files)
+    expected = check_expected(outcome.work, loaded) if outcome.work.config.expected else None
     _say(loaded, expected)
     say(f"sweep:    {files.sweep_id}")
     say(f"report:   {files.report_location('report.html')}")
@@ -65,28 +66,32 @@ def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
 
 def _say(loaded: Results, expected: list[ExpectedOutcome] | None) -> None:
     """What came out."""
-    from sweeps import report as reports
     from sweeps.cli.terminal import say, show_table
+    from sweeps.report.expected_results import expected_sentences, expected_table
+    from sweeps.report.headline import finding, headline
+    from sweeps.report.trial_tables import verdict_counts
 
     if expected:
-        show_table(reports.expected_table(expected))
-        for line in reports.sentences(expected):
+        show_table(expected_table(expected))
+        for line in expected_sentences(expected):
             say(line)
         say()
-    say(reports.headline(loaded))
-    show_table(reports.verdict_counts(loaded))
-    if (finding := reports.finding(loaded)) is not None:
-        say(f"finding: {finding}")
+    say(headline(loaded))
+    show_table(verdict_counts(loaded))
+    if (contradiction := finding(loaded)) is not None:
+        say(f"finding: {contradiction}")
     say()
 
 
 def write_report(outcome: Outcome) -> tuple[Results, list[ExpectedOutcome] | None, str]:
     """Write the report; returns its results, what was expected of them, and the page."""
-    from sweeps import report as reports
+    from sweeps.report.files import write_report
+    from sweeps.results.results import load_results
+    from sweeps.verification.expected import check_expected
 
-    loaded = reports.load(outcome.files)
-    expected = reports.check(outcome.work, loaded) if outcome.work.config.expected and outcome.files.done() else None
-    return loaded, expected, reports.write(loaded, expected=expected)
+    loaded = load_results(outcome.files)
+    expected = check_expected(outcome.work, loaded) if outcome.work.config.expected and outcome.files.done() else None
+    return loaded, expected, write_report(loaded, expected=expected)
 
 
 def say_tracking(outcome: Outcome, store: Store, tracker: Any) -> None:

@@ -16,8 +16,7 @@ from sgdcore.verdict import VERDICTS
 from sweeps.cli.terminal import VERDICT_STYLES
 from sweeps.report.colors import COLOURS
 from sweeps.results.binning import MapAxis
-from sweeps.results.heatmap import Cells
-from sweeps.results.stability_map import Panel
+from sweeps.results.heatmap import Cells, Panel
 from sweeps.text.formatting import cell, heading, meaning
 
 LETTERS = {"converged": ".", "converging": "~", "stalled": "-", "diverging": "+", "diverged": "x"}

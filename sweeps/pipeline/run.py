@@ -335,7 +335,7 @@ def publish(outcome: Outcome, tracker: Tracker, results: Results | None = None) 
         results: the sweep's, where somebody has them already.
     """
     from sweeps.report.run_page import parent_page
-    from sweeps.results.results import load as load_results
+    from sweeps.results.results import load_results as load_results
 
     files, work = outcome.files, outcome.work
     sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)

@@ -1,4 +1,4 @@
-"""The comparison's page: figures and tables as the report has them, for sweeps against each other, in one HTML file."""
+"""The comparison's page: figures and comparison_tables as the report has them, for sweeps against each other, in one HTML file."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sweeps.errors import StoreError
+from sweeps.report.comparison_tables import comparison_findings, comparison_sentences, comparison_tables
 from sweeps.report.html import Head, Section, rendered, strip
-from sweeps.report.notices import created
 from sweeps.results.aggregate import SAMPLED
-from sweeps.results.comparison import Comparison, findings, sentences, tables
+from sweeps.results.comparison import Comparison
+from sweeps.results.provenance import created
 from sweeps.results.stability_map import MAX_CELLS
 from sweeps.store.backends import written_aside
 
@@ -39,14 +40,14 @@ def comparison_html(comparison: Comparison) -> str:
     ]
     return rendered(
         comparison_sections(comparison),
-        tables(comparison),
+        comparison_tables(comparison),
         Head(
             title=f"{name} · sweeps {', '.join(sweep_id[:8] for sweep_id in ids)}",
             over=f"Sweeps {', '.join(ids)}",
             name=name,
             description="",
-            lead=sentences(comparison),
-            notices=[*_partial(comparison), *(f"Finding: {finding}." for finding in findings(comparison))],
+            lead=comparison_sentences(comparison),
+            notices=[*_partial(comparison), *(f"Finding: {finding}." for finding in comparison_findings(comparison))],
             strips=[strip(results, label) for results, label in zip(comparison.sweeps, labels, strict=True)],
             foot=f"Made by: sweeps compare {' '.join(ids)}",
         ),

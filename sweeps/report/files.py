@@ -1,4 +1,4 @@
-"""write(): the report's files, report.html, report.md, report.json and trials.csv, each written aside and renamed."""
+"""The report's files, report.html, report.md, report.json and trials.csv, each written aside and renamed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from typing import Any, TextIO
 import numpy as np
 import pandas as pd
 
-from sweeps.report import tables
+from sweeps.report.expected_results import expected_sentence, expected_sentences
+from sweeps.report.headline import headline, lead_sentences
 from sweeps.report.html import html
 from sweeps.report.notices import FILES, every_number, has_csv, made_by, notices
+from sweeps.report.tables import report_tables
+from sweeps.results.expected_outcome import ExpectedOutcome
+from sweeps.results.provenance import settings
 from sweeps.results.results import Results
 from sweeps.text.formatting import escaped, markdown
-from sweeps.verification.expected import ExpectedOutcome, sentence, sentences
 
 FORMATS = ("html", "md", "csv", "json")
 
 
-def write(results: Results, expected: Sequence[ExpectedOutcome] | None = None) -> str:
+def write_report(results: Results, expected: Sequence[ExpectedOutcome] | None = None) -> str:
     """Write the report's four files into the sweep's report folder, and return the path or URI of report.html.
 
     Of more than remarks.MAX_CSV_TRIALS there is no trials.csv: the shard files hold them, in a tenth of the room.
@@ -37,13 +40,13 @@ def write(results: Results, expected: Sequence[ExpectedOutcome] | None = None) -
     else:
         files.remove_report(FILES["csv"])
     for format in ("json", "md", "html"):  # html last: where it is, the report is whole
-        text = render(results, format, expected)
+        text = render_report(results, format, expected)
         with files.writing_report(FILES[format]) as file:
             file.write(text)
     return files.report_location(FILES["html"])
 
 
-def render(results: Results, format: str, expected: Sequence[ExpectedOutcome] | None = None) -> str:
+def render_report(results: Results, format: str, expected: Sequence[ExpectedOutcome] | None = None) -> str:
     """The report in one of FORMATS, as text.
 
     Raises:
@@ -68,18 +71,18 @@ def write_csv(results: Results, file: TextIO) -> None:
 
 
 def _json(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
-    shown = [table for table in tables.tables(results) if table.key != "settings"]
-    settings = tables.settings(results)
+    shown = [table for table in report_tables(results) if table.key != "settings"]
+    shared = settings(results)
     document = {
         "sweep_id": results.files.sweep_id,
         "name": results.config.name,
         "description": results.config.description,
-        "headline": tables.headline(results),
+        "headline": headline(results),
         "trials": {"planned": results.planned, "stored": results.stored},
         "swept": results.swept,
-        "settings": dict(zip(settings["setting"], settings["value"], strict=True)),
+        "settings": dict(zip(shared["setting"], shared["value"], strict=True)),
         "tables": {table.key: table.frame.to_dict("records") for table in shown},
-        "expected": [asdict(outcome) | {"sentence": sentence(outcome)} for outcome in expected],
+        "expected": [asdict(outcome) | {"expected_sentence": expected_sentence(outcome)} for outcome in expected],
         "metadata": results.metadata,
         "manifest": results.manifest,
     }
@@ -103,13 +106,13 @@ def _markdown(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
     parts = [f"# {escaped(results.config.name)}"]
     if results.config.description:
         parts.append(escaped(results.config.description))
-    parts.append(f"**{' '.join(tables.lead_sentences(results))}**")
+    parts.append(f"**{' '.join(lead_sentences(results))}**")
     parts += [escaped(notice) for notice in notices(results)]
-    for table in tables.tables(results, expected):
+    for table in report_tables(results, expected):
         parts.append(f"## {table.title}")
         if table.note:
             parts.append(f"{table.note[0].upper()}{table.note[1:]}.")
         parts.append(markdown(table.frame))
-        if table.key == "expected" and sentences(expected):
-            parts.append("\n".join(f"- {escaped(line)}." for line in sentences(expected)))
+        if table.key == "expected" and expected_sentences(expected):
+            parts.append("\n".join(f"- {escaped(line)}." for line in expected_sentences(expected)))
     return "\n\n".join([*parts, f"Sweep {results.files.sweep_id}, {made_by(results)}. {every_number(results)}"]) + "\n"

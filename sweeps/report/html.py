@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps.report import tables
 from sweeps.report.colors import SYMBOLS
-from sweeps.report.notices import created, every_number, made_by, notices
+from sweeps.report.expected_results import expected_sentences
+from sweeps.report.headline import lead_sentences
+from sweeps.report.notices import every_number, made_by, notices
+from sweeps.report.tables import Table, report_tables, seeds_note
+from sweeps.report.trial_tables import verdict_counts
 from sweeps.results.aggregate import SAMPLED
+from sweeps.results.expected_outcome import ExpectedOutcome
 from sweeps.results.loss_surface import loss_surface
+from sweeps.results.provenance import created
 from sweeps.results.results import Results
 from sweeps.text.formatting import formatted, is_numeric, percent
-from sweeps.verification.expected import ExpectedOutcome, sentences
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -61,24 +65,24 @@ def html(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
     moment = created(results)
     return rendered(
         sections(results),
-        tables.tables(results, expected),
+        report_tables(results, expected),
         Head(
             title=f"{results.config.name} · sweep {sweep_id[:8]}",
             over=f"Sweep {sweep_id}{f' · {moment}' if moment else ''}",
             name=results.config.name,
             description=results.config.description,
-            lead=tables.lead_sentences(results),
+            lead=lead_sentences(results),
             notices=notices(results),
             strips=[strip(results)],
             foot=f"{made_by(results)}. {every_number(results)}",
         ),
-        sentences(expected),
+        expected_sentences(expected),
     )
 
 
 def strip(results: Results, label: str = "") -> Strip:
     """A sweep's verdicts."""
-    counts = tables.verdict_counts(results)
+    counts = verdict_counts(results)
     return Strip(
         label,
         [
@@ -88,9 +92,7 @@ def strip(results: Results, label: str = "") -> Strip:
     )
 
 
-def rendered(
-    parts: Iterable[Section], tables: Iterable[tables.Table], head: Head, expectations: Sequence[str] = ()
-) -> str:
+def rendered(parts: Iterable[Section], tables: Iterable[Table], head: Head, expectations: Sequence[str] = ()) -> str:
     """A page of these sections, in one HTML file that opens without a network."""
     import jinja2
     from markupsafe import Markup
@@ -118,7 +120,7 @@ def rendered(
         head=head,
         symbols=SYMBOLS,
         expected=shown.get("expected"),
-        sentences=expectations,
+        expected_sentences=expectations,
         sections=found,
         plotly=Markup(get_plotlyjs()) if any(part["figure"] for part in found) else "",
     )
@@ -166,7 +168,7 @@ def sections(results: Results) -> Iterator[Section]:
     effects = figures.main_effects(results) if has else None
     yield Section("effects", "What each parameter does", effect_note, effects, folded=["effects"])
     seeds = figures.seed_intervals(results) if has else None
-    seed_note = f"{_capital(tables.seeds_note(results))}." if seeds is not None else ""
+    seed_note = f"{_capital(seeds_note(results))}." if seeds is not None else ""
     yield Section("seeds", "How much the seed matters", seed_note, seeds, folded=["seeds"])
     theory = figures.prediction_histogram(results) if has else None
     theory_note = "Left of 1 theory lets a setting settle, right of 1 it does not."
@@ -201,7 +203,7 @@ def _plot(key: str, figure: go.Figure) -> str:
     )
 
 
-def _html_table(table: tables.Table) -> dict[str, Any]:
+def _html_table(table: Table) -> dict[str, Any]:
     shown = formatted(table.frame)
     kinds = ["number" if is_numeric(table.frame[name]) else str(name) for name in table.frame]
     columns = [{"heading": name, "kind": kind} for name, kind in zip(shown, kinds, strict=True)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from sweeps.report import tables
-from sweeps.report.notices import FILES, created, made_by, notices
+from sweeps.report.headline import lead_sentences
+from sweeps.report.notices import FILES, made_by, notices
+from sweeps.report.trial_tables import best_trials, verdict_counts
+from sweeps.results.provenance import created
 from sweeps.results.results import Results
 from sweeps.text.formatting import cell, escaped, heading, markdown
 from sweeps.tracking.base import NOTE_LENGTH, TRIAL_ID, VERDICT
@@ -55,14 +57,14 @@ def _parts(
 ) -> list[str]:
     description = results.config.description
     short = description[:_DESCRIPTION] + ("…" if len(description) > _DESCRIPTION else "")
-    parts = [f"**{escaped(' '.join(tables.lead_sentences(results)))}**", escaped(short)]
+    parts = [f"**{escaped(' '.join(lead_sentences(results)))}**", escaped(short)]
     parts += [escaped(notice) for notice in notices(results)]
     artifacts = f"{_run(place['experiment_id'], place['run_id'])}/artifacts"
     report = [f"report/{FILES[kind]}" for kind in ("html", "md")]
     links = [f"[{path.rpartition('/')[2]}]({artifacts}/{quote(path)}{_TRAINING})" for path in [*report, *files]]
     parts.append(f"Look at: {', '.join(links).replace('_', '&#95;')}")
     if results.stored:
-        parts += ["### Verdicts", markdown(tables.verdict_counts(results))]
+        parts += ["### Verdicts", markdown(verdict_counts(results))]
     parts += _best(results, place, runs, rows)
     parts += _find(results, model)
     parts.append(f"Sweep {results.files.sweep_id}, planned {created(results)}; {escaped(made_by(results))}.")
@@ -70,7 +72,7 @@ def _parts(
 
 
 def _best(results: Results, place: dict[str, Any], runs: dict[int, str], rows: int) -> list[str]:
-    best = tables.best_trials(results, rows)
+    best = best_trials(results, rows)
     if not len(best):
         return []
     head = [escaped(heading(name)) for name in best]
@@ -88,7 +90,7 @@ def _best(results: Results, place: dict[str, Any], runs: dict[int, str], rows: i
 def _find(results: Results, model: ModelPlace | None) -> list[str]:
     """How to find trials, here and at the command line."""
     sweep_id = results.files.sweep_id[:8]
-    best = tables.best_trials(results, 1)["trial"].tolist()
+    best = best_trials(results, 1)["trial"].tolist()
     search = [f"tags.\"{VERDICT}\" = 'diverged'"]
     search += [f"tags.\"{TRIAL_ID}\" = '{row['trial_id']}'" for row in results.ids(best)]
     commands = [

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
-from sweeps.report import tables
+from sweeps.report.headline import finding
 from sweeps.results.results import Results
 
 FILES = {"html": "report.html", "md": "report.md", "csv": "trials.csv", "json": "report.json"}
@@ -18,8 +16,8 @@ def notices(results: Results) -> list[str]:
         found.append(f"Partial: {results.stored:,} of {results.planned:,} trials are stored.")
     if failed := len(results.files.failures()):
         found.append(f"{failed:,} shards could not be run; their tracebacks are in the sweep's failures folder.")
-    if (finding := tables.finding(results)) is not None:
-        found.append(f"Finding: {finding}.")
+    if (contradiction := finding(results)) is not None:
+        found.append(f"Finding: {contradiction}.")
     return found
 
 
@@ -36,15 +34,6 @@ def every_number(results: Results) -> str:
         f"Every number is in the Parquet files of the sweep's folder shards, too many for a "
         f" {FILES['csv']} ('sweeps report {results.files.sweep_id} --format csv' prints it)."
     )
-
-
-def created(results: Results) -> str:
-    """When the sweep was planned."""
-    moment = str(results.manifest.get("created", ""))
-    try:
-        return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    except ValueError:
-        return moment
 
 
 def made_by(results: Results) -> str:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from sweeps.report.figures.static import stills
 from sweeps.report.mlflow_note import note
-from sweeps.report.tables import best_trials
+from sweeps.report.trial_tables import best_trials
 from sweeps.results.results import Results
 from sweeps.store.store import SweepFiles
 from sweeps.tracking.base import ModelPlace, ParentPage

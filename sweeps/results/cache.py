@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -21,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from sweeps.errors import StoreError
-from sweeps.results import aggregate, binning, heatmap, stability_map, top_k
+from sweeps.results import aggregate, binning, heatmap, top_k
 from sweeps.store.store import SweepFiles
 
 T = TypeVar("T")
@@ -30,10 +29,9 @@ _LEAST_TRIALS = 50_000  # of fewer, a pass takes no longer than keeping what it 
 _CLASSES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        binning.MapAxis, heatmap.Cells, stability_map.Panel, top_k.Distinct, top_k.Leading, aggregate.Predictions, aggregate.Tally,
+        binning.MapAxis, heatmap.Cells, heatmap.Panel, top_k.Distinct, top_k.Leading, aggregate.Predictions, aggregate.Tally,
     )
 }  # fmt: skip
-_CODE = ("axes", "cells", "kept", "panels", "results", "sketches", "tally")
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException)
 
 
@@ -81,7 +79,7 @@ class Kept:
 
     @property
     def _key(self) -> str:
-        made_by = [Path(str(sys.modules[f"sweeps.report.{name}"].__file__)).read_text("utf-8") for name in _CODE]
+        made_by = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
         facts = [sorted(self._stamps.items()), self._files.config_yaml(), self._files.manifest()]
         return hashlib.blake2b(repr([facts, made_by, np.__version__]).encode(), digest_size=16).hexdigest()
 

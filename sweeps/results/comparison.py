@@ -1,4 +1,4 @@
-"""compare(): sweeps held against the first of them, as tables: best loss, stable share, what became of each trial."""
+"""compare(): sweeps held against the first of them, as comparison_tables: best loss, stable share, what became of each trial."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ import pandas as pd
 
 from sgdcore.verdict import VERDICTS
 from sweeps.errors import InputError
-from sweeps.report.notices import created
-from sweeps.report.tables import Table, settings
 from sweeps.results.key_metrics import KeyFigures
-from sweeps.results.results import Results, load
+from sweeps.results.provenance import created, settings
+from sweeps.results.results import Results, load_results
 from sweeps.results.top_k import Leading
 from sweeps.results.trial_matching import Pair, match
 from sweeps.store.store import SweepFiles
-from sweeps.text.formatting import heading, number, percent
 
 MAX_SWEEPS = 12
-_EXACT_MODELS = ("linear", "polynomial")  # whose trials have the same bits beside any other trials
-_MADE_BY = ("kernel", "device")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +29,7 @@ class Comparison:
 
     @property
     def letters(self) -> tuple[str, ...]:
-        """What tables call the sweeps: A, B, ..."""
+        """What comparison_tables call the sweeps: A, B, ..."""
         return tuple(ascii_uppercase[: len(self.sweeps)])
 
     @property
@@ -57,7 +53,7 @@ def compare(files: Sequence[SweepFiles]) -> Comparison:
     """
     if not 2 <= len(files) <= MAX_SWEEPS:
         raise InputError(f"{len(files)} given; 2 to {MAX_SWEEPS} sweeps can be compared")
-    first, *others = (load(each) for each in files)
+    first, *others = (load_results(each) for each in files)
     return Comparison((first, *others), tuple(match(first, other) for other in others))
 
 
@@ -141,63 +137,6 @@ def loss_differences(pair: Pair, n: int = 10) -> pd.DataFrame:
     return _rows(pair.common.differing, n, _varied([pair.first, pair.second]))
 
 
-def sentences(comparison: Comparison) -> list[str]:
-    """Each sweep against the first, in words."""
-    figures = [KeyFigures.of(results) for results in comparison.sweeps]
-    told = []
-    for letter, now in zip(comparison.letters[1:], figures[1:], strict=True):
-        was = figures[0]
-        if now.best is None or was.best is None:
-            lone = letter if now.best is None else "A"
-            loss = f"{lone} has no trial with a loss"
-        else:
-            loss = f"The best {heading(now.metric)} of {letter} is {number(now.best)}, {_against(now.best, was.best)}"
-        stable = f"{percent(now.stable, now.stored)} of its trials are stable, {percent(was.stable, was.stored)} of A's"
-        told.append(f"{loss}; {stable}.")
-    return told
-
-
-def findings(comparison: Comparison) -> list[str]:
-    """The same trials that did not come out the same."""
-    told = []
-    for letter, pair in comparison.others:
-        differing = pair.common.differing.total
-        if pair.by != "trial" or not differing:
-            continue
-        told.append(
-            f"{differing:,} of {pair.common.trials:,} trials that A and {letter} have in common end with another final "
-            f"loss, though they are the same trials: {_why_apart(pair)}"
-        )
-    return told
-
-
-def tables(comparison: Comparison, n: int = 10) -> list[Table]:
-    """All tables that have something to say."""
-    found = [
-        Table(
-            "sweeps", "Sweeps", "stable are trials that neither diverged nor are diverging", compared_sweeps(comparison)
-        ),
-        Table("best", "Best trials", "of each sweep, by its own metric", best_settings(comparison)),
-        Table("settings", "Settings that differ", "", different_settings(comparison)),
-        Table("common", "Trials in common with A", "", common_trials(comparison)),
-    ]
-    for letter, pair in comparison.others:
-        common = pair.common
-        between = f"A and {letter}"
-        if common.trials:
-            note = f"rows: in A; columns: in {letter}; {pair.why}"
-            found.append(Table(f"transitions-{letter}", f"Verdicts in {between}", note, transitions(pair)))
-        note = f"those that break first{_of(n, common.changed)}"
-        found.append(
-            Table(f"changes-{letter}", f"Trials with another verdict in {between}", note, verdict_changes(pair, n))
-        )
-        if pair.by == "trial":
-            note = f"the largest relative difference first{_of(n, common.differing)}"
-            title = f"Trials with another final loss in {between}"
-            found.append(Table(f"losses-{letter}", title, note, loss_differences(pair, n)))
-    return [table for table in found if len(table.frame)]
-
-
 def _rows(leading: Leading, n: int, varied: Sequence[str]) -> pd.DataFrame:
     frame: pd.DataFrame = leading.table.slice(0, n).to_pandas()
     shown = [name for name in varied if name in frame]
@@ -210,35 +149,3 @@ def _varied(sweeps: Sequence[Results]) -> list[str]:
     varied = {name for results in sweeps for name in results.swept}
     order = list(dict.fromkeys(name for results in sweeps for name in results.values))
     return [name for name in order if name in varied]
-
-
-def _against(now: float, was: float) -> str:
-    if now == was:
-        return "as A's"
-    way = "lower" if now < was else "higher"
-    if was <= 0:
-        return f"{way} than A's {number(was)}"
-    change = abs(now - was) / was
-    return f"{number(100 * change, 3)} % {way} than A's {number(was)}" if change < 10 else f"A's is {number(was)}"
-
-
-def _why_apart(pair: Pair) -> str:
-    """What made the two, as far as it differs."""
-    made = [{**pair.first.manifest.get("versions", {}), **_maker(pair.first)}]
-    made.append({**pair.second.manifest.get("versions", {}), **_maker(pair.second)})
-    apart = [
-        f"{name} {made[0].get(name)} and {made[1].get(name)}" for name in made[0] if made[0][name] != made[1].get(name)
-    ]
-    if apart:
-        return f"they were made by {', '.join(apart)}"
-    if pair.first.config.task.model.kind not in _EXACT_MODELS:
-        return "a network's last bits depend on the trials that are trained beside it"
-    return "kernel, device and versions are the same, so something is not deterministic"
-
-
-def _maker(results: Results) -> dict[str, object]:
-    return {name: results.metadata[name] for name in _MADE_BY}
-
-
-def _of(n: int, ranking: Leading) -> str:
-    return f"; the first {n:,} of {ranking.total:,}" if ranking.total > n else ""

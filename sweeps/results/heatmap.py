@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from sgdcore.verdict import VERDICTS
 from sweeps.arrow_columns import numbers
 from sweeps.results.binning import MapAxis
+
+if TYPE_CHECKING:
+    pass
 
 OUTCOME = ("trial", "verdict", "final_loss", "predicted_radius", "steps_to_tolerance")  # what Outcomes are made of
 
@@ -180,3 +184,12 @@ def _moments(
     mean = np.divide(np.bincount(cell, values, number), count, out=np.zeros(number), where=count > 0)
     squares = np.bincount(cell, (values - mean[cell]) ** 2, number)
     return count, mean, np.asarray(squares, dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One map: ``cells`` has two axes, the first goes across; ``title`` is empty where there is only one panel."""
+
+    title: str
+    cells: Cells
+    beside: tuple[tuple[MapAxis, int], ...] = ()  # the axes that other panels vary, and this one's place on each

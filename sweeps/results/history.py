@@ -11,7 +11,7 @@ import pandas as pd
 from sgdcore.verdict import VERDICTS
 from sweeps.errors import StoreError, SweepsError
 from sweeps.results.key_metrics import KeyFigures
-from sweeps.results.results import load
+from sweeps.results.results import load_results
 from sweeps.store.store import Store, SweepFiles
 
 _FINISHED = ("computed", "logged", "reported")
@@ -56,7 +56,7 @@ def _row(files: SweepFiles, name: str | None, tags: Mapping[str, str]) -> dict[s
 
 
 def _figures(files: SweepFiles) -> dict[str, Any]:
-    figures = KeyFigures.of(load(files))
+    figures = KeyFigures.of(load_results(files))
     return {
         "trials": figures.stored,
         "metric": figures.metric,

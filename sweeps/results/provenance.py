@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 
 import pandas as pd
 
@@ -69,3 +70,12 @@ def _plain(value: object) -> str:
         shown = ", ".join(map(_plain, value[:8]))
         return f"[{shown}, ... {len(value):,} values]" if len(value) > 8 else f"[{shown}]"
     return cell(value)
+
+
+def created(results: Results) -> str:
+    """When the sweep was planned."""
+    moment = str(results.manifest.get("created", ""))
+    try:
+        return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return moment

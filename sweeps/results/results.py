@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import combinations
 from operator import add
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,6 @@ from sweeps.results.binning import MapAxis, pair
 from sweeps.results.cache import Kept
 from sweeps.results.frames import frame, nothing
 from sweeps.results.heatmap import OUTCOME, Cells, Outcomes
-from sweeps.results.stability_map import Panel, make_panels
 from sweeps.results.top_k import Distinct, Leading
 from sweeps.store.store import SweepFiles
 
@@ -31,6 +30,8 @@ MAX_FINAL_COLUMNS = 16  # parameters beyond which final values have no columns
 _MAX_PAIRED = 6  # axes, of which each pair is tallied
 _MAX_SETTINGS = 50_000  # of which the spread over seeds is tallied
 _CROSSED = 0.9  # the share of its combinations that a pair of axes must have run to count as crossed
+T = TypeVar("T")
+
 _MADE_BY = ("kernel", "device", "prediction")
 
 
@@ -124,10 +125,16 @@ class Results:
         full = [cells for cells, share in zip(pairs, shares, strict=True) if share >= _CROSSED]
         return full[0] if full else pairs[int(np.argmax(shares))] if pairs else None
 
+    def cached(self, name: str, make: Callable[[], T]) -> T:
+        """What ``make`` returns; made once, and for large sweeps kept in the sweep's folder for the next reader."""
+        if name not in self._made:
+            self._made[name] = self._kept.get(name, make)
+        made: T = self._made[name]
+        return made
+
     @cached_property
-    def panels(self) -> list[Panel]:
-        """The stability map: see :func:`sweeps.results.stability_map.make_panels`."""
-        return self._kept.get("panels", lambda: make_panels(self))
+    def _made(self) -> dict[str, Any]:
+        return {}
 
     def cells(self, *axes: MapAxis) -> Cells:
         """Cells of any axes, such as a map's beside those of its facets; a pass of its own over the stored trials."""
@@ -238,7 +245,7 @@ class Results:
         return pd.DataFrame(columns)
 
 
-def load(files: SweepFiles) -> Results:
+def load_results(files: SweepFiles) -> Results:
     """Open a sweep's results, as far as they are stored; the trials are read when something asks for them.
 
     Raises:

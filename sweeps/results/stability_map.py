@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,24 +10,18 @@ import pyarrow as pa
 
 from sweeps.arrow_columns import numbers
 from sweeps.results.binning import MapAxis, pair
-from sweeps.results.heatmap import OUTCOME, Cells, Outcomes
+from sweeps.results.heatmap import OUTCOME, Outcomes, Panel
+from sweeps.results.results import Results
 from sweeps.text.formatting import cell, heading, meaning
-
-if TYPE_CHECKING:
-    from sweeps.results.results import Results
 
 MAX_CELLS = 40_000  # of all panels: about a megabyte of a page
 _MAX_PANELS = 8
 _FACETS = ("nesterov", "weight_decay", "dampening")
 
 
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """One map: ``cells`` has two axes, the first goes across; ``title`` is empty where there is only one panel."""
-
-    title: str
-    cells: Cells
-    beside: tuple[tuple[MapAxis, int], ...] = ()  # the axes that other panels vary, and this one's place on each
+def stability_panels(results: Results) -> list[Panel]:
+    """The panels of the stability map as every page draws it; see :func:`make_panels`."""
+    return results.cached("panels", lambda: make_panels(results))
 
 
 def make_panels(results: Results, most: int = MAX_CELLS) -> list[Panel]:

@@ -1,9 +1,8 @@
-"""check(): holds the trials that a sweep file names under ``expected`` against published figures or torch.optim.SGD."""
+"""check_expected(): holds the trials that a sweep file names under ``expected`` against published figures or torch.optim.SGD."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ from numpy.typing import NDArray
 
 from sweeps.config.schema import HYPERPARAMETERS, Expected
 from sweeps.execution.worker import Work, start_values, train_trials
+from sweeps.results.expected_outcome import ExpectedOutcome
 from sweeps.results.results import Results
-from sweeps.text.formatting import number
 
 _SHOWN = (
     "trial",
@@ -24,52 +23,11 @@ _SHOWN = (
     "overshoot_parameter",
     "peak_value",
 )
-_AND = {"diverging": "is diverging", "converging": "is converging", "stalled": "has stalled"}
 
 
-@dataclass(frozen=True)
-class ExpectedOutcome:
-    """One trial of an expected case and what came out; ``trial`` is None where no stored trial is that case."""
-
-    case: str
-    trial: int | None
-    lr: float | None
-    momentum: float | None
-    weight_decay: float | None
-    final: dict[str, float]  # NaN where not finite
-    published: dict[str, float] | None  # None where torch.optim.SGD itself is what is expected
-    reference: bool
-    decimals: int  # to which published figures are compared
-    matches: bool
-    exact: bool  # equal to torch.optim.SGD bit for bit, not only to rounding
-    verdict: str | None
-    overshoot_percent: float | None
-    overshoot_parameter: str | None
-    peak_value: float | None
-    target: float | None  # of the parameter that overshot
-
-
-def check(work: Work, results: Results) -> list[ExpectedOutcome]:
+def check_expected(work: Work, results: Results) -> list[ExpectedOutcome]:
     """One outcome for each stored trial of each expected case; cases that are torch.optim.SGD's are trained by it."""
     return [outcome for expected in results.config.expected for outcome in _check_case(work, results, expected)]
-
-
-def sentence(outcome: ExpectedOutcome) -> str | None:
-    """How far the trial went past its target and what became of it, in words; None where nothing overshot."""
-    if not outcome.overshoot_percent or outcome.peak_value is None or outcome.target is None:
-        return None
-    fate = _AND.get(outcome.verdict or "", f"has {outcome.verdict}")
-    return (
-        f"{outcome.case}: {outcome.overshoot_parameter} overshoots its target {number(outcome.target, 3)} "
-        f"to {number(outcome.peak_value, 3)}, {number(outcome.overshoot_percent, 3)} % of the way from its start "
-        f"past the target, and {fate}"
-    )
-
-
-def sentences(expected: Sequence[ExpectedOutcome]) -> list[str]:
-    """Those of the cases that overshoot and do not come back; at most ten."""
-    lost = [outcome for outcome in expected if outcome.verdict in ("diverging", "diverged")]
-    return [line for outcome in lost if (line := sentence(outcome))][:10]
 
 
 def _check_case(work: Work, results: Results, expected: Expected) -> list[ExpectedOutcome]:

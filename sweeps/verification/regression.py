@@ -16,7 +16,7 @@ from sweeps.config.messages import hint, key, problem_lines
 from sweeps.config.types import CUSTOM, Flag, Number
 from sweeps.errors import ConfigError, InputError
 from sweeps.results.key_metrics import KeyFigures
-from sweeps.results.results import Results, load
+from sweeps.results.results import Results, load_results
 from sweeps.results.trial_matching import match
 from sweeps.store.store import SweepFiles
 from sweeps.text.formatting import number
@@ -96,8 +96,8 @@ def check(files: SweepFiles, baseline: SweepFiles | None, limits: Limits | None 
         InputError: the two cannot be compared: they are the same sweep, or minimise different losses.
     """
     limits = limits or Limits()
-    results = load(files)
-    before = None if baseline is None else load(baseline)
+    results = load_results(files)
+    before = None if baseline is None else load_results(baseline)
     if before is not None:
         _check_comparable(results, before)
     now = KeyFigures.of(results)

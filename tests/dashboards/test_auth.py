@@ -18,9 +18,10 @@ from werkzeug.security import check_password_hash, generate_password_hash
 
 from dashboards.app import make_app
 from dashboards.users import Users
-from sweeps import report
 from sweeps.errors import InputError
 from sweeps.execution.worker import Work
+from sweeps.report.files import write_report
+from sweeps.results.results import load_results
 from sweeps.service.monitoring.prometheus import CONTENT_TYPE
 from sweeps.store.store import Store, SweepFiles
 from tests.support.browser import Browser
@@ -79,7 +80,7 @@ class TestHeaders:
         files = stored(make_work())
         client = make_app(files.store).test_client()
         assert client.get(f"/sweeps/{files.sweep_id}/report.html").status_code == 404
-        report.write(report.load(files))
+        write_report(load_results(files))
         answer = client.get(f"/sweeps/{files.sweep_id[:4]}/report.html")
         assert answer.status_code == 200
         assert answer.text == (files.report_folder / "report.html").read_text(encoding="utf-8")

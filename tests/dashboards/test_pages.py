@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 from sgdcore.verdict import VERDICTS
-from sweeps import report
 from sweeps.execution.worker import ShardResult, Work, run_shard
+from sweeps.report.files import write_report
+from sweeps.results.results import load_results
 from sweeps.store.store import Store, SweepFiles
 from tests.dashboards.conftest import PARAMETERS
 from tests.support.browser import Browser
@@ -43,7 +44,7 @@ def drawn(page: Any) -> None:
 
 def test_silent_and_alone_in_light_and_dark_wide_and_narrow(line: Work, stored: Stored, browser: Browser) -> None:
     files = stored(line)
-    report.write(report.load(files))
+    write_report(load_results(files))
 
     def look(page: Any) -> list[Any]:
         page.wait_for_selector("table.sweeps .stable .strip")
@@ -169,7 +170,7 @@ def test_html_in_names_is_shown_and_not_run(make_work: Callable[..., Work], stor
     files = stored(make_work(name=HOSTILE, description=HOSTILE))
     manifest = files.manifest() | {"tags": {HOSTILE: HOSTILE}}
     files.plan_path.write_text(json.dumps(manifest), encoding="utf-8")
-    report.write(report.load(files))
+    write_report(load_results(files))
 
     def look(page: Any) -> list[Any]:
         found = [page.locator("a.name").inner_text(), page.locator(".tag").inner_text()]

@@ -31,19 +31,20 @@ def compare(
     """Hold sweeps against the first of them: best loss, stable share, and what became of each trial."""
     from sweeps.cli.terminal import say, show_json, show_table
     from sweeps.report.comparison_page import write_comparison
-    from sweeps.results import comparison as comparing
+    from sweeps.report.comparison_tables import comparison_findings, comparison_sentences, comparison_tables
+    from sweeps.results.comparison import compare as compare_sweeps
     from sweeps.store.store import Store
 
     home = Store(store)
-    comparison = comparing.compare([home.find(sweep_id) for sweep_id in sweep_ids])
-    tables, findings = comparing.tables(comparison), comparing.findings(comparison)
+    comparison = compare_sweeps([home.find(sweep_id) for sweep_id in sweep_ids])
+    tables, findings = comparison_tables(comparison), comparison_findings(comparison)
     if html is not None:
         write_comparison(comparison, html)
     if as_json:
         records = {table.key: table.frame.to_dict(orient="records") for table in tables}
-        show_json({"sentences": comparing.sentences(comparison), "findings": findings, "tables": records})
+        show_json({"sentences": comparison_sentences(comparison), "findings": findings, "tables": records})
         return
-    for line in comparing.sentences(comparison):
+    for line in comparison_sentences(comparison):
         say(line)
     for finding in findings:
         say(f"finding: {finding}")

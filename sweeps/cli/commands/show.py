@@ -38,20 +38,22 @@ def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
     """Show a sweep: its state, where it is stable, its verdicts and its best trials."""
     from sweeps.cli.terminal import out, say, show_json, show_table
     from sweeps.cli.terminal_map import show_map
-    from sweeps.report import tables
-    from sweeps.results import results
+    from sweeps.report.headline import headline, lead_sentences
+    from sweeps.report.trial_tables import best_trials, diverged_trials, overshoots, verdict_counts
+    from sweeps.results.results import load_results
+    from sweeps.results.stability_map import stability_panels
 
     _, files = find(store, sweep_id)
-    loaded = results.load(files)
+    loaded = load_results(files)
     tables = {
-        "verdicts": tables.verdict_counts(loaded),
-        "best trials": tables.best_trials(loaded),
-        "diverged trials": tables.diverged_trials(loaded),
-        "overshoots": tables.overshoots(loaded),
+        "verdicts": verdict_counts(loaded),
+        "best trials": best_trials(loaded),
+        "diverged trials": diverged_trials(loaded),
+        "overshoots": overshoots(loaded),
     }
     if as_json:
         records = {name: frame.to_dict(orient="records") for name, frame in tables.items()}
-        show_json(_standing(files) | {"headline": tables.headline(loaded), **records})
+        show_json(_standing(files) | {"headline": headline(loaded), **records})
         return
     say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {loaded.stored:,} trials")
     if (holder := files.holder()) is not None:
@@ -62,11 +64,11 @@ def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
         say(f"failed: {failure}")
     for place in files.places():
         say(f"logged to {place['uri']}{'' if place.get('complete') else ', not all of it'}")
-    for line in tables.lead_sentences(loaded):
+    for line in lead_sentences(loaded):
         say(line)
-    if loaded.panels:
+    if panels := stability_panels(loaded):
         say()
-        show_map(loaded.panels, out)
+        show_map(panels, out)
     for name, frame in tables.items():
         if len(frame):
             say()
@@ -80,20 +82,22 @@ def report(
     format_: Annotated[ReportFormat | None, typer.Option("--format", help="Print it in this format.")] = None,
 ) -> None:
     """Write a sweep's report anew, or print it in one format."""
-    from sweeps import report as reports
     from sweeps.cli.terminal import say
     from sweeps.pipeline.run import reopen
+    from sweeps.report.files import render_report, write_csv, write_report
+    from sweeps.results.results import load_results
+    from sweeps.verification.expected import check_expected
 
     _, files = find(store, sweep_id)
     with nullcontext() if format_ else files.lease():
-        loaded = reports.load(files)
-        expected = reports.check(reopen(files), loaded) if loaded.config.expected and files.done() else None
+        loaded = load_results(files)
+        expected = check_expected(reopen(files), loaded) if loaded.config.expected and files.done() else None
         if format_ is ReportFormat.csv:
-            reports.write_csv(loaded, sys.stdout)
+            write_csv(loaded, sys.stdout)
         elif format_ is not None:
-            sys.stdout.write(reports.render(loaded, format_.value, expected=expected))
+            sys.stdout.write(render_report(loaded, format_.value, expected=expected))
         else:
-            say(f"report: {reports.write(loaded, expected=expected)}")
+            say(f"report: {write_report(loaded, expected=expected)}")
 
 
 @app.command()

@@ -14,8 +14,9 @@ from sweeps.report.figures.stability_map import draw_maps
 from sweeps.report.theme import LINES, faded, pattern, template
 from sweeps.results.aggregate import SAMPLED
 from sweeps.results.comparison import Comparison
+from sweeps.results.heatmap import Panel
 from sweeps.results.results import Results
-from sweeps.results.stability_map import MAX_CELLS, Panel, make_panels
+from sweeps.results.stability_map import MAX_CELLS, make_panels
 
 _DASHES = ("solid", "dash", "dot")  # of the sweeps that share a colour
 _QUANTILES = (0.25, 0.5, 0.75)

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from sweeps.report.theme import LINES, template
 from sweeps.results.binning import ticks
 from sweeps.results.results import Results
+from sweeps.results.stability_map import stability_panels
 from sweeps.text.formatting import cell, heading, meaning
 
 _MOST_LINES = 4
@@ -17,7 +18,7 @@ _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
 def convergence_speed(results: Results) -> go.Figure | None:
     """The fewest steps to tolerance; None where hardly any trial got there, or nothing but seeds is swept."""
-    found = results.panels
+    found = stability_panels(results)
     if found:
         across, up = found[0].cells.axes
         steps = np.minimum.reduce([panel.cells.steps for panel in found])

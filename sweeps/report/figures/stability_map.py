@@ -15,9 +15,9 @@ from sweeps.report.colors import COLOURS, SYMBOLS
 from sweeps.report.figures.map_overlays import boundary, glyphs
 from sweeps.report.theme import BUTTONS, LOSS_SCALE, NOT_YET, SPEED_SCALE, template
 from sweeps.results.binning import MapAxis, ticks
-from sweeps.results.heatmap import Cells
+from sweeps.results.heatmap import Cells, Panel
 from sweeps.results.results import Results
-from sweeps.results.stability_map import Panel
+from sweeps.results.stability_map import stability_panels
 from sweeps.text.formatting import heading
 
 VIEWS = ("verdict", "final loss", "steps to tolerance")
@@ -39,7 +39,7 @@ def stability_map(results: Results, view: str = "verdict") -> go.Figure | None:
 
     See :func:`draw_maps`.
     """
-    return draw_maps(results.panels, view)
+    return draw_maps(stability_panels(results), view)
 
 
 def draw_maps(found: Sequence[Panel], view: str = "verdict", in_a_row: int | None = None) -> go.Figure | None:

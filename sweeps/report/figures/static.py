@@ -13,8 +13,9 @@ from sweeps.report.colors import COLOURS
 from sweeps.report.figures.loss_curves import loss_curves
 from sweeps.report.figures.map_overlays import boundary
 from sweeps.results.binning import MapAxis
+from sweeps.results.heatmap import Panel
 from sweeps.results.results import Results
-from sweeps.results.stability_map import Panel
+from sweeps.results.stability_map import stability_panels
 from sweeps.text.formatting import cell, heading, meaning
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def stills(results: Results) -> dict[str, bytes]:
 
 def _stability_map(results: Results) -> Figure | None:
     """The verdict of each cell of the map, and the boundary that theory predicts."""
-    panels = results.panels
+    panels = stability_panels(results)
     if not panels:
         return None
     columns = min(len(panels), _COLUMNS)

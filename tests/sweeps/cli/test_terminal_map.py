@@ -12,10 +12,11 @@ import pytest
 from rich.console import Console
 
 from sgdcore.verdict import VERDICTS
-from sweeps import report
 from sweeps.cli.terminal_map import LETTERS, show_map
 from sweeps.execution.worker import Work
 from sweeps.report.colors import COLOURS
+from sweeps.results.results import Results, load_results
+from sweeps.results.stability_map import stability_panels
 from sweeps.store.store import SweepFiles
 
 AXES = {
@@ -27,26 +28,26 @@ AXES = {
 
 
 @pytest.fixture
-def loaded(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]) -> report.Results:
-    return report.load(stored(make_work(parameters=AXES, training={"epochs": 60}, execution={})))
+def loaded(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]) -> Results:
+    return load_results(stored(make_work(parameters=AXES, training={"epochs": 60}, execution={})))
 
 
-def drawn(loaded: report.Results, width: int, **terminal: object) -> tuple[list[str], str, str]:
+def drawn(loaded: Results, width: int, **terminal: object) -> tuple[list[str], str, str]:
     """The map's lines, the one with lr below them, and the legend."""
     file = io.StringIO()
-    show_map(loaded.panels, Console(file=file, width=width, **terminal))  # type: ignore[arg-type]
+    show_map(stability_panels(loaded), Console(file=file, width=width, **terminal))  # type: ignore[arg-type]
     lines = file.getvalue().splitlines()
     below = next(i for i, line in enumerate(lines) if "lr" in line)
     return lines[:below], lines[below], " ".join(lines[below + 1 :])
 
 
-def verdicts(loaded: report.Results) -> pd.DataFrame:
+def verdicts(loaded: Results) -> pd.DataFrame:
     """Rows from the highest momentum down, a column a value of lr."""
     table = loaded.trials.assign(verdict=loaded.trials["verdict"].astype(object))
     return table.pivot(index="momentum", columns="lr", values="verdict").sort_index(ascending=False)
 
 
-def test_letters_are_the_verdicts(loaded: report.Results) -> None:
+def test_letters_are_the_verdicts(loaded: Results) -> None:
     lines, ruler, legend = drawn(loaded, 35)
     margin = len("momentum 0 ")
     assert len(set(LETTERS.values())) == len(VERDICTS)
@@ -59,7 +60,7 @@ def test_letters_are_the_verdicts(loaded: report.Results) -> None:
     assert all(verdict in legend for verdict in np.unique(verdicts(loaded)))
 
 
-def test_half_blocks_have_the_verdicts_colours(loaded: report.Results) -> None:
+def test_half_blocks_have_the_verdicts_colours(loaded: Results) -> None:
     lines, *_ = drawn(loaded, 35, force_terminal=True, color_system="truecolor", no_color=False)
     rows = verdicts(loaded).to_numpy()
     assert len(lines) == 10, "twice as high, for two rows are a line"
@@ -75,14 +76,14 @@ def test_half_blocks_have_the_verdicts_colours(loaded: report.Results) -> None:
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 @pytest.mark.parametrize("system", [None, "standard", "truecolor"])
-def test_fits_the_width(loaded: report.Results, width: int, system: str | None) -> None:
+def test_fits_the_width(loaded: Results, width: int, system: str | None) -> None:
     lines, ruler, _ = drawn(loaded, width, force_terminal=True, color_system=system, no_color=False)
     plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in (*lines, ruler)]
     assert max(map(len, plain)) <= max(width, 20)
     assert max(map(len, plain)) > min(width, 100) / 3
 
 
-def test_groups_of_cells_show_what_most_of_them_are(loaded: report.Results) -> None:
+def test_groups_of_cells_show_what_most_of_them_are(loaded: Results) -> None:
     lines, *_ = drawn(loaded, 22)
     rows = verdicts(loaded).to_numpy()
     width = len(lines[0]) - len("momentum 0 ")
@@ -93,7 +94,7 @@ def test_groups_of_cells_show_what_most_of_them_are(loaded: report.Results) -> N
             assert counts[{v: k for k, v in LETTERS.items()}[letter]] == counts.max()
 
 
-def test_show_draws_it(cli: Callable[..., object], loaded: report.Results) -> None:
+def test_show_draws_it(cli: Callable[..., object], loaded: Results) -> None:
     shown = cli("show", loaded.files.sweep_id).stdout  # type: ignore[attr-defined]
     assert shown.count("\nmomentum 0 ") == 1
     assert "The edge of stability: at momentum 0 " in shown

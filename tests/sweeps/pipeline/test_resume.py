@@ -20,7 +20,9 @@ from sweeps.pipeline.run import Interrupted, create, prepare, reopen, resume, ru
 from sweeps.plan.planner import Shard
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
-from tests.support.documents import document
+from tests.support.documents import TASKS, document
+from tests.support.doubles import Silent, Stopped, Untracked
+from tests.support.stores import contents
 from tests.support.tracking import TrackingServer
 
 MakeWork = Callable[..., Work]

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from sgdcore.verdict import VERDICTS
 from sweeps.errors import InputError
 from sweeps.execution.worker import Work
-from sweeps.report import figures, load
+from sweeps.report import figures
+from sweeps.report.comparison_tables import comparison_findings, comparison_sentences, comparison_tables
 from sweeps.report.figures import comparison as comparison_figures
 from sweeps.results import comparison as comparing
+from sweeps.results.results import load_results
 from sweeps.results.trial_matching import match
 from sweeps.store.store import Store
 from tests.support.made_up import SETTING, stored, trials
@@ -65,8 +67,8 @@ def test_joins_are_those_of_pandas_whatever_the_shards(
     first, second = trials(seeds[0], shares[0]), trials(seeds[1], shares[1], other)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
-        one = load(stored(store, "a1", first, sorted(cuts[0])))
-        two = load(stored(store, "b2", second, sorted(cuts[1]), context=other))
+        one = load_results(stored(store, "a1", first, sorted(cuts[0])))
+        two = load_results(stored(store, "b2", second, sorted(cuts[1]), context=other))
         pair = match(one, two)
         assert pair.by == by
         check_against_pandas(pair, first, second, ["trial_id"] if by == "trial" else SETTING)
@@ -88,7 +90,7 @@ def test_the_same_trial_in_another_grid(store: Store, make_work: Make) -> None:
     [row] = comparing.common_trials(comparison).to_dict("records")
     assert (row["matched_by"], row["common"], row["only_first"], row["only_this"]) == ("trial", 4, 8, 2)
     assert (row["other_verdict"], row["equal_loss"]) == (0, 4)
-    assert comparing.findings(comparison) == []
+    assert comparison_findings(comparison) == []
 
 
 def test_start_values_of_float32_are_those_of_float64(store: Store, make_work: Make) -> None:
@@ -114,7 +116,7 @@ def test_models_whose_start_values_differ_have_no_settings_in_common(store: Stor
     assert pair.by == "nothing"
     assert "'weight'" in pair.why
     assert pair.common.trials == 0
-    assert {table.key for table in comparing.tables(comparison)} == {"sweeps", "best", "settings", "common"}
+    assert {table.key for table in comparison_tables(comparison)} == {"sweeps", "best", "settings", "common"}
     assert figures.changed_map(pair) is None
 
 
@@ -124,7 +126,7 @@ def test_a_sweep_without_trials(store: Store) -> None:
     for given_files in (files, files[::-1]):
         comparison = comparing.compare(given_files)
         assert comparison.pairs[0].common.trials == 0
-        assert "has no trial with a loss" in comparing.sentences(comparison)[0]
+        assert "has no trial with a loss" in comparison_sentences(comparison)[0]
         assert len(comparing.best_settings(comparison)) == 1
 
 
@@ -133,12 +135,12 @@ def test_the_same_trials_with_other_losses_are_a_finding(store: Store) -> None:
     other = rows.assign(final_loss=rows["final_loss"].where(rows["trial"] != 7, 0.625))
     files = [stored(store, "a1", rows), stored(store, "b2", other, versions={"numpy": "9"})]
     comparison = comparing.compare(files)
-    [finding] = comparing.findings(comparison)
+    [finding] = comparison_findings(comparison)
     assert finding.startswith("1 of 60 trials that A and B have in common end with another final loss")
     assert "not deterministic" in finding
     assert comparing.loss_differences(comparison.pairs[0])["trial"].tolist() == [7]
     made = [stored(store, f"c{i}", r, versions={"numpy": str(i)}) for i, r in enumerate((rows, other))]
-    assert "numpy 0 and 1" in comparing.findings(comparing.compare(made))[0]
+    assert "numpy 0 and 1" in comparison_findings(comparing.compare(made))[0]
 
 
 def test_tables_are_those_of_pandas(store: Store) -> None:

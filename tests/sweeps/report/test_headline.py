@@ -9,11 +9,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sweeps import report
 from sweeps.execution.worker import Work
-from sweeps.report import figures, tables
+from sweeps.report import figures
+from sweeps.report.files import render_report
+from sweeps.report.headline import lead_sentences
 from sweeps.results.importance import REST, effects, main_effect
+from sweeps.results.provenance import provenance
+from sweeps.results.results import Results, load_results
 from sweeps.results.seed_variance import seed_spread
+from sweeps.results.stability_edge import edge_of_stability
 from sweeps.store.store import SweepFiles
 
 START = {"init.weight": {"value": 0}, "init.bias": {"value": 0}}
@@ -22,13 +26,13 @@ Store = Callable[[Work], SweepFiles]
 
 
 @pytest.fixture
-def plane(make_work: Make, stored: Store) -> report.Results:
+def plane(make_work: Make, stored: Store) -> Results:
     axes = {"lr": {"min": 0.005, "max": 0.1, "count": 20}, "momentum": {"min": 0, "max": 0.9, "count": 10}}
-    return report.load(stored(make_work(parameters=axes | START, training={"epochs": 60}, execution={})))
+    return load_results(stored(make_work(parameters=axes | START, training={"epochs": 60}, execution={})))
 
 
 @pytest.fixture
-def seeds(make_work: Make, stored: Store) -> report.Results:
+def seeds(make_work: Make, stored: Store) -> Results:
     work = make_work(
         parameters={"lr": {"values": [0.001, 0.01, 0.02, 0.3]}, "momentum": {"values": [0, 0.5]}},
         task={"dataset": {"kind": "linear", "n": 30, "d": 3, "noise": 0.3}, "model": {"kind": "linear"}},
@@ -36,7 +40,7 @@ def seeds(make_work: Make, stored: Store) -> report.Results:
         seeds=[0, 1, 2, 3, 4],
         execution={"trials_per_shard": 7},
     )
-    return report.load(stored(work))
+    return load_results(stored(work))
 
 
 class TestEdge:
@@ -44,10 +48,10 @@ class TestEdge:
         """Without momentum it breaks at 2 over the largest eigenvalue (Polyak, 1964), with it later."""
         axes = {"lr": {"min": 0.02, "max": 0.3, "count": 141}, "momentum": {"values": [0, 0.5]}}
         work = make_work(parameters=axes | START, training={"epochs": 400, "batch_size": 5}, execution={})
-        results = report.load(stored(work))
+        results = load_results(stored(work))
         design = np.column_stack([np.arange(1, 6), np.ones(5)])
         largest = np.linalg.eigvalsh(2 / 5 * design.T @ design).max()
-        table = tables.edge_of_stability(results).set_index("momentum")
+        table = edge_of_stability(results).set_index("momentum")
         for momentum, row in table.iterrows():
             edge = 2 * (1 + float(str(momentum))) / largest
             assert row["settles_up_to"] < edge < row["breaks_at"]
@@ -55,51 +59,49 @@ class TestEdge:
             assert row["largest_settling"] == row["settles_up_to"]
             assert row["predicted_edge"] == pytest.approx(edge, abs=5e-4)
         settles, breaks = (f"{table[name].loc[0]:.4g}" for name in ("settles_up_to", "breaks_at"))
-        told = tables.lead_sentences(results)[1]
+        told = lead_sentences(results)[1]
         assert told.startswith(
             f"The edge of stability: at momentum 0 trials settle up to lr {settles} and break at {breaks}"
         )
 
-    def test_stability_that_comes_back(self, plane: report.Results) -> None:
+    def test_stability_that_comes_back(self, plane: Results) -> None:
         trials = plane.trials.assign(bad=lambda t: t["verdict"].isin(["diverging", "diverged"]))
-        for _, row in tables.edge_of_stability(plane).iterrows():
+        for _, row in edge_of_stability(plane).iterrows():
             some = trials[trials["momentum"] == row["momentum"]].sort_values("lr")
             if some["bad"].any():
                 assert row["breaks_at"] == some["lr"][some["bad"]].min()
             assert row["largest_settling"] == some["lr"][~some["bad"]].max()
-        assert "though some settle again up to" in " ".join(tables.lead_sentences(plane))
+        assert "though some settle again up to" in " ".join(lead_sentences(plane))
 
-    def test_what_to_use_is_the_best_trial(self, plane: report.Results) -> None:
+    def test_what_to_use_is_the_best_trial(self, plane: Results) -> None:
         best = plane.settled.sort_values(["final_loss", "steps_to_tolerance"]).iloc[0]
-        told = tables.lead_sentences(plane)[2]
+        told = lead_sentences(plane)[2]
         assert told.startswith(f"Use lr {best['lr']:.6g}, momentum {best['momentum']:.6g}: within tolerance after ")
 
     def test_only_lr(self, make_work: Make, stored: Store) -> None:
         axes = {"lr": {"values": [0.01, 0.02, 0.5]}, "momentum": {"value": 0}}
-        results = report.load(stored(make_work(parameters=axes | START, training={"epochs": 200})))
-        assert tables.lead_sentences(results)[1] == (
-            "The edge of stability: trials settle up to lr 0.02 and break at 0.5."
-        )
+        results = load_results(stored(make_work(parameters=axes | START, training={"epochs": 200})))
+        assert lead_sentences(results)[1] == ("The edge of stability: trials settle up to lr 0.02 and break at 0.5.")
         assert figures.stability_map(results) is None
-        assert 'id="shares"' in report.render(results, "html")
+        assert 'id="shares"' in render_report(results, "html")
 
     def test_cells_of_several_trials_are_told(self, make_work: Make, stored: Store) -> None:
         training = {"epochs": 200, "order": "shuffled"}
         work = make_work(parameters={"lr": {"values": [0.01, 0.5]}} | START, training=training, seeds=[0, 1])
-        assert tables.lead_sentences(report.load(stored(work)))[1] == (
+        assert lead_sentences(load_results(stored(work)))[1] == (
             "The edge of stability, the best of each setting's trials: trials settle up to lr 0.01 and break at 0.5."
         )
 
     def test_no_lr_no_edge(self, make_work: Make, stored: Store) -> None:
         axes = {"lr": {"value": 0.01}, "momentum": {"values": [0, 0.5]}}
-        results = report.load(stored(make_work(parameters=axes | START)))
-        assert len(tables.edge_of_stability(results)) == 0
-        assert not any("edge" in line for line in tables.lead_sentences(results))
+        results = load_results(stored(make_work(parameters=axes | START)))
+        assert len(edge_of_stability(results)) == 0
+        assert not any("edge" in line for line in lead_sentences(results))
 
 
 class TestEffects:
     @pytest.mark.parametrize("name", ["lr", "momentum"])
-    def test_eta_squared_is_that_of_a_one_way_analysis(self, plane: report.Results, name: str) -> None:
+    def test_eta_squared_is_that_of_a_one_way_analysis(self, plane: Results, name: str) -> None:
         trials = plane.trials.assign(
             settled=lambda t: (~t["verdict"].isin(["diverging", "diverged"])).astype(float),
             log=lambda t: np.log10(t["final_loss"].clip(lower=1e-300)),
@@ -111,13 +113,13 @@ class TestEffects:
             within = len(values) - len(groups)
             assert row[column] == pytest.approx(found / (found + within))
 
-    def test_shares_of_settling_add_up(self, plane: report.Results) -> None:
+    def test_shares_of_settling_add_up(self, plane: Results) -> None:
         table = effects(plane)
         assert table["parameter"].iloc[-1] == REST
         assert table["of_settling"].sum() == pytest.approx(1)
         assert (table["of_settling"] >= 0).all()
 
-    def test_main_effects_are_groups_means(self, plane: report.Results) -> None:
+    def test_main_effects_are_groups_means(self, plane: Results) -> None:
         found = main_effect(plane, "momentum").set_index("momentum")
         logs = plane.settled.assign(log=lambda t: np.log10(t["final_loss"])).groupby("momentum")["log"]
         np.testing.assert_allclose(found["mean_log_loss"], logs.mean())
@@ -133,13 +135,13 @@ class TestEffects:
             {"lr": {"value": lr}, "momentum": {"value": m}, "weight_decay": {"value": wd}, **START}
             for lr, m, wd in ((0.01, 0, 0), (0.02, 0.5, 0.1), (0.03, 0.9, 0.2))
         ]
-        results = report.load(stored(make_work(parameters=together)))
+        results = load_results(stored(make_work(parameters=together)))
         assert len(effects(results)) == 0
         assert figures.main_effects(results) is None
 
 
 class TestSeeds:
-    def test_intervals_and_tests_are_scipys(self, seeds: report.Results) -> None:
+    def test_intervals_and_tests_are_scipys(self, seeds: Results) -> None:
         logs = seeds.trials.assign(log=lambda t: np.log10(t["final_loss"])).groupby(["lr", "momentum"])
         every = {
             key: part["log"].to_numpy()
@@ -162,9 +164,9 @@ class TestSeeds:
             assert row["tied"] == (row["p"] >= 0.05)
         assert not table["tied"].all()
 
-    def test_the_page_says_how_many_are_tied(self, seeds: report.Results) -> None:
+    def test_the_page_says_how_many_are_tied(self, seeds: Results) -> None:
         table = seed_spread(seeds)
-        page = report.render(seeds, "md")
+        page = render_report(seeds, "md")
         assert f"{table['tied'].sum()} of {len(table)} settings that settled with every seed cannot be told" in page
         figure = figures.seed_intervals(seeds)
         assert figure is not None
@@ -172,14 +174,14 @@ class TestSeeds:
         assert shown["cannot be told from the best"] == table["tied"].sum()
         assert sum(shown.values()) == len(table)
 
-    def test_one_seed_has_no_spread(self, plane: report.Results) -> None:
+    def test_one_seed_has_no_spread(self, plane: Results) -> None:
         assert len(seed_spread(plane)) == 0
         assert figures.seed_intervals(plane) is None
-        assert "How much the seed matters" not in report.render(plane, "html")
+        assert "How much the seed matters" not in render_report(plane, "html")
 
 
-def test_how_to_reproduce_it_names_all_that_was_used(plane: report.Results) -> None:
-    table = tables.provenance(plane).set_index("what")["value"]
+def test_how_to_reproduce_it_names_all_that_was_used(plane: Results) -> None:
+    table = provenance(plane).set_index("what")["value"]
     assert table["data (digest)"] == plane.manifest["data"]["digest"]
     assert table["kernel"] == "numba"
     assert table["device"] == "cpu"

@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 
 from sgdcore.verdict import VERDICTS
-from sweeps import report
 from sweeps.config.schema import SweepConfig
 from sweeps.execution.worker import Work
+from sweeps.report.files import write_report
+from sweeps.results.results import Results, load_results
 from sweeps.store.store import SweepFiles
+from sweeps.verification.expected import check_expected
 from tests.support.browser import HOSTILE, Browser, drawn
 
 PARAMETERS = {
@@ -34,13 +36,13 @@ Store = Callable[[Work], SweepFiles]
 
 
 @pytest.fixture
-def line(make_work: Make, stored: Store) -> report.Results:
+def line(make_work: Make, stored: Store) -> Results:
     work = make_work(parameters=PARAMETERS, training={"epochs": 60}, name=HOSTILE, description=HOSTILE)
-    return report.load(stored(work))
+    return load_results(stored(work))
 
 
-def test_silent_and_alone_in_light_and_dark_wide_and_narrow(line: report.Results, browser: Browser) -> None:
-    path = Path(report.write(line))
+def test_silent_and_alone_in_light_and_dark_wide_and_narrow(line: Results, browser: Browser) -> None:
+    path = Path(write_report(line))
 
     def look(page: Any) -> tuple[int, str, bool]:
         drawn(page)
@@ -55,7 +57,7 @@ def test_silent_and_alone_in_light_and_dark_wide_and_narrow(line: report.Results
     assert narrow[2]
 
 
-def test_the_map_has_the_right_cells(line: report.Results, browser: Browser) -> None:
+def test_the_map_has_the_right_cells(line: Results, browser: Browser) -> None:
     trials = pd.concat([pd.read_parquet(p) for p in sorted(line.files.shards_folder.glob("*.parquet"))])
 
     def look(page: Any) -> tuple[list[str], list[Any], list[Any]]:
@@ -65,7 +67,7 @@ def test_the_map_has_the_right_cells(line: report.Results, browser: Browser) -> 
         steps = page.evaluate(SHOWN)
         return page.locator("#figure-map .annotation-text").all_text_contents(), verdicts, steps
 
-    titles, verdicts, steps = browser.visit(Path(report.write(line)), look)
+    titles, verdicts, steps = browser.visit(Path(write_report(line)), look)
     assert titles == ["nesterov false", "nesterov true"]
     for shown, fast, ahead in zip(verdicts, steps, (False, True), strict=True):
         some = trials[trials["nesterov"] == ahead]
@@ -81,7 +83,7 @@ def test_the_map_has_the_right_cells(line: report.Results, browser: Browser) -> 
         assert (np.diff(levels[np.isfinite(arrived)][order]) >= 0).all()
 
 
-def test_pointing_at_a_cell_names_its_trial(line: report.Results, browser: Browser) -> None:
+def test_pointing_at_a_cell_names_its_trial(line: Results, browser: Browser) -> None:
     trial = line.trials.query("momentum == 0.5 and not nesterov").sort_values("lr").iloc[4]
 
     def look(page: Any) -> str:
@@ -100,7 +102,7 @@ def test_pointing_at_a_cell_names_its_trial(line: report.Results, browser: Brows
         page.mouse.move(x + 1, y + 1)
         return str(page.locator("#figure-map .hoverlayer").first.text_content(timeout=10_000))
 
-    told = browser.visit(Path(report.write(line)), look)
+    told = browser.visit(Path(write_report(line)), look)
     assert f"trial {trial['trial']}" in told
     assert "momentum 0.5" in told
     assert f"lr {trial['lr']:.5g}" in told
@@ -110,8 +112,8 @@ def test_pointing_at_a_cell_names_its_trial(line: report.Results, browser: Brows
 def test_html_in_names_is_shown_and_not_run(make_work: Make, stored: Store, browser: Browser) -> None:
     expected = [{"case": HOSTILE, "where": {"lr": 0.01}, "final": {"weight": 1.0}}]
     work = make_work(name=HOSTILE, description=HOSTILE, expected=expected)
-    results = report.load(stored(work))
-    path = Path(report.write(results, report.check(work, results)))
+    results = load_results(stored(work))
+    path = Path(write_report(results, check_expected(work, results)))
 
     def look(page: Any) -> tuple[object, list[str], str]:
         drawn(page)
@@ -133,7 +135,7 @@ def test_unfinished_sweeps_open_too(
     for path in sorted(files.shards_folder.iterdir())[shards:]:
         path.unlink()
     heading = browser.visit(
-        Path(report.write(report.load(files))), lambda page: page.locator(".lead").first.inner_text()
+        Path(write_report(load_results(files))), lambda page: page.locator(".lead").first.inner_text()
     )
     assert heading.startswith("4 of 12 trials are stored" if shards else "None of the 12 trials is stored yet")
 
@@ -153,5 +155,5 @@ def test_the_published_cases(browser: Browser, tmp_path: Path, make_work: Make, 
         )
         return found
 
-    stars = browser.visit(Path(report.write(report.load(stored(work)))), look)
+    stars = browser.visit(Path(write_report(load_results(stored(work)))), look)
     assert [5.5695, 3.4704] in [[round(x, 4), round(y, 4)] for x, y in stars]

@@ -20,17 +20,31 @@ import pyarrow.compute as pc
 import pytest
 
 from sgdcore.verdict import VERDICTS
-from sweeps import report
 from sweeps.config import schema as sweep_file
 from sweeps.errors import StoreError
 from sweeps.execution.worker import ShardResult, Work, run_shard
 from sweeps.plan.planner import Shard, make_plan
 from sweeps.plan.task_loader import load_task
-from sweeps.report import figures, tables
+from sweeps.report import figures
+from sweeps.report.expected_results import expected_sentence
+from sweeps.report.files import FORMATS, render_report, write_report
+from sweeps.report.headline import finding, headline
+from sweeps.report.trial_tables import (
+    best_trials,
+    contradicting_trials,
+    diverged_trials,
+    overshoots,
+    predictions,
+    verdict_counts,
+)
 from sweeps.results.binning import MapAxis
 from sweeps.results.loss_surface import loss_surface
+from sweeps.results.provenance import dropped_and_merged, settings
+from sweeps.results.results import Results, load_results
+from sweeps.results.stability_map import stability_panels
 from sweeps.store.store import Store, SweepFiles
 from sweeps.text import formatting
+from sweeps.verification.expected import check_expected
 
 SEED = Path(__file__).parents[2] / "configs" / "seed.yaml"
 LINE: dict[str, Any] = {
@@ -71,43 +85,43 @@ def changed(**keys: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def seed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, report.Results]:
+def seed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, Results]:
     from sweeps.config import strict_yaml
 
     work, files = sweep(tmp_path_factory.mktemp("seed"), strict_yaml.read(SEED.read_text(encoding="utf-8"), "seed"))
-    return work, report.load(files)
+    return work, load_results(files)
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory) -> report.Results:
-    return report.load(sweep(tmp_path_factory.mktemp("line"), LINE)[1])
+def line(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return load_results(sweep(tmp_path_factory.mktemp("line"), LINE)[1])
 
 
-def raw(results: report.Results) -> pd.DataFrame:
+def raw(results: Results) -> pd.DataFrame:
     """The shards as pandas itself reads them."""
     paths = sorted(results.files.shards_folder.glob("*.parquet"))
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
 
 class TestResults:
-    def test_one_row_a_trial_and_scalar_columns_only(self, line: report.Results) -> None:
+    def test_one_row_a_trial_and_scalar_columns_only(self, line: Results) -> None:
         oracle = raw(line)
         assert len(line.trials) == line.planned == len(oracle)
         assert not {"final", "loss", "param.weight"} & set(line.trials)
         for name in ("lr", "momentum", "final_loss", "overshoot_percent", "trial_id", "nesterov"):
             pd.testing.assert_series_equal(line.trials[name], oracle[name], check_dtype=False)
 
-    def test_final_parameters_and_growth(self, line: report.Results) -> None:
+    def test_final_parameters_and_growth(self, line: Results) -> None:
         oracle = raw(line)
         final = np.stack(oracle["final"].map(lambda v: np.array(v, dtype=np.float32)))
         np.testing.assert_array_equal(line.trials[["final.weight", "final.bias"]], final)
         np.testing.assert_array_equal(line.trials["growth"], oracle["final_loss"] / oracle["initial_loss"])
 
-    def test_axes(self, line: report.Results) -> None:
+    def test_axes(self, line: Results) -> None:
         assert line.axes[:2] == ["lr", "momentum"]
         assert line.swept == ["lr", "momentum", "dampening", "nesterov"]
 
-    def test_curves_of_a_few_trials(self, line: report.Results) -> None:
+    def test_curves_of_a_few_trials(self, line: Results) -> None:
         numbers = [3, 41, 59]
         oracle = raw(line).set_index("trial")
         curves = line.curves(numbers)
@@ -118,9 +132,7 @@ class TestResults:
             np.testing.assert_array_equal(mine["loss"], np.array(oracle["loss"][number], dtype=float))
             np.testing.assert_array_equal(mine["param.bias"], np.array(oracle["param.bias"][number], dtype=np.float32))
 
-    def test_only_the_shards_that_are_needed_are_read(
-        self, line: report.Results, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_only_the_shards_that_are_needed_are_read(self, line: Results, monkeypatch: pytest.MonkeyPatch) -> None:
         read = SweepFiles.read_shard
         seen = []
         monkeypatch.setattr(SweepFiles, "read_shard", lambda self, i, c=None: seen.append(i) or read(self, i, c))
@@ -136,18 +148,18 @@ class TestResults:
             "expected": [{"case": "torch", "where": {"lr": 0.02}, "final": "torch.optim.SGD"}],
         }
         work, files = sweep(tmp_path, document)
-        results = report.load(files)
+        results = load_results(files)
         assert not [c for c in results.trials if c.startswith(("final.", "param."))]
         assert results.final([1])[1].shape == (21,)
-        outcomes = report.check(work, results)
+        outcomes = check_expected(work, results)
         np.testing.assert_allclose(list(outcomes[0].final.values()), results.final([1])[1])
         assert figures.stability_map(results) is None
-        report.write(results, outcomes)
+        write_report(results, outcomes)
 
 
 class TestTables:
-    def test_counts(self, line: report.Results) -> None:
-        counts = tables.verdict_counts(line)
+    def test_counts(self, line: Results) -> None:
+        counts = verdict_counts(line)
         assert list(counts["verdict"]) == list(VERDICTS)
         oracle = raw(line)["verdict"].value_counts()
         assert [oracle.get(v, 0) for v in VERDICTS] == list(counts["trials"])
@@ -155,15 +167,15 @@ class TestTables:
 
     @pytest.mark.parametrize("metric", ["final_loss", "best_loss"])
     def test_best(self, tmp_path: Path, metric: str) -> None:
-        results = report.load(sweep(tmp_path, changed(metric={"name": metric}))[1])
-        best = tables.best_trials(results, 7)
+        results = load_results(sweep(tmp_path, changed(metric={"name": metric}))[1])
+        best = best_trials(results, 7)
         oracle = raw(results).query("verdict != 'diverged'").nsmallest(7, metric)
         assert list(best[metric]) == list(oracle[metric])
         assert "seed" not in best
         assert {"lr", "momentum", "nesterov"} < set(best)
 
-    def test_diverged_the_earliest_then_the_fastest(self, line: report.Results) -> None:
-        diverged = tables.diverged_trials(line, 1000)
+    def test_diverged_the_earliest_then_the_fastest(self, line: Results) -> None:
+        diverged = diverged_trials(line, 1000)
         oracle = raw(line).query("verdict in ['diverged', 'diverging']")
         assert set(diverged["trial"]) == set(oracle["trial"])
         steps = diverged["first_nonfinite_step"].dropna()
@@ -171,49 +183,49 @@ class TestTables:
         assert diverged["first_nonfinite_step"].iloc[len(steps) :].isna().all()
         assert diverged["growth"].iloc[len(steps) :].is_monotonic_decreasing
 
-    def test_overshoots(self, seed: tuple[Work, report.Results]) -> None:
-        settled = tables.overshoots(seed[1])
+    def test_overshoots(self, seed: tuple[Work, Results]) -> None:
+        settled = overshoots(seed[1])
         assert set(settled["verdict"]) <= {"converged", "converging", "stalled"}
-        momentum = tables.overshoots(seed[1], include_diverging=True).set_index("trial").loc[2]
+        momentum = overshoots(seed[1], include_diverging=True).set_index("trial").loc[2]
         assert momentum["overshoot_parameter"] == "weight"
         assert momentum["peak"] == pytest.approx(5.5695, abs=5e-5)
         assert momentum["start"] == pytest.approx(-0.66162831)
         assert momentum["target"] == pytest.approx(0.8)
         assert momentum["overshoot_percent"] == pytest.approx(100 * (5.5695 - 0.8) / (0.8 + 0.66162831), rel=1e-4)
 
-    def test_dropped_and_merged(self, line: report.Results) -> None:
-        table = tables.dropped_and_merged(line)
+    def test_dropped_and_merged(self, line: Results) -> None:
+        table = dropped_and_merged(line)
         assert dict(zip(table["reason"], table["combinations"], strict=True)) == {
             **line.manifest["dropped"],
             **line.manifest["merged"],
         }
 
-    def test_headline(self, line: report.Results) -> None:
+    def test_headline(self, line: Results) -> None:
         counts = raw(line)["verdict"].value_counts()
-        sentence = report.headline(line)
+        sentence = headline(line)
         assert sentence.startswith(f"{counts['converged']} of {len(line.trials)} trials converged (")
         assert f"{counts['diverged'] + counts.get('diverging', 0)} diverged" in sentence
         assert "; the best final loss is " in sentence
         assert ", at lr " in sentence
         assert sentence.endswith(".")
 
-    def test_constants_stand_in_the_settings(self, line: report.Results) -> None:
-        table = tables.settings(line).set_index("setting")["value"]
+    def test_constants_stand_in_the_settings(self, line: Results) -> None:
+        table = settings(line).set_index("setting")["value"]
         assert table["weight decay"] == "0"
         assert table["init.weight"] == "-0.66"
         assert "lr" not in table
 
 
 class TestExpected:
-    def test_the_published_cases(self, seed: tuple[Work, report.Results]) -> None:
-        outcomes = report.check(*seed)
+    def test_the_published_cases(self, seed: tuple[Work, Results]) -> None:
+        outcomes = check_expected(*seed)
         assert [(o.case, o.trial, o.matches, o.reference) for o in outcomes] == [
             ("plain", 0, True, False),
             ("weight decay", 1, True, False),
             ("momentum", 2, True, False),
             ("both", 3, True, True),
         ]
-        assert report.sentence(outcomes[2]) == (
+        assert expected_sentence(outcomes[2]) == (
             "momentum: weight overshoots its target 0.8 to 5.57, 326 % of the way from its start past the target, "
             "and is diverging"
         )
@@ -236,9 +248,9 @@ class TestExpected:
         document = strict_yaml.read(SEED.read_text(encoding="utf-8"), "seed")
         assert isinstance(document, dict)
         work, files = sweep(tmp_path, {**document, "expected": [{"case": "c", "where": where, "final": final}]})
-        (outcome,) = report.check(work, report.load(files))
+        (outcome,) = check_expected(work, load_results(files))
         assert (outcome.matches, outcome.trial) == (matches, trial)
-        page = report.render(report.load(files), "html", [outcome])
+        page = render_report(load_results(files), "html", [outcome])
         assert ("✗ no" in page) is not matches
         assert ("✓ " in page) is matches
 
@@ -248,7 +260,7 @@ class TestExpected:
             expected=[{"case": "c", "where": {"momentum": 0.9}, "final": "torch.optim.SGD"}],
         )
         work, files = sweep(tmp_path, document)
-        assert [(o.trial, o.matches) for o in report.check(work, report.load(files))] == [(3, True)]
+        assert [(o.trial, o.matches) for o in check_expected(work, load_results(files))] == [(3, True)]
 
     def test_diverged_trials_are_those_of_torch(self, tmp_path: Path) -> None:
         document = changed(
@@ -256,7 +268,7 @@ class TestExpected:
             expected=[{"case": "gone", "where": {"momentum": 0.9, "nesterov": True}, "final": "torch.optim.SGD"}],
         )
         work, files = sweep(tmp_path, document)
-        outcomes = report.check(work, report.load(files))
+        outcomes = check_expected(work, load_results(files))
         assert len(outcomes) == 12
         assert any(np.isnan(list(o.final.values())).any() for o in outcomes)
         assert all(o.matches for o in outcomes)
@@ -282,9 +294,9 @@ class _Page(HTMLParser):
 
 
 class TestFiles:
-    def test_all_four_are_written_and_nothing_else(self, line: report.Results) -> None:
-        path = report.write(line)
-        report.write(line)
+    def test_all_four_are_written_and_nothing_else(self, line: Results) -> None:
+        path = write_report(line)
+        write_report(line)
         assert path == str(line.files.report_folder / "report.html")
         assert {p.name for p in line.files.report_folder.iterdir()} == {
             "report.html",
@@ -293,8 +305,8 @@ class TestFiles:
             "trials.csv",
         }
 
-    def test_html_loads_nothing(self, line: report.Results) -> None:
-        page = report.render(line, "html")
+    def test_html_loads_nothing(self, line: Results) -> None:
+        page = render_report(line, "html")
         parsed = _Page(page)
         assert parsed.loads == []
         assert "link" not in parsed.tags
@@ -302,40 +314,40 @@ class TestFiles:
         assert "default-src 'none'" in page
         assert page.count("* plotly.js v") == 1
         assert page.count("Plotly.newPlot(") >= 3
-        assert report.headline(line) in parsed.words
+        assert headline(line) in parsed.words
 
     def test_hostile_names_are_shown_and_not_run(self, tmp_path: Path) -> None:
         expected = [{"case": HOSTILE, "where": {"lr": 1e-3}, "final": {"weight": 1.0}}]
         work, files = sweep(tmp_path, changed(name=HOSTILE, description=HOSTILE, expected=expected))
-        results = report.load(files)
-        outcomes = report.check(work, results)
-        parsed = _Page(report.render(results, "html", outcomes))
+        results = load_results(files)
+        outcomes = check_expected(work, results)
+        parsed = _Page(render_report(results, "html", outcomes))
         assert parsed.loads == []
         assert parsed.words.count(HOSTILE) >= 3
-        markdown = report.render(results, "md", outcomes)
+        markdown = render_report(results, "md", outcomes)
         assert "<script" not in markdown
         assert "<img" not in markdown
         assert "\\*a\\* \\`b\\` \\| \\[c\\](" in markdown
 
-    def test_csv_is_the_table(self, line: report.Results) -> None:
-        table = pd.read_csv(io.StringIO(report.render(line, "csv")))
+    def test_csv_is_the_table(self, line: Results) -> None:
+        table = pd.read_csv(io.StringIO(render_report(line, "csv")))
         assert list(table) == list(line.trials)
         pd.testing.assert_frame_equal(table, line.trials, check_dtype=False, check_categorical=False)
 
-    def test_json_is_strict(self, seed: tuple[Work, report.Results], line: report.Results) -> None:
+    def test_json_is_strict(self, seed: tuple[Work, Results], line: Results) -> None:
         def refuse(word: str) -> None:
             raise AssertionError(word)
 
-        for results, expected in ((seed[1], report.check(*seed)), (line, [])):
-            document = json.loads(report.render(results, "json", expected), parse_constant=refuse)
-            assert document["headline"] == report.headline(results)
+        for results, expected in ((seed[1], check_expected(*seed)), (line, [])):
+            document = json.loads(render_report(results, "json", expected), parse_constant=refuse)
+            assert document["headline"] == headline(results)
             assert document["manifest"] == results.manifest
             assert len(document["expected"]) == len(expected)
             counts = {row["verdict"]: row["trials"] for row in document["tables"]["verdicts"]}
             assert sum(counts.values()) == len(results.trials)
 
-    def test_markdown_tables_are_rectangular(self, seed: tuple[Work, report.Results]) -> None:
-        page = report.render(seed[1], "md", report.check(*seed))
+    def test_markdown_tables_are_rectangular(self, seed: tuple[Work, Results]) -> None:
+        page = render_report(seed[1], "md", check_expected(*seed))
         tables = [part.splitlines() for part in page.split("\n\n") if part.startswith("| ")]
         assert len(tables) >= 6
         assert all(len({line.replace("\\|", "").count("|") for line in table}) == 1 for table in tables)
@@ -343,14 +355,14 @@ class TestFiles:
         assert "326 % of the way" in page
 
     def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
-        results = report.load(sweep(tmp_path, LINE, [0])[1])
+        results = load_results(sweep(tmp_path, LINE, [0])[1])
         results.files.report_folder.touch()
         with pytest.raises(StoreError, match="report cannot be written"):
-            report.write(results)
+            write_report(results)
 
-    def test_unknown_format(self, line: report.Results) -> None:
+    def test_unknown_format(self, line: Results) -> None:
         with pytest.raises(ValueError, match="html, md, csv, json"):
-            report.render(line, "pdf")
+            render_report(line, "pdf")
 
     def test_importing_the_report_does_not_import_plotly(self) -> None:
         program = "import sys, sweeps.report; print('plotly' in sys.modules, 'jinja2' in sys.modules)"
@@ -361,14 +373,14 @@ class TestFiles:
 class TestAnyState:
     @pytest.mark.parametrize("shards", [[], [1], [0, 2]])
     def test_partial_sweeps(self, tmp_path: Path, shards: list[int]) -> None:
-        results = report.load(sweep(tmp_path, LINE, shards)[1])
+        results = load_results(sweep(tmp_path, LINE, shards)[1])
         assert len(results.trials) == 20 * len(shards)
-        for format in report.FORMATS:
-            assert report.render(results, format)
+        for format in FORMATS:
+            assert render_report(results, format)
         expected = f"{20 * len(shards)} of {results.planned}" if shards else f"None of the {results.planned} trials"
-        assert report.headline(results).startswith(expected)
+        assert headline(results).startswith(expected)
         assert len(results.curves([0, 25, 10_000])["trial"].unique()) == len({0, 1} & set(shards))
-        for function in (tables.best_trials, tables.diverged_trials, tables.overshoots, tables.verdict_counts):
+        for function in (best_trials, diverged_trials, overshoots, verdict_counts):
             assert isinstance(function(results), pd.DataFrame)
 
     @pytest.mark.parametrize(
@@ -382,9 +394,9 @@ class TestAnyState:
     )
     def test_odd_sweeps(self, tmp_path: Path, parameters: dict[str, Any]) -> None:
         task = {"dataset": {"kind": "line", "slope": 0.75, "intercept": 1.25}}
-        results = report.load(sweep(tmp_path, {**LINE, "parameters": parameters, "task": task}, None)[1])
-        for format in report.FORMATS:
-            assert report.render(results, format)
+        results = load_results(sweep(tmp_path, {**LINE, "parameters": parameters, "task": task}, None)[1])
+        for format in FORMATS:
+            assert render_report(results, format)
 
     def test_validation_and_seeds(self, tmp_path: Path) -> None:
         document = changed(
@@ -393,15 +405,15 @@ class TestAnyState:
             parameters={"lr": {"values": [0.01, 0.1]}},
             seeds=[0, 1, 2],
         )
-        results = report.load(sweep(tmp_path, document)[1])
+        results = load_results(sweep(tmp_path, document)[1])
         assert results.swept == ["lr", "seed"]
         assert "validation_loss" in results.curves([0])
         assert figures.stability_map(results) is None
-        assert report.render(results, "html")
+        assert render_report(results, "html")
 
 
 class TestFigures:
-    def test_trials_that_diverged_do_not_stretch_the_axis(self, line: report.Results) -> None:
+    def test_trials_that_diverged_do_not_stretch_the_axis(self, line: Results) -> None:
         figure = figures.loss_curves(line)
         drawn = line.curves(figures.sampled_trials(line)["trial"].tolist())
         settled = drawn[drawn["trial"].isin(line.settled["trial"])]["loss"]
@@ -411,7 +423,7 @@ class TestFigures:
         assert all(np.isfinite(np.log10(np.asarray(curve.y, dtype=float))).all() for curve in figure.data)
         assert all((np.asarray(curve.x, dtype=float) > 0).all() for curve in figure.data)
 
-    def test_bands_are_quantiles(self, line: report.Results) -> None:
+    def test_bands_are_quantiles(self, line: Results) -> None:
         drawn = {trace.name: trace for trace in figures.loss_curves(line).data if trace.name}
         numbers = line.trials[line.trials["verdict"] == "converged"]["trial"].tolist()
         losses = line.curves(numbers).pivot_table(index="trial", columns="step", values="loss").to_numpy()
@@ -420,16 +432,16 @@ class TestFigures:
         np.testing.assert_array_equal(median.customdata.T, oracle)
         assert f" converged, {len(numbers)}" in median.name
 
-    def test_few_trials_are_drawn_one_by_one(self, seed: tuple[Work, report.Results]) -> None:
+    def test_few_trials_are_drawn_one_by_one(self, seed: tuple[Work, Results]) -> None:
         drawn = figures.loss_curves(seed[1]).data
         assert [trace.name for trace in drawn] == [f"trial {i}, {v}" for i, v in enumerate(seed[1].trials["verdict"])]
         np.testing.assert_array_equal(drawn[2].y, seed[1].curves([2])["loss"])
 
-    def test_the_map_has_the_pivot_tables_cells(self, line: report.Results) -> None:
+    def test_the_map_has_the_pivot_tables_cells(self, line: Results) -> None:
         trials = raw(line)
         trials["settled"] = ~trials["verdict"].isin(["diverging", "diverged"])
-        assert [p.title for p in line.panels] == [f"nesterov {n}, dampening {d}" for n, d in PANELS]
-        for panel, (nesterov, dampening) in zip(line.panels, PANELS, strict=True):
+        assert [p.title for p in stability_panels(line)] == [f"nesterov {n}, dampening {d}" for n, d in PANELS]
+        for panel, (nesterov, dampening) in zip(stability_panels(line), PANELS, strict=True):
             some = trials[(trials["nesterov"] == (nesterov == "true")) & (trials["dampening"] == dampening)]
             loss = some[some["settled"]].pivot_table(index="lr", columns="momentum", values="final_loss", aggfunc="min")
             loss = loss.reindex(index=panel.cells.axes[0].labels, columns=panel.cells.axes[1].labels)
@@ -442,7 +454,7 @@ class TestFigures:
             shown = np.array([*VERDICTS, None], dtype=object)[panel.cells.verdict]
             assert (shown == verdict.astype(object).where(verdict.notna(), None).to_numpy()).all()
 
-    def test_views_of_the_map(self, line: report.Results) -> None:
+    def test_views_of_the_map(self, line: Results) -> None:
         for view in ("verdict", "final loss", "steps to tolerance"):
             figure = figures.stability_map(line, view)
             assert figure is not None
@@ -464,7 +476,7 @@ class TestFigures:
             training={"epochs": 2, "batch_size": 5},
             execution={},
         )
-        figure = figures.stability_map(report.load(stored(work)))
+        figure = figures.stability_map(load_results(stored(work)))
         assert figure is not None
         (line,) = [
             trace for trace in figure.data if trace.name == "predicted boundary: radius = 1" and trace.showlegend
@@ -476,19 +488,19 @@ class TestFigures:
         assert weight_decay.min() == 0
         assert weight_decay.max() == 5
 
-    def test_axes_that_were_not_crossed_make_no_map(self, seed: tuple[Work, report.Results]) -> None:
+    def test_axes_that_were_not_crossed_make_no_map(self, seed: tuple[Work, Results]) -> None:
         figure = figures.stability_map(seed[1])
         assert figure is not None
         assert {figure.layout.xaxis.title.text, figure.layout.yaxis.title.text} == {"momentum", "weight decay"}
 
-    def test_verdict_shares(self, line: report.Results) -> None:
+    def test_verdict_shares(self, line: Results) -> None:
         figure = figures.verdict_shares(line, "lr")
         assert figure is not None
         np.testing.assert_allclose(np.sum([bar.y for bar in figure.data], axis=0), 1)
         oracle = pd.crosstab(raw(line)["lr"], raw(line)["verdict"], normalize="index")
         np.testing.assert_allclose(figure.data[0].y, oracle["converged"])
 
-    def test_convergence_speed(self, line: report.Results) -> None:
+    def test_convergence_speed(self, line: Results) -> None:
         figure = figures.convergence_speed(line)
         assert figure is not None
         converged = raw(line).query("verdict == 'converged'")
@@ -497,7 +509,7 @@ class TestFigures:
         for trace in figure.data:
             np.testing.assert_array_equal(trace.y, oracle[float(trace.name.removeprefix("momentum "))].astype("f4"))
 
-    def test_paths_end_where_the_trials_do_and_stars_mark_peaks(self, seed: tuple[Work, report.Results]) -> None:
+    def test_paths_end_where_the_trials_do_and_stars_mark_peaks(self, seed: tuple[Work, Results]) -> None:
         work, results = seed
         surface = loss_surface(results)
         assert surface is not None
@@ -514,7 +526,7 @@ class TestFigures:
         loss = np.mean([(x * one + y - target) ** 2 for one, target in zip(inputs, targets, strict=True)], axis=0)
         np.testing.assert_allclose(10 ** contour.z.astype(float), loss - surface.minimum, rtol=1e-3, atol=1e-6)
 
-    def test_prediction_histogram_counts_every_trial(self, line: report.Results) -> None:
+    def test_prediction_histogram_counts_every_trial(self, line: Results) -> None:
         figure = figures.prediction_histogram(line)
         assert figure is not None
         assert sum(int(np.sum(bar.y)) for bar in figure.data) == line.stored
@@ -561,7 +573,7 @@ def test_40_000_trials_load_in_about_a_second(tmp_path: Path) -> None:
         shard = table.set_column(0, "trial", numbers)
         files.write_shard(ShardResult(Shard(index, 5000 * index, 5000 * (index + 1)), shard, 0.0))
     began = time.perf_counter()
-    results = report.load(files)
+    results = load_results(files)
     seconds = time.perf_counter() - began
     assert len(results.trials) == 40_000
     assert results.trials["trial"].is_monotonic_increasing
@@ -582,13 +594,13 @@ def test_predictions_are_held_against_outcomes(
         training={"epochs": 300},
     )
     files = stored(work)
-    table = tables.predictions(report.load(files)).set_index("predicted")
+    table = predictions(load_results(files)).set_index("predicted")
     assert table["trials"].sum() == 60
     assert table["contradicted"].sum() == 0
     assert table.loc["diverges (radius > 1)", "converged"] == 0
     assert table.loc["settles (radius < 1)", ["diverging", "diverged"]].sum() == 0
     assert table.loc["settles (radius < 1)", "converged"] > 10
-    assert "spectral radius of the epoch's map; 0 trials contradict it" in report.render(report.load(files), "md")
+    assert "spectral radius of the epoch's map; 0 trials contradict it" in render_report(load_results(files), "md")
 
 
 def test_a_contradiction_is_a_finding(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]) -> None:
@@ -602,28 +614,28 @@ def test_a_contradiction_is_a_finding(make_work: Callable[..., Work], stored: Ca
             training={"epochs": 1000},
         )
     )
-    loaded = report.load(files)
-    assert report.finding(loaded) is None
-    assert "Finding" not in report.render(loaded, "md")
+    loaded = load_results(files)
+    assert finding(loaded) is None
+    assert "Finding" not in render_report(loaded, "md")
     table = files.read_shard(0)
     upside_down = pc.divide(1.0, table["predicted_radius"])
     files.replace_shard(
         0, table.set_column(table.column_names.index("predicted_radius"), "predicted_radius", upside_down)
     )
-    loaded = report.load(files)
-    assert sorted(tables.contradicting_trials(loaded)["trial"]) == [0, 1, 2, 3]
-    assert tables.contradicting_trials(loaded, 2)["trial"].tolist() == [3, 2]
-    found = report.finding(loaded)
+    loaded = load_results(files)
+    assert sorted(contradicting_trials(loaded)["trial"]) == [0, 1, 2, 3]
+    assert contradicting_trials(loaded, 2)["trial"].tolist() == [3, 2]
+    found = finding(loaded)
     assert found is not None
     assert found.startswith("1 trial that theory lets settle ended above the start")
     assert "; 3 trials that theory lets diverge did not" in found
-    for page in (report.render(loaded, "md"), report.render(loaded, "html")):
+    for page in (render_report(loaded, "md"), render_report(loaded, "html")):
         assert f"Finding: {found}." in page
         assert "Trials that contradict the prediction" in page
     training = loaded.config.training.model_copy(update={"epochs": 3})
     short = replace(loaded, config=loaded.config.model_copy(update={"training": training}))
-    assert report.finding(short) is None
-    assert "0 trials contradict it; 4 more disagree, over too few epochs to tell" in report.render(short, "md")
+    assert finding(short) is None
+    assert "0 trials contradict it; 4 more disagree, over too few epochs to tell" in render_report(short, "md")
 
 
 def test_a_noise_floor_above_the_start_is_told(
@@ -637,9 +649,9 @@ def test_a_noise_floor_above_the_start_is_told(
         "init.bias": {"value": 0},
     }
     files = stored(make_work(parameters=parameters, training={"epochs": 200, "order": "shuffled"}))
-    loaded = report.load(files)
+    loaded = load_results(files)
     assert list(loaded.trials["verdict"]) == ["converged", "diverging"]
-    table = tables.predictions(loaded).set_index("predicted")
+    table = predictions(loaded).set_index("predicted")
     assert table.loc["settles (growth < 1)", ["trials", "contradicted"]].tolist() == [2, 1]
-    assert "on a noise floor" in str(report.finding(loaded))
-    assert "growth per epoch over the drawn orders; one trial contradicts it" in report.render(loaded, "md")
+    assert "on a noise floor" in str(finding(loaded))
+    assert "growth per epoch over the drawn orders; one trial contradicts it" in render_report(loaded, "md")

@@ -18,13 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgdcore.verdict import VERDICTS
-from sweeps import report
 from sweeps.execution.worker import Work
 from sweeps.report import figures
+from sweeps.report.files import render_report, write_report
+from sweeps.report.tables import report_tables
 from sweeps.results import aggregate, results, top_k
 from sweeps.results.aggregate import Scope, Tally
 from sweeps.results.binning import MAX_MAP_CELLS, MapAxis, pair
 from sweeps.results.heatmap import Cells, Outcomes
+from sweeps.results.results import Results, load_results
 from sweeps.results.top_k import Distinct, Leading
 from sweeps.store.store import SweepFiles
 
@@ -224,11 +226,11 @@ class TestLargeSweeps:
     """What happens beyond a limit, with the limits lowered."""
 
     @pytest.fixture
-    def loaded(self, make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]) -> report.Results:
-        return report.load(stored(make_work(seeds=[0, 1, 2], training={"epochs": 20, "order": "shuffled"})))
+    def loaded(self, make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]) -> Results:
+        return load_results(stored(make_work(seeds=[0, 1, 2], training={"epochs": 20, "order": "shuffled"})))
 
-    def test_no_page_needs_all_trials(self, loaded: report.Results, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(self: report.Results) -> None:
+    def test_no_page_needs_all_trials(self, loaded: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(self: Results) -> None:
             raise AssertionError("all rows at once")
 
         monkeypatch.setattr(results.Results, "trials", property(refuse))
@@ -240,28 +242,28 @@ class TestLargeSweeps:
             return read(self, index, columns)
 
         monkeypatch.setattr(SweepFiles, "read_shard", counted)
-        report.write(loaded)
+        write_report(loaded)
         passes = len(held) / len(loaded.shards)
         assert passes <= 6, "values, tally, map, csv, and the curves and paths that are shown"
 
-    def test_too_many_trials_for_a_csv(self, loaded: report.Results, monkeypatch: pytest.MonkeyPatch) -> None:
-        report.write(loaded)
+    def test_too_many_trials_for_a_csv(self, loaded: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_report(loaded)
         csv = loaded.files.report_folder / "trials.csv"
         assert csv.exists()
         monkeypatch.setattr(import_module("sweeps.report.notices"), "MAX_CSV_TRIALS", 10)
-        page = Path(report.write(loaded)).read_text(encoding="utf-8")
+        page = Path(write_report(loaded)).read_text(encoding="utf-8")
         assert not csv.exists()
         assert "Every number is in the Parquet files of the sweep&#39;s folder shards" in page
-        assert "--format csv" in report.render(loaded, "md")
-        assert len(report.render(loaded, "csv").splitlines()) == 1 + loaded.stored
+        assert "--format csv" in render_report(loaded, "md")
+        assert len(render_report(loaded, "csv").splitlines()) == 1 + loaded.stored
 
-    def test_tables_say_what_they_are_the_first_of(self, loaded: report.Results) -> None:
+    def test_tables_say_what_they_are_the_first_of(self, loaded: Results) -> None:
         counts = loaded.tally.verdicts
-        notes = {table.key: table.note for table in report.tables(loaded, n=2)}
+        notes = {table.key: table.note for table in report_tables(loaded, n=2)}
         assert notes["best"].endswith(f"; the first 2 of {counts[:4].sum():,}")
-        assert "first" not in {table.key: table.note for table in report.tables(loaded, n=1000)}["best"]
+        assert "first" not in {table.key: table.note for table in report_tables(loaded, n=1000)}["best"]
 
-    def test_the_spread_over_seeds_of_each_setting(self, loaded: report.Results) -> None:
+    def test_the_spread_over_seeds_of_each_setting(self, loaded: Results) -> None:
         cells = loaded.tally.settings
         assert cells is not None
         assert set(cells.trials.ravel()) == {3}
@@ -273,18 +275,16 @@ class TestLargeSweeps:
             assert cells.mean[at] == pytest.approx(logs.mean())
             assert cells.squares[at] == pytest.approx(logs.var(ddof=0) * len(logs))
 
-    def test_cells_with_facets(self, loaded: report.Results) -> None:
+    def test_cells_with_facets(self, loaded: Results) -> None:
         axes = [MapAxis.of(loaded.values[name].values, name) for name in ("lr", "momentum", "weight_decay")]
         cells = loaded.cells(*axes)
         assert cells.counts.shape == (3, 2, 2, len(VERDICTS))
         assert cells.trials.sum() == loaded.stored
 
-    def test_samples_are_the_same_whatever_the_shards(
-        self, loaded: report.Results, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_samples_are_the_same_whatever_the_shards(self, loaded: Results, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(aggregate, "SAMPLED", 9)
-        drawn = figures.sampled_trials(report.load(loaded.files))
-        assert drawn["trial"].tolist() == figures.sampled_trials(report.load(loaded.files))["trial"].tolist()
+        drawn = figures.sampled_trials(load_results(loaded.files))
+        assert drawn["trial"].tolist() == figures.sampled_trials(load_results(loaded.files))["trial"].tolist()
         counts = loaded.trials["verdict"].value_counts()
         assert (drawn["verdict"].value_counts() <= np.minimum(counts, 9) + 1).all()
         verdicts = loaded.trials.set_index("trial")["verdict"]
@@ -301,6 +301,6 @@ def test_the_page_of_a_large_map_is_under_6_mb(
         "init.weight": {"value": 0},
         "init.bias": {"value": 0},
     }
-    loaded = report.load(stored(make_work(parameters=parameters, execution={}, training={"epochs": 20})))
+    loaded = load_results(stored(make_work(parameters=parameters, execution={}, training={"epochs": 20})))
     assert loaded.stored == 60_000 - 250
-    assert len(report.render(loaded, "html").encode()) < 6_000_000
+    assert len(render_report(loaded, "html").encode()) < 6_000_000

@@ -9,6 +9,7 @@ from sweeps.execution.worker import Work, run_shard
 from sweeps.results import cache, results
 from sweeps.results.aggregate import Tally
 from sweeps.results.results import Results
+from sweeps.results.stability_map import stability_panels
 from sweeps.store.store import SweepFiles
 
 SWEEP: dict[str, Any] = {
@@ -41,7 +42,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def seen(loaded: Results) -> bytes:
     """All that was found, as bytes."""
-    return cache.encoded([loaded.values, loaded.tally, loaded.panels], "")
+    return cache.encoded([loaded.values, loaded.tally, stability_panels(loaded)], "")
 
 
 def test_the_next_reader_finds_the_same_without_a_pass(files: SweepFiles, passes: list[int]) -> None:

@@ -13,8 +13,8 @@ from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.worker import ShardFailure, ShardResult, Work, run_shard
 from sweeps.pipeline.run import create, prepare, publish, resume, run
 from sweeps.plan.planner import Shard
-from sweeps.report import files as write_report
-from sweeps.results.results import load
+from sweeps.report.files import write_report
+from sweeps.results.results import load_results
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 from sweeps.verification.audit import verify
@@ -65,7 +65,7 @@ def logged_without(store: Store, name: str, writer: str) -> tuple[SweepFiles, in
     tracker, executor = tracker_of(store), Without({missing})
     files = create(work, store, executor, tracker)
     outcome = run(files, work, executor, tracker, Silent())
-    write_report(load(files))
+    write_report(load_results(files))
     publish(outcome, tracker)
     assert outcome.failed_trials == 4
     return files, missing
@@ -73,7 +73,7 @@ def logged_without(store: Store, name: str, writer: str) -> tuple[SweepFiles, in
 
 def resumed(files: SweepFiles, tracker: MlflowTracker) -> None:
     outcome = resume(files, InlineExecutor(), tracker, Silent())
-    write_report(load(files))
+    write_report(load_results(files))
     publish(outcome, tracker)
     assert outcome.tracking_error is None
 

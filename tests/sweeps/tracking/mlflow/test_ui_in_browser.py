@@ -17,8 +17,8 @@ from mlflow.entities import Experiment, Run
 from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.worker import Work
 from sweeps.pipeline.run import create, publish, run
-from sweeps.report import load
-from sweeps.report import write as write_report
+from sweeps.report.files import write_report
+from sweeps.results.results import load_results
 from sweeps.store.store import Store
 from sweeps.tracking.mlflow.server.ui import serve
 from sweeps.tracking.mlflow.tracker import MlflowTracker
@@ -56,7 +56,7 @@ def tracked(store: Store, make_work: Callable[..., Work]) -> Tracked:
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
     files = create(work, store, InlineExecutor(), tracker)
     outcome = run(files, work, InlineExecutor(), tracker, Silent())
-    write_report(load(files))
+    write_report(load_results(files))
     publish(outcome, tracker)
     assert outcome.tracking_error is None
     client = MlflowClient(store.tracking_uri)
