@@ -96,43 +96,45 @@ def apply_rule(param: Any, gradient: Any, buffer: Any, columns: Sequence[Any], w
     return param - lr * where(nesterov, gradient + momentum * buffer, buffer), buffer
 
 
-def sgdcore_contenders(work: Workload) -> Iterator[Contender]:
+def sgdcore_contenders(prepared: Workload) -> Iterator[Contender]:
     """sgdcore.train, recording the ends only and 64 points."""
     task = sgdcore.Task(line())
-    hyperparams = sgdcore.Hyperparams(work.lr, work.momentum, work.weight_decay, work.dampening, work.nesterov)
+    hyperparams = sgdcore.Hyperparams(
+        prepared.lr, prepared.momentum, prepared.weight_decay, prepared.dampening, prepared.nesterov
+    )
     for recording in (sgdcore.Recording(points=0), sgdcore.Recording()):
 
         def run(recording: sgdcore.Recording = recording) -> sgdcore.Trajectories:
-            return sgdcore.train(task, hyperparams, epochs=work.steps // 5, start=[0.0, 0.0], record=recording)
+            return sgdcore.train(task, hyperparams, epochs=prepared.steps // 5, start=[0.0, 0.0], record=recording)
 
         name = f"sgdcore, {recording.points} points"
-        yield Contender(name, work.trials * work.steps, run, lambda trajectories: trajectories.params.T)
+        yield Contender(name, prepared.trials * prepared.steps, run, lambda trajectories: trajectories.params.T)
 
 
-def batched_torch(work: Workload) -> Iterator[Contender]:
+def batched_torch(prepared: Workload) -> Iterator[Contender]:
     """All trials in tensors: the rule as torch.optim writes it, and rearranged by hand into few operations in place."""
-    columns = lr, momentum, decay, undamped, nesterov = tuple(map(torch.from_numpy, work.columns()))
-    samples = list(zip(map(float, work.x), map(float, work.y), strict=True))
-    epochs = range(work.steps // 5)
+    columns = lr, momentum, decay, undamped, nesterov = tuple(map(torch.from_numpy, prepared.columns()))
+    samples = list(zip(map(float, prepared.x), map(float, prepared.y), strict=True))
+    epochs = range(prepared.steps // 5)
 
     @torch.no_grad()
     def plain() -> torch.Tensor:
-        w, b, buffer_w, buffer_b = torch.zeros(work.trials), torch.zeros(work.trials), None, None
+        w, b, buffer_w, buffer_b = torch.zeros(prepared.trials), torch.zeros(prepared.trials), None, None
         for _, (x, y) in itertools.product(epochs, samples):
             slope = 2 * (w * x + b - y)
             w, buffer_w = apply_rule(w, slope * x, buffer_w, columns, torch.where)
             b, buffer_b = apply_rule(b, slope, buffer_b, columns, torch.where)
         return torch.stack([w, b])
 
-    yield Contender("torch, batched", work.trials * work.steps, plain)
+    yield Contender("torch, batched", prepared.trials * prepared.steps, plain)
 
-    scales = torch.from_numpy(np.stack([2 * work.x, np.full_like(work.x, 2)]))
+    scales = torch.from_numpy(np.stack([2 * prepared.x, np.full_like(prepared.x, 2)]))
     by_gradient, by_buffer = -lr * nesterov, -lr * torch.where(nesterov, momentum, 1.0)
 
     @torch.no_grad()
     def rearranged() -> torch.Tensor:
-        params, buffers, gradients = (torch.zeros(2, work.trials) for _ in range(3))
-        residuals, keep = torch.empty(work.trials), torch.ones(work.trials)
+        params, buffers, gradients = (torch.zeros(2, prepared.trials) for _ in range(3))
+        residuals, keep = torch.empty(prepared.trials), torch.ones(prepared.trials)
         for _, (i, (x, y)) in itertools.product(epochs, enumerate(samples)):
             torch.add(params[1], params[0], alpha=x, out=residuals).sub_(y)
             torch.mul(residuals, scales[:, i : i + 1], out=gradients).addcmul_(params, decay)
@@ -141,13 +143,13 @@ def batched_torch(work: Workload) -> Iterator[Contender]:
             keep = undamped
         return params
 
-    yield Contender("torch, batched, in place by hand", work.trials * work.steps, rearranged)
+    yield Contender("torch, batched, in place by hand", prepared.trials * prepared.steps, rearranged)
 
 
-def torch_optim(work: Workload) -> Contender:
+def torch_optim(prepared: Workload) -> Contender:
     """torch.optim.SGD on nn.Linear(1, 1), one trial after the other."""
-    inputs, targets = (torch.from_numpy(a).reshape(-1, 1, 1) for a in (work.x, work.y))
-    trials = min(LOOP_TRIALS, work.trials)
+    inputs, targets = (torch.from_numpy(a).reshape(-1, 1, 1) for a in (prepared.x, prepared.y))
+    trials = min(LOOP_TRIALS, prepared.trials)
 
     def run() -> list[list[float]]:
         finals = []
@@ -156,12 +158,13 @@ def torch_optim(work: Workload) -> Contender:
             for parameter in model.parameters():
                 torch.nn.init.zeros_(parameter)
             lr, momentum, decay, dampening = (
-                float(column[trial]) for column in (work.lr, work.momentum, work.weight_decay, work.dampening)
+                float(column[trial])
+                for column in (prepared.lr, prepared.momentum, prepared.weight_decay, prepared.dampening)
             )
             optimizer = torch.optim.SGD(
-                model.parameters(), lr, momentum, dampening, decay, nesterov=bool(work.nesterov[trial])
+                model.parameters(), lr, momentum, dampening, decay, nesterov=bool(prepared.nesterov[trial])
             )
-            for _, (x, y) in itertools.product(range(work.steps // 5), list(zip(inputs, targets, strict=True))):
+            for _, (x, y) in itertools.product(range(prepared.steps // 5), list(zip(inputs, targets, strict=True))):
                 optimizer.zero_grad()
                 torch.nn.functional.mse_loss(model(x), y).backward()
                 optimizer.step()
@@ -169,5 +172,5 @@ def torch_optim(work: Workload) -> Contender:
         return finals
 
     return Contender(
-        "torch.optim, trial by trial", trials * work.steps, run, lambda finals: np.array(finals, np.float32).T
+        "torch.optim, trial by trial", trials * prepared.steps, run, lambda finals: np.array(finals, np.float32).T
     )

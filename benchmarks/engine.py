@@ -85,13 +85,13 @@ def main() -> int:
     return 0
 
 
-def compare(work: Workload, repeats: int) -> None:
+def compare(prepared: Workload, repeats: int) -> None:
     """Hold all contenders against each other and print the table."""
     torch.set_num_threads(CORES)
     load = os.getloadavg()[0]
-    ours = list(sgdcore_contenders(work))
-    forms = [*scans(work), *matrices(work)]  # the plain scan first
-    peers = [*batched_torch(work), torch_optim(work)]
+    ours = list(sgdcore_contenders(prepared))
+    forms = [*scans(prepared), *matrices(prepared)]  # the plain scan first
+    peers = [*batched_torch(prepared), torch_optim(prepared)]
     deviations = verify(ours[0], [*ours, *forms, *peers])
     fastest = max(forms, key=lambda form: max(rate(form) for _ in range(3)))
     rows = list(dict.fromkeys([*ours, forms[0], fastest, *peers]))
@@ -102,13 +102,13 @@ def compare(work: Workload, repeats: int) -> None:
             rates[row.name].append(rate(row))
         peaks.append(multiply_add_rate())
         writes.append(write_rate())
-    _print(work, rows, rates, deviations, statistics.median(peaks), statistics.median(writes), load)
+    _print(prepared, rows, rates, deviations, statistics.median(peaks), statistics.median(writes), load)
 
 
-def scans(work: Workload) -> Iterator[Contender]:
+def scans(prepared: Workload) -> Iterator[Contender]:
     """jax: jitted scans whose state are arrays of shape (T,), the samples as their xs; the plain one first."""
     jax = imported()
-    samples = tuple(np.tile(a, work.steps // 5) for a in (work.x, work.y))
+    samples = tuple(np.tile(a, prepared.steps // 5) for a in (prepared.x, prepared.y))
 
     def form(name: str, unroll: int, devices: int = 1, chunk: int | None = None) -> Contender:
         def scan(columns: Any, samples: Any) -> Any:
@@ -124,7 +124,7 @@ def scans(work: Workload) -> Iterator[Contender]:
             rest = tuple(s[1:] for s in samples)
             return jax.numpy.stack(jax.lax.scan(step, first, rest, unroll=unroll)[0][:2], axis=1)
 
-        return shared(name, scan, work.columns(), samples, work.steps, devices, chunk)
+        return shared(name, scan, prepared.columns(), samples, prepared.steps, devices, chunk)
 
     yield form("jax, jit scan", unroll=1)
     for unroll in (2, 4, 5, 8):
@@ -134,10 +134,10 @@ def scans(work: Workload) -> Iterator[Contender]:
         yield form(name, unroll, CORES, chunk)
 
 
-def matrices(work: Workload) -> Iterator[Contender]:
+def matrices(prepared: Workload) -> Iterator[Contender]:
     """jax: jitted scans whose state is one matrix, in all forms."""
-    design = np.stack([work.x, np.ones_like(work.x)], axis=1)[:, None, :]
-    return matrix_forms(design, work.y[:, None], work.columns(), work.steps)
+    design = np.stack([prepared.x, np.ones_like(prepared.x)], axis=1)[:, None, :]
+    return matrix_forms(design, prepared.y[:, None], prepared.columns(), prepared.steps)
 
 
 def largest_deviation(final: Floats, expected: Floats) -> float:
@@ -173,7 +173,7 @@ def rate(contender: Contender) -> float:
 
 
 def _print(
-    work: Workload,
+    prepared: Workload,
     rows: list[Contender],
     rates: dict[str, list[float]],
     deviations: dict[str, float],
@@ -189,7 +189,7 @@ def _print(
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ours = [row.name for row in rows[:2]]
     table = Table(
-        title=f"SGD on a line, all five hyperparameters mixed: {work.trials:,} trials x {work.steps:,} steps, float32"
+        title=f"SGD on a line, all five hyperparameters mixed: {prepared.trials:,} trials x {prepared.steps:,} steps, float32"
     )
     table.add_column(no_wrap=True)
     for heading in ("trial-steps/s", "lowest .. highest", *(f"{name}\nfaster by" for name in ours), "max |Δ(w, b)|"):
@@ -207,8 +207,8 @@ def _print(
             )
     recorded = ours[1]
     extra = 1 / medians[recorded] - 1 / medians[ours[0]]
-    points, written = work.recorded_points, work.trials * work.recorded_points * POINT_BYTES
-    least = written / writing / (work.trials * work.steps)
+    points, written = prepared.recorded_points, prepared.trials * prepared.recorded_points * POINT_BYTES
+    least = written / writing / (prepared.trials * prepared.steps)
     cost, floor = extra * medians[ours[0]], least * medians[ours[0]]
     console.print(
         f"recording {points} points costs {cost:.0%} of the run; writing {written / 1e6:,.0f} MB to fresh memory, "

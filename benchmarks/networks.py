@@ -85,10 +85,10 @@ def main() -> int:
     return 0
 
 
-def compare(work: Networks, repeats: int, compiled: bool) -> None:
+def compare(prepared: Networks, repeats: int, compiled: bool) -> None:
     """Verify all contenders, let them take turns, print the table."""
-    ours = list(sgdcore_contenders(work, compiled))
-    forms, loop = list(jax_contenders(work)), torch_optim(work)
+    ours = list(sgdcore_contenders(prepared, compiled))
+    forms, loop = list(jax_contenders(prepared)), torch_optim(prepared)
     deviations = verify(ours[0], [*ours, *forms, loop], deviation, TOLERANCE)
     fastest = max(forms, key=lambda form: max(rate(form) for _ in range(3)))
     rows = list(dict.fromkeys([*ours, forms[0], fastest, loop]))
@@ -98,7 +98,7 @@ def compare(work: Networks, repeats: int, compiled: bool) -> None:
         for row in rows:
             rates[row.name].append(rate(row))
         peaks.append(fused_rate() / 2)
-    _print(work, rates, deviations, statistics.median(peaks))
+    _print(prepared, rates, deviations, statistics.median(peaks))
 
 
 def deviation(final: Floats, expected: Floats) -> float:
@@ -109,18 +109,18 @@ def deviation(final: Floats, expected: Floats) -> float:
     return float(np.quantile(np.abs(final - expected[: len(final)]).max(axis=1), 0.99))
 
 
-def sgdcore_contenders(work: Networks, compiled: bool) -> Iterator[Contender]:
+def sgdcore_contenders(prepared: Networks, compiled: bool) -> Iterator[Contender]:
     """sgdcore.train, recording the ends only."""
     for kernel, compile in (("numba", False), ("torch", False), *([("torch", True)] if compiled else [])):
         run = partial(
-            sgdcore.train, work.task, work.hyperparams, epochs=work.epochs, batch_size=BATCH, start=work.start,
+            sgdcore.train, prepared.task, prepared.hyperparams, epochs=prepared.epochs, batch_size=BATCH, start=prepared.start,
             record=sgdcore.Recording(points=0), kernel=kernel, device="cpu", compile=compile,
         )  # fmt: skip
         name = f"sgdcore, {kernel}{', compiled' if compile else ''}"
-        yield Contender(name, work.trial_steps, run, lambda trajectories: trajectories.params)
+        yield Contender(name, prepared.trial_steps, run, lambda trajectories: trajectories.params)
 
 
-def jax_contenders(work: Networks) -> Iterator[Contender]:
+def jax_contenders(prepared: Networks) -> Iterator[Contender]:
     """The jitted scan in all its forms, vmap of a scan first.
 
     Raises:
@@ -132,11 +132,11 @@ def jax_contenders(work: Networks) -> Iterator[Contender]:
     from jax.sharding import NamedSharding, PartitionSpec
 
     by_trial, everywhere = PartitionSpec("cores"), PartitionSpec()
-    rows = work.hyperparams
+    rows = prepared.hyperparams
     numbers = np.float32([rows.lr, rows.momentum, rows.weight_decay, 1 - rows.dampening])
     columns = (*numbers, rows.nesterov)
-    features = np.tile(work.task.features.astype(np.float32).reshape(-1, BATCH, INPUTS), (work.epochs, 1, 1))
-    targets = np.tile(work.task.dataset.targets.astype(np.float32).reshape(-1, BATCH), (work.epochs, 1))
+    features = np.tile(prepared.task.features.astype(np.float32).reshape(-1, BATCH, INPUTS), (prepared.epochs, 1, 1))
+    targets = np.tile(prepared.task.dataset.targets.astype(np.float32).reshape(-1, BATCH), (prepared.epochs, 1))
 
     def split(p: Any) -> Any:
         first = INPUTS * HIDDEN
@@ -183,7 +183,7 @@ def jax_contenders(work: Networks) -> Iterator[Contender]:
     def form(name: str, run: Callable[..., Any], unroll: int, devices: int) -> Contender:
         mesh = jax.make_mesh((devices,), ("cores",), devices=jax.devices("cpu")[:devices])
         places = (NamedSharding(mesh, by_trial), NamedSharding(mesh, by_trial), NamedSharding(mesh, everywhere))
-        parts = (work.start, columns, (features, targets))
+        parts = (prepared.start, columns, (features, targets))
         arguments = tuple(jax.device_put(part, place) for part, place in zip(parts, places, strict=True))
         run = partial(run, unroll=unroll)
         if devices > 1:
@@ -191,7 +191,7 @@ def jax_contenders(work: Networks) -> Iterator[Contender]:
             run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=by_trial, check_vma=False)
         compiled = jax.jit(run)
         name = f"jax, {name}{f', unroll {unroll}' if unroll > 1 else ''}{f', {devices} devices' if devices > 1 else ''}"
-        return Contender(name, work.trial_steps, lambda: jax.block_until_ready(compiled(*arguments)))
+        return Contender(name, prepared.trial_steps, lambda: jax.block_until_ready(compiled(*arguments)))
 
     yield form("vmap of scan", vmap_of_scan, 1, 1)
     for name, run in (("vmap of scan", vmap_of_scan), ("scan of vmap", scan_of_vmap), ("trials last", trials_last)):
@@ -199,18 +199,18 @@ def jax_contenders(work: Networks) -> Iterator[Contender]:
             yield form(name, run, unroll, CORES)
 
 
-def torch_optim(work: Networks, trials: int = 2) -> Contender:
+def torch_optim(prepared: Networks, trials: int = 2) -> Contender:
     """torch.optim.SGD on nn.Sequential, one trial after the other."""
-    features = torch.tensor(work.task.features, dtype=torch.float32).split(BATCH)
-    targets = torch.tensor(work.task.dataset.targets, dtype=torch.float32)[:, None].split(BATCH)
+    features = torch.tensor(prepared.task.features, dtype=torch.float32).split(BATCH)
+    targets = torch.tensor(prepared.task.dataset.targets, dtype=torch.float32)[:, None].split(BATCH)
 
     def run() -> list[np.ndarray[Any, Any]]:
         finals = []
         for trial in range(trials):
             model = torch.nn.Sequential(torch.nn.Linear(INPUTS, HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, 1))
-            torch.nn.utils.vector_to_parameters(torch.from_numpy(work.start[trial]), model.parameters())
-            optimizer = torch.optim.SGD(model.parameters(), **work.hyperparams.arguments(trial))
-            for _ in range(work.epochs):
+            torch.nn.utils.vector_to_parameters(torch.from_numpy(prepared.start[trial]), model.parameters())
+            optimizer = torch.optim.SGD(model.parameters(), **prepared.hyperparams.arguments(trial))
+            for _ in range(prepared.epochs):
                 for x, y in zip(features, targets, strict=True):
                     optimizer.zero_grad()
                     torch.nn.functional.mse_loss(model(x), y).backward()
@@ -218,16 +218,16 @@ def torch_optim(work: Networks, trials: int = 2) -> Contender:
             finals.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy())
         return finals
 
-    return Contender("torch.optim, trial by trial", trials * work.trial_steps // len(work.hyperparams), run)
+    return Contender("torch.optim, trial by trial", trials * prepared.trial_steps // len(prepared.hyperparams), run)
 
 
-def _print(work: Networks, rates: dict[str, list[float]], deviations: dict[str, float], peak: float) -> None:
+def _print(prepared: Networks, rates: dict[str, list[float]], deviations: dict[str, float], peak: float) -> None:
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ours = next(iter(medians))
-    trials = len(work.hyperparams)
+    trials = len(prepared.hyperparams)
     title = f"an mlp {INPUTS}-{HIDDEN}-1, batches of {BATCH}, all five hyperparameters mixed: {trials:,} trials"
-    table = Table(title=f"{title} x {work.trial_steps // trials:,} steps, float32, {CORES} cores")
+    table = Table(title=f"{title} x {prepared.trial_steps // trials:,} steps, float32, {CORES} cores")
     table.add_column(no_wrap=True)
     for heading in ("trial-steps/s", "lowest .. highest", f"{ours}\nfaster by", "|Δ| of 99 %"):
         table.add_column(heading, justify="right")

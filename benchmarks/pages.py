@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.tracking import trial_table
-from sweeps.config.schema import parse
+from sweeps.config.loader import parse
 from sweeps.store.store import Store
-from sweeps.tracking.base import Sweep
+from sweeps.tracking.base import TrackedSweep
 from sweeps.tracking.mlflow.server.ui import mlflow_server
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 
@@ -81,7 +81,7 @@ def fill(store: Store, trials: int, points: int) -> tuple[str, str]:
     files = store.create("abcd1234", config.to_yaml(), manifest)
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
     tracker.check()
-    started = tracker.start(Sweep(files, config, manifest, ("weight", "bias")))
+    started = tracker.start(TrackedSweep(files, config, manifest, ("weight", "bias")))
     steps = list(range(points))
     for first in range(0, trials, _SHARD):
         for _ in tracker.log_trials(trial_table(range(first, min(trials, first + _SHARD)), steps, 3), steps):

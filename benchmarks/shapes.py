@@ -97,9 +97,9 @@ def main() -> int:
 def row(shape: Shape, repeats: int) -> tuple[str, ...]:
     """Measure one shape."""
     task = sgdcore.Task(linear(SAMPLES, shape.features, noise=0.1))
-    work = Workload.of(shape.trials, shape.steps)
-    ours = sgdcore_contender(task, work, shape)
-    forms = list(peers(task, work, shape))
+    prepared = Workload.of(shape.trials, shape.steps)
+    ours = sgdcore_contender(task, prepared, shape)
+    forms = list(peers(task, prepared, shape))
     verify(ours, forms)
     fastest = max(forms, key=rate)
     rates: dict[str, list[float]] = {ours.name: [], fastest.name: [], "limit": []}
@@ -122,10 +122,10 @@ def row(shape: Shape, repeats: int) -> tuple[str, ...]:
     )
 
 
-def sgdcore_contender(task: sgdcore.Task, work: Workload, shape: Shape) -> Contender:
+def sgdcore_contender(task: sgdcore.Task, prepared: Workload, shape: Shape) -> Contender:
     """sgdcore.train, recording the ends only."""
     hyperparams = sgdcore.Hyperparams(
-        work.lr * shape.scale, work.momentum, work.weight_decay, work.dampening, work.nesterov
+        prepared.lr * shape.scale, prepared.momentum, prepared.weight_decay, prepared.dampening, prepared.nesterov
     )
     start = np.zeros(shape.features + 1)
     epochs = shape.steps // -(-SAMPLES // shape.batch)
@@ -138,7 +138,7 @@ def sgdcore_contender(task: sgdcore.Task, work: Workload, shape: Shape) -> Conte
     return Contender("sgdcore", shape.trials * shape.steps, run, lambda trajectories: trajectories.params.T)
 
 
-def peers(task: sgdcore.Task, work: Workload, shape: Shape) -> Iterator[Contender]:
+def peers(task: sgdcore.Task, prepared: Workload, shape: Shape) -> Iterator[Contender]:
     """jax in all its forms.
 
     Raises:
@@ -146,7 +146,7 @@ def peers(task: sgdcore.Task, work: Workload, shape: Shape) -> Iterator[Contende
     """
     design = np.hstack([task.features, np.ones((SAMPLES, 1))]).astype(np.float32)
     targets = task.dataset.targets.astype(np.float32)
-    columns = (work.lr * shape.scale, *work.columns()[1:])
+    columns = (prepared.lr * shape.scale, *prepared.columns()[1:])
     yield from matrix_forms(
         design.reshape(-1, shape.batch, shape.features + 1), targets.reshape(-1, shape.batch), columns, shape.steps
     )

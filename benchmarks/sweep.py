@@ -55,8 +55,8 @@ def main() -> int:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="benchmark-sweep-") as folder:
         seconds, files = run_sweep(Path(folder), options.trials // 40)
-        rows = [row for table in files.tables() for row in table.to_pylist()]
-        steps = files.metadata()["steps"]
+        rows = [row for table in files.shards.tables() for row in table.to_pylist()]
+        steps = files.shards.metadata()["steps"]
         differing = [row["trial"] for row in rows[:: len(rows) // 20] if not same(row, steps)]
         if differing:
             print(f"benchmarks.sweep: other parameters than torch.optim.SGD: {differing}", file=sys.stderr)
@@ -99,9 +99,9 @@ def run_sweep(folder: Path, rates: int) -> tuple[float, SweepFiles]:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
     seconds = time.perf_counter() - began
     [files] = Store(store).sweeps()
-    tracked = files.tracking()
+    tracked = files.tracking_record.first()
     assert tracked["complete"]
-    assert (files.report_folder / "report.html").exists()
+    assert (files.report.folder / "report.html").exists()
     children = "SELECT count(*) FROM runs JOIN tags USING (run_uuid) WHERE key = 'mlflow.parentRunId'"
     assert count(store / "mlflow.db", f"{children} AND status = 'FINISHED'") == files.manifest()["trials"] == 40 * rates
     return seconds, files

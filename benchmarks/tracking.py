@@ -33,9 +33,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeps.arrow_columns import lists
-from sweeps.config.schema import HYPERPARAMETERS, parse
+from sweeps.config.loader import parse
+from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.store.store import Store
-from sweeps.tracking.base import Sweep
+from sweeps.tracking.base import TrackedSweep
 from sweeps.tracking.mlflow.database.base import opened
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 from tests.support.postgres import private_cluster
@@ -192,7 +193,7 @@ def _contender(name: str, folder: Path, uri: str, points: int) -> Contender:
     config = parse(document, "benchmark")
     files = store.create("abcd1234", config.to_yaml(), {"data": {"digest": "0" * 16}})
     tracker = MlflowTracker(uri, store.artifacts)
-    tracker.start(Sweep(files, config, {"data": {"digest": "0" * 16}}, ("weight", "bias")))
+    tracker.start(TrackedSweep(files, config, {"data": {"digest": "0" * 16}}, ("weight", "bias")))
     return Contender(name, uri, tracker)
 
 

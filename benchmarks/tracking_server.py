@@ -32,11 +32,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.tracking import trial_table
-from sweeps.tracking.base import Family
 from sweeps.tracking.mlflow.client_writer import ClientWriter
 from sweeps.tracking.mlflow.connection import quiet
 from sweeps.tracking.mlflow.server.client import ServerClient
 from sweeps.tracking.mlflow.server.ui import mlflow_server
+from sweeps.tracking.mlflow.writer import ChildRuns
 from sweeps.tracking.trial_runs import trial_runs
 from tests.support.postgres import private_cluster
 from tests.support.proxy import proxy
@@ -94,11 +94,11 @@ def main() -> int:
 def rate(direct: MlflowClient, client: MlflowClient, threads: int, experiment: str, trials: int, points: int) -> float:
     """Trials a second under a new parent run."""
     parent = direct.create_run(experiment).info
-    family = Family("abcd1234", experiment, "unused", parent.run_id, parent.start_time, "somebody")
+    child_runs = ChildRuns("abcd1234", experiment, "unused", parent.run_id, parent.start_time, "somebody")
     steps = list(range(points))
     runs = trial_runs(trial_table(range(trials), steps, 3), steps, ("weight", "bias"), "abcd1234", None)
     began = time.perf_counter()
-    done = sum(ClientWriter(client, family, threads).write(runs))
+    done = sum(ClientWriter(client, child_runs, threads).write(runs))
     seconds = time.perf_counter() - began
     found = direct.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.run_id}'", max_results=1000)
     if not done == trials == sum(run.info.status == "FINISHED" for run in found):

@@ -162,7 +162,7 @@ def _add_routes(server: Flask, context: Context) -> None:
     @server.get("/sweeps/<sweep_id>/report.html")
     def _report(sweep_id: str) -> Response:
         try:
-            page = context.catalogue.files(sweep_id).read_report()
+            page = context.catalogue.files(sweep_id).report.read()
         except StoreError as error:
             return Response(f"{error}\n", 404, mimetype="text/plain")
         if page is None:

@@ -13,7 +13,7 @@ from sweeps.store.store import SweepFiles
 
 
 @dataclass(frozen=True)
-class Glance:
+class RowStats:
     """What became of the stored trials."""
 
     metric: str  # what makes a trial the best
@@ -32,7 +32,7 @@ class Glance:
         return sum(self.verdicts.get(verdict, 0) for verdict in VERDICTS[:3])
 
 
-def glance_at(files: SweepFiles, shards: Iterable[int], earlier: Glance | None = None) -> Glance:
+def read_row_stats(files: SweepFiles, shards: Iterable[int], earlier: RowStats | None = None) -> RowStats:
     """A sweep's figures; only shards that an earlier glance did not see are read.
 
     Raises:
@@ -43,9 +43,9 @@ def glance_at(files: SweepFiles, shards: Iterable[int], earlier: Glance | None =
     counts = dict(earlier.verdicts) if earlier else dict.fromkeys(VERDICTS, 0)
     best = earlier.best if earlier else None
     for index in sorted(set(shards) - seen):
-        table = files.read_shard(index, ["verdict", metric])
+        table = files.shards.read(index, ["verdict", metric])
         for entry in pc.value_counts(table["verdict"]).to_pylist():
             counts[entry["values"]] += entry["counts"]
         least = pc.min(table.filter(pc.not_equal(table["verdict"], "diverged"))[metric]).as_py()
         best = least if best is None else best if least is None else min(best, least)
-    return Glance(metric, seen | frozenset(shards), counts, best)
+    return RowStats(metric, seen | frozenset(shards), counts, best)

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from dashboards.background import Background
-from dashboards.row_stats import Glance, glance_at
+from dashboards.row_stats import RowStats, read_row_stats
 from sweeps.errors import StoreError, SweepsError
 from sweeps.report import figures
 from sweeps.report.comparison_page import comparison_sections
@@ -58,7 +58,7 @@ class Row:
     is_reported: bool = False
     place: dict[str, Any] = field(default_factory=dict)  # where it is logged
     places: tuple[dict[str, Any], ...] = ()
-    glance: Glance | None = None  # None as long as it is not read
+    glance: RowStats | None = None  # None as long as it is not read
     key: Key = (frozenset(), "")
 
 
@@ -102,7 +102,7 @@ class Catalogue:
         self.store = store
         self._rows: dict[str, tuple[Row, float]] = {}
         self._taken: tuple[float, list[Row]] = (-1e9, [])
-        self._glances: dict[str, tuple[Key, Glance]] = {}
+        self._glances: dict[str, tuple[Key, RowStats]] = {}
         self._seen: OrderedDict[str, Seen] = OrderedDict()
         self._problems: dict[str, tuple[Key, str]] = {}
         self._compared: Compared | None = None  # the last one
@@ -192,14 +192,14 @@ class Catalogue:
             if row.key[0] and (known is None or known[0] != row.key):
                 yield self._quick.ask(row.sweep_id, partial(self._glance, row, known))
 
-    def _glance(self, row: Row, known: tuple[Key, Glance] | None) -> None:
+    def _glance(self, row: Row, known: tuple[Key, RowStats] | None) -> None:
         # Verdicts of networks may change when all trials are there: then the state has changed too.
         earlier = known[1] if known is not None and known[0][1] == row.state else None
         try:
-            found = glance_at(self.store.find(row.sweep_id), row.key[0], earlier)
+            found = read_row_stats(self.store.find(row.sweep_id), row.key[0], earlier)
         except SweepsError as error:
             _log.warning("%s", error)  # its page says so too
-            found = Glance("", row.key[0])
+            found = RowStats("", row.key[0])
         self._glances[row.sweep_id] = row.key, found
 
     def _with_glance(self, row: Row) -> Row:
@@ -233,10 +233,10 @@ class Catalogue:
 
 def _row_of(files: SweepFiles) -> Row:
     try:
-        manifest, done, state = files.manifest(), files.done(), files.state()
-        places = files.places()
+        manifest, done, state = files.manifest(), files.shards.done(), files.state()
+        places = files.tracking_record.places()
         progress = files.progress() if state == "running" else {}
-        failed, computed, reported = len(files.failures()), files.stored_trials(), files.is_reported()
+        failed, computed, reported = len(files.shards.failures()), files.stored_trials(), files.report.is_written()
     except StoreError:
         return Row(files.sweep_id)
     place = places[0] if places else {}
@@ -247,7 +247,7 @@ def _row_of(files: SweepFiles) -> Row:
         state=state,
         created=str(manifest["created"]),
         tags={str(key): str(value) for key, value in manifest.get("tags", {}).items()},
-        trials=int(manifest["trials"]),
+        trials=files.planned().trials,
         computed=computed,
         logged=logged if isinstance(logged, int) else None,
         to_log=progress.get("to_log"),

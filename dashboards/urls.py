@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from dashboards.store_cache import Row
-from sweeps.tracking.base import TRIAL_ID
+from sweeps.tracking.names import TRIAL_ID
 
 
 def query(search: str | None) -> dict[str, str]:

@@ -13,12 +13,12 @@ from hypothesis import settings
 
 from sgdcore.devices import gpus
 from sweeps.config import strict_yaml
-from sweeps.config.schema import SweepConfig, parse
+from sweeps.config.loader import parse
+from sweeps.config.schema import SweepConfig
 from sweeps.execution.executor import Executor
 from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.ray import RayExecutor
-from sweeps.execution.worker import Work
-from sweeps.pipeline.run import prepare
+from sweeps.plan.prepared import PreparedSweep, prepare
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.server.ui import mlflow_server
 from sweeps.tracking.mlflow.tracker import MlflowTracker
@@ -75,7 +75,7 @@ def make_config() -> Callable[..., SweepConfig]:
 
 
 @pytest.fixture
-def make_work(make_config: Callable[..., SweepConfig]) -> Callable[..., Work]:
+def make_prepared(make_config: Callable[..., SweepConfig]) -> Callable[..., PreparedSweep]:
     return lambda **changes: prepare(make_config(**changes))
 
 
@@ -162,10 +162,10 @@ def executor(request: pytest.FixtureRequest) -> Executor:
 
 
 @pytest.fixture
-def stored(store: Store) -> Callable[[Work], SweepFiles]:
+def stored(store: Store) -> Callable[[PreparedSweep], SweepFiles]:
     """Computes a sweep into the store, without MLflow."""
 
-    return lambda work: computed_into(store, "abcd1234", work)
+    return lambda prepared: computed_into(store, "abcd1234", prepared)
 
 
 @pytest.fixture(scope="session")

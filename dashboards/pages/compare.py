@@ -83,7 +83,7 @@ def _label(letter: str, results: Any, ids: Sequence[str]) -> Any:
     rest = [i for i in ids if not sweep_id.startswith(i)]
     first = components.link("Compare with it", with_query("/compare", {"ids": ",".join([sweep_id, *rest])}))
     away = components.link("Remove", with_query("/compare", {"ids": ",".join(rest)}))
-    counts = dict(zip(VERDICTS, results.tally.verdicts.tolist(), strict=True))
+    counts = dict(zip(VERDICTS, results.aggregate.verdicts.tolist(), strict=True))
     return html.Div(
         [
             html.P([html.B(letter), components.link(results.config.name, sweep_path(sweep_id), className="name")]),

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from sweeps.cli.supervisor import leave
 from sweeps.errors import ClusterLost, SweepsError
+from sweeps.events import LOGGER
 
 
 class LogFormat(StrEnum):
@@ -72,6 +73,7 @@ def options(
     ] = LogLevel.info,
 ) -> None:
     """Options of all commands, before the command's name."""
+    LOGGER.propagate = False  # without --log-format nothing is logged, however Ray and MLflow configure the root logger
     if log_format is not None:
         from sweeps.service.monitoring import event_log
 

@@ -14,7 +14,7 @@ from sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from sweeps.config.schema import SweepConfig
-    from sweeps.execution.worker import Work
+    from sweeps.plan.prepared import PreparedSweep
     from sweeps.store.store import Store, SweepFiles
 
 
@@ -98,14 +98,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STORE = "sweep-store"
 
 
-def prepared(config: Path, overrides: list[str] | None, keeper: Store | None = None, as_json: bool = False) -> Work:
+def prepare_sweep_file(
+    config: Path, overrides: list[str] | None, keeper: Store | None = None, as_json: bool = False
+) -> PreparedSweep:
     """The work of a sweep file; a module of the user's own is named before it is imported.
 
     Its data file is read from a copy in the store ``keeper``, if there is one.
     """
     from sweeps.cli.terminal import note, say
-    from sweeps.config.schema import FileData, ModuleModel, load, with_data_at
-    from sweeps.pipeline.run import prepare
+    from sweeps.config.datasets import FileData
+    from sweeps.config.loader import load, with_data_at
+    from sweeps.config.models import ModuleModel
+    from sweeps.plan.prepared import prepare
 
     loaded = load(config, overrides)
     if isinstance(model := loaded.task.model, ModuleModel):
@@ -127,7 +131,7 @@ def find(store: str, sweep_id: str) -> tuple[Store, SweepFiles]:
 @contextmanager
 def executor_of(kind: ExecutorName, address: str | None) -> Iterator[Any]:
     """What runs the shards; it ends with the block."""
-    from sweeps.pipeline.run import executor_for
+    from sweeps.pipeline.factories import executor_for
 
     if kind is ExecutorName.inline and address is not None:
         raise InputError("--address goes with --executor ray")

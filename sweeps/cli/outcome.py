@@ -13,15 +13,15 @@ from sweeps.cli.supervisor import tell
 from sweeps.errors import CheckFailed, ClusterLost, NotLogged, StoreError, SweepsError, TrialsFailed
 
 if TYPE_CHECKING:
-    from sweeps.pipeline.run import Outcome
+    from sweeps.pipeline.outcome import SweepOutcome
     from sweeps.results.expected_outcome import ExpectedOutcome
     from sweeps.results.results import Results
     from sweeps.store.store import Store, SweepFiles
 
 
-def conclude(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
+def conclude(outcome: SweepOutcome, store: Store, where: str, tracker: Any) -> None:
     """Report, close the parent run, and say how it went; raises what the exit code stands for."""
-    from sweeps.pipeline.run import Interrupted
+    from sweeps.pipeline.outcome import Interrupted
 
     try:
         _finish(outcome, store, where, tracker)
@@ -30,7 +30,7 @@ def conclude(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
         raise Interrupted(outcome) from None
 
 
-def conclude_whole(outcome: Outcome, tracker: Any) -> None:
+def conclude_whole(outcome: SweepOutcome, tracker: Any) -> None:
     """Say how a sweep went that nothing is left to do of; raises what the exit code stands for."""
     from sweeps.cli.terminal import say
     from sweeps.results.results import load_results
@@ -38,24 +38,24 @@ def conclude_whole(outcome: Outcome, tracker: Any) -> None:
 
     files = outcome.files
     loaded = load_results(files)
-    expected = check_expected(outcome.work, loaded) if outcome.work.config.expected else None
+    expected = check_expected(outcome.prepared, loaded) if outcome.prepared.config.expected else None
     _say(loaded, expected)
     say(f"sweep:    {files.sweep_id}")
-    say(f"report:   {files.report_location('report.html')}")
-    say_tracking(outcome, files.store, tracker)
+    say(f"report:   {files.report.location('report.html')}")
+    say_tracking(outcome, Store.of(files), tracker)
     _raise_for(outcome, expected)
 
 
-def _finish(outcome: Outcome, store: Store, where: str, tracker: Any) -> None:
+def _finish(outcome: SweepOutcome, store: Store, where: str, tracker: Any) -> None:
     from sweeps.cli.terminal import say
-    from sweeps.pipeline.run import publish
+    from sweeps.pipeline.publish import publish
 
     loaded, expected, page = write_report(outcome)
     if outcome.tracking_error is None:
         publish(outcome, tracker, loaded)
     _say(loaded, expected)
     for earlier, trials in outcome.reused.most_common():
-        say(f"reused {trials:,} of {len(outcome.work.plan):,} trials of sweep {earlier}")
+        say(f"reused {trials:,} of {len(outcome.prepared.plan):,} trials of sweep {earlier}")
     for reason, trials in outcome.unstored.most_common(3):
         say(f"stored by this process: {trials:,} trials that a worker could not store ({reason})")
     say(f"sweep:    {outcome.files.sweep_id} ({where})")
@@ -83,18 +83,22 @@ def _say(loaded: Results, expected: list[ExpectedOutcome] | None) -> None:
     say()
 
 
-def write_report(outcome: Outcome) -> tuple[Results, list[ExpectedOutcome] | None, str]:
+def write_report(outcome: SweepOutcome) -> tuple[Results, list[ExpectedOutcome] | None, str]:
     """Write the report; returns its results, what was expected of them, and the page."""
     from sweeps.report.files import write_report
     from sweeps.results.results import load_results
     from sweeps.verification.expected import check_expected
 
     loaded = load_results(outcome.files)
-    expected = check_expected(outcome.work, loaded) if outcome.work.config.expected and outcome.files.done() else None
+    expected = (
+        check_expected(outcome.prepared, loaded)
+        if outcome.prepared.config.expected and outcome.files.shards.done()
+        else None
+    )
     return loaded, expected, write_report(loaded, expected=expected)
 
 
-def say_tracking(outcome: Outcome, store: Store, tracker: Any) -> None:
+def say_tracking(outcome: SweepOutcome, store: Store, tracker: Any) -> None:
     """Say where the sweep is logged, and by which writer."""
     from sweeps.cli.terminal import say
 
@@ -104,11 +108,11 @@ def say_tracking(outcome: Outcome, store: Store, tracker: Any) -> None:
         say(f"writer:   {outcome.tracking['writer']} ({outcome.tracking['writer_reason']})")
 
 
-def _raise_for(outcome: Outcome, expected: list[ExpectedOutcome] | None) -> None:
+def _raise_for(outcome: SweepOutcome, expected: list[ExpectedOutcome] | None) -> None:
     again = again_with(outcome.files, "resume")
     missing = unlogged(outcome, again) if outcome.tracking_error is not None else None
     if outcome.failed_trials:
-        first = outcome.files.failures()[0]
+        first = outcome.files.shards.failures()[0]
         failed = f"{outcome.failed_trials:,} trials could not be run; see {first}; try again: {again}"
         raise TrialsFailed("\n".join(filter(None, [failed, missing])))
     if missing is not None:
@@ -118,13 +122,13 @@ def _raise_for(outcome: Outcome, expected: list[ExpectedOutcome] | None) -> None
         raise CheckFailed(f"not as expected: {', '.join(missed)}")
 
 
-def unlogged(outcome: Outcome, again: str) -> str:
+def unlogged(outcome: SweepOutcome, again: str) -> str:
     """What a tracking fault has left, and the command that logs it."""
-    from sweeps.pipeline.run import reason
+    from sweeps.text.redact import one_line
 
     assert outcome.tracking_error is not None
     missing = f"{outcome.unlogged_trials:,} trials are" if outcome.unlogged_trials else "the sweep's own run is"
-    return f"{missing} not in MLflow yet: {reason(outcome.tracking_error)}; log what is missing: {again}"
+    return f"{missing} not in MLflow yet: {one_line(outcome.tracking_error)}; log what is missing: {again}"
 
 
 def interrupted(interrupt: KeyboardInterrupt) -> str:
@@ -132,7 +136,7 @@ def interrupted(interrupt: KeyboardInterrupt) -> str:
     outcome = getattr(interrupt, "outcome", None)
     if outcome is None:
         return "; ".join(filter(None, ["interrupted", str(interrupt)]))
-    return f"interrupted: {_kept(outcome.files)}"
+    return f"interrupted: {_cache(outcome.files)}"
 
 
 @contextmanager
@@ -142,13 +146,13 @@ def keeping(files: SweepFiles) -> Iterator[None]:
     try:
         yield
     except ClusterLost as error:
-        raise ClusterLost(f"{error}; {_kept(files)}") from error
+        raise ClusterLost(f"{error}; {_cache(files)}") from error
 
 
-def _kept(files: SweepFiles) -> str:
+def _cache(files: SweepFiles) -> str:
     again = again_with(files, "resume")
     try:
-        done, total = len(files.done()), files.manifest()["shards"]
+        done, total = len(files.shards.done()), files.planned().shards
     except SweepsError as error:
         return f"{error}; go on with: {again}"
     return f"{done:,} of {total:,} shards are in the store; go on with: {again}"
@@ -156,7 +160,7 @@ def _kept(files: SweepFiles) -> str:
 
 def again_with(files: SweepFiles, command: str) -> str:
     """The command that goes on with a sweep, from here."""
-    where = files.store.where
+    where = Store.of(files).where
     named = "" if where == _default_store() else f" --store {shlex.quote(where)}"
     return f"sweeps {command} {files.sweep_id}{named}"
 

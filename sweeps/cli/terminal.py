@@ -124,6 +124,12 @@ class BarProgress:
             self._tasks[name] = self._bars.add_task(name, total=total, rate="", visible=total > 0)
         self._bars.start()
 
+    def extend(self, to_compute: int, to_log: int) -> None:
+        """Lengthen the bars."""
+        for name, more in (("computed", to_compute), ("logged", to_log)):
+            total = (self._bars.tasks[self._tasks[name]].total or 0) + more
+            self._bars.update(self._tasks[name], total=total, visible=total > 0)
+
     def computed(self, trials: int) -> None:
         """So many more trials are in the store."""
         self._advance("computed", trials)
@@ -160,6 +166,11 @@ class LineProgress:
         """Start the clock."""
         self._totals = {"computed": to_compute, "logged": to_log}
         self._began = self._said = time.monotonic()
+
+    def extend(self, to_compute: int, to_log: int) -> None:
+        """Raise the totals."""
+        self._totals["computed"] += to_compute
+        self._totals["logged"] += to_log
 
     def computed(self, trials: int) -> None:
         """So many more trials are in the store."""

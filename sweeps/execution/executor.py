@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from sweeps.execution.worker import ShardFailure, ShardResult, ShardStored, Work
-from sweeps.plan.planner import Shard
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.shards import Shard, ShardFailure, ShardResult, ShardStored
 
 if TYPE_CHECKING:
-    from sweeps.service.monitoring.progress_file import Counts
+    from sweeps.execution.progress import Counts
 
-Outcome = ShardResult | ShardStored | ShardFailure
+ShardOutcome = ShardResult | ShardStored | ShardFailure
 
 
 class Executor(Protocol):
@@ -46,7 +46,7 @@ class Executor(Protocol):
     def on_cpu(self, device: str) -> bool:
         """After start(): whether a sweep that asks for this device is trained on CPUs only."""
 
-    def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
+    def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
         """Results as they come, in any order; closing the generator gives up the shards in flight."""
 
     def meter(self, sweep_id: str, name: str) -> Callable[[Counts], None] | None:

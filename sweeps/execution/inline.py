@@ -8,9 +8,10 @@ from collections.abc import Generator, Iterable
 from sgdcore import KernelUnavailable
 from sgdcore.devices import resolve
 from sweeps.errors import ExecutorError
-from sweeps.execution.executor import Outcome
-from sweeps.execution.worker import Work, run_shard
-from sweeps.plan.planner import Shard
+from sweeps.execution.executor import ShardOutcome
+from sweeps.execution.worker import run_shard
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.shards import Shard
 
 
 class InlineExecutor:
@@ -42,11 +43,11 @@ class InlineExecutor:
         """Whether a sweep that asks for this device is trained on this machine's CPU."""
         return resolve(device) == "cpu"
 
-    def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
+    def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
         """Run each shard when the next result is asked for."""
         for shard in shards:
             self.in_flight = 1
-            result = run_shard(work, shard)
+            result = run_shard(prepared, shard)
             self.in_flight = 0
             yield result
 

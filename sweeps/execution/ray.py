@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import ClusterLost, ExecutorError
-from sweeps.execution.executor import Outcome
+from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.ray_probe import answers, probe
-from sweeps.execution.worker import ShardFailure, Work, run_shard
-from sweeps.plan.planner import Shard
+from sweeps.execution.worker import run_shard
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.shards import Shard, ShardFailure
 
 if TYPE_CHECKING:
-    from sweeps.service.monitoring.progress_file import Counts
+    from sweeps.execution.progress import Counts
 
 IN_FLIGHT_PER_CORE = 2  # or per GPU: enough to keep it busy while a result travels
 _LOOK_SECONDS = 2.0  # between looks at how large the cluster is, which may grow and shrink
@@ -116,7 +117,7 @@ class RayExecutor:
         """Whether a sweep that asks for this device is trained on CPUs only: no task is given a GPU."""
         return device == "cpu" or not self._gpus
 
-    def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
+    def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
         """Results in the order in which tasks finish; at most IN_FLIGHT_PER_CORE tasks a core or GPU are submitted.
 
         A shard whose worker or node dies is run again by Ray, ``execution.max_retries`` times.
@@ -125,11 +126,11 @@ class RayExecutor:
             ClusterLost: the cluster's head, or this driver's node, is gone.
         """
         ray = self._ray
-        on_gpus = not self.on_cpu(work.config.training.device)
-        here = _on(work.config, work.config.training.device, on_gpus)
+        on_gpus = not self.on_cpu(prepared.config.training.device)
+        here = _on(prepared.config, prepared.config.training.device, on_gpus)
         with self._attached():
-            shared = ray.put(dataclasses.replace(work, config=here, threads=1))
-        retries = work.config.execution.max_retries
+            shared = ray.put(dataclasses.replace(prepared, config=here, threads=1))
+        retries = prepared.config.execution.max_retries
         task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=retries)(run_shard)
         waiting: Iterator[Shard] = iter(shards)
         # Tasks in flight are left alone when the sweep stops: they end with the driver, and Ray ends the driver when it
@@ -186,10 +187,10 @@ class RayExecutor:
         self._ray = None  # to leave a cluster that is gone would take a minute
         return ClusterLost(f"Ray at {self.address or 'this machine'} is lost: {reason}")
 
-    def _outcome(self, reference: Any, shard: Shard, retries: int) -> Outcome:
+    def _outcome(self, reference: Any, shard: Shard, retries: int) -> ShardOutcome:
         exceptions = self._ray.exceptions
         try:
-            outcome: Outcome = self._ray.get(reference)
+            outcome: ShardOutcome = self._ray.get(reference)
         except exceptions.LocalRayletDiedError as error:
             raise self._lost(_first_line(error)) from error
         except exceptions.RayError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ray.util.metrics import Counter, Gauge
 
 if TYPE_CHECKING:
-    from sweeps.service.monitoring.progress_file import Counts
+    from sweeps.execution.progress import Counts
 
 _LABELS = ("sweep_id", "sweep")
 

@@ -7,10 +7,10 @@ import re
 from sweeps.config import strict_yaml
 from sweeps.config.messages import shown
 from sweeps.errors import ConfigError, InputError
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.store.store import SWEEP_ID, SweepFiles
+from sweeps.text.redact import redact_uri
 from sweeps.text.sanitize import acts
-from sweeps.tracking.mlflow.connection import redacted
 
 MAX_TAGS, MAX_TAG_VALUE = 50, 500
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/ ]{0,99}")  # what MLflow takes in a tag's name
@@ -41,13 +41,13 @@ def tags_of(given: list[str] | None) -> dict[str, str]:
             raise InputError(f"--tag {key}: at most {MAX_TAG_VALUE} characters, none of control, are needed as value")
         if key in tags:
             raise InputError(f"--tag {key}: stands twice")
-        tags[key] = redacted(value)
+        tags[key] = redact_uri(value)
     if len(tags) > MAX_TAGS:
         raise InputError(f"--tag: at most {MAX_TAGS} tags are allowed")
     return tags
 
 
-def check_same(files: SweepFiles, work: Work) -> None:
+def check_same(files: SweepFiles, prepared: PreparedSweep) -> None:
     """Whether a stored sweep is the one that this work would make: the same config and data.
 
     Raises:
@@ -55,9 +55,9 @@ def check_same(files: SweepFiles, work: Work) -> None:
         ConfigError: it is another one.
     """
     stored = strict_yaml.read(files.config_yaml(), files.config_location)
-    asked = strict_yaml.read(work.config.to_yaml(), "config")
+    asked = strict_yaml.read(prepared.config.to_yaml(), "config")
     differing = [key for key in {**stored, **asked} if stored.get(key) != asked.get(key)]
-    if not differing and files.manifest().get("context") != work.plan.context:
+    if not differing and files.manifest().get("context") != prepared.plan.context:
         differing = ["the data"]
     if differing:
         raise ConfigError(
@@ -68,5 +68,7 @@ def check_same(files: SweepFiles, work: Work) -> None:
 
 def is_whole(files: SweepFiles, tracking_uri: str) -> bool:
     """Whether nothing of a sweep is left to compute, to log there, or to report."""
-    logged = any(place["uri"] == tracking_uri and place.get("complete") for place in files.places())
-    return logged and len(files.done()) == int(files.manifest()["shards"]) and files.is_reported()
+    logged = any(place["uri"] == tracking_uri and place.get("complete") for place in files.tracking_record.places())
+    planned = files.planned()
+    computed = planned.is_complete and len(files.shards.done()) == planned.shards
+    return logged and computed and files.report.is_written()

@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from sgdcore.kernels.dispatch import choose
 from sweeps import __version__
 from sweeps.errors import StoreError
-from sweeps.execution.executor import Executor, Outcome
-from sweeps.execution.worker import ShardResult, Work, shard_metadata
-from sweeps.plan.planner import Shard
+from sweeps.execution.executor import Executor, ShardOutcome
+from sweeps.execution.shard_table import shard_metadata
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.shards import Shard, ShardResult, Shards
 from sweeps.store.store import SweepFiles
 
 _PACKAGES = ("numpy", "numba", "torch")  # that a trial's bits may depend on
@@ -39,46 +40,47 @@ _MOST_POOR_SOURCES = (
 _POOR = 1 / 16
 
 
-def results_key(work: Work) -> str | None:
+def results_key(prepared: PreparedSweep) -> str | None:
     """A hash of all that a row of a shard depends on besides its trial's id; None where rows cannot be reused."""
-    if not work.task.is_quadratic:
+    if not prepared.task.is_quadratic:
         return None
     document = {
-        "context": work.plan.context,
-        "record": work.config.record.model_dump(mode="json"),
-        "verdict": work.config.verdict.model_dump(mode="json"),
-        "starts": work.plan.starts,
+        "context": prepared.plan.context,
+        "record": prepared.config.record.model_dump(mode="json"),
+        "verdict": prepared.config.verdict.model_dump(mode="json"),
+        "starts": prepared.plan.starts,
         "versions": {"sweeps": __version__, **{package: version(package) for package in _PACKAGES}},
     }
     return hashlib.blake2b(json.dumps(document, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-class Earlier:
+class ReusableTrials:
     """The earlier sweeps that a sweep may take trials from.
 
     Args:
-        work: the sweep.
+        prepared: the sweep.
         files: its files.
-        allowed: whether it may; else it takes nothing.
-
-    ``reused`` counts the trials taken, by sweep id.
+        earlier: the sweeps it may take trials from.
+        reused: counts the trials taken, by sweep id; updated.
     """
 
-    def __init__(self, work: Work, files: SweepFiles, allowed: bool) -> None:
-        """Reads the manifests of the store's sweeps, and no more."""
-        self.reused: Counter[str] = Counter()
-        self._work = work
+    def __init__(
+        self, prepared: PreparedSweep, files: SweepFiles, earlier: Iterable[SweepFiles], reused: Counter[str]
+    ) -> None:
+        """Read the manifests of the earlier sweeps, and no more."""
+        self.reused = reused
+        self._prepared = prepared
         self._held: dict[int, pa.Table] = {}  # rows of shards whose other trials are being computed
-        key = results_key(work) if allowed else None
-        others = (other for other in files.store.sweeps() if key and other.sweep_id != files.sweep_id)
+        key = results_key(prepared)
+        others = (other for other in earlier if key and other.sweep_id != files.sweep_id)
         related = [other for other in others if other.created and other.manifest().get("results") == key]
         if related:
-            metadata = shard_metadata(work, choose(work.task, device="cpu").name, "cpu")
+            metadata = shard_metadata(prepared, choose(prepared.task, device="cpu").name, "cpu")
             self._sources = [_Source(other, metadata) for other in related]
         else:
             self._sources = []
 
-    def run(self, executor: Executor, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
+    def run(self, executor: Executor, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
         """As Executor.run(), but for the trials that earlier sweeps have; shards that they have whole come first."""
         lacking: Iterable[Shard] = shards
         if self._sources:
@@ -88,7 +90,7 @@ class Earlier:
                     yield ShardResult(shard, table, 0.0)
                 else:
                     lacking.append(shard)
-        with closing(executor.run(self._work, map(self._rest, lacking))) as results:
+        with closing(executor.run(self._prepared, map(self._rest, lacking))) as results:
             for result in results:
                 yield self._completed(result)
 
@@ -115,7 +117,7 @@ class Earlier:
         there = table["trial"].to_numpy() - shard.start
         return replace(shard, rows=np.setdiff1d(np.arange(len(shard)), there))
 
-    def _completed(self, result: Outcome) -> Outcome:
+    def _completed(self, result: ShardOutcome) -> ShardOutcome:
         table = self._held.pop(result.shard.index, None)
         if table is None:
             return result
@@ -125,7 +127,7 @@ class Earlier:
         return replace(result, shard=shard)
 
     def _ids(self, shard: Shard) -> list[str]:
-        return self._work.plan.ids(self._work.plan.trials(shard.start, shard.stop))
+        return self._prepared.plan.ids(self._prepared.plan.trials(shard.start, shard.stop))
 
     def _parts(self, ids: list[str]) -> list[_Part]:
         """Where to find which of the trials, as far as it pays."""
@@ -147,7 +149,7 @@ class Earlier:
         tables = []
         for part in parts:
             try:
-                table = part.files.read_shard(part.index)
+                table = part.files.shards.read(part.index)
             except StoreError:
                 continue  # damaged or gone: told to whoever looks at that sweep; this one computes the trials
             numbers = table["trial"].to_numpy()
@@ -176,7 +178,9 @@ class _Source:
     def __init__(self, files: SweepFiles, metadata: dict[str, str]) -> None:
         self._files = files
         self._metadata = {key.encode(): value.encode() for key, value in metadata.items()}
-        self.trials_per_shard = int(files.manifest()["trials_per_shard"])
+        stages = files.planned().stages
+        self.trials_per_shard = stages[0].trials_per_shard
+        self._shards = Shards(tuple((stage.trials, stage.trials_per_shard) for stage in stages))
 
     def parts(self, wanted: NDArray[np.uint64], rows: NDArray[np.int64]) -> list[_Part]:
         """Where the trials of these prefixes are, those that are there."""
@@ -184,7 +188,7 @@ class _Source:
         places = np.minimum(np.searchsorted(prefixes, wanted), max(len(prefixes) - 1, 0))
         there = prefixes[places] == wanted if len(prefixes) else np.zeros(len(wanted), np.bool_)
         ours, theirs = rows[there], numbers[places[there]] if len(prefixes) else rows[:0]
-        shards = theirs // self.trials_per_shard
+        shards = self._shards.holding(theirs)
         return [
             _Part(self._files, int(shard), ours[shards == shard], theirs[shards == shard])
             for shard in np.unique(shards)
@@ -202,10 +206,10 @@ class _Source:
         return unsorted[order], np.concatenate(numbers)[order]
 
     def _tables(self) -> Iterator[pa.Table]:
-        for index in sorted(self._files.done()):
+        for index in sorted(self._files.shards.done()):
             try:
-                if self._files.schema(index).metadata == self._metadata:
-                    yield self._files.read_shard(index, ["trial", "trial_id"])
+                if self._files.shards.schema(index).metadata == self._metadata:
+                    yield self._files.shards.read(index, ["trial", "trial_id"])
             except StoreError:
                 continue  # as above
 

@@ -14,11 +14,12 @@ from sgdcore import Hyperparams
 from sgdcore.batches import steps_per_epoch
 from sgdcore.stability import Kind, growth_kind, predict
 from sweeps.config.schema import HYPERPARAMETERS
-from sweeps.search.product import Block, FloatArray
+from sweeps.search.base import FloatArray
+from sweeps.search.product import Product
 
 if TYPE_CHECKING:
-    from sweeps.execution.worker import Work
-    from sweeps.plan.planner import Plan, Trials
+    from sweeps.plan.plan import Plan, Trials
+    from sweeps.plan.prepared import PreparedSweep
 
 _MAX_WORK = 10_000_000  # operations a trial, about 4 ms; dearer predictions are not made
 _MAX_SWEEP_WORK = 200_000_000_000  # operations of all trials, about 80 s of one core; likewise
@@ -56,24 +57,26 @@ class Forecast:
     edges: tuple[Edge, ...]
 
 
-def prediction(work: Work) -> str:
+def prediction(prepared: PreparedSweep) -> str:
     """What the column predicted_radius holds, or why it is null."""
-    if not work.task.is_quadratic:
+    if not prepared.task.is_quadratic:
         return "none: the theory is that of squared loss and models linear in their parameters"
-    kind, operations = _kind(work), _operations(work)
+    kind, operations = _kind(prepared), _operations(prepared)
     if operations > _MAX_WORK:
         return f"none: the {kind} would take {operations:,} operations a trial; at most {_MAX_WORK:,} are made"
-    if operations * len(work.plan) > _MAX_SWEEP_WORK:
-        return f"none: the {kind} would take {operations:,} operations for each of {len(work.plan):,} trials"
+    if operations * len(prepared.plan.stages[0]) > _MAX_SWEEP_WORK:
+        return (
+            f"none: the {kind} would take {operations:,} operations for each of {len(prepared.plan.stages[0]):,} trials"
+        )
     return str(kind)
 
 
-def predicted_radius(work: Work, trials: Trials) -> FloatArray | None:
+def predicted_radius(prepared: PreparedSweep, trials: Trials) -> FloatArray | None:
     """(T,) growth per epoch of each trial (sgdcore.stability); None where :func:`prediction` says none."""
-    return None if prediction(work).startswith("none") else _growth(work, _columns(trials))
+    return None if prediction(prepared).startswith("none") else _growth(prepared, _columns(trials))
 
 
-def forecast(work: Work) -> Forecast | None:
+def forecast(prepared: PreparedSweep) -> Forecast | None:
     """What theory says of the plan; None where there is none, or it would take too long for a single trial.
 
     The stable share is that of at most 10,000 trials, evenly spread over the plan. The best setting is the one of
@@ -81,41 +84,41 @@ def forecast(work: Work) -> Forecast | None:
     some between, evenly spread, are looked at. It is looked for at the least weight decay of the sweep: more decay
     nearly always means less growth, towards another target, so that the best decay is not theory's to say.
     """
-    operations = _operations(work)
-    if not work.task.is_quadratic or operations > _MAX_WORK:
+    operations = _operations(prepared)
+    if not prepared.task.is_quadratic or operations > _MAX_WORK:
         return None
     limit = int(np.clip(_FORECAST_WORK // operations, 100, _MAX_SAMPLE))
-    parts = [_columns(trials) for trials in _spread(work.plan, limit)]
-    sample = _growth(work, {name: np.concatenate([part[name] for part in parts]) for name in _DECISIVE})
-    blocks = _settings(work.plan)
+    parts = [_columns(trials) for trials in _spread(prepared.plan, limit)]
+    sample = _growth(prepared, {name: np.concatenate([part[name] for part in parts]) for name in _DECISIVE})
+    blocks = _settings(prepared.plan)
     kept = _thinned(blocks, limit)
-    rows = [block.rows(np.arange(len(block))) for block in kept]
+    rows = [block.rows(np.arange(len(block))) for block in kept] or parts  # of a table, the sample
     columns = {name: np.concatenate([part[name] for part in rows]) for name in _DECISIVE}
-    growth = _growth(work, columns)
+    growth = _growth(prepared, columns)
     best = int(np.argmin(growth))
     # Where a whole range of values is best, to rounding, the axis need not be extended.
     tied = growth <= growth[best] * (1 + _TIE)
     return Forecast(
-        kind=_kind(work),
+        kind=_kind(prepared),
         stable_share=float((sample < 1).mean()),
         trials=len(sample),
         best={name: float(columns[name][best]) for name in HYPERPARAMETERS} | {"growth": float(growth[best])},
         settings=len(growth),
-        settings_in_all=sum(map(len, blocks)),
-        edges=tuple(edge for name in _JUDGED for edge in _edges(name, blocks, columns[name][tied])),
+        settings_in_all=sum(map(len, blocks)) or len(prepared.plan),
+        edges=tuple(edge for name in _JUDGED if blocks for edge in _edges(name, blocks, columns[name][tied])),
     )
 
 
-def _kind(work: Work) -> Kind:
-    training = work.config.training
-    return growth_kind(work.task.samples, training.batch_size, training.order)
+def _kind(prepared: PreparedSweep) -> Kind:
+    training = prepared.config.training
+    return growth_kind(prepared.task.samples, training.batch_size, training.order)
 
 
-def _operations(work: Work) -> int:
+def _operations(prepared: PreparedSweep) -> int:
     """Of one trial's prediction: P^2 entries a step, each of P multiply-adds and about 16 operations more."""
-    parameters = len(work.plan.parameter_names)
-    one_epoch = steps_per_epoch(work.task.samples, work.config.training.batch_size)
-    steps = one_epoch if _kind(work) is Kind.EPOCH_MAP else work.plan.steps
+    parameters = len(prepared.plan.parameter_names)
+    one_epoch = steps_per_epoch(prepared.task.samples, prepared.config.training.batch_size)
+    steps = one_epoch if _kind(prepared) is Kind.EPOCH_MAP else prepared.plan.steps
     return steps * parameters**2 * (parameters + 16)
 
 
@@ -123,10 +126,10 @@ def _columns(trials: Trials) -> dict[str, NDArray[Any]]:
     return {name: getattr(trials.hyperparams, name) for name in HYPERPARAMETERS} | {"seed": trials.seed}
 
 
-def _growth(work: Work, columns: dict[str, NDArray[Any]]) -> FloatArray:
-    training = work.config.training
+def _growth(prepared: PreparedSweep, columns: dict[str, NDArray[Any]]) -> FloatArray:
+    training = prepared.config.training
     return predict(
-        work.task,
+        prepared.task,
         Hyperparams(**{name: columns[name] for name in HYPERPARAMETERS}),
         epochs=training.epochs,
         batch_size=training.batch_size,
@@ -145,24 +148,25 @@ def _spread(plan: Plan, limit: int) -> Iterator[Trials]:
         yield plan.trials(int(start), int(start) + size)
 
 
-def _settings(plan: Plan) -> list[Block]:
+def _settings(plan: Plan) -> list[Product]:
     """The plan's blocks with the first seed, one start and the least weight decay, their axes in ascending order."""
-    decay = min(block["weight_decay"].min() for block in plan.blocks)
+    products = [trials for trials in plan.trial_sets if isinstance(trials, Product)]
+    decay = min((block["weight_decay"].min() for block in products), default=0.0)
     settings = []
-    for block in plan.blocks:
+    for block in products:
         if decay in block["weight_decay"]:
             one = {name: values[:1] for name, values in block.axes if name == "seed" or name.startswith("init.")}
             one["weight_decay"] = np.array([decay])
-            settings.append(Block(tuple((name, one.get(name, np.sort(v))) for name, v in block.axes)))
+            settings.append(Product(tuple((name, one.get(name, np.sort(v))) for name, v in block.axes)))
     return settings
 
 
-def _thinned(blocks: list[Block], limit: int) -> list[Block]:
+def _thinned(blocks: list[Product], limit: int) -> list[Product]:
     """The same with so few values an axis that there are at most about ``limit`` settings."""
-    most = max(len(values) for block in blocks for _, values in block.axes)
+    most = max((len(values) for block in blocks for _, values in block.axes), default=0)
     while most > 4 and sum(math.prod(min(len(v), most) for _, v in block.axes) for block in blocks) > limit:
         most = max(4, most * 9 // 10)
-    return [Block(tuple((name, _some(values, most)) for name, values in block.axes)) for block in blocks]
+    return [Product(tuple((name, _some(values, most)) for name, values in block.axes)) for block in blocks]
 
 
 def _some(values: FloatArray, most: int) -> FloatArray:
@@ -173,7 +177,7 @@ def _some(values: FloatArray, most: int) -> FloatArray:
     return values[[0, *between.tolist(), -1]]
 
 
-def _edges(name: str, blocks: list[Block], best: FloatArray) -> Iterator[Edge]:
+def _edges(name: str, blocks: list[Product], best: FloatArray) -> Iterator[Edge]:
     """The end of an axis at which all of the best values lie, if it could be extended there: 0 is a natural bound."""
     values = np.unique(np.concatenate([block[name] for block in blocks]))
     if len(values) < _MIN_VALUES:

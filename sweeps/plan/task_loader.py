@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sgdcore import Dataset, InvalidTask, LinearModel, MlpModel, ModuleModel, PolynomialModel, Task
+from sgdcore import Dataset, InvalidTask, Task
 from sgdcore.blas_threads import one_thread
-from sgdcore.tasks import Model, datasets
-from sweeps.config import schema
+from sgdcore.tasks import datasets
+from sweeps.config import datasets as datasets_config
+from sweeps.config.models import PolynomialModel
+from sweeps.config.schema import TaskConfig
 from sweeps.errors import DataError
+from sweeps.plan.model_kinds import MODEL_KINDS
 from sweeps.text.sanitize import visible
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _MAX_SHOWN = 60  # characters of a cell or a column's name
 _MAX_REASON = 300
 
 
-def load_task(description: schema.TaskConfig) -> Task:
+def load_task(description: TaskConfig) -> Task:
     """The task that a sweep file describes.
 
     Raises:
@@ -35,10 +36,10 @@ def load_task(description: schema.TaskConfig) -> Task:
             does not fit.
     """
     model, data = description.model, description.dataset
-    degree = model.degree if isinstance(model, schema.PolynomialModel) else 1
+    degree = model.degree if isinstance(model, PolynomialModel) else 1
     _check_size(getattr(data, "n", 1), getattr(data, "d", 1) * degree)
     try:
-        task = Task(load_dataset(data), _model(model), description.loss, description.huber_delta)
+        task = Task(load_dataset(data), MODEL_KINDS[model.kind].build(model), description.loss, description.huber_delta)
     except InvalidTask as error:
         raise DataError(f"task: {error}") from error
     _check_size(task.samples, task.dataset.inputs.shape[1] * degree)
@@ -47,7 +48,7 @@ def load_task(description: schema.TaskConfig) -> Task:
 
 def load_dataset(description: object) -> Dataset:
     """The data set, standardised and split as described."""
-    assert isinstance(description, schema._Data)
+    assert isinstance(description, datasets_config.DataConfig)
     # What overflows is refused with the data set.
     with one_thread(), np.errstate(over="ignore", invalid="ignore"):
         data = load_raw(description)
@@ -58,7 +59,7 @@ def load_dataset(description: object) -> Dataset:
 
 def load_raw(description: object) -> Dataset:
     """The data set, split as described, in its own units."""
-    assert isinstance(description, schema._Data)
+    assert isinstance(description, datasets_config.DataConfig)
     with one_thread(), np.errstate(over="ignore", invalid="ignore"):
         data = _make(description)
         return data.split(description.validation, description.split_seed) if description.validation else data
@@ -71,34 +72,19 @@ def _check_size(samples: int, features: int) -> None:
         )
 
 
-def _model(d: object) -> Model:
-    match d:
-        case schema.LinearModel():
-            return LinearModel(d.bias)
-        case schema.PolynomialModel():
-            return PolynomialModel(d.degree, d.bias)
-        case schema.MlpModel():
-            return MlpModel(d.hidden, d.activation)
-        case schema.ModuleModel():
-            if os.getcwd() not in sys.path:
-                sys.path.append(os.getcwd())  # as python -m does: the user's file lies beside the sweep's
-            return ModuleModel(d.module, d.arguments)
-    raise TypeError(f"not a model's description: {d!r}")
-
-
 def _make(d: object) -> Dataset:
     match d:
-        case schema.LineData():
+        case datasets_config.LineData():
             return datasets.line(d.slope, d.intercept, d.x, d.noise, d.seed)
-        case schema.LinearData():
+        case datasets_config.LinearData():
             return datasets.linear(d.n, d.d, d.condition, d.noise, d.seed)
-        case schema.PolynomialData():
+        case datasets_config.PolynomialData():
             return datasets.polynomial(d.coefficients, d.n, d.low, d.high, d.noise, d.seed)
-        case schema.SineData():
+        case datasets_config.SineData():
             return datasets.sine(d.n, d.low, d.high, d.frequency, d.noise, d.seed)
-        case schema.DiabetesData():
+        case datasets_config.DiabetesData():
             return _diabetes()
-        case schema.FileData():
+        case datasets_config.FileData():
             return _read(d)
     raise TypeError(f"not a data set's description: {d!r}")
 
@@ -110,7 +96,7 @@ def _diabetes() -> Dataset:
     return Dataset(bunch.data, bunch.target, tuple(bunch.feature_names))
 
 
-def _read(d: schema.FileData) -> Dataset:
+def _read(d: datasets_config.FileData) -> Dataset:
     path = Path(d.path)
     table = _table(path, d.kind)
     wanted = [*(d.features or [c for c in table.columns if c != d.target]), d.target]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sweeps.plan.model_kinds import MODEL_KINDS
 from sweeps.report.tables import Table
 from sweeps.results.comparison import (
     Comparison,
@@ -13,21 +14,18 @@ from sweeps.results.comparison import (
     transitions,
     verdict_changes,
 )
-from sweeps.results.key_metrics import KeyFigures
+from sweeps.results.key_metrics import KeyMetrics
 from sweeps.results.results import Results
-from sweeps.results.top_k import Leading
+from sweeps.results.top_k import TopK
 from sweeps.results.trial_matching import Pair
 from sweeps.text.formatting import heading, number, percent
-
-_EXACT_MODELS = ("linear", "polynomial")  # whose trials have the same bits beside any other trials
-
 
 _MADE_BY = ("kernel", "device")
 
 
 def comparison_sentences(comparison: Comparison) -> list[str]:
     """Each sweep against the first, in words."""
-    figures = [KeyFigures.of(results) for results in comparison.sweeps]
+    figures = [KeyMetrics.of(results) for results in comparison.sweeps]
     told = []
     for letter, now in zip(comparison.letters[1:], figures[1:], strict=True):
         was = figures[0]
@@ -101,7 +99,7 @@ def _why_apart(pair: Pair) -> str:
     ]
     if apart:
         return f"they were made by {', '.join(apart)}"
-    if pair.first.config.task.model.kind not in _EXACT_MODELS:
+    if not MODEL_KINDS[pair.first.config.task.model.kind].is_linear:
         return "a network's last bits depend on the trials that are trained beside it"
     return "kernel, device and versions are the same, so something is not deterministic"
 
@@ -110,5 +108,5 @@ def _maker(results: Results) -> dict[str, object]:
     return {name: results.metadata[name] for name in _MADE_BY}
 
 
-def _of(n: int, ranking: Leading) -> str:
+def _of(n: int, ranking: TopK) -> str:
     return f"; the first {n:,} of {ranking.total:,}" if ranking.total > n else ""

@@ -35,15 +35,15 @@ def write_report(results: Results, expected: Sequence[ExpectedOutcome] | None = 
     """
     files = results.files
     if has_csv(results):
-        with files.writing_report(FILES["csv"]) as file:
+        with files.report.writing(FILES["csv"]) as file:
             write_csv(results, file)
     else:
-        files.remove_report(FILES["csv"])
+        files.report.remove(FILES["csv"])
     for format in ("json", "md", "html"):  # html last: where it is, the report is whole
         text = render_report(results, format, expected)
-        with files.writing_report(FILES[format]) as file:
+        with files.report.writing(FILES[format]) as file:
             file.write(text)
-    return files.report_location(FILES["html"])
+    return files.report.location(FILES["html"])
 
 
 def render_report(results: Results, format: str, expected: Sequence[ExpectedOutcome] | None = None) -> str:

@@ -24,7 +24,7 @@ def headline(results: Results) -> str:
     done, planned = results.stored, results.planned
     if not done:
         return f"None of the {planned:,} trials is stored yet."
-    counts = dict(zip(VERDICTS, results.tally.verdicts.tolist(), strict=True))
+    counts = dict(zip(VERDICTS, results.aggregate.verdicts.tolist(), strict=True))
     so_far = f"{done:,} of {planned:,} trials are stored; " if done < planned else ""
     arrived = counts["converged"]
     share = f" ({percent(arrived, done)})" if arrived else ""
@@ -44,7 +44,7 @@ def headline(results: Results) -> str:
 
 def finding(results: Results) -> str | None:
     """Where theory and outcome disagree, and what can be behind it; None where they do not."""
-    grew, _, settled = results.tally.predictions.contradicted.tolist()
+    grew, _, settled = results.aggregate.predictions.contradicted.tolist()
     causes = {
         "that theory lets settle ended above the start: on a noise floor, of batches without a common optimum near "
         "the stable boundary, or beyond the range of the dtype": grew,
@@ -64,7 +64,7 @@ def edge_sentence(results: Results) -> str | None:
 
     None where lr is no axis, or nothing settled.
     """
-    best = results.shown(results.tally.best_settled)
+    best = results.shown(results.aggregate.best_settled)
     found = lr_maps(results)
     if not found or not len(best):
         return None
@@ -87,7 +87,7 @@ def advice(results: Results) -> str | None:
 
     None where it did not converge.
     """
-    best = results.shown(results.tally.best_settled)
+    best = results.shown(results.aggregate.best_settled)
     axes = [name for name in results.swept if name != "seed"]
     if not len(best) or not axes or best["verdict"].iloc[0] != "converged":
         return None

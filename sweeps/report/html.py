@@ -136,7 +136,7 @@ def sections(results: Results) -> Iterator[Section]:
     map_note = (
         "What became of each setting: a cell shows the best of its trials. The black line is where theory, before "
         "anything is run, puts the edge."
-        if results.tally.predictions.counts.any()
+        if results.aggregate.predictions.counts.any()
         else "What became of each setting: a cell shows the best of its trials."
     )
     yield Section("map", "Where it is stable", map_note, stability, folded=["edge", "diverged"])
@@ -150,7 +150,7 @@ def sections(results: Results) -> Iterator[Section]:
         "Every trial's loss."
         if results.stored <= FEW
         else "The median of each verdict; half of its trials lie in the darker band, four fifths in the lighter one."
-        + (sampled if results.tally.verdicts.max() > SAMPLED else "")
+        + (sampled if results.aggregate.verdicts.max() > SAMPLED else "")
     )
     yield Section("curves", "Loss curves", curve_note, figures.loss_curves(results) if has else None)
     surface = loss_surface(results) if has else None

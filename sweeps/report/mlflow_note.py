@@ -11,7 +11,7 @@ from sweeps.report.trial_tables import best_trials, verdict_counts
 from sweeps.results.provenance import created
 from sweeps.results.results import Results
 from sweeps.text.formatting import cell, escaped, heading, markdown
-from sweeps.tracking.base import NOTE_LENGTH, TRIAL_ID, VERDICT
+from sweeps.tracking.names import NOTE_LENGTH, TRIAL_ID, VERDICT
 
 if TYPE_CHECKING:
     from sweeps.tracking.base import ModelPlace

@@ -14,7 +14,7 @@ def notices(results: Results) -> list[str]:
     found = []
     if 0 < results.stored < results.planned:
         found.append(f"Partial: {results.stored:,} of {results.planned:,} trials are stored.")
-    if failed := len(results.files.failures()):
+    if failed := len(results.files.shards.failures()):
         found.append(f"{failed:,} shards could not be run; their tracebacks are in the sweep's failures folder.")
     if (contradiction := finding(results)) is not None:
         found.append(f"Finding: {contradiction}.")

@@ -15,7 +15,7 @@ from sweeps.report.mlflow_note import note
 from sweeps.report.trial_tables import best_trials
 from sweeps.results.results import Results
 from sweeps.store.store import SweepFiles
-from sweeps.tracking.base import ModelPlace, ParentPage
+from sweeps.tracking.base import ModelPlace, RunPage
 
 if TYPE_CHECKING:
     from sweeps.tracking.base import Tracker
@@ -25,7 +25,7 @@ _TABLE_ROWS = 100
 _MAX_POINTS = 500  # of a curve; a call takes 1,000
 
 
-def parent_page(results: Results, tracker: Tracker, place: dict[str, Any], model: ModelPlace | None) -> ParentPage:
+def run_page(results: Results, tracker: Tracker, place: dict[str, Any], model: ModelPlace | None) -> RunPage:
     """The page of a sweep, as far as it is stored.
 
     Args:
@@ -42,7 +42,7 @@ def parent_page(results: Results, tracker: Tracker, place: dict[str, Any], model
         artifacts[TABLE] = _table(table.assign(run_id=table["trial"].map(runs)))
     metric = results.config.metric.name
     complete = results.stored == results.planned  # what comes later could change the curve, not only lengthen it
-    return ParentPage(
+    return RunPage(
         note=note(results, place, runs, model, list(artifacts)),
         curves={f"best_so_far/{metric}": best_so_far(results.files, metric)} if complete else {},
         artifacts=artifacts,
@@ -54,7 +54,7 @@ def best_so_far(files: SweepFiles, metric: str) -> list[tuple[int, float]]:
     """(trial, metric) wherever a trial that did not diverge is better than all before it, and at the last trial."""
     points: list[tuple[int, float]] = []
     last = 0
-    for table in files.tables(["trial", "verdict", metric]):
+    for table in files.shards.tables(["trial", "verdict", metric]):
         last = pc.max(table["trial"]).as_py()
         table = table.filter(pc.and_(pc.not_equal(table["verdict"], "diverged"), pc.is_valid(table[metric])))
         values = table[metric].combine_chunks().cast(pa.float64()).to_numpy(zero_copy_only=False)

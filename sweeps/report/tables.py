@@ -23,7 +23,7 @@ from sweeps.results.provenance import dropped_and_merged, provenance, settings
 from sweeps.results.results import Results
 from sweeps.results.seed_variance import LEVEL, seed_spread
 from sweeps.results.stability_edge import edge_of_stability
-from sweeps.results.top_k import Leading
+from sweeps.results.top_k import TopK
 from sweeps.text.formatting import heading
 
 _EDGE_NOTE = (
@@ -48,7 +48,7 @@ class Table:
 def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None = None, n: int = 10) -> list[Table]:
     """All tables that have something to say, in the report's order."""
     expected = expected or ()
-    tally = results.tally
+    aggregate = results.aggregate
     against = f"the most decided first; radius: {prediction_kind(results)}; growth: the last finite loss over the first"
     found = [
         Table("expected", "Held against what was expected", expected_note(expected), expected_table(expected)),
@@ -56,26 +56,26 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
         Table(
             "best",
             "Best trials",
-            f"by {heading(results.config.metric.name)}{_of(n, tally.best)}",
+            f"by {heading(results.config.metric.name)}{_of(n, aggregate.best)}",
             best_trials(results, n),
         ),
         Table(
             "diverged",
             "Diverged and diverging trials",
-            f"the earliest first; growth is the last finite loss over the first{_of(n, tally.earliest)}",
+            f"the earliest first; growth is the last finite loss over the first{_of(n, aggregate.earliest)}",
             diverged_trials(results, n),
         ),
         Table(
             "overshoots",
             "Overshoots of trials that came back",
-            f"farthest past the target, in percent of the way from start to target{_of(n, tally.overshoots)}",
+            f"farthest past the target, in percent of the way from start to target{_of(n, aggregate.overshoots)}",
             overshoots(results, n),
         ),
         Table("predictions", "Prediction against outcome", _prediction_note(results), predictions(results)),
         Table(
             "contradictions",
             "Trials that contradict the prediction",
-            f"{against}{_of(n, tally.contradictions)}",
+            f"{against}{_of(n, aggregate.contradictions)}",
             contradicting_trials(results, n),
         ),
         Table(
@@ -95,7 +95,7 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
 
 
 def _prediction_note(results: Results) -> str:
-    predicted = results.tally.predictions
+    predicted = results.aggregate.predictions
     against, disagreeing = int(predicted.contradicted.sum()), predicted.disagreeing
     contradict = "one trial contradicts" if against == 1 else f"{against:,} trials contradict"
     short = f"; {disagreeing - against:,} more disagree, over too few epochs to tell" if disagreeing > against else ""
@@ -115,6 +115,6 @@ def seeds_note(results: Results) -> str:
     )
 
 
-def _of(n: int, ranking: Leading) -> str:
+def _of(n: int, ranking: TopK) -> str:
     """How much of a ranking is shown, where it is not all."""
     return f"; the first {n:,} of {ranking.total:,}" if ranking.total > n else ""

@@ -15,7 +15,7 @@ MAX_FINAL = 4  # parameters whose final values are shown beside a trial
 
 def verdict_counts(results: Results) -> pd.DataFrame:
     """Number and share of trials by verdict."""
-    counts = results.tally.verdicts
+    counts = results.aggregate.verdicts
     return pd.DataFrame({"verdict": list(VERDICTS), "trials": counts, "share": counts / max(results.stored, 1)})
 
 
@@ -24,7 +24,7 @@ def best_trials(results: Results, n: int = 10) -> pd.DataFrame:
 
     As in all tables of trials, n is at most 1,000 (sweeps.results.aggregate.MAX_ROWS).
     """
-    best = results.shown(results.tally.best, n)
+    best = results.shown(results.aggregate.best, n)
     final = [f"final.{name}" for name in results.parameters] if len(results.parameters) <= MAX_FINAL else []
     return best[
         [
@@ -40,7 +40,9 @@ def best_trials(results: Results, n: int = 10) -> pd.DataFrame:
 
 def diverged_trials(results: Results, n: int = 10) -> pd.DataFrame:
     """Trials that left the finite numbers, the earliest first, then those that grew, the fastest first."""
-    return results.shown(results.tally.earliest, n)[[*_identifying_columns(results), "first_nonfinite_step", "growth"]]
+    return results.shown(results.aggregate.earliest, n)[
+        [*_identifying_columns(results), "first_nonfinite_step", "growth"]
+    ]
 
 
 def overshoots(results: Results, n: int = 10, *, include_diverging: bool = False) -> pd.DataFrame:
@@ -48,9 +50,9 @@ def overshoots(results: Results, n: int = 10, *, include_diverging: bool = False
 
     Trials that diverged are left out, and those that are diverging too unless they are asked for.
     """
-    past = results.shown(results.tally.overshoots, n)
+    past = results.shown(results.aggregate.overshoots, n)
     if include_diverging:
-        past = pd.concat([past, results.shown(results.tally.overshoots_diverging, n)], ignore_index=True)
+        past = pd.concat([past, results.shown(results.aggregate.overshoots_diverging, n)], ignore_index=True)
         past = past.sort_values(["overshoot_percent", "trial"], ascending=[False, True]).head(n)
     start = [row[f"init.{row['overshoot_parameter']}"] for _, row in past.iterrows()]
     table = past[[*_identifying_columns(results), "overshoot_percent", "overshoot_parameter"]].assign(
@@ -65,7 +67,7 @@ def overshoots(results: Results, n: int = 10, *, include_diverging: bool = False
 
 def predictions(results: Results) -> pd.DataFrame:
     """Verdicts of the trials by what their predicted growth per epoch says; empty where none is known."""
-    predicted = results.tally.predictions
+    predicted = results.aggregate.predictions
     if not predicted.counts.sum():
         return pd.DataFrame()
     word = "radius" if prediction_kind(results) == Kind.EPOCH_MAP else "growth"
@@ -86,7 +88,7 @@ def contradicting_trials(results: Results, n: int = 10) -> pd.DataFrame:
 
     Those whose outcome was predicted most decidedly come first.
     """
-    shown = results.shown(results.tally.contradictions, n)
+    shown = results.shown(results.aggregate.contradictions, n)
     return shown[[*_identifying_columns(results), "predicted_radius", "growth"]]
 
 

@@ -19,7 +19,8 @@ from sgdcore.verdict import VERDICTS
 from sweeps.arrow_columns import numbers
 from sweeps.results.binning import MapAxis
 from sweeps.results.heatmap import Cells, Outcomes
-from sweeps.results.top_k import Leading, hashes
+from sweeps.results.ranking import is_ranked, ranking_keys
+from sweeps.results.top_k import TopK, hashes
 
 MAX_ROWS = 1000  # of each ranking
 SAMPLED = 120  # trials of each verdict whose curves stand for all of it
@@ -61,18 +62,18 @@ class Predictions:
 
 
 @dataclass(frozen=True, eq=False)
-class Tally:
+class Aggregate:
     """Of some trials; the rankings' rows hold all that is stored of a trial but its curves."""
 
     verdicts: NDArray[np.int64]  # (V,) trials by verdict
-    best: Leading  # by the sweep's metric; the faster of equals first
-    best_settled: Leading  # the first of those that settled, in the same order
-    worst_settled: Leading  # and the last
-    earliest: Leading  # that diverged; then those that grew, the fastest first
-    overshoots: Leading  # of trials that settled
-    overshoots_diverging: Leading
-    contradictions: Leading  # the most decidedly predicted first
-    samples: dict[str, Leading]  # a fair sample of each verdict
+    best: TopK  # by the sweep's metric; the faster of equals first
+    best_settled: TopK  # the first of those that settled, in the same order
+    worst_settled: TopK  # and the last
+    earliest: TopK  # that diverged; then those that grew, the fastest first
+    overshoots: TopK  # of trials that settled
+    overshoots_diverging: TopK
+    contradictions: TopK  # the most decidedly predicted first
+    samples: dict[str, TopK]  # a fair sample of each verdict
     predictions: Predictions
     cells: dict[tuple[str, ...], Cells]
     settings: Cells | None  # one cell a setting: its seeds' counts, mean and squares
@@ -83,7 +84,7 @@ class Tally:
         return int(self.verdicts.sum())
 
     @classmethod
-    def of(cls, table: pa.Table, scope: Scope) -> Tally:
+    def of(cls, table: pa.Table, scope: Scope) -> Aggregate:
         """That of some rows of shard files, of their scalar columns."""
         growth = pc.divide(table["final_loss"].cast(pa.float64()), table["initial_loss"].cast(pa.float64()))
         growth = pc.if_else(pc.is_finite(growth), growth, None)
@@ -91,23 +92,23 @@ class Tally:
         outcomes = Outcomes.of(table)
         verdict, trial = outcomes.verdict, outcomes.trial
         bad = np.isin(verdict, _BAD)
-        metric, steps = numbers(table[scope.metric]), numbers(table["steps_to_tolerance"])
+        metric, steps, _ = ranking_keys(table, scope.metric)
         overshoot, radius = numbers(table["overshoot_percent"]), numbers(table["predicted_radius"])
         with np.errstate(divide="ignore"):  # a radius of 0 settles at once
             change = np.abs(np.log(radius)) * scope.epochs
         disagrees = ((radius > 1 + _UNDECIDED) & ~bad) | ((radius < 1 - _UNDECIDED) & bad)
         against = disagrees & (change > math.log(_LONG_ENOUGH))
-        diverged, known = verdict == VERDICTS.index("diverged"), ~np.isnan(metric)
+        diverged, ranked = verdict == VERDICTS.index("diverged"), is_ranked(table, scope.metric)
 
-        def leading(chosen: NDArray[np.bool_], *keys: NDArray[Any], limit: int | None = None) -> Leading:
-            return Leading.of(table, np.flatnonzero(chosen), (*keys, trial), limit or MAX_ROWS)
+        def leading(chosen: NDArray[np.bool_], *keys: NDArray[Any], limit: int | None = None) -> TopK:
+            return TopK.of(table, np.flatnonzero(chosen), (*keys, trial), limit or MAX_ROWS)
 
         last = [-metric, -np.where(np.isnan(steps), np.inf, steps), -trial]
         return cls(
             verdicts=np.bincount(verdict, minlength=len(VERDICTS)),
-            best=leading(~diverged & known, metric, steps),
-            best_settled=leading(~bad & known, metric, steps, limit=1),
-            worst_settled=leading(~bad & known, *last, limit=1),
+            best=leading(ranked, metric, steps),
+            best_settled=leading(~bad & ranked, metric, steps, limit=1),
+            worst_settled=leading(~bad & ranked, *last, limit=1),
             earliest=leading(bad, numbers(table["first_nonfinite_step"]), -numbers(table["growth"])),
             overshoots=leading(~bad & (overshoot > 0), -overshoot),
             overshoots_diverging=leading(bad & ~diverged & (overshoot > 0), -overshoot),
@@ -118,9 +119,9 @@ class Tally:
             settings=Cells.of(scope.settings, table, outcomes) if scope.settings else None,
         )
 
-    def __add__(self, other: Tally) -> Tally:
+    def __add__(self, other: Aggregate) -> Aggregate:
         """That of both."""
-        return Tally(
+        return Aggregate(
             verdicts=self.verdicts + other.verdicts,
             best=self.best + other.best,
             best_settled=self.best_settled + other.best_settled,

@@ -29,13 +29,13 @@ _LEAST_TRIALS = 50_000  # of fewer, a pass takes no longer than keeping what it 
 _CLASSES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        binning.MapAxis, heatmap.Cells, heatmap.Panel, top_k.Distinct, top_k.Leading, aggregate.Predictions, aggregate.Tally,
+        binning.MapAxis, heatmap.Cells, heatmap.Panel, top_k.DistinctValues, top_k.TopK, aggregate.Predictions, aggregate.Aggregate,
     )
 }  # fmt: skip
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException)
 
 
-class Kept:
+class AggregateCache:
     """What is known of some shards as they were when this was made.
 
     Args:
@@ -47,7 +47,7 @@ class Kept:
     def __init__(self, files: SweepFiles, shards: Sequence[int], trials: int) -> None:
         """Nothing is read yet."""
         self._files, self._worthwhile = files, trials >= _LEAST_TRIALS
-        stamps = files.stamps() if self._worthwhile else {}
+        stamps = files.shards.stamps() if self._worthwhile else {}
         self._stamps = {index: stamps.get(index) for index in shards}
         self._found: dict[str, Any] | None = None
 
@@ -65,17 +65,17 @@ class Kept:
 
     def _read(self) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = decoded(self._files.kept() or b"", self._key)
+            found: dict[str, Any] = decoded(self._files.read_cache() or b"", self._key)
         except _DAMAGED:  # then it is written anew
             return {}
         return found
 
     def _write(self) -> None:
-        now = self._files.stamps()
+        now = self._files.shards.stamps()
         if any(now.get(index) != stamp for index, stamp in self._stamps.items()):
             return  # a shard was replaced meanwhile: nobody knows which one was seen
         with suppress(StoreError):  # whoever may only read finds it anew each time
-            self._files.keep(encoded(self._found, self._key))
+            self._files.write_cache(encoded(self._found, self._key))
 
     @property
     def _key(self) -> str:

@@ -10,10 +10,10 @@ import pandas as pd
 
 from sgdcore.verdict import VERDICTS
 from sweeps.errors import InputError
-from sweeps.results.key_metrics import KeyFigures
+from sweeps.results.key_metrics import KeyMetrics
 from sweeps.results.provenance import created, settings
 from sweeps.results.results import Results, load_results
-from sweeps.results.top_k import Leading
+from sweeps.results.top_k import TopK
 from sweeps.results.trial_matching import Pair, match
 from sweeps.store.store import SweepFiles
 
@@ -61,7 +61,7 @@ def compared_sweeps(comparison: Comparison) -> pd.DataFrame:
     """A row a sweep: which it is, its stored trials, the share of stable ones, and trials by verdict."""
     rows = []
     for letter, results in zip(comparison.letters, comparison.sweeps, strict=True):
-        figures = KeyFigures.of(results)
+        figures = KeyMetrics.of(results)
         rows.append(
             {
                 "sweep": letter,
@@ -79,7 +79,7 @@ def compared_sweeps(comparison: Comparison) -> pd.DataFrame:
 def best_settings(comparison: Comparison) -> pd.DataFrame:
     """A row a sweep: its best trial with the parameters that any of the sweeps varies; none of a sweep without one."""
     columns = ["trial", *_varied(comparison.sweeps), "verdict", "final_loss", "best_loss", "steps_to_tolerance"]
-    rows = [results.shown(results.tally.best, 1).reindex(columns=columns) for results in comparison.sweeps]
+    rows = [results.shown(results.aggregate.best, 1).reindex(columns=columns) for results in comparison.sweeps]
     found = [row.assign(sweep=letter) for letter, row in zip(comparison.letters, rows, strict=True) if len(row)]
     frame = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["sweep", *columns])
     return frame[["sweep", *columns]]
@@ -137,7 +137,7 @@ def loss_differences(pair: Pair, n: int = 10) -> pd.DataFrame:
     return _rows(pair.common.differing, n, _varied([pair.first, pair.second]))
 
 
-def _rows(leading: Leading, n: int, varied: Sequence[str]) -> pd.DataFrame:
+def _rows(leading: TopK, n: int, varied: Sequence[str]) -> pd.DataFrame:
     frame: pd.DataFrame = leading.table.slice(0, n).to_pandas()
     shown = [name for name in varied if name in frame]
     ends = ["trial_before", "trial", *shown, "verdict_before", "verdict", "final_loss_before", "final_loss"]

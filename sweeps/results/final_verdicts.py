@@ -1,4 +1,4 @@
-"""settle(): verdicts against the best that the whole sweep has found, where a loss has no minimum known beforehand.
+"""Final verdicts: verdicts against the best that the whole sweep has found, where a loss has no minimum known beforehand.
 
 A shard judges its trials by its own best. When all shards are stored, this judges them anew by the sweep's best; done
 twice, it changes nothing.
@@ -17,28 +17,28 @@ from sweeps import arrow_columns
 from sweeps.store.store import SweepFiles
 
 
-def settle(files: SweepFiles, thresholds: Thresholds) -> None:
+def apply_final_verdicts(files: SweepFiles, thresholds: Thresholds) -> None:
     """Bring the verdicts and steps_to_tolerance of all stored shards up to date."""
-    for index, table, judged in settled(files, thresholds):
+    for index, table, judged in final_verdicts(files, thresholds):
         if not judged.equals(table):
-            files.replace_shard(index, judged)
+            files.shards.replace(index, judged)
 
 
-def settled(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[int, pa.Table, pa.Table]]:
+def final_verdicts(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[int, pa.Table, pa.Table]]:
     """The stored shards: number, table, and that with the verdicts and steps_to_tolerance that it ought to have."""
-    done = sorted(files.done())
+    done = sorted(files.shards.done())
     if not done:
         return
-    metadata, objective = files.metadata(), _objective(files.schema(done[0]))
+    metadata, objective = files.shards.metadata(), _objective(files.shards.schema(done[0]))
     recorded = np.array(metadata["steps"], dtype=np.int64)
     best: dict[float, float] = {}
-    for table in files.tables(["weight_decay", objective]):
+    for table in files.shards.tables(["weight_decay", objective]):
         decays = table["weight_decay"].to_numpy()
         distinct, first = np.unique(decays, return_index=True)
         least = least_reached(arrow_columns.matrix(table[objective], len(table)), decays)[first]
         for decay, value in zip(distinct.tolist(), least.tolist(), strict=True):
             best[decay] = min(value, best.get(decay, np.inf))
-    for index, table in zip(done, files.read_shards(done), strict=True):
+    for index, table in zip(done, files.shards.read_many(done), strict=True):
         distinct, places = np.unique(table["weight_decay"].to_numpy(), return_inverse=True)
         verdict, steps = conclude(
             arrow_columns.matrix(table[objective], len(table)),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from sgdcore.verdict import VERDICTS
 from sweeps.errors import StoreError, SweepsError
-from sweeps.results.key_metrics import KeyFigures
+from sweeps.results.key_metrics import KeyMetrics
 from sweeps.results.results import load_results
 from sweeps.store.store import Store, SweepFiles
 
@@ -56,7 +56,7 @@ def _row(files: SweepFiles, name: str | None, tags: Mapping[str, str]) -> dict[s
 
 
 def _figures(files: SweepFiles) -> dict[str, Any]:
-    figures = KeyFigures.of(load_results(files))
+    figures = KeyMetrics.of(load_results(files))
     return {
         "trials": figures.stored,
         "metric": figures.metric,

@@ -32,7 +32,7 @@ def effects(results: Results) -> pd.DataFrame:
     combinations = math.prod(min(len(results.values[name]), 3) for name in results.axes)
     if len(results.axes) < 2 or results.stored < _LEAST_FILLED * combinations:
         return pd.DataFrame()
-    cells = {name: results.tally.cells[(name,)] for name in results.axes}
+    cells = {name: results.aggregate.cells[(name,)] for name in results.axes}
     frame = pd.DataFrame(
         {
             "parameter": results.axes,
@@ -53,7 +53,7 @@ def main_effect(results: Results, name: str) -> pd.DataFrame:
 
     More than MAX_LEVELS values are grouped; a group stands under its middle value.
     """
-    cells = results.tally.cells[(name,)]
+    cells = results.aggregate.cells[(name,)]
     groups = _groups(len(cells.axes[0].labels))
     trials, settled, measured, mean, squares = _grouped(cells)
     middles = [(first + last - 1) // 2 for first, last in pairwise(groups)]

@@ -12,7 +12,7 @@ STABLE = tuple(verdict for verdict in VERDICTS if verdict not in ("diverging", "
 
 
 @dataclass(frozen=True)
-class KeyFigures:
+class KeyMetrics:
     """What became of a sweep's stored trials."""
 
     metric: str  # what makes a trial the best: final_loss or best_loss
@@ -22,11 +22,11 @@ class KeyFigures:
     verdicts: dict[str, int]  # stored trials by verdict
 
     @classmethod
-    def of(cls, results: Results) -> KeyFigures:
+    def of(cls, results: Results) -> KeyMetrics:
         """Those of a sweep, from its tally."""
-        metric, tally = results.config.metric.name, results.tally
-        best = tally.best.table[metric].to_pylist()
-        counts = dict(zip(VERDICTS, tally.verdicts.tolist(), strict=True))
+        metric, aggregate = results.config.metric.name, results.aggregate
+        best = aggregate.best.table[metric].to_pylist()
+        counts = dict(zip(VERDICTS, aggregate.verdicts.tolist(), strict=True))
         return cls(metric, float(best[0]) if best else None, results.planned, results.stored, counts)
 
     @property

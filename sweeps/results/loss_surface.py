@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from sgdcore.tasks.task import Quadratic
 from sweeps.errors import DataError
+from sweeps.plan.model_kinds import MODEL_KINDS
+from sweeps.plan.task_loader import load_task
 from sweeps.results.results import Results
 
 
@@ -13,9 +15,7 @@ def loss_surface(results: Results) -> Quadratic | None:
     None for other models and losses, and where the data cannot be had any more, or are not those of the sweep: a
     report can be written on another machine than the one that has them.
     """
-    from sweeps.plan.task_loader import load_task
-
-    if results.config.task.loss != "mse" or results.config.task.model.kind not in ("linear", "polynomial"):
+    if results.config.task.loss != "mse" or not MODEL_KINDS[results.config.task.model.kind].is_linear:
         return None
     if len(results.parameters) != 2:
         return None

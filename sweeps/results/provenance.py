@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from datetime import UTC, datetime
 
 import pandas as pd
@@ -18,10 +19,15 @@ def dropped_and_merged(results: Results) -> pd.DataFrame:
     """Combinations that are no trials of their own, and why."""
     rows = [
         {"what": what, "reason": reason, "combinations": int(count)}
-        for what in ("dropped", "merged")
-        for reason, count in results.manifest.get(what, {}).items()
+        for what, counts in (("dropped", _summed(results, "dropped")), ("merged", _summed(results, "merged")))
+        for reason, count in counts.items()
     ]
     return pd.DataFrame(rows, columns=["what", "reason", "combinations"])
+
+
+def _summed(results: Results, what: str) -> Counter[str]:
+    """Counts by reason over all stages."""
+    return sum((Counter(getattr(stage, what)) for stage in results.extent.stages), Counter())
 
 
 def settings(results: Results) -> pd.DataFrame:
@@ -59,7 +65,7 @@ def provenance(results: Results) -> pd.DataFrame:
         "config.yaml (SHA-256)": config,
         "kernel": results.metadata["kernel"],
         "device": results.metadata["device"],
-        "shards": f"{len(results.shards):,} of {manifest.get('shards', len(results.shards)):,}",
+        "shards": f"{len(results.shards):,} of {results.extent.shards:,}",
         **manifest.get("versions", {}),
     }
     return pd.DataFrame([(k, str(v)) for k, v in rows.items() if v is not None], columns=["what", "value"])

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from sweeps.arrow_columns import matrix
 from sweeps.config.schema import HYPERPARAMETERS, SweepConfig
-from sweeps.results.aggregate import Scope, Tally
+from sweeps.results.aggregate import Aggregate, Scope
 from sweeps.results.binning import MapAxis, pair
-from sweeps.results.cache import Kept
+from sweeps.results.cache import AggregateCache
 from sweeps.results.frames import frame, nothing
 from sweeps.results.heatmap import OUTCOME, Cells, Outcomes
-from sweeps.results.top_k import Distinct, Leading
-from sweeps.store.store import SweepFiles
+from sweeps.results.top_k import DistinctValues, TopK
+from sweeps.store.sweep_files import Extent, SweepFiles
 
 MAX_FINAL_COLUMNS = 16  # parameters beyond which final values have no columns
 _MAX_PAIRED = 6  # axes, of which each pair is tallied
@@ -42,13 +42,14 @@ class Results:
     files: SweepFiles
     config: SweepConfig
     manifest: dict[str, Any]  # plan.json
+    extent: Extent  # what is planned
     metadata: dict[str, Any]  # steps, parameters, kernel, device, prediction
     shards: tuple[tuple[int, int, int], ...]  # (index, first trial, number of trials) of each stored one, in order
 
     @property
     def planned(self) -> int:
         """Number of trials in the plan."""
-        return int(self.manifest.get("trials", self.stored))
+        return self.extent.trials
 
     @property
     def stored(self) -> int:
@@ -66,24 +67,25 @@ class Results:
         return [name for name in self._scalars if name.startswith("init.")]
 
     @cached_property
-    def values(self) -> dict[str, Distinct]:
+    def values(self) -> dict[str, DistinctValues]:
         """The distinct values of each hyperparameter, start value and seed among the stored trials."""
-        return self._kept.get("values", self._find_values)
+        return self._cache.get("values", self._find_values)
 
     @cached_property
-    def _kept(self) -> Kept:
-        return Kept(self.files, [index for index, _, _ in self.shards], self.stored)
+    def _cache(self) -> AggregateCache:
+        return AggregateCache(self.files, [index for index, _, _ in self.shards], self.stored)
 
-    def _find_values(self) -> dict[str, Distinct]:
+    def _find_values(self) -> dict[str, DistinctValues]:
         columns = [*HYPERPARAMETERS, *self.starts, "seed"]
-        parts = ({c: Distinct.of(_known(table[c])) for c in columns} for table in self.tables(columns))
-        none = dict.fromkeys(columns, Distinct.of(np.empty(0)))
+        parts = ({c: DistinctValues.of(_known(table[c])) for c in columns} for table in self.tables(columns))
+        none = dict.fromkeys(columns, DistinctValues.of(np.empty(0)))
         return reduce(lambda one, other: {c: one[c] + other[c] for c in columns}, parts, none)
 
     @cached_property
     def axes(self) -> list[str]:
         """Parameters with more than one value among the stored trials, the widest first."""
-        named = [c for c in self.manifest.get("swept", self.values) if c in self.values]
+        swept = [name for stage in self.extent.stages for name in stage.swept]
+        named = [c for c in dict.fromkeys(swept if "swept" in self.manifest else self.values) if c in self.values]
         return sorted((c for c in named if len(self.values[c]) > 1), key=lambda c: -len(self.values[c]))
 
     @cached_property
@@ -92,11 +94,11 @@ class Results:
         return [c for c in (*HYPERPARAMETERS, *self.starts, "seed") if c in self.axes]
 
     @cached_property
-    def tally(self) -> Tally:
+    def aggregate(self) -> Aggregate:
         """All that a report says of the trials, in one pass over the shards, or as an earlier pass has found it."""
-        return self._kept.get("tally", self._find_tally)
+        return self._cache.get("aggregate", self._find_aggregate)
 
-    def _find_tally(self) -> Tally:
+    def _find_aggregate(self) -> Aggregate:
         values = {name: self.values[name].values for name in self.axes}
         paired = [name for name in self.axes if name != "seed"][:_MAX_PAIRED]
         groups = [(MapAxis.of(values[name], name),) for name in self.axes]
@@ -110,8 +112,8 @@ class Results:
             settings=tuple(settings) if spread else (),
         )
         columns = [name for name in self._scalars if name != "trial_id"]
-        parts = (Tally.of(table, scope) for table in self.tables(columns))
-        first = next(parts, None) or Tally.of(nothing(self.parameters), scope)
+        parts = (Aggregate.of(table, scope) for table in self.tables(columns))
+        first = next(parts, None) or Aggregate.of(nothing(self.parameters), scope)
         return reduce(add, parts, first)
 
     @property
@@ -120,7 +122,7 @@ class Results:
 
         Of mappings in a list, two axes may have few values in common; such a pair makes an empty map, so it comes last.
         """
-        pairs = [cells for names, cells in self.tally.cells.items() if len(names) == 2]  # in order of width
+        pairs = [cells for names, cells in self.aggregate.cells.items() if len(names) == 2]  # in order of width
         shares = [float((cells.trials > 0).mean()) for cells in pairs]
         full = [cells for cells, share in zip(pairs, shares, strict=True) if share >= _CROSSED]
         return full[0] if full else pairs[int(np.argmax(shares))] if pairs else None
@@ -128,7 +130,7 @@ class Results:
     def cached(self, name: str, make: Callable[[], T]) -> T:
         """What ``make`` returns; made once, and for large sweeps kept in the sweep's folder for the next reader."""
         if name not in self._made:
-            self._made[name] = self._kept.get(name, make)
+            self._made[name] = self._cache.get(name, make)
         made: T = self._made[name]
         return made
 
@@ -141,7 +143,7 @@ class Results:
         columns = [*OUTCOME, *(axis.name for axis in axes)]
         return reduce(add, (Cells.of(axes, table, Outcomes.of(table)) for table in self.tables(columns)))
 
-    def shown(self, leading: Leading, n: int | None = None) -> pd.DataFrame:
+    def shown(self, leading: TopK, n: int | None = None) -> pd.DataFrame:
         """The first n rows of a ranking."""
         return frame(leading.table.slice(0, n), self.parameters)
 
@@ -166,7 +168,7 @@ class Results:
 
     def tables(self, columns: list[str]) -> Iterator[pa.Table]:
         """Some columns of the stored trials, shard by shard."""
-        for table in self.files.read_shards((index for index, _, _ in self.shards), columns):
+        for table in self.files.shards.read_many((index for index, _, _ in self.shards), columns):
             yield table.replace_schema_metadata()
 
     def matching(self, where: Mapping[str, Any]) -> list[int]:
@@ -213,7 +215,7 @@ class Results:
 
     @cached_property
     def _schema(self) -> pa.Schema:
-        return self.files.schema(self.shards[0][0]) if self.shards else nothing(self.parameters).schema
+        return self.files.shards.schema(self.shards[0][0]) if self.shards else nothing(self.parameters).schema
 
     @property
     def _scalars(self) -> list[str]:
@@ -230,7 +232,7 @@ class Results:
         wanted = np.unique(np.asarray(numbers, dtype=np.int64))
         places = np.searchsorted([first for _, first, _ in self.shards], wanted, side="right") - 1
         holding = (self.shards[place][0] for place in np.unique(places[places >= 0]))
-        for table in self.files.read_shards(holding, columns):
+        for table in self.files.shards.read_many(holding, columns):
             rows = table.filter(pa.array(np.isin(table["trial"].to_numpy(), wanted)))
             if len(rows):
                 yield rows.replace_schema_metadata()
@@ -252,14 +254,15 @@ def load_results(files: SweepFiles) -> Results:
         StoreError: a file of the sweep is damaged.
     """
     manifest = files.manifest()
-    done = sorted(files.done())
+    done = sorted(files.shards.done())
     unknown = {"steps": [], "parameters": manifest.get("parameters", []), **dict.fromkeys(_MADE_BY)}
     return Results(
         files=files,
         config=files.config(),
         manifest=manifest,
-        metadata=files.metadata() if done else unknown,
-        shards=tuple((index, *extent) for index, extent in zip(done, files.extents(done), strict=True)),
+        extent=files.planned(),
+        metadata=files.shards.metadata() if done else unknown,
+        shards=tuple((index, *extent) for index, extent in zip(done, files.shards.extents(done), strict=True)),
     )
 
 

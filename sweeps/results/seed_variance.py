@@ -19,7 +19,7 @@ def seed_spread(results: Results, n: int | None = None) -> pd.DataFrame:
     worse than the best one, not corrected for how many are compared; ``tied`` are those with p of at least 0.05, which
     cannot be told from the best.
     """
-    cells = results.tally.settings
+    cells = results.aggregate.settings
     if cells is None:
         return pd.DataFrame()
     from scipy import stats

@@ -42,7 +42,7 @@ def lr_maps(results: Results) -> list[tuple[Panel, Cells, str]]:
     found = [panel for panel in stability_panels(results)[:_MAX_PANELS] if panel.cells.axes[0].name == "lr"]
     if found:
         return [(panel, panel.cells, panel.cells.axes[1].name) for panel in found]
-    cells = results.tally.cells[("lr",)]
+    cells = results.aggregate.cells[("lr",)]
     return [(Panel("", cells), cells.widened(), "")]
 
 

@@ -16,7 +16,7 @@ Key = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Leading:
+class TopK:
     """The first rows of a table in the order of some keys, the least first; NaN comes last.
 
     The keys must tell all rows apart; then it does not matter how the rows were grouped before they were added.
@@ -28,16 +28,16 @@ class Leading:
     total: int  # rows that were looked at
 
     @classmethod
-    def of(cls, table: pa.Table, rows: NDArray[np.intp], keys: Sequence[Key], limit: int) -> Leading:
+    def of(cls, table: pa.Table, rows: NDArray[np.intp], keys: Sequence[Key], limit: int) -> TopK:
         """The first of these rows; ``keys`` are columns of the whole table."""
         chosen = rows[_first([key[rows] for key in keys], limit)]
         return cls(table.take(pa.array(chosen)), tuple(key[chosen] for key in keys), limit, len(rows))
 
-    def __add__(self, other: Leading) -> Leading:
+    def __add__(self, other: TopK) -> TopK:
         """The first rows of both."""
         keys = [np.concatenate(pair) for pair in zip(self.keys, other.keys, strict=True)]
         table = pa.concat_tables([self.table, other.table])
-        both = Leading.of(table, np.arange(len(table)), keys, self.limit)
+        both = TopK.of(table, np.arange(len(table)), keys, self.limit)
         return replace(both, total=self.total + other.total)
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class Leading:
 
 
 @dataclass(frozen=True, eq=False)
-class Distinct:
+class DistinctValues:
     """The distinct values of a column, ascending: all of them, or beyond MAX_DISTINCT both ends and a fair sample.
 
     The sample is of the values with the least hashes, so that it does not depend on how the rows were grouped.
@@ -57,17 +57,17 @@ class Distinct:
     greatest: float
 
     @classmethod
-    def of(cls, values: NDArray[Any]) -> Distinct:
+    def of(cls, values: NDArray[Any]) -> DistinctValues:
         """Those of an array without NaN."""
         distinct = np.unique(values.astype(np.float64))
         if not len(distinct):
             return cls(distinct, np.inf, -np.inf)
         return cls(_sampled(distinct), float(distinct[0]), float(distinct[-1]))
 
-    def __add__(self, other: Distinct) -> Distinct:
+    def __add__(self, other: DistinctValues) -> DistinctValues:
         """Those of both."""
         sample = _sampled(np.union1d(self.sample, other.sample))
-        return Distinct(sample, min(self.least, other.least), max(self.greatest, other.greatest))
+        return DistinctValues(sample, min(self.least, other.least), max(self.greatest, other.greatest))
 
     def __len__(self) -> int:
         """Number of distinct values, estimated where only a sample is kept."""

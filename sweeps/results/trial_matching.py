@@ -28,7 +28,7 @@ from sweeps.arrow_columns import floats, numbers
 from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.results.frames import nothing
 from sweeps.results.results import Results
-from sweeps.results.top_k import Leading
+from sweeps.results.top_k import TopK
 
 MAX_ROWS = 1000  # of each ranking
 OUTCOME = ("trial", "verdict", "final_loss")
@@ -50,8 +50,8 @@ class Common:
     transitions: NDArray[np.int64]  # (V, V) trials by their verdict in the first and in the second
     lower: int  # trials whose final loss is lower in the second; none at all counts as infinite
     higher: int  # whose final loss is higher
-    changed: Leading  # whose verdict is another: those that break first, then those that settle
-    differing: Leading  # whose final loss is another, the largest relative difference first
+    changed: TopK  # whose verdict is another: those that break first, then those that settle
+    differing: TopK  # whose final loss is another, the largest relative difference first
 
     def __add__(self, other: Common) -> Common:
         """Those of both."""
@@ -178,8 +178,8 @@ def _common(index: _Index, table: pa.Table, names: Names, shown: Sequence[str]) 
         transitions=counts.reshape(len(VERDICTS), len(VERDICTS)),
         lower=int((now < was).sum()),
         higher=int((now > was).sum()),
-        changed=Leading.of(found, np.flatnonzero(changed[told]), (worse, apart, trial[told]), MAX_ROWS),
-        differing=Leading.of(found, np.flatnonzero(differing[told]), (apart, trial[told]), MAX_ROWS),
+        changed=TopK.of(found, np.flatnonzero(changed[told]), (worse, apart, trial[told]), MAX_ROWS),
+        differing=TopK.of(found, np.flatnonzero(differing[told]), (apart, trial[told]), MAX_ROWS),
     )
 
 

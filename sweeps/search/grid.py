@@ -1,41 +1,49 @@
-"""Grid search: the product of each mapping's axes; a list of mappings is their union."""
+"""Grid search: the product of the axes of each mapping; a list of mappings is their union."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from sweeps.config.schema import HYPERPARAMETERS, SweepConfig
-from sweeps.search.product import Block, FloatArray
+from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.search.base import FloatArray, History, SearchSpace, Stage, start_parameters
+from sweeps.search.product import Product
 
 _TORCH_DEFAULTS = {"lr": 1e-3, "momentum": 0.0, "weight_decay": 0.0, "dampening": 0.0, "nesterov": 0.0}
-UNSET = float("nan")  # a start value that the model's own initialisation gives
+UNSET = float("nan")  # a start value that the model's own initialization draws
 
 
-def blocks(config: SweepConfig, starts: tuple[str, ...]) -> list[Block]:
-    """One block a mapping: seed, the start values and the five hyperparameters, whether swept or not.
+class GridSearch:
+    """All combinations of the values in the sweep file, in one stage."""
 
-    Axes run in the order in which the file names them; those that it does not name stand first, with torch's default.
+    is_adaptive = False
+
+    def next_stage(self, space: SearchSpace, history: History) -> Stage | None:
+        """Return the products of all mappings as the only stage."""
+        return None if len(history) else Stage(tuple(products(space)))
+
+
+METHOD = GridSearch()
+
+
+def products(space: SearchSpace) -> list[Product]:
+    """Return one product per mapping: the seed, the start values and the five hyperparameters.
+
+    Axes are in the order in which the file names them; the others come first, with torch's defaults.
     """
     result = []
-    for mapping in config.mappings():
+    for mapping in space.mappings:
         named = {name: axis.points() + 0.0 for name, axis in mapping.items()}  # no negative zeros
-        spread = _spread(named, starts)
+        spread = _spread(named, space.starts)
         implied = {name: np.array([_TORCH_DEFAULTS[name]]) for name in HYPERPARAMETERS if name not in named}
-        implied |= {f"init.{p}": np.array([UNSET]) for p in starts if f"init.{p}" not in spread}
-        seeds = {"seed": np.array(config.seeds, dtype=np.float64)}
-        result.append(Block(tuple((seeds | implied | spread).items())))
+        implied |= {f"init.{p}": np.array([UNSET]) for p in space.starts if f"init.{p}" not in spread}
+        seeds = {"seed": np.array(space.seeds, dtype=np.float64)}
+        result.append(Product(tuple((seeds | implied | spread).items())))
     return result
-
-
-def meant(name: str, starts: tuple[str, ...]) -> list[str]:
-    """The parameters that init.NAME stands for: init.weight.0 for one, init.weight for all of several weights."""
-    given = name.removeprefix("init.")
-    return [p for p in starts if p == given or p.startswith(f"{given}.")]
 
 
 def _spread(named: dict[str, FloatArray], starts: tuple[str, ...]) -> dict[str, FloatArray]:
     """Every init.* axis by the parameters that it stands for; one that names a single parameter goes before."""
-    groups = {name: meant(name, starts) for name in named if name.startswith("init.")}
+    groups = {name: start_parameters(name, starts) for name in named if name.startswith("init.")}
     spread = {f"init.{p}": named[name] for name, group in groups.items() if len(group) > 1 for p in group}
     single = {name: values for name, values in named.items() if name not in groups or len(groups[name]) == 1}
     return {name: values for name, values in spread.items() if name not in single} | single

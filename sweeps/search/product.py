@@ -1,4 +1,4 @@
-"""Block: a product of axes, as a formula; its rows are computed when asked for."""
+"""Product: the trials of a product of axes, as a formula; rows are computed on demand."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+from sweeps.search.base import FloatArray, Mask
+
 _FEW = 10_000  # comparisons, which are quicker made one by one than sorted for
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class Product:
     """The product of named axes; the last axis runs fastest, as in itertools.product. Booleans are 0.0 and 1.0."""
 
     axes: tuple[tuple[str, FloatArray], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The axes' names."""
+        return tuple(name for name, _ in self.axes)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -28,11 +33,11 @@ class Block:
         """One axis' values."""
         return dict(self.axes)[name]
 
-    def replace(self, name: str, values: FloatArray) -> Block:
+    def replace(self, name: str, values: FloatArray) -> Product:
         """The same block with other values on one axis."""
-        return Block(tuple((n, values if n == name else v) for n, v in self.axes))
+        return Product(tuple((n, values if n == name else v) for n, v in self.axes))
 
-    def split(self, name: str, test: Callable[[FloatArray], Mask]) -> tuple[Block, Block]:
+    def split(self, name: str, test: Callable[[FloatArray], Mask]) -> tuple[Product, Product]:
         """The part where an axis' values pass a test, and the rest; either may be empty."""
         values = self[name]
         passed = test(values)
@@ -46,7 +51,7 @@ class Block:
             columns[name] = values[digit]
         return {name: columns[name] for name, _ in self.axes}
 
-    def without(self, other: Block) -> list[Block]:
+    def without(self, other: Product) -> list[Product]:
         """The rows that the other block does not have, as blocks of their own: at most one for each axis.
 
         What differs from the other in its first axis; what does not, but differs in the second; and so on.
@@ -67,7 +72,7 @@ class TooManyOverlaps(ValueError):
     """Blocks lie across each other in so many places that to part them would take too long."""
 
 
-def disjoint(blocks: Sequence[Block], comparisons: int) -> Iterator[list[Block]]:
+def disjoint(blocks: Sequence[Product], comparisons: int) -> Iterator[list[Product]]:
     """Each block as blocks without the rows of those before it; NaN equals NaN.
 
     Raises:
@@ -89,7 +94,7 @@ def disjoint(blocks: Sequence[Block], comparisons: int) -> Iterator[list[Block]]
         yield pieces
 
 
-def _box(block: Block) -> tuple[FloatArray, FloatArray]:
+def _box(block: Product) -> tuple[FloatArray, FloatArray]:
     """The least and the largest value on each axis, in the order of their names; NaN is the least of all."""
     values = [np.where(np.isnan(block[name]), -np.inf, block[name]) for name in sorted(dict(block.axes))]
     return np.array([v.min() for v in values]), np.array([v.max() for v in values])

@@ -256,7 +256,7 @@ def _relocate(aside: Store, before: str, after: Store) -> None:
     if aside.database.exists():
         relocate(aside.database, old.artifacts.as_uri(), after.artifacts.as_uri())
     for files in aside.sweeps():
-        files.relocate(old.tracking_uri, after.tracking_uri)
+        files.tracking_record.relocate(old.tracking_uri, after.tracking_uri)
 
 
 def _synced(path: Path) -> None:

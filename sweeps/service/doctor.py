@@ -50,7 +50,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Patient:
+class ServiceSettings:
     """What is examined.
 
     Args:
@@ -66,7 +66,7 @@ class Patient:
     tracking_database: str | None = field(default=None, repr=False)
 
 
-def examine(patient: Patient) -> Iterator[Check]:
+def examine(patient: ServiceSettings) -> Iterator[Check]:
     """All checks, one after the other, each as it ends."""
     for name, (check, seconds) in _CHECKS.items():
         yield run_check(name, partial(check, patient), seconds)
@@ -84,7 +84,7 @@ def run_check(name: str, check: Callable[[], str], seconds: float) -> Check:
 
 
 def _tried(name: str, check: Callable[[], str]) -> Check:
-    from sweeps.pipeline.run import reason
+    from sweeps.text.redact import one_line
 
     try:
         return Check(name, "ok", check())
@@ -93,16 +93,16 @@ def _tried(name: str, check: Callable[[], str]) -> Check:
     except Failed as failed:
         return Check(name, "failed", *failed.args)
     except SweepsError as error:
-        return Check(name, "failed", reason(error))
+        return Check(name, "failed", one_line(error))
     except Exception as error:  # noqa: BLE001 - a check that crashes is a failed check
-        return Check(name, "failed", f"{type(error).__name__}: {reason(error)}")
+        return Check(name, "failed", f"{type(error).__name__}: {one_line(error)}")
 
 
-def _python(patient: Patient) -> str:
+def _python(patient: ServiceSettings) -> str:
     return f"{platform.python_version()} on {platform.system()} {platform.release()}, {platform.machine()}"
 
 
-def _versions(patient: Patient) -> str:
+def _versions(patient: ServiceSettings) -> str:
     """The installed packages, held against the ranges that this package asks for."""
     from packaging.requirements import Requirement
 
@@ -124,7 +124,7 @@ def _versions(patient: Patient) -> str:
     return ", ".join(f"{package} {version(package)}" for package in ("sgd-sweeps", *_PACKAGES))
 
 
-def _cpu(patient: Patient) -> str:
+def _cpu(patient: ServiceSettings) -> str:
     from llvmlite.binding import get_host_cpu_features, get_host_cpu_name
 
     cores = len(os.sched_getaffinity(0))
@@ -137,7 +137,7 @@ def _cpu(patient: Patient) -> str:
     return f"{told}, AVX2{', AVX-512' if features.get('avx512f') else ''}"
 
 
-def _gpu(patient: Patient) -> str:
+def _gpu(patient: ServiceSettings) -> str:
     from sgdcore.devices import gpus
 
     if count := gpus():
@@ -147,7 +147,7 @@ def _gpu(patient: Patient) -> str:
     return "none; sweeps run on CPUs"
 
 
-def _ray(patient: Patient) -> str:
+def _ray(patient: ServiceSettings) -> str:
     from sweeps.errors import ExecutorError
     from sweeps.execution.ray import RayExecutor
 
@@ -165,9 +165,9 @@ def _ray(patient: Patient) -> str:
         executor.stop()
 
 
-def _tracking(patient: Patient) -> str:
+def _tracking(patient: ServiceSettings) -> str:
     """As a sweep does before it starts; a store's own database is not made for that."""
-    from sweeps.pipeline.run import tracker_for
+    from sweeps.pipeline.factories import tracker_for
     from sweeps.tracking.mlflow.health import standing
 
     if patient.tracking_uri is None and not patient.store.database.exists():
@@ -184,9 +184,9 @@ def _tracking(patient: Patient) -> str:
     return told
 
 
-def _clock(patient: Patient) -> str:
+def _clock(patient: ServiceSettings) -> str:
     """The tracking server's or database's clock beside this machine's."""
-    from sweeps.pipeline.run import database_uri
+    from sweeps.pipeline.factories import database_uri
     from sweeps.tracking.mlflow.health import skew
 
     uri = patient.tracking_uri
@@ -204,7 +204,7 @@ def _clock(patient: Patient) -> str:
     return told
 
 
-def _store(patient: Patient) -> str:
+def _store(patient: ServiceSettings) -> str:
     """Writable, with room."""
     if patient.store.is_shared:
         try:
@@ -229,7 +229,7 @@ def _store(patient: Patient) -> str:
     return there
 
 
-def _locks(patient: Patient) -> str:
+def _locks(patient: ServiceSettings) -> str:
     """Whether the file system keeps two processes apart."""
     if patient.store.is_shared:
         return f"{patient.store.where}: conditional writes keep others out, see above"
@@ -250,7 +250,7 @@ def _locks(patient: Patient) -> str:
         path.unlink(missing_ok=True)
 
 
-def _permissions(patient: Patient) -> str:
+def _permissions(patient: ServiceSettings) -> str:
     """Whether this user can go on with what is there, and no stranger can change it."""
     store = patient.store
     if store.is_shared:
@@ -269,7 +269,7 @@ def _permissions(patient: Patient) -> str:
     return f"{store.root}: can be written by this user, not by everybody"
 
 
-def _uvloop(patient: Patient) -> str:
+def _uvloop(patient: ServiceSettings) -> str:
     try:
         return version("uvloop")
     except PackageNotFoundError:
@@ -277,7 +277,7 @@ def _uvloop(patient: Patient) -> str:
         raise Warned("not installed", remedy) from None
 
 
-def _postgres(patient: Patient) -> str:
+def _postgres(patient: ServiceSettings) -> str:
     wanted = any((uri or "").startswith("postgresql") for uri in (patient.tracking_uri, patient.tracking_database))
     try:
         return f"psycopg {version('psycopg')}"
@@ -287,7 +287,7 @@ def _postgres(patient: Patient) -> str:
         return "psycopg is not installed, and not asked for"
 
 
-_CHECKS: dict[str, tuple[Callable[[Patient], str], float]] = {
+_CHECKS: dict[str, tuple[Callable[[ServiceSettings], str], float]] = {
     "python": (_python, _SECONDS),
     "versions": (_versions, _SECONDS),
     "cpu": (_cpu, _SECONDS),

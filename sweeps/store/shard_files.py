@@ -1,23 +1,198 @@
-"""Shard files: how a table of trials is laid out in Parquet, and read back whole, in part, or only its footer."""
+"""Shard files: one Parquet file per shard, read whole, in part, or only its footer; and the tracebacks of failed shards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweeps.errors import StoreError
+from sweeps.plan.shards import Shard, ShardFailure, ShardResult
 from sweeps.store.backends.base import Storage, unwritten
+
+_SHARD = re.compile(r"(\d{5,})\.parquet")
+_FAILURE = re.compile(r"(\d{5,})\.txt")
+_AHEAD = 8  # files of a shared store that are requested at once
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FailureFile:
+    """The traceback of a shard that could not be run."""
+
+    storage: Storage
+    index: int  # of the shard
+
+    def __str__(self) -> str:
+        """Return its path or URI."""
+        return self.storage.locate(_failure(self.index))
+
+    def read_text(self) -> str:
+        """Return the traceback, below a line that says how often the shard was tried."""
+        return self.storage.read(_failure(self.index)).decode()
+
+
+class ShardFiles:
+    """The shards of one sweep.
+
+    Args:
+        storage: the sweep's files.
+        check_lease: called before every write; raises SweepHeld if this process has lost the sweep.
+    """
+
+    def __init__(self, storage: Storage, check_lease: Callable[[], None]) -> None:
+        """Nothing is read yet."""
+        self._storage, self._check_lease = storage, check_lease
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the shard files.
+
+        Raises:
+            StoreError: the store is not in a folder.
+        """
+        return self._storage.path("shards")
+
+    def done(self) -> set[int]:
+        """Return the indices of the stored shards."""
+        return {int(m[1]) for name in self._storage.files("shards") if (m := _SHARD.fullmatch(name))}
+
+    def missing(self, shards: Iterable[Shard]) -> list[Shard]:
+        """Return the shards that are not stored."""
+        done = self.done()
+        return [shard for shard in shards if shard.index not in done]
+
+    def stamps(self) -> dict[int, str]:
+        """Return a text for each stored shard that changes whenever its file does."""
+        stamps = self._storage.stamps("shards")
+        return {int(m[1]): stamp for name, stamp in stamps.items() if (m := _SHARD.fullmatch(name))}
+
+    def write(self, result: ShardResult) -> None:
+        """Store a shard's table and remove the record of its earlier failure.
+
+        Raises:
+            StoreError: the file cannot be written.
+            SweepHeld: the lease was lost.
+        """
+        self._write(result.shard.index, result.table, keep=True)
+        self._storage.remove(_failure(result.shard.index))
+
+    def replace(self, index: int, table: pa.Table) -> None:
+        """Store another table in place of a shard's; raises as :meth:`write`."""
+        self._write(index, table, keep=False)
+
+    def read(self, index: int, columns: list[str] | None = None) -> pa.Table:
+        """Return a shard's table, or some of its columns, with its metadata.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        return read_table(self._storage, _shard(index), columns)
+
+    def read_many(self, indices: Iterable[int], columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the tables of several shards, in the given order."""
+        return self._ahead(lambda index: self.read(index, columns), indices)
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the tables of all stored shards, in order of trials."""
+        return self.read_many(sorted(self.done()), columns)
+
+    def schema(self, index: int) -> pa.Schema:
+        """Return a shard's columns and metadata.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        with _readable(self._storage, _shard(index)) as file:
+            return pq.read_schema(file)
+
+    def extent(self, index: int) -> tuple[int, int]:
+        """Return a shard's first trial and number of trials, from the file's footer.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        with _readable(self._storage, _shard(index)) as file:
+            footer = pq.read_metadata(file)
+        first = footer.row_group(0).column(footer.schema.names.index("trial")).statistics.min
+        return int(first), int(footer.num_rows)
+
+    def extents(self, indices: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """Yield the extents of several shards, in the given order."""
+        return self._ahead(self.extent, indices)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what the shards say of themselves: recorded steps, parameter names, kernel, device, prediction."""
+        schema = self.schema(min(self.done()))
+        raw = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+        return {
+            "steps": json.loads(raw["steps"]),
+            "parameters": json.loads(raw["parameters"]),
+            "kernel": raw["kernel"],
+            "device": raw["device"],
+            "prediction": raw.get("prediction"),
+        }
+
+    def failures(self) -> list[FailureFile]:
+        """Return the tracebacks of the shards that could not be run and are not stored."""
+        found = (_FAILURE.fullmatch(name) for name in self._storage.files("failures"))
+        indices = sorted(int(m[1]) for m in found if m)
+        done = self.done() if indices else set()
+        return [FailureFile(self._storage, index) for index in indices if index not in done]
+
+    def write_failure(self, failure: ShardFailure) -> None:
+        """Store a failed shard's traceback and the number of tries so far; raises as :meth:`write`."""
+        shard, tries = failure.shard, failure.tries + self.tries(failure.shard.index)
+        head = f"trials {shard.start} to {shard.stop - 1}: given up after {tries} {'try' if tries == 1 else 'tries'}"
+        self._check_lease()
+        name = _failure(shard.index)
+        try:
+            with self._storage.writing_text(name) as file:
+                file.write(f"{head}\n\n{failure.traceback}")
+        except OSError as error:
+            raise unwritten(self._storage, name, error) from error
+
+    def tries(self, index: int) -> int:
+        """Return how often a shard that could not be run was tried."""
+        try:
+            told = re.search(r"given up after (\d+) ", self._storage.read(_failure(index)).decode())
+        except FileNotFoundError:
+            return 0
+        return int(told[1]) if told else 0
+
+    def _write(self, index: int, table: pa.Table, keep: bool) -> None:
+        self._check_lease()
+        write_table(self._storage, _shard(index), table, keep)
+
+    def _ahead(self, read: Callable[[int], T], indices: Iterable[int]) -> Iterator[T]:
+        """What is read of shards, in order; on a shared store a few are requested ahead."""
+        if not self._storage.is_shared:
+            yield from map(read, indices)
+            return
+        with ThreadPoolExecutor(_AHEAD) as pool:
+            asked: deque[Future[T]] = deque()
+            for index in indices:
+                asked.append(pool.submit(read, index))
+                if len(asked) > _AHEAD:
+                    yield asked.popleft().result()
+            while asked:
+                yield asked.popleft().result()
 
 
 def write_table(storage: Storage, name: str, table: pa.Table, keep: bool = False) -> None:
-    """Store a table; ``keep`` as in Storage.writing().
+    """Write a table as Parquet; ``keep`` as in Storage.writing().
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: the file cannot be written.
     """
     # Curves hardly repeat: a dictionary of them takes a third of the time to write, and more room.
     repeating = [field.name for field in table.schema if not pa.types.is_list(field.type)]
@@ -29,27 +204,13 @@ def write_table(storage: Storage, name: str, table: pa.Table, keep: bool = False
 
 
 def read_table(storage: Storage, name: str, columns: list[str] | None = None) -> pa.Table:
-    """A table, with its metadata; raises as schema()."""
-    with _readable(storage, name) as file:
-        return pq.read_table(file, columns=columns, page_checksum_verification=True)
-
-
-def schema(storage: Storage, name: str) -> pa.Schema:
-    """A table's columns and metadata.
+    """Read a Parquet table, or some of its columns.
 
     Raises:
         StoreError: the file is damaged.
     """
     with _readable(storage, name) as file:
-        return pq.read_schema(file)
-
-
-def extent(storage: Storage, name: str) -> tuple[int, int]:
-    """A table's first trial and number of trials, from the file's footer; raises as schema()."""
-    with _readable(storage, name) as file:
-        footer = pq.read_metadata(file)
-    first = footer.row_group(0).column(footer.schema.names.index("trial")).statistics.min
-    return int(first), int(footer.num_rows)
+        return pq.read_table(file, columns=columns, page_checksum_verification=True)
 
 
 @contextmanager
@@ -60,3 +221,11 @@ def _readable(storage: Storage, name: str) -> Iterator[Any]:
     except (OSError, pa.ArrowInvalid) as error:
         reason = " ".join(str(error).split())
         raise StoreError(f"{storage.locate(name)}: cannot be read: {reason}; remove it and resume the sweep") from error
+
+
+def _shard(index: int) -> str:
+    return f"shards/{index:05}.parquet"
+
+
+def _failure(index: int) -> str:
+    return f"failures/{index:05}.txt"

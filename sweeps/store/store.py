@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 
 from sweeps.errors import StoreError, SweepHeld, TrackingError
 from sweeps.store.backends import aside, storage_at
+from sweeps.store.stage_files import STAGES, stages_document
 from sweeps.store.sweep_files import STATES, SweepFiles
 
 __all__ = ["STATES", "SWEEP_ID", "Store", "SweepFiles"]
@@ -51,6 +52,11 @@ class Store:
         self._storage = storage_at(where)
         if "?" in self.where:
             raise StoreError(f"{self.where}: a store's path may not contain '?', which ends a database's name")
+
+    @classmethod
+    def of(cls, files: SweepFiles) -> Store:
+        """Return the store that holds a sweep."""
+        return cls(files.storage.parent(2).locate())
 
     @property
     def where(self) -> str:
@@ -116,16 +122,19 @@ class Store:
         """
         self._storage.check_writable()
 
-    def create(self, sweep_id: str, config_yaml: str, manifest: dict[str, Any]) -> SweepFiles:
+    def create(
+        self, sweep_id: str, config_yaml: str, manifest: dict[str, Any], is_adaptive: bool = False
+    ) -> SweepFiles:
         """A new sweep's folder, with its config and plan; it appears whole or not at all.
 
         Raises:
             SweepHeld: another process has made it meanwhile.
         """
         plan = json.dumps(manifest, indent=2) + "\n"
+        stages = {STAGES: json.dumps(stages_document([], complete=False), indent=2) + "\n"} if is_adaptive else {}
         folder = f"sweeps/{sweep_id}"
         try:
-            self._storage.add(folder, {"config.yaml": config_yaml, "plan.json": plan}, empty="shards")
+            self._storage.add(folder, {"config.yaml": config_yaml, **stages, "plan.json": plan}, empty="shards")
         except FileExistsError as error:
             raise SweepHeld(f"sweep {sweep_id}: another process has just made it; say it again") from error
         except OSError as error:

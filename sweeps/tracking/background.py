@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sweeps.service.monitoring.event_log import event
-from sweeps.tracking.base import Sweep, Tracker
-from sweeps.tracking.mlflow.connection import first_line
+from sweeps.events import log_event
+from sweeps.text.redact import first_line
+from sweeps.tracking.base import TrackedSweep, Tracker
 
 _END = None
 
@@ -25,7 +25,7 @@ class _Amend:
     chosen: dict[int, list[int]] | None
 
 
-class Pipeline:
+class BackgroundTracking:
     """Logs a sweep's trials to a tracker.
 
     Shards are named by their index and read from the store when their turn comes, so the waiting ones take no memory.
@@ -39,7 +39,7 @@ class Pipeline:
     def __init__(
         self,
         tracker: Tracker,
-        sweep: Sweep,
+        sweep: TrackedSweep,
         logged: Callable[[int], None],
     ) -> None:
         """Nothing is logged before start()."""
@@ -88,7 +88,7 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - the sweep goes on; whoever joins reads it
             self.error = error
             why = first_line(error)
-            event("tracking failed", self._sweep.sweep_id, level=logging.ERROR, logged=self.trials, reason=why)
+            log_event("tracking failed", self._sweep.sweep_id, level=logging.ERROR, logged=self.trials, reason=why)
 
     def _log_all(self) -> None:
         steps: list[int] | None = None
@@ -98,11 +98,11 @@ class Pipeline:
             if isinstance(entry, _Amend):
                 self._tracker.amend(self._sweep, entry.chosen)
                 continue
-            steps = steps or self._sweep.files.metadata()["steps"]
+            steps = steps or self._sweep.files.shards.metadata()["steps"]
             self._log(*entry, steps)
 
     def _log(self, shard: int, trials: list[int] | None, steps: list[int]) -> None:
-        table = self._sweep.files.read_shard(shard)
+        table = self._sweep.files.shards.read(shard)
         if trials is not None:
             table = table.filter(pc.is_in(table["trial"], pa.array(trials, pa.int64())))
         for count in self._tracker.log_trials(table, steps):

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 from urllib.parse import quote
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from sweeps.config.schema import SweepConfig, WriterName
 from sweeps.store.store import SweepFiles
 
-if TYPE_CHECKING:
-    from sweeps.pipeline.best_model import BestModel
-    from sweeps.tracking.trial_runs import TrialRuns
-
-SWEEP_ID = "sweeps.sweep_id"
-TRIAL_ID = "sweeps.trial_id"
-VERDICT = "sweeps.verdict"
-TRIAL_COUNT = "sweeps.trials"
-BEST_TRIAL = "sweeps.best_trial_id"
-TAG = "sweeps.tag."  # and the name of a tag that the user gave
-MAX_FINAL_METRICS = 1000  # parameters of a model beyond which a run holds no final/<name> metrics
-NOTE_LENGTH = 8000  # characters; MLflow cuts longer tags
-REDACTED = "***"  # stands for a password wherever a URI is shown or kept
-
 
 @dataclass(frozen=True, eq=False)
-class Sweep:
+class TrackedSweep:
     """What a tracker needs to know of a sweep."""
 
     files: SweepFiles
@@ -47,18 +34,6 @@ class Sweep:
     def experiment(self) -> str:
         """The MLflow experiment's name."""
         return self.config.experiment or self.config.name
-
-
-@dataclass(frozen=True)
-class Family:
-    """What the child runs of one sweep share."""
-
-    sweep_id: str
-    experiment_id: str
-    artifact_location: str  # the experiment's
-    parent_id: str
-    started_ms: int  # the parent's start, and the time of every point, so that a repeated point is the same point
-    user: str
 
 
 @dataclass(frozen=True)
@@ -84,7 +59,7 @@ class ModelPlace:
 
 
 @dataclass(frozen=True)
-class ParentPage:
+class RunPage:
     """What MLflow shows of a finished sweep on its own run.
 
     Args:
@@ -121,10 +96,10 @@ class Tracker(Protocol):
             TrackingError: it is deleted, or this user may not log to it.
         """
 
-    def start(self, sweep: Sweep) -> dict[str, str]:
+    def start(self, sweep: TrackedSweep) -> dict[str, str]:
         """Create or find the parent run; returns its experiment_id and run_id, the writer and why it was chosen."""
 
-    def amend(self, sweep: Sweep, chosen: dict[int, list[int]] | None) -> None:
+    def amend(self, sweep: TrackedSweep, chosen: dict[int, list[int]] | None) -> None:
         """Bring what an earlier try has logged in line with the store.
 
         Args:
@@ -146,11 +121,11 @@ class Tracker(Protocol):
 
     def finish(
         self,
-        sweep: Sweep,
+        sweep: TrackedSweep,
         metrics: dict[str, float],
         tags: dict[str, str],
         complete: bool = True,
-        page: ParentPage | None = None,
+        page: RunPage | None = None,
     ) -> None:
         """Write the parent's metrics, tags, page and artifacts; mark it finished, or failed if trials are missing."""
 
@@ -161,50 +136,27 @@ class Tracker(Protocol):
         """Mark the parent as killed: somebody stopped the sweep."""
 
 
-class Writer(Protocol):
-    """Writes the child runs of one sweep."""
+@dataclass(frozen=True, eq=False)
+class BestModel:
+    """A trained model from raw features to raw targets.
 
-    def find_earlier(self) -> None:
-        """Look for child runs that were logged before, by whichever writer."""
+    Args:
+        trial: the trial's number.
+        trial_id: its id.
+        params: its hyperparameters and seed, as texts.
+        settings: the model's kind, dtype and shape; JSON can hold it.
+        arrays: ``parameters`` (P,) in the run's dtype; ``shift`` and ``scale`` (d,), ``target_shift`` and
+            ``target_scale`` () of the standardisation, 0 and 1 where there is none.
+        example: (n, d) some raw inputs.
+        code: Python files that loading needs, by their path below a folder on the import path; of modules only.
+        requirements: what predicting needs from the package index, beside MLflow.
+    """
 
-    def renew(self, earlier: dict[str, tuple[str, bool]]) -> None:
-        """Of these trials other runs count than were found: by trial id, the run or "", and whether it is all there."""
-
-    def write(self, runs: TrialRuns) -> Iterator[int]:
-        """Log the trials that are not logged; yields a number of trials whenever so many more are in MLflow."""
-
-    def run_id(self, number: int, trial_id: str) -> str | None:
-        """The id of a trial's run, if it has one; None if it cannot have one."""
-
-    def close(self) -> None:
-        """Let go of what is open."""
-
-
-def now_ms() -> int:
-    """The time as MLflow keeps it: milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
-def wanted(policy: str, trials: int) -> int:
-    """How many of so many trials a policy makes runs of: ``all``, ``none`` or ``top:N``."""
-    if policy.startswith("top:"):
-        return min(int(policy.removeprefix("top:")), trials)
-    return trials if policy == "all" else 0
-
-
-def best_trials(files: SweepFiles, metric: str, count: int) -> dict[int, list[int]]:
-    """The trials of least metric that did not diverge, ties by trial number, by shard."""
-    best: pa.Table | None = None
-    for index in sorted(files.done()):
-        table = files.read_shard(index, ["trial", "verdict", metric]).replace_schema_metadata()
-        part = table.filter(pc.and_(pc.not_equal(table["verdict"], "diverged"), pc.is_valid(table[metric])))
-        part = _best(part.append_column("shard", pa.repeat(index, len(part))), metric, count)
-        best = part if best is None else _best(pa.concat_tables([best, part]), metric, count)
-    chosen: dict[int, list[int]] = {}
-    for row in best.select(["shard", "trial"]).to_pylist() if best is not None else ():
-        chosen.setdefault(row["shard"], []).append(row["trial"])
-    return chosen
-
-
-def _best(table: pa.Table, metric: str, count: int) -> pa.Table:
-    return table.sort_by([(metric, "ascending"), ("trial", "ascending")]).slice(0, count)
+    trial: int
+    trial_id: str
+    params: dict[str, str]
+    settings: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+    example: NDArray[np.float64]
+    code: dict[str, Path]
+    requirements: tuple[str, ...]

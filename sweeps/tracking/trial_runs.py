@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sweeps.arrow_columns import matrix
 from sweeps.config.schema import HYPERPARAMETERS
-from sweeps.tracking.base import SWEEP_ID, TRIAL_ID, VERDICT
+from sweeps.tracking.names import SWEEP_ID, TRIAL_ID, VERDICT
 
 PARAM_LENGTH = 6000  # MLflow cuts longer ones
 TAG_LENGTH = 8000

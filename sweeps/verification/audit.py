@@ -18,14 +18,18 @@ from sgdcore.verdict import VERDICTS
 from sweeps.arrow_columns import matrix
 from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.errors import StoreError, SweepHeld
-from sweeps.execution.worker import Work, recorded_steps, shard_metadata, train_table
-from sweeps.pipeline.run import prepare
-from sweeps.plan.planner import Shard, Trials
-from sweeps.results.final_verdicts import settled
+from sweeps.execution.shard_table import recorded_steps, shard_metadata
+from sweeps.execution.training import train_table
+from sweeps.plan.plan import Trials
+from sweeps.plan.prepared import PreparedSweep, prepare
+from sweeps.plan.shards import Shard
+from sweeps.results.final_verdicts import final_verdicts
+from sweeps.results.ranking import best_trials
 from sweeps.store.store import SweepFiles
-from sweeps.tracking.base import Sweep, best_trials, wanted
+from sweeps.tracking.base import TrackedSweep
 from sweeps.tracking.mlflow.audit import LoggedRun, expected_runs, logged_runs, read_run
-from sweeps.verification.tolerance import Outcome, outcome, outcome_differences, trained_by_torch
+from sweeps.tracking.policy import runs_wanted
+from sweeps.verification.tolerance import TrialOutcome, outcome_differences, trained_by_torch, trial_outcome
 
 if TYPE_CHECKING:
     from sweeps.tracking.mlflow.tracker import MlflowTracker
@@ -84,42 +88,42 @@ def verify(files: SweepFiles, tracker: MlflowTracker, sample: int | None = None,
     if (holder := files.holder()) is not None:
         raise SweepHeld(f"sweep {files.sweep_id} is held by {holder}; verify it when that is done")
     manifest = files.manifest()
-    work = prepare(files.config(), files.config_location, int(manifest["trials_per_shard"]))
-    audit = Audit(files.sweep_id, trials=len(work.plan), steps=work.plan.steps)
+    prepared = prepare(files.config(), files.config_location, int(manifest["trials_per_shard"]))
+    audit = Audit(files.sweep_id, trials=len(prepared.plan), steps=prepared.plan.steps)
     if sample is None:
-        sample = min(_SAMPLE, _SAMPLE_STEPS // max(1, work.plan.steps))
-        audit.curtailed = sample < min(_SAMPLE, len(work.plan))
-    audit.differences += _plan_differences(work, manifest)
+        sample = min(_SAMPLE, _SAMPLE_STEPS // max(1, prepared.plan.steps))
+        audit.curtailed = sample < min(_SAMPLE, len(prepared.plan))
+    audit.differences += _plan_differences(prepared, manifest)
     if audit.differences:
         return audit  # of another plan's trials there is nothing to hold the store against
     tracker.check()
-    audit.differences += _store_differences(work, files, audit)
-    if not (work.task.is_quadratic or audit.differences):
-        audit.differences += _verdict_differences(work, files)
-    audit.differences += _tracking_differences(work, files, tracker, audit)
-    audit.differences += _sample_differences(work, files, audit, np.random.default_rng(seed), sample)
+    audit.differences += _store_differences(prepared, files, audit)
+    if not (prepared.task.is_quadratic or audit.differences):
+        audit.differences += _verdict_differences(prepared, files)
+    audit.differences += _tracking_differences(prepared, files, tracker, audit)
+    audit.differences += _sample_differences(prepared, files, audit, np.random.default_rng(seed), sample)
     return audit
 
 
-def _plan_differences(work: Work, manifest: dict[str, Any]) -> Iterator[Difference]:
+def _plan_differences(prepared: PreparedSweep, manifest: dict[str, Any]) -> Iterator[Difference]:
     names = {"context": "digest of data, model and training", "data": "digest of the data"}
-    facts = work.plan.summary() | {"data": work.task.dataset.digest}
+    facts = prepared.plan.summary() | {"data": prepared.task.dataset.digest}
     found = manifest | {"data": manifest.get("data", {}).get("digest")}
     for key in ("data", "context", "trials", "shards", "steps", "parameters"):
         if found.get(key) != facts[key]:
             yield Difference(names.get(key, key), "plan.json", str(found.get(key)), f"{facts[key]} when planned again")
 
 
-def _store_differences(work: Work, files: SweepFiles, audit: Audit) -> Iterator[Difference]:
+def _store_differences(prepared: PreparedSweep, files: SweepFiles, audit: Audit) -> Iterator[Difference]:
     """Every planned trial once, in its row, with finite numbers or none."""
-    done = files.done()
-    planned = range(len(work.plan.shards()))
+    done = files.shards.done()
+    planned = range(len(prepared.plan.shards()))
     for index in sorted(done - set(planned)):
         yield Difference("shard", f"{index:05}.parquet", "none of this number", "a file")
-    for shard in work.plan.shards():
+    for shard in prepared.plan.shards():
         where = f"{shard.index:05}.parquet"
         if shard.index not in done:
-            tries = files.tries(shard.index)
+            tries = files.shards.tries(shard.index)
             yield Difference(
                 "shard", where, f"{len(shard)} trials", f"given up, tries: {tries}" if tries else "no file"
             )
@@ -128,17 +132,17 @@ def _store_differences(work: Work, files: SweepFiles, audit: Audit) -> Iterator[
         if table is None:
             yield Difference("shard", where, f"{len(shard)} trials", "a damaged file; remove it and resume the sweep")
             continue
-        found = [Difference(what, where, *facts) for what, *facts in _shard_differences(work, shard, table)]
+        found = [Difference(what, where, *facts) for what, *facts in _shard_differences(prepared, shard, table)]
         yield from found
         audit.stored += 0 if found else len(shard)
         audit.verdicts.update(table["verdict"].to_pylist())
-        settled = table.filter(pc.not_equal(table["verdict"], "diverged"))[work.config.metric.name]
+        settled = table.filter(pc.not_equal(table["verdict"], "diverged"))[prepared.config.metric.name]
         audit.best = min((v for v in (audit.best, pc.min(settled).as_py()) if v is not None), default=None)
 
 
-def _verdict_differences(work: Work, files: SweepFiles) -> Iterator[Difference]:
+def _verdict_differences(prepared: PreparedSweep, files: SweepFiles) -> Iterator[Difference]:
     """Verdicts that are held against the best of the whole sweep."""
-    for index, table, judged in settled(files, Thresholds(**work.config.verdict.model_dump())):
+    for index, table, judged in final_verdicts(files, Thresholds(**prepared.config.verdict.model_dump())):
         if not table.equals(judged):
             yield Difference("verdicts", f"{index:05}.parquet", "those that follow from the sweep's losses", "others")
 
@@ -146,19 +150,19 @@ def _verdict_differences(work: Work, files: SweepFiles) -> Iterator[Difference]:
 def _table(files: SweepFiles, index: int) -> pa.Table | None:
     """A shard's table; None where the file is damaged."""
     try:
-        table = files.read_shard(index)
+        table = files.shards.read(index)
     except StoreError:
         return None
     return table if set(table.column_names) >= _COLUMNS else None
 
 
-def _shard_differences(work: Work, shard: Shard, table: pa.Table) -> Iterator[tuple[str, str, str]]:
+def _shard_differences(prepared: PreparedSweep, shard: Shard, table: pa.Table) -> Iterator[tuple[str, str, str]]:
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    for key, fact in shard_metadata(work, metadata.get("kernel", ""), metadata.get("device", "")).items():
+    for key, fact in shard_metadata(prepared, metadata.get("kernel", ""), metadata.get("device", "")).items():
         if metadata.get(key) != fact:
             yield key, fact, str(metadata.get(key))
-    trials = work.plan.trials(shard.start, shard.stop)
-    columns: dict[str, list[Any]] = {"trial": trials.number.tolist(), "trial_id": work.plan.ids(trials)}
+    trials = prepared.plan.trials(shard.start, shard.stop)
+    columns: dict[str, list[Any]] = {"trial": trials.number.tolist(), "trial_id": prepared.plan.ids(trials)}
     columns |= {name: getattr(trials.hyperparams, name).tolist() for name in HYPERPARAMETERS}
     columns["seed"] = trials.seed.tolist()
     for name, values in columns.items():
@@ -177,9 +181,11 @@ def _shard_differences(work: Work, shard: Shard, table: pa.Table) -> Iterator[tu
         yield "verdict", f"one of {', '.join(VERDICTS)}", ", ".join(map(str, strange))
 
 
-def _tracking_differences(work: Work, files: SweepFiles, tracker: MlflowTracker, audit: Audit) -> Iterator[Difference]:
+def _tracking_differences(
+    prepared: PreparedSweep, files: SweepFiles, tracker: MlflowTracker, audit: Audit
+) -> Iterator[Difference]:
     """One parent with the right totals; of each trial that is wanted one child with what the store holds of it."""
-    sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
+    sweep = TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
     parents: list[LoggedRun] = []
     children: dict[str, list[tuple[str, bytes]]] = {}  # digests: the facts of all runs at once might not fit in memory
     for run in logged_runs(tracker, sweep):
@@ -189,12 +195,12 @@ def _tracking_differences(work: Work, files: SweepFiles, tracker: MlflowTracker,
         children.setdefault(run.trial_id, []).append((run.run_id, _digest(run)))
         for name in run.not_finite:
             yield Difference(f"mlflow: {name}", f"run {run.run_id}", "a finite value", str(run.facts[name]))
-    yield from _parent_differences(parents, audit, work.config.metric.name)
-    steps, best = recorded_steps(work), _best(work, files)
-    for index in sorted(files.done()):
+    yield from _parent_differences(parents, audit, prepared.config.metric.name)
+    steps, best = recorded_steps(prepared), _best(prepared, files)
+    for index in sorted(files.shards.done()):
         if (table := _table(files, index)) is None:
             continue  # told above
-        among = np.full(len(table), work.config.tracking.trials == "all")
+        among = np.full(len(table), prepared.config.tracking.trials == "all")
         if best is not None:
             among = np.isin(table["trial"].to_numpy(), best.get(index, []))
         there = [trial_id in children for trial_id in table["trial_id"].to_pylist()]
@@ -208,13 +214,13 @@ def _tracking_differences(work: Work, files: SweepFiles, tracker: MlflowTracker,
         yield Difference(f"mlflow: trial {trial_id}", "runs", "a trial of this sweep", ", ".join(r for r, _ in runs))
 
 
-def _best(work: Work, files: SweepFiles) -> dict[int, list[int]] | None:
+def _best(prepared: PreparedSweep, files: SweepFiles) -> dict[int, list[int]] | None:
     """The trials, by shard, that are to be in MLflow where only the best are; None where it is all or none."""
-    policy = work.config.tracking.trials
+    policy = prepared.config.tracking.trials
     if not policy.startswith("top:"):
         return None
     try:
-        return best_trials(files, work.config.metric.name, wanted(policy, len(work.plan)))
+        return best_trials(files, prepared.config.metric.name, runs_wanted(policy, len(prepared.plan)))
     except StoreError:
         return {}  # with a damaged shard, told above, nobody knows which they are
 
@@ -252,25 +258,25 @@ def _digest(run: LoggedRun) -> bytes:
 
 
 def _sample_differences(
-    work: Work, files: SweepFiles, audit: Audit, random: np.random.Generator, size: int
+    prepared: PreparedSweep, files: SweepFiles, audit: Audit, random: np.random.Generator, size: int
 ) -> Iterator[Difference]:
     """Some trials, trained again by torch.optim.SGD itself, to the tolerance of ``sweeps replay``."""
-    chosen = np.sort(random.choice(len(work.plan), min(size, len(work.plan)), replace=False))
-    shards = chosen // work.plan.trials_per_shard
-    for index in sorted(set(shards.tolist()) & files.done()):
-        shard = work.plan.shards()[index]
+    chosen = np.sort(random.choice(len(prepared.plan), min(size, len(prepared.plan)), replace=False))
+    shards = prepared.plan.shards().holding(chosen)
+    for index in sorted(set(shards.tolist()) & files.shards.done()):
+        shard = prepared.plan.shards()[index]
         rows = chosen[shards == index] - shard.start
         table = _table(files, index)
         if table is None or len(table) != len(shard):
             continue  # told above
-        trials, sample = work.plan.trials(shard.start, shard.stop).take(rows), table.take(rows)
+        trials, sample = prepared.plan.trials(shard.start, shard.stop).take(rows), table.take(rows)
         # What both find, a verdict that is another one, is told once.
         yield from dict.fromkeys(
-            [*_engine_differences(work, trials, sample), *_torch_differences(work, trials, sample, audit)]
+            [*_engine_differences(prepared, trials, sample), *_torch_differences(prepared, trials, sample, audit)]
         )
 
 
-def _engine_differences(work: Work, trials: Trials, table: pa.Table) -> Iterator[Difference]:
+def _engine_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table) -> Iterator[Difference]:
     """What follows from a trial's training and is not as the engine finds it today, where it finds the same losses.
 
     It does where trials are the same bits alone as among others, but for libraries of linear algebra, in which machines
@@ -278,8 +284,8 @@ def _engine_differences(work: Work, trials: Trials, table: pa.Table) -> Iterator
     """
     if (table.schema.metadata or {}).get(b"kernel") not in _ALONE:
         return
-    again = train_table(work, trials, device="cpu", threads=1)
-    told = {"final", "loss"} if work.task.is_quadratic else {"final", "loss", "verdict", "steps_to_tolerance"}
+    again = train_table(prepared, trials, device="cpu", threads=1)
+    told = {"final", "loss"} if prepared.task.is_quadratic else {"final", "loss", "verdict", "steps_to_tolerance"}
     same = [ours == theirs for ours, theirs in zip(table["loss"].to_pylist(), again["loss"].to_pylist(), strict=True)]
     for name in [name for name in again.column_names if name not in told]:
         expected = again[name].to_pylist()
@@ -299,20 +305,20 @@ def _is_as(found: Any, expected: Any) -> bool:
     return ours.shape == theirs.shape and np.allclose(ours, theirs, rtol=0, atol=1e-6 * size, equal_nan=True)
 
 
-def _torch_differences(work: Work, trials: Trials, table: pa.Table, audit: Audit) -> Iterator[Difference]:
-    trained = trained_by_torch(work, trials)
-    verdicts = judge(trained, Thresholds(**work.config.verdict.model_dump())).verdict
+def _torch_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table, audit: Audit) -> Iterator[Difference]:
+    trained = trained_by_torch(prepared, trials)
+    verdicts = judge(trained, Thresholds(**prepared.config.verdict.model_dump())).verdict
     stops = pc.fill_null(table["first_nonfinite_step"], NEVER).to_pylist()
     final, loss = matrix(table["final"], len(table)), matrix(table["loss"], len(table))
     for row, verdict in enumerate(table["verdict"].to_pylist()):
         where = f"trial {trials.number[row]}, recomputed"
-        ours, theirs = Outcome(stops[row], {"final": final[row], "loss": loss[row]}), outcome(trained, row)
+        ours, theirs = TrialOutcome(stops[row], {"final": final[row], "loss": loss[row]}), trial_outcome(trained, row)
         exact = np.array_equal(ours.values["final"], theirs.values["final"], equal_nan=True)
         audit.recomputed += 1
         audit.exact += exact
-        if exact and work.task.is_quadratic and verdict != verdicts[row]:
+        if exact and prepared.task.is_quadratic and verdict != verdicts[row]:
             yield Difference("verdict", where, str(verdicts[row]), verdict)
-        if verdict in ("diverging", "diverged") and not work.task.is_quadratic:
+        if verdict in ("diverging", "diverged") and not prepared.task.is_quadratic:
             continue  # a network that diverges amplifies its rounding beyond any tolerance
-        for what, *facts in outcome_differences(work, trials.take(np.array([row])), ours, theirs):
+        for what, *facts in outcome_differences(prepared, trials.take(np.array([row])), ours, theirs):
             yield Difference(what, where, *facts)

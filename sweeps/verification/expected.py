@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeps.config.schema import HYPERPARAMETERS, Expected
-from sweeps.execution.worker import Work, start_values, train_trials
+from sweeps.execution.training import start_values, train_trials
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.results.expected_outcome import ExpectedOutcome
 from sweeps.results.results import Results
 
@@ -25,12 +26,16 @@ _SHOWN = (
 )
 
 
-def check_expected(work: Work, results: Results) -> list[ExpectedOutcome]:
+def check_expected(prepared: PreparedSweep, results: Results) -> list[ExpectedOutcome]:
     """One outcome for each stored trial of each expected case; cases that are torch.optim.SGD's are trained by it."""
-    return [outcome for expected in results.config.expected for outcome in _check_case(work, results, expected)]
+    return [
+        trial_outcome
+        for expected in results.config.expected
+        for trial_outcome in _check_case(prepared, results, expected)
+    ]
 
 
-def _check_case(work: Work, results: Results, expected: Expected) -> list[ExpectedOutcome]:
+def _check_case(prepared: PreparedSweep, results: Results, expected: Expected) -> list[ExpectedOutcome]:
     columns = {key: _columns(results, key) for key in expected.where}
     where = {column: expected.where[key] for key, meant in columns.items() for column in meant}
     numbers = results.matching(where) if all(columns.values()) else []
@@ -38,8 +43,8 @@ def _check_case(work: Work, results: Results, expected: Expected) -> list[Expect
         return [_outcome(expected)]
     stored = results.final(numbers)
     published = isinstance(expected.final, dict)
-    reference = {} if published else _reference(work, numbers)
-    precise = {} if published else _reference(work, numbers, dtype="float64")
+    reference = {} if published else _reference(prepared, numbers)
+    precise = {} if published else _reference(prepared, numbers, dtype="float64")
     outcomes = []
     for row in results.rows(numbers).to_dict("records"):
         trial = int(row["trial"])
@@ -49,7 +54,7 @@ def _check_case(work: Work, results: Results, expected: Expected) -> list[Expect
         else:
             exact = _same_bits(stored[trial], reference[trial])
             matches = exact or _as_close(stored[trial], reference[trial], precise[trial])
-        outcomes.append(_outcome(expected, row, final, _target(work, row), (matches, exact)))
+        outcomes.append(_outcome(expected, row, final, _target(prepared, row), (matches, exact)))
     return outcomes
 
 
@@ -89,13 +94,13 @@ def _agrees(found: Mapping[str, float], published: Mapping[str, float], decimals
     )
 
 
-def _reference(work: Work, numbers: Sequence[int], **changes: Any) -> dict[int, NDArray[Any]]:
+def _reference(prepared: PreparedSweep, numbers: Sequence[int], **changes: Any) -> dict[int, NDArray[Any]]:
     """What torch.optim.SGD itself makes of these trials."""
     found: dict[int, NDArray[Any]] = {}
     runs = np.split(np.asarray(numbers), np.flatnonzero(np.diff(numbers) != 1) + 1)
     for run in runs:
-        trials = work.plan.trials(int(run[0]), int(run[-1]) + 1)
-        trained = train_trials(work, trials, kernel="reference", **changes)
+        trials = prepared.plan.trials(int(run[0]), int(run[-1]) + 1)
+        trained = train_trials(prepared, trials, kernel="reference", **changes)
         found |= dict(zip(run.tolist(), trained.params, strict=True))
     return found
 
@@ -119,16 +124,16 @@ def _as_close(stored: NDArray[Any], reference: NDArray[Any], precise: NDArray[An
     return bool(ours.max(initial=0.0) <= 2 * theirs.max(initial=0.0))
 
 
-def _target(work: Work, row: Mapping[Hashable, Any]) -> float | None:
+def _target(prepared: PreparedSweep, row: Mapping[Hashable, Any]) -> float | None:
     """The minimiser's value of the parameter that overshot."""
     parameter = _or_none(row["overshoot_parameter"])
     if parameter is None:
         return None
-    trials = work.plan.trials(int(row["trial"]), int(row["trial"]) + 1)
-    dtype = work.config.training.dtype
-    start = start_values(work, trials).astype(dtype).astype(np.float64)
-    targets = work.task.quadratic(dtype).nearest_minimisers(trials.hyperparams.weight_decay, start)
-    return float(targets[0, work.task.parameter_names.index(parameter)])
+    trials = prepared.plan.trials(int(row["trial"]), int(row["trial"]) + 1)
+    dtype = prepared.config.training.dtype
+    start = start_values(prepared, trials).astype(dtype).astype(np.float64)
+    targets = prepared.task.quadratic(dtype).nearest_minimisers(trials.hyperparams.weight_decay, start)
+    return float(targets[0, prepared.task.parameter_names.index(parameter)])
 
 
 def _or_none(value: Any) -> Any:

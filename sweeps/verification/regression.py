@@ -15,10 +15,10 @@ from pydantic_core import PydanticCustomError
 from sweeps.config.messages import hint, key, problem_lines
 from sweeps.config.types import CUSTOM, Flag, Number
 from sweeps.errors import ConfigError, InputError
-from sweeps.results.key_metrics import KeyFigures
+from sweeps.results.key_metrics import KeyMetrics
 from sweeps.results.results import Results, load_results
 from sweeps.results.trial_matching import match
-from sweeps.store.store import SweepFiles
+from sweeps.store.store import Store, SweepFiles
 from sweeps.text.formatting import number
 
 LATEST = "latest"
@@ -100,8 +100,8 @@ def check(files: SweepFiles, baseline: SweepFiles | None, limits: Limits | None 
     before = None if baseline is None else load_results(baseline)
     if before is not None:
         _check_comparable(results, before)
-    now = KeyFigures.of(results)
-    was = None if before is None else KeyFigures.of(before)
+    now = KeyMetrics.of(results)
+    was = None if before is None else KeyMetrics.of(before)
     checks = [] if limits.allow_incomplete else [_complete(results)]
     if limits.max_loss_increase is not None:
         checks.append(_loss(now, was, limits.max_loss_increase, before))
@@ -123,10 +123,11 @@ def baseline_of(files: SweepFiles, wanted: str = LATEST) -> SweepFiles | None:
     Raises:
         StoreError: no sweep, or more than one, has that id.
     """
+    store = Store.of(files)
     if wanted != LATEST:
-        return files.store.find(wanted)
+        return store.find(wanted)
     name = files.manifest()["name"]
-    for other in files.store.sweeps():
+    for other in store.sweeps():
         if other.sweep_id == files.sweep_id or not other.created or other.created > files.created:
             continue
         if other.manifest()["name"] == name and is_complete(other):
@@ -136,7 +137,8 @@ def baseline_of(files: SweepFiles, wanted: str = LATEST) -> SweepFiles | None:
 
 def is_complete(files: SweepFiles) -> bool:
     """Whether every trial of a sweep is stored, and nobody is at work on it."""
-    return len(files.done()) == int(files.manifest()["shards"]) and files.holder() is None
+    planned = files.planned()
+    return planned.is_complete and len(files.shards.done()) == planned.shards and files.holder() is None
 
 
 def junit(files: SweepFiles, checks: Sequence[Check]) -> str:
@@ -188,12 +190,12 @@ def _check_comparable(results: Results, before: Results) -> None:
 
 def _complete(results: Results) -> Check:
     stored, planned = results.stored, results.planned
-    failed = len(results.files.failures())
+    failed = len(results.files.shards.failures())
     told = f"{stored:,} of {planned:,} trials are stored" + (f", {failed:,} shards could not be run" if failed else "")
     return Check("complete", stored == planned, told, stored, planned)
 
 
-def _loss(now: KeyFigures, was: KeyFigures | None, limit: str | float, before: Results | None) -> Check:
+def _loss(now: KeyMetrics, was: KeyMetrics | None, limit: str | float, before: Results | None) -> Check:
     name = "max_loss_increase"
     if was is None or before is None:
         return _skipped(name)
@@ -213,12 +215,12 @@ def _loss(now: KeyFigures, was: KeyFigures | None, limit: str | float, before: R
     return Check(name, now.best <= allowed, f"the best loss is {_loss_word(now)}{share}; {kept}", now.best, allowed)
 
 
-def _share(now: KeyFigures, limit: float) -> Check:
+def _share(now: KeyMetrics, limit: float) -> Check:
     told = f"{_share_word(now)} of the trials are stable; at least {_percent(limit)} is allowed"
     return Check("min_stable_share", now.stable_share >= limit, told, _measured(now), limit)
 
 
-def _drop(now: KeyFigures, was: KeyFigures | None, limit: float) -> Check:
+def _drop(now: KeyMetrics, was: KeyMetrics | None, limit: float) -> Check:
     name = "max_stable_share_drop"
     if was is None:
         return _skipped(name)
@@ -252,16 +254,16 @@ def _skipped(name: str) -> Check:
     return Check(name, True, "there is no baseline yet", None, None, skipped=True)
 
 
-def _measured(figures: KeyFigures) -> float | None:
+def _measured(figures: KeyMetrics) -> float | None:
     return figures.stable_share if figures.stored else None
 
 
-def _loss_word(figures: KeyFigures) -> str:
+def _loss_word(figures: KeyMetrics) -> str:
     assert figures.best is not None
     return number(figures.best)
 
 
-def _share_word(figures: KeyFigures) -> str:
+def _share_word(figures: KeyMetrics) -> str:
     return _percent(figures.stable_share) if figures.stored else "none"
 
 

@@ -16,9 +16,10 @@ from sgdcore import Task
 from sgdcore.replay import Step, replay
 from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.errors import StoreError
-from sweeps.execution.worker import Work, start_values
-from sweeps.pipeline.run import reopen
-from sweeps.plan.planner import Trials
+from sweeps.execution.training import start_values
+from sweeps.plan.plan import Trials
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.store.reopen import reopen
 from sweeps.store.store import SweepFiles
 from sweeps.text.formatting import cell
 from sweeps.verification.tolerance import AMPLIFIED, ROUNDING, overflow_steps, twins
@@ -50,26 +51,26 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
     Raises:
         StoreError: there is no such trial, or the data set has changed.
     """
-    work = reopen(files)
-    number = _number(files, work, trial)
-    trials = work.plan.trials(number, number + 1)
-    training = work.config.training
-    all_steps = _steps(work, trials, work.task, start_values(work, trials))
+    prepared = reopen(files)
+    number = _number(files, prepared, trial)
+    trials = prepared.plan.trials(number, number + 1)
+    training = prepared.config.training
+    all_steps = _steps(prepared, trials, prepared.task, start_values(prepared, trials))
     steps = list(islice(all_steps, most))
     cut = len(steps) == most and next(all_steps, None) is not None
-    stored, verdict = _stored(files, work, number)
+    stored, verdict = _stored(files, prepared, number)
     stored = None if cut else stored
     from_stored = 0.0 if stored is None else _distance(stored, steps[-1].params)
     # Another kernel of a linear model makes the same bits; a network's depend on how many trials are trained together,
     # and where it diverges nothing is the measure of its rounding.
-    quadratic = work.task.is_quadratic
+    quadratic = prepared.task.is_quadratic
     allowed = ROUNDING[training.dtype] if quadratic or verdict not in ("diverging", "diverged") else math.inf
-    compared = _compared(work, trials, steps, allowed)
+    compared = _compared(prepared, trials, steps, allowed)
     deviation = max((step.deviation for step in compared), default=0.0)
     from_torch = max((step.relative_deviation for step in compared), default=0.0)
     amplified = None
     if max(from_torch, 0.0 if quadratic else from_stored) > allowed:
-        amplified = _amplified(work, trials, steps)
+        amplified = _amplified(prepared, trials, steps)
         allowed = max(allowed, AMPLIFIED * amplified)
     same = from_stored <= (0.0 if quadratic else allowed)
     exact = deviation == 0 and same
@@ -78,9 +79,9 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
     row = {**trials.hyperparams.arguments(0), "seed": int(trials.seed[0])}
     setting = ", ".join(f"{name} {cell(row[name], name)}" for name in HYPERPARAMETERS)
     return Replay(
-        title=f"trial {number} ({work.plan.ids(trials)[0]}): {setting}",
+        title=f"trial {number} ({prepared.plan.ids(trials)[0]}): {setting}",
         facts={"trial": number, **row, **findings},
-        frame=pd.DataFrame([_row(step, work.plan.parameter_names) for step in steps]),
+        frame=pd.DataFrame([_row(step, prepared.plan.parameter_names) for step in steps]),
         exact=exact,
         agrees=agrees,
         conclusion=("the first " if cut else "")
@@ -88,8 +89,8 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
     )
 
 
-def _steps(work: Work, trials: Trials, task: Task, start: np.ndarray) -> Iterator[Step]:
-    training = work.config.training
+def _steps(prepared: PreparedSweep, trials: Trials, task: Task, start: np.ndarray) -> Iterator[Step]:
+    training = prepared.config.training
     return replay(
         task,
         trials.hyperparams,
@@ -102,23 +103,23 @@ def _steps(work: Work, trials: Trials, task: Task, start: np.ndarray) -> Iterato
     )
 
 
-def _compared(work: Work, trials: Trials, steps: list[Step], allowed: float) -> list[Step]:
+def _compared(prepared: PreparedSweep, trials: Trials, steps: list[Step], allowed: float) -> list[Step]:
     """All steps; but those before the first overflow where rounding decides at which step a trial overflows."""
     finite = [step for step in steps if np.isfinite(step.deviation)]
     if len(finite) == len(steps) or not any(step.deviation for step in finite):
         return steps
     if allowed == math.inf:
         return finite
-    first, last = overflow_steps(work, trials)
+    first, last = overflow_steps(prepared, trials)
     overflow = next(step.step for step in steps if not np.isfinite(step.deviation))
     return finite if first <= overflow and steps[-1].step <= last else steps
 
 
-def _amplified(work: Work, trials: Trials, steps: list[Step]) -> float:
+def _amplified(prepared: PreparedSweep, trials: Trials, steps: list[Step]) -> float:
     """How far torch's own rounding takes it from the trial, as a share of the largest value."""
     farthest = 0.0
-    for twin in twins(work, trials):
-        for mine, theirs in zip(steps, _steps(work, trials, twin.task, twin.start), strict=False):
+    for twin in twins(prepared, trials):
+        for mine, theirs in zip(steps, _steps(prepared, trials, twin.task, twin.start), strict=False):
             params, buffers = (v / twin.factor for v in (theirs.torch_params, theirs.torch_momentum_buffers))
             deviation = replace(mine, params=params, momentum_buffers=buffers).relative_deviation
             if np.isfinite(deviation):  # the last step before an overflow may be another one
@@ -136,13 +137,13 @@ def _distance(stored: np.ndarray, last: np.ndarray) -> float:
     return float(apart / size) if size else float(apart)
 
 
-def _number(files: SweepFiles, work: Work, trial: str) -> int:
+def _number(files: SweepFiles, prepared: PreparedSweep, trial: str) -> int:
     if trial.isascii() and trial.isdigit() and len(trial) < 10:
-        if int(trial) < len(work.plan):
+        if int(trial) < len(prepared.plan):
             return int(trial)
-        raise StoreError(f"trial {trial}: the sweep's trials are 0 to {len(work.plan) - 1}")
+        raise StoreError(f"trial {trial}: the sweep's trials are 0 to {len(prepared.plan) - 1}")
     matches = []
-    for table in files.tables(["trial", "trial_id"]):
+    for table in files.shards.tables(["trial", "trial_id"]):
         matches += table.filter(pc.starts_with(table["trial_id"], trial))["trial"].to_pylist()
         if matches and len(trial) == _WHOLE_ID:
             break
@@ -152,17 +153,17 @@ def _number(files: SweepFiles, work: Work, trial: str) -> int:
     raise StoreError(f"trial {trial!r}: {which} of sweep {files.sweep_id} begin so")
 
 
-def _stored(files: SweepFiles, work: Work, number: int) -> tuple[np.ndarray | None, str]:
+def _stored(files: SweepFiles, prepared: PreparedSweep, number: int) -> tuple[np.ndarray | None, str]:
     """The trial's final parameters and verdict in the store."""
-    index = number // work.plan.trials_per_shard
-    if index not in files.done():
+    index = int(prepared.plan.shards().holding(np.array([number]))[0])
+    if index not in files.shards.done():
         return None, ""
-    table = files.read_shard(index, ["trial", "final", "verdict"])
+    table = files.shards.read(index, ["trial", "final", "verdict"])
     rows = table.filter(pc.equal(table["trial"], number)).to_pylist()
     if len(rows) != 1:
         raise StoreError(f"trial {number}: {len(rows)} rows in shard {index:05}.parquet; 'sweeps verify' tells more")
     [row] = rows
-    final = np.array([np.nan if v is None else v for v in row["final"]], dtype=work.config.training.dtype)
+    final = np.array([np.nan if v is None else v for v in row["final"]], dtype=prepared.config.training.dtype)
     return final, row["verdict"]
 
 

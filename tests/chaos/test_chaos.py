@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from sweeps.config import strict_yaml
-from sweeps.config.schema import parse
+from sweeps.config.loader import parse
 from sweeps.execution.inline import InlineExecutor
-from sweeps.pipeline.run import create, prepare, run
+from sweeps.pipeline.run import create, run
+from sweeps.plan.prepared import prepare
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.server.ui import mlflow_server
 from sweeps.tracking.mlflow.tracker import MlflowTracker
@@ -84,9 +85,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     def compute(sweep: dict[str, object]) -> dict[str, bytes]:
         text = strict_yaml.write(sweep)
         if text not in known:
-            work = prepare(parse(sweep, "test.yaml"))
-            files = create(work, Store(tmp_path_factory.mktemp("undisturbed")), InlineExecutor(), Untracked())
-            run(files, work, InlineExecutor(), Untracked(), Silent())
+            prepared = prepare(parse(sweep, "test.yaml"))
+            files = create(prepared, Store(tmp_path_factory.mktemp("undisturbed")), InlineExecutor(), Untracked())
+            run(files, prepared, InlineExecutor(), Untracked(), Silent())
             known[text] = contents(files)
         return known[text]
 
@@ -127,7 +128,7 @@ def kill_later(process: "subprocess.Popen[str]", seconds: float) -> None:
 def stored(files: SweepFiles, shards: int, process: "subprocess.Popen[str]") -> None:
     """Wait until so many shards are stored, or the process has ended."""
     until = time.monotonic() + 300
-    while len(files.done()) < shards and process.poll() is None:
+    while len(files.shards.done()) < shards and process.poll() is None:
         assert time.monotonic() < until
         time.sleep(0.01)
 
@@ -135,7 +136,7 @@ def stored(files: SweepFiles, shards: int, process: "subprocess.Popen[str]") -> 
 def assert_whole(files: SweepFiles, undisturbed: dict[str, bytes], logged: int, uri: str | None = None) -> None:
     assert files.state() == "reported"
     assert contents(files) == undisturbed
-    audit = verify(files, MlflowTracker(uri or files.store.tracking_uri), sample=5)
+    audit = verify(files, MlflowTracker(uri or Store.of(files).tracking_uri), sample=5)
     assert [str(difference) for difference in audit.differences] == []
     assert audit.stored == audit.trials
     assert audit.logged == logged
@@ -177,7 +178,7 @@ def test_nodes_are_killed_and_others_join(
     process = cli.start("run", written(tmp_path, LARGE), "--address", cluster.address, **cluster.environment)
     files = begun(store, process)
     for _ in range(NODE_KILLS):
-        stored(files, len(files.done()) + chance.randint(1, 5), process)
+        stored(files, len(files.shards.done()) + chance.randint(1, 5), process)
         time.sleep(chance.uniform(0, 0.2))
         cluster.kill(nodes.pop(chance.randrange(len(nodes))))
         nodes.append(cluster.add(cores=chance.randint(1, 3)))
@@ -194,7 +195,7 @@ def test_results_that_no_object_store_can_hold(
     cli("run", written(tmp_path, HEAVY), "--address", cluster.address, **cluster.environment)
     [files] = store.sweeps()
     in_flight = 2 * 2  # tasks of two cores
-    assert in_flight * files.read_shard(0).nbytes > LEAST_OBJECT_STORE
+    assert in_flight * files.shards.read(0).nbytes > LEAST_OBJECT_STORE
     assert_whole(files, undisturbed(HEAVY), logged=0)
 
 
@@ -211,7 +212,7 @@ def test_the_whole_cluster_is_lost(cli: Cli, store: Store, tmp_path: Path, undis
         [told] = [line for line in err.splitlines() if line.startswith("error: ")]
         assert "lost" in told
         assert told.endswith(f"go on with: sweeps resume {files.sweep_id}")
-        assert files.failures() == []
+        assert files.shards.failures() == []
     cli("resume", files.sweep_id, "--executor", chance.choice(("ray", "inline")))
     assert_whole(files, undisturbed(LARGE), logged=50)
 
@@ -228,7 +229,7 @@ def test_mlflows_server_on_postgresql_is_killed(
         os.killpg(server.pid, signal.SIGKILL)
         out, err = process.communicate(timeout=300)
     assert process.returncode in (0, 5), out + err  # 0: it was all logged before
-    assert len(files.done()) == 40
+    assert len(files.shards.done()) == 40
     with mlflow_server(database, store.artifacts, int(address.rpartition(":")[2])):
         cli("resume", files.sweep_id, *inline, **PATIENCE)
     assert_whole(files, undisturbed(SWEEP), logged=120, uri=database)
@@ -250,7 +251,7 @@ def test_mlflows_database_is_killed(
     out, err = process.communicate(timeout=300) if again else (out, err)
     assert process.returncode in (0, 5), out + err
     assert "Traceback" not in err
-    assert len(files.done()) == 40
+    assert len(files.shards.done()) == 40
     cli("resume", files.sweep_id, *arguments)
     assert_whole(files, undisturbed(SWEEP), logged=120, uri=database)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 
 PARAMETERS = {
     "lr": {"min": 0.002, "max": 0.3, "count": 12, "scale": "log"},
@@ -16,6 +16,6 @@ PARAMETERS = {
 
 
 @pytest.fixture
-def line(make_work: Callable[..., Work]) -> Work:
+def line(make_prepared: Callable[..., PreparedSweep]) -> PreparedSweep:
     """120 trials, a map of two panels, two trials a cell."""
-    return make_work(parameters=PARAMETERS, training={"epochs": 60}, execution={"trials_per_shard": 30})
+    return make_prepared(parameters=PARAMETERS, training={"epochs": 60}, execution={"trials_per_shard": 30})

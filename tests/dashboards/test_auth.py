@@ -19,7 +19,7 @@ from werkzeug.security import check_password_hash, generate_password_hash
 from dashboards.app import make_app
 from dashboards.users import Users
 from sweeps.errors import InputError
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.report.files import write_report
 from sweeps.results.results import load_results
 from sweeps.service.monitoring.prometheus import CONTENT_TYPE
@@ -76,14 +76,16 @@ class TestHeaders:
         assert b"mcp" not in open_to_all.get("/_mcp").data
         assert b'"hot_reload"' not in open_to_all.get("/").data
 
-    def test_a_report_is_a_stranger(self, make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]) -> None:
-        files = stored(make_work())
-        client = make_app(files.store).test_client()
+    def test_a_report_is_a_stranger(
+        self, make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
+    ) -> None:
+        files = stored(make_prepared())
+        client = make_app(Store.of(files)).test_client()
         assert client.get(f"/sweeps/{files.sweep_id}/report.html").status_code == 404
         write_report(load_results(files))
         answer = client.get(f"/sweeps/{files.sweep_id[:4]}/report.html")
         assert answer.status_code == 200
-        assert answer.text == (files.report_folder / "report.html").read_text(encoding="utf-8")
+        assert answer.text == (files.report.folder / "report.html").read_text(encoding="utf-8")
         assert answer.headers["Content-Security-Policy"].startswith("sandbox allow-scripts allow-downloads;")
         for path in ("ABCD", "1", "%00", "abcd1234%2f.."):
             assert client.get(f"/sweeps/{path}/report.html").text != answer.text

@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 
 from sgdcore.verdict import VERDICTS
-from sweeps.execution.worker import ShardResult, Work, run_shard
+from sweeps.execution.worker import run_shard
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.shards import ShardResult
 from sweeps.report.files import write_report
 from sweeps.results.results import load_results
 from sweeps.store.store import Store, SweepFiles
@@ -35,14 +37,16 @@ POINT = """([selector, axis, x, y]) => {
     return [now.left + across._offset + across.d2p(x), now.top + up._offset + up.d2p(y)];
 }"""
 
-Stored = Callable[[Work], SweepFiles]
+Stored = Callable[[PreparedSweep], SweepFiles]
 
 
 def drawn(page: Any) -> None:
     page.wait_for_function(f"() => {MAP} && {MAP}._fullLayout && {MAP}.calcdata && {MAP}.calcdata.length > 5")
 
 
-def test_silent_and_alone_in_light_and_dark_wide_and_narrow(line: Work, stored: Stored, browser: Browser) -> None:
+def test_silent_and_alone_in_light_and_dark_wide_and_narrow(
+    line: PreparedSweep, stored: Stored, browser: Browser
+) -> None:
     files = stored(line)
     write_report(load_results(files))
 
@@ -57,23 +61,23 @@ def test_silent_and_alone_in_light_and_dark_wide_and_narrow(line: Work, stored: 
         found.append(page.evaluate("Array.from(document.scripts, s => s.src).filter(s => s.includes('plotly'))"))
         return found
 
-    with served_dashboard(files.store) as address:
+    with served_dashboard(Store.of(files)) as address:
         wide, narrow = browser.visit(address, look), browser.visit(address, look, dark=True, width=400)
     assert wide[0] != narrow[0]
     assert wide[1:3] == narrow[1:3] == [True, True]
     assert any("/_dash-component-suites/plotly/" in source for source in wide[3])
 
 
-def test_the_map_has_the_cells_of_the_store(line: Work, stored: Stored, browser: Browser) -> None:
+def test_the_map_has_the_cells_of_the_store(line: PreparedSweep, stored: Stored, browser: Browser) -> None:
     files = stored(line)
-    trials = pd.concat([pd.read_parquet(path) for path in sorted(files.shards_folder.glob("*.parquet"))])
+    trials = pd.concat([pd.read_parquet(path) for path in sorted(files.shards.folder.glob("*.parquet"))])
 
     def look(page: Any) -> list[Any]:
         drawn(page)
         cells: list[Any] = page.evaluate(SHOWN)
         return cells
 
-    with served_dashboard(files.store) as address:
+    with served_dashboard(Store.of(files)) as address:
         panels = browser.visit(f"{address}/sweeps/{files.sweep_id}", look)
     order = {verdict: i for i, verdict in enumerate(VERDICTS)}
     assert len(panels) == 2
@@ -87,9 +91,11 @@ def test_the_map_has_the_cells_of_the_store(line: Work, stored: Stored, browser:
         np.testing.assert_array_equal(np.array(shown, dtype=float)[certain], oracle[certain])
 
 
-def test_a_click_leads_to_the_trial_its_curve_path_and_replay(line: Work, stored: Stored, browser: Browser) -> None:
+def test_a_click_leads_to_the_trial_its_curve_path_and_replay(
+    line: PreparedSweep, stored: Stored, browser: Browser
+) -> None:
     files = stored(line)
-    trials = pd.concat([pd.read_parquet(path) for path in sorted(files.shards_folder.glob("*.parquet"))])
+    trials = pd.concat([pd.read_parquet(path) for path in sorted(files.shards.folder.glob("*.parquet"))])
     chosen = trials.query("nesterov and momentum == 0.5").sort_values("lr")["lr"].unique()[4]
     cell = trials[(trials["lr"] == chosen) & (trials["momentum"] == 0.5) & trials["nesterov"]]
 
@@ -116,7 +122,7 @@ def test_a_click_leads_to_the_trial_its_curve_path_and_replay(line: Work, stored
         found["again"] = page.locator("#trial h2").text_content()
         return found
 
-    with served_dashboard(files.store) as address:
+    with served_dashboard(Store.of(files)) as address:
         found = browser.visit(f"{address}/sweeps/{files.sweep_id}", look)
     asked = dict(parse_qsl(urlsplit(found["url"]).query))
     best = cell.sort_values(["final_loss", "trial"])["trial"].tolist()
@@ -128,7 +134,7 @@ def test_a_click_leads_to_the_trial_its_curve_path_and_replay(line: Work, stored
     assert found["again"] == f"Trial {found['other']}"
 
 
-def test_a_running_sweep_updates_by_itself(line: Work, store: Store, browser: Browser) -> None:
+def test_a_running_sweep_updates_by_itself(line: PreparedSweep, store: Store, browser: Browser) -> None:
     manifest = {"sweep_id": "abcd1234", "name": "live", "created": "2026-01-01T00:00:00+00:00", **line.plan.summary()}
     files = store.create("abcd1234", line.config.to_yaml(), manifest)
     shards = list(line.plan.shards())
@@ -136,7 +142,7 @@ def test_a_running_sweep_updates_by_itself(line: Work, store: Store, browser: Br
     def add(index: int) -> None:
         result = run_shard(line, shards[index])
         assert isinstance(result, ShardResult)
-        files.write_shard(result)
+        files.shards.write(result)
 
     def look(page: Any) -> list[str]:
         page.wait_for_selector(".pill-running")
@@ -160,14 +166,16 @@ def test_a_running_sweep_updates_by_itself(line: Work, store: Store, browser: Br
         page.wait_for_selector(".stable .strip")
         return told
 
-    with served_dashboard(files.store) as address, files.lease():
+    with served_dashboard(Store.of(files)) as address, files.lease():
         told = browser.visit(f"{address}/sweeps/abcd1234", look)
         assert told == ["None of the 120 trials is stored yet.", "60 of 120 computed", "True"]
         assert browser.visit(address, listed) == ["60 of 120 computed"]
 
 
-def test_html_in_names_is_shown_and_not_run(make_work: Callable[..., Work], stored: Stored, browser: Browser) -> None:
-    files = stored(make_work(name=HOSTILE, description=HOSTILE))
+def test_html_in_names_is_shown_and_not_run(
+    make_prepared: Callable[..., PreparedSweep], stored: Stored, browser: Browser
+) -> None:
+    files = stored(make_prepared(name=HOSTILE, description=HOSTILE))
     manifest = files.manifest() | {"tags": {HOSTILE: HOSTILE}}
     files.plan_path.write_text(json.dumps(manifest), encoding="utf-8")
     write_report(load_results(files))
@@ -184,7 +192,7 @@ def test_html_in_names_is_shown_and_not_run(make_work: Callable[..., Work], stor
         found += [popup.locator("h1").inner_text(), popup.evaluate("window.ran"), popup.evaluate("origin")]
         return [*found, page.evaluate("window.ran")]
 
-    with served_dashboard(files.store) as address:
+    with served_dashboard(Store.of(files)) as address:
         name, tag, heading, description, crumb, inside, ran, origin, outside = browser.visit(address, look)
     assert [name, heading, description, inside] == [HOSTILE] * 4
     assert tag == crumb == f"{HOSTILE} {HOSTILE}"
@@ -193,12 +201,12 @@ def test_html_in_names_is_shown_and_not_run(make_work: Callable[..., Work], stor
 
 
 def test_sorted_filtered_and_picked_in_the_address(
-    make_work: Callable[..., Work], store: Store, browser: Browser
+    make_prepared: Callable[..., PreparedSweep], store: Store, browser: Browser
 ) -> None:
     for i, name in enumerate(("beta", "alpha", "gamma")):
-        work = make_work(name=name)
+        prepared = make_prepared(name=name)
         manifest = {"sweep_id": f"{i:08x}", "name": name, "created": f"2026-01-0{i + 1}T00:00:00+00:00"}
-        store.create(f"{i:08x}", work.config.to_yaml(), manifest | work.plan.summary())
+        store.create(f"{i:08x}", prepared.config.to_yaml(), manifest | prepared.plan.summary())
 
     def look(page: Any) -> list[Any]:
         names = page.locator("a.name")
@@ -228,13 +236,13 @@ def test_sorted_filtered_and_picked_in_the_address(
 
 
 @pytest.fixture
-def nights(make_work: Callable[..., Work], store: Store) -> dict[str, pd.DataFrame]:
+def nights(make_prepared: Callable[..., PreparedSweep], store: Store) -> dict[str, pd.DataFrame]:
     """The trials of three sweeps of one name: the second is shorter than the first, the third is as the first."""
     trials = {}
     for day, (sweep_id, epochs) in enumerate((("aaaa1111", 60), ("bbbb2222", 5), ("cccc3333", 60)), 1):
-        work = make_work(name="night", parameters=PARAMETERS, training={"epochs": epochs})
-        files = computed_into(store, sweep_id, work, f"2026-01-0{day}T02:00:00+00:00")
-        trials[sweep_id] = pd.concat([shard.to_pandas() for shard in files.read_shards(files.done())])
+        prepared = make_prepared(name="night", parameters=PARAMETERS, training={"epochs": epochs})
+        files = computed_into(store, sweep_id, prepared, f"2026-01-0{day}T02:00:00+00:00")
+        trials[sweep_id] = pd.concat([shard.to_pandas() for shard in files.shards.read_many(files.shards.done())])
     return trials
 
 
@@ -309,15 +317,15 @@ def test_a_sweep_that_is_not_there(store: Store, browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("damage", ["plan", "shard"])
-def test_damaged_sweeps_are_told_of(line: Work, stored: Stored, browser: Browser, damage: str) -> None:
+def test_damaged_sweeps_are_told_of(line: PreparedSweep, stored: Stored, browser: Browser, damage: str) -> None:
     files = stored(line)
-    broken = files.plan_path if damage == "plan" else next(files.shards_folder.iterdir())
+    broken = files.plan_path if damage == "plan" else next(files.shards.folder.iterdir())
     broken.write_text("{", encoding="utf-8")
 
     def look(page: Any) -> str:
         page.wait_for_selector(".notice, .pill-damaged")
         return str(page.locator("#page").inner_text())
 
-    with served_dashboard(files.store) as address:
+    with served_dashboard(Store.of(files)) as address:
         told = browser.visit(f"{address}/sweeps/{files.sweep_id}", look)
     assert "cannot be read" in told

@@ -27,7 +27,7 @@ def make_secrets(folder: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Doors:
+class ServiceStack:
     """MLflow's server, which asks for a login, and the PostgreSQL behind it.
 
     Args:
@@ -59,7 +59,7 @@ class Doors:
 
 
 @pytest.fixture(scope="session")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+def service_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceStack]:
     folder = tmp_path_factory.mktemp("service")
     make_secrets(folder / "secrets")
     with private_cluster() as cluster:
@@ -68,7 +68,7 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
         server = mlflow_server(cluster, folder, port)
         server.start()
         try:
-            yield Doors(f"http://127.0.0.1:{port}", folder / "secrets", cluster, server)
+            yield ServiceStack(f"http://127.0.0.1:{port}", folder / "secrets", cluster, server)
         finally:
             server.end()
 

@@ -16,7 +16,7 @@ import requests
 from sweeps.config import strict_yaml
 from sweeps.service.schedule.tick_table import DONE, Tick, TickTable
 from sweeps.store.store import Store, SweepFiles
-from tests.deploy.conftest import BIN, Doors
+from tests.deploy.conftest import BIN, ServiceStack
 from tests.support.browser import Browser
 from tests.support.command_line import Cli
 from tests.support.documents import document
@@ -39,9 +39,9 @@ LONG = SWEEP | {"training": {"epochs": 1_000_000}, "name": "long"}  # some secon
 class Service:
     """All of it, and a laptop outside of it."""
 
-    def __init__(self, doors: Doors, head: RayHead, folder: Path) -> None:
+    def __init__(self, service_stack: ServiceStack, head: RayHead, folder: Path) -> None:
         """The scheduler and the dashboard are not started yet."""
-        self.doors, self.head, self.store, self.folder = doors, head, Store(head.store), folder
+        self.service_stack, self.head, self.store, self.folder = service_stack, head, Store(head.store), folder
         self.sweep, self.schedules = folder / "sweep.yaml", folder / "schedules.yaml"
         entry = {"config": "sweep.yaml", "address": "$SWEEPS_CLUSTER", "overlap": "queue", "fresh": True}
         last = datetime.now(UTC) - timedelta(hours=12)
@@ -57,13 +57,13 @@ class Service:
             "HOME": str(folder),
             "SWEEPS_STORE": str(head.store),
             "SWEEPS_CLUSTER": head.address,
-            "SWEEPS_DASHBOARD_USERS_FILE": str(doors.secrets / "dashboard_users"),
+            "SWEEPS_DASHBOARD_USERS_FILE": str(service_stack.secrets / "dashboard_users"),
             **{name: value for name, value in head.environment.items() if name.startswith("RAY_AUTH")},
         }
         log = folder / "scheduler.log"
         command = [BIN / "sweeps", "schedule", "run", self.schedules]
         self.scheduler = Part(command, environment, log, lambda: "what is due is kept in" in log.read_text())
-        key = doors.secrets / "dashboard_session_key"
+        key = service_stack.secrets / "dashboard_session_key"
         command = [BIN / "sweeps", "dashboard", "--port", str(port), "--secret-key-file", key]
         ready = f"{self.page}/healthz"
         self.dashboard = Part(command, environment, folder / "dashboard.log", lambda: answers(ready))
@@ -92,14 +92,14 @@ class Service:
     def log_in(self, user: str = "sweeps", password: str | None = None) -> requests.Session:
         """A browser's session with the dashboard."""
         session = requests.Session()
-        secret = self.doors.secret("dashboard") if password is None else password
+        secret = self.service_stack.secret("dashboard") if password is None else password
         session.post(f"{self.page}/login", data={"name": user, "password": secret, "next": "/"}, timeout=60)
         return session
 
     def runs(self, name: str) -> list[dict[str, dict[str, str]]]:
         """The tags of an experiment's runs, as MLflow's viewer sees them."""
-        viewer = ("viewer", self.doors.secret("mlflow_viewer"))
-        where = f"{self.doors.uri}/api/2.0/mlflow"
+        viewer = ("viewer", self.service_stack.secret("mlflow_viewer"))
+        where = f"{self.service_stack.uri}/api/2.0/mlflow"
         known = requests.get(
             f"{where}/experiments/get-by-name", {"experiment_name": name}, auth=viewer, timeout=60
         ).json()
@@ -117,11 +117,11 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(doors: Doors, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(service_stack: ServiceStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A head that computes nothing, two nodes of a core each, and no scheduler for two days."""
-    database = {"SWEEPS_TRACKING_DATABASE": doors.database("sweeps_writer")}
-    with private_head(0, **doors.login("sweeps"), **database) as head:
-        whole = Service(doors, head, tmp_path_factory.mktemp("nights"))
+    database = {"SWEEPS_TRACKING_DATABASE": service_stack.database("sweeps_writer")}
+    with private_head(0, **service_stack.login("sweeps"), **database) as head:
+        whole = Service(service_stack, head, tmp_path_factory.mktemp("nights"))
         for _ in range(2):
             head.add(cores=1)
         whole.table.filled_until("nightly", datetime.now(UTC) - timedelta(days=2))
@@ -138,8 +138,8 @@ def service(doors: Doors, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def whole_and_logged_once(service: Service, sweep_id: str, sample: int = 3) -> SweepFiles:
     """The audit of a sweep is clean, with some trials done again by torch, and MLflow has every trial once."""
     files = service.store.find(sweep_id)
-    database = {"SWEEPS_TRACKING_DATABASE": service.doors.database("sweeps_writer")}
-    login = service.doors.login("sweeps")
+    database = {"SWEEPS_TRACKING_DATABASE": service.service_stack.database("sweeps_writer")}
+    login = service.service_stack.login("sweeps")
     service.cli("verify", sweep_id, "--store", service.head.store, "--sample", sample, **login, **database)
     tags = [tags for tags in service.runs(files.manifest()["name"]) if tags.get("sweeps.sweep_id") == sweep_id]
     trials = [its["sweeps.trial_id"] for its in tags if "sweeps.trial_id" in its]
@@ -157,7 +157,7 @@ def test_the_nights_that_no_scheduler_saw_run_on_both_nodes_and_are_held_against
     for tick in (last_night, tonight):
         files = whole_and_logged_once(service, tick.sweep_id)
         assert files.manifest()["tags"] == {"schedule": "nightly", "scheduled_at": tick.scheduled_at}
-        assert files.tracking()["writer"] == "bulk"
+        assert files.tracking_record.first()["writer"] == "bulk"
 
     # A change that makes it worse is told by the check, against the newest night that was well.
     service.sweep.write_text(strict_yaml.write(SWEEP | {"training": {"epochs": 1}}))
@@ -170,7 +170,7 @@ def test_the_nights_that_no_scheduler_saw_run_on_both_nodes_and_are_held_against
     def look(page: Any) -> tuple[str, set[str]]:
         page.goto(f"{service.page}/history")
         page.fill("input[name=name]", "sweeps")
-        page.fill("input[name=password]", service.doors.secret("dashboard"))
+        page.fill("input[name=password]", service.service_stack.secret("dashboard"))
         page.click("button[type=submit]")
         page.wait_for_selector("#history-figure .main-svg")
         ids = page.locator("#history table code").all_text_contents()
@@ -202,7 +202,7 @@ def test_no_port_lets_in_who_has_no_or_a_wrong_secret(service: Service) -> None:
     ):
         [line] = service.cli(*command, code=2, **wrong).stderr.splitlines()
         assert "token" in line
-    searched = f"{service.doors.uri}/ajax-api/2.0/mlflow/experiments/search"
+    searched = f"{service.service_stack.uri}/ajax-api/2.0/mlflow/experiments/search"
     for login in (None, ("viewer", "wrong"), ("admin", "password1234")):
         assert requests.get(searched, auth=login, timeout=60).status_code == 401
     for path in ("/", "/_dash-layout", "/metrics", f"/sweeps/{service.store.sweeps()[0].sweep_id}/report.html"):
@@ -212,7 +212,7 @@ def test_no_port_lets_in_who_has_no_or_a_wrong_secret(service: Service) -> None:
             assert answer.status_code in (302, 401), path
     with service.log_in() as session:
         assert session.get(f"{service.page}/_dash-layout", timeout=60).status_code == 200
-    uri = service.doors.database("mlflow").replace(service.doors.secret("postgres_mlflow"), "wrong")
+    uri = service.service_stack.database("mlflow").replace(service.service_stack.secret("postgres_mlflow"), "wrong")
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(uri)
 
@@ -220,16 +220,16 @@ def test_no_port_lets_in_who_has_no_or_a_wrong_secret(service: Service) -> None:
 @pytest.mark.parametrize("lost", ["a node and the dashboard", "the head and the scheduler", "PostgreSQL and MLflow"])
 def test_what_is_killed_while_a_sweep_runs_comes_back_and_the_sweep_is_whole(service: Service, lost: str) -> None:
     """Killed once the sweep has begun; what watches over the service, here the test, starts it again."""
-    head, nodes, doors = service.head.part, service.head.nodes, service.doors
+    head, nodes, service_stack = service.head.part, service.head.nodes, service.service_stack
     parts: dict[str, list[Part | Cluster]] = {
         "a node and the dashboard": [nodes[0], service.dashboard],
         "the head and the scheduler": [head, *nodes, service.scheduler],  # nodes end without their head
-        "PostgreSQL and MLflow": [doors.postgres, doors.mlflow],
+        "PostgreSQL and MLflow": [service_stack.postgres, service_stack.mlflow],
     }
     before = len(service.table.of("by-hand"))
     tick = service.trigger("by-hand")
-    until(lambda: (files := service.store.get(tick.sweep_id)) is not None and len(files.done()) >= 2)
-    assert len(service.store.find(tick.sweep_id).done()) < 24, "too fast for this test"
+    until(lambda: (files := service.store.get(tick.sweep_id)) is not None and len(files.shards.done()) >= 2)
+    assert len(service.store.find(tick.sweep_id).shards.done()) < 24, "too fast for this test"
     for part in parts[lost]:
         part.kill()
     for part in parts[lost]:
@@ -238,8 +238,8 @@ def test_what_is_killed_while_a_sweep_runs_comes_back_and_the_sweep_is_whole(ser
     if ended.outcome != "ok":  # what could not be tracked: the store has it all, and whoever is told resumes
         assert lost == "PostgreSQL and MLflow"
         assert ended.exit_code == 5
-        environment = service.doors.login("sweeps") | {
-            "SWEEPS_TRACKING_DATABASE": service.doors.database("sweeps_writer")
+        environment = service.service_stack.login("sweeps") | {
+            "SWEEPS_TRACKING_DATABASE": service.service_stack.database("sweeps_writer")
         }
         service.cli("resume", tick.sweep_id, "--executor", "inline", "--store", service.head.store, **environment)
     whole_and_logged_once(service, tick.sweep_id, sample=0)

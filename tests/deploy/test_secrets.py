@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from sweeps.errors import TrackingError
-from sweeps.tracking.mlflow.connection import redacted
+from sweeps.text.redact import redact_uri
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 from tests.support.command_line import Cli
 from tests.support.documents import document
@@ -53,4 +53,4 @@ def test_nothing_of_a_run_that_fails_has_the_password(cli: Cli, tmp_path: Path) 
     ],
 )
 def test_what_is_hidden(uri: str, shown: str) -> None:
-    assert redacted(uri) == shown
+    assert redact_uri(uri) == shown

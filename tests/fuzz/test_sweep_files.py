@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 
 from sweeps.cli import app
 from sweeps.config import strict_yaml
-from sweeps.config.schema import HYPERPARAMETERS, load, parse
+from sweeps.config.loader import load, parse
+from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.errors import MAX_PROBLEMS, InputError
-from sweeps.pipeline.run import prepare
-from sweeps.plan.planner import MAX_TRIALS
+from sweeps.plan.checks import MAX_TRIALS
+from sweeps.plan.prepared import prepare
 from sweeps.text.sanitize import visible
 from tests.fuzz.documents import BOMBS, texts
 from tests.support.documents import document
@@ -68,7 +69,7 @@ def planned(path: Path) -> bool:
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     try:
         config = load(path)
-        work = prepare(config, str(path))
+        prepared = prepare(config, str(path))
     except InputError as error:
         refused = error
     finally:
@@ -79,9 +80,9 @@ def planned(path: Path) -> bool:
         assert 0 < len(lines) <= MAX_PROBLEMS + 1
         assert all(line.strip() and line == visible(line) and len(line) < 1_000 for line in lines), lines
         return False
-    assert 0 < len(work.plan) <= MAX_TRIALS
-    ends = {0, len(work.plan) - 1}
-    ids = [work.plan.ids(work.plan.trials(number, number + 1)) for number in ends]
+    assert 0 < len(prepared.plan) <= MAX_TRIALS
+    ends = {0, len(prepared.plan) - 1}
+    ids = [prepared.plan.ids(prepared.plan.trials(number, number + 1)) for number in ends]
     assert len({trial_id for [trial_id] in ids}) == len(ends)
     assert parse(strict_yaml.read(config.to_yaml(), "again"), "again") == config
     return True

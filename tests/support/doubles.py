@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from sweeps.execution.executor import Outcome
+from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.inline import InlineExecutor
-from sweeps.execution.worker import Work
-from sweeps.plan.planner import Shard
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.shards import Shard
 
 
 class Untracked:
@@ -53,6 +53,9 @@ class Silent:
     def begin(self, to_compute: int, to_log: int) -> None:
         pass
 
+    def extend(self, to_compute: int, to_log: int) -> None:
+        pass
+
     def computed(self, trials: int) -> None:
         pass
 
@@ -72,6 +75,6 @@ class Stopped(InlineExecutor):
     def __init__(self, order: Callable[[list[Shard]], list[Shard]], count: int) -> None:
         self.order, self.count = order, count
 
-    def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
-        yield from islice(super().run(work, self.order(list(shards))), self.count)
+    def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
+        yield from islice(super().run(prepared, self.order(list(shards))), self.count)
         raise KeyboardInterrupt

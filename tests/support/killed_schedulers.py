@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sweeps.service.jobs.submission import Submission
-from sweeps.service.schedule.launchers import Standing
+from sweeps.service.schedule.launchers import LaunchStatus
 from sweeps.service.schedule.scheduler import Scheduler
 from sweeps.service.schedule.schema import Schedule
 from sweeps.service.schedule.tick_table import TickTable
@@ -34,8 +34,8 @@ class Jobs:
         with suppress(FileExistsError):
             (self.folder / submission.submission_id).open("x").close()
 
-    def look(self, submission_id: str) -> Standing | None:
-        return Standing(0) if (self.folder / submission_id).exists() else None
+    def look(self, submission_id: str) -> LaunchStatus | None:
+        return LaunchStatus(0) if (self.folder / submission_id).exists() else None
 
     def stop(self, submission_id: str) -> None:
         raise AssertionError(submission_id)

@@ -12,9 +12,8 @@ import pandas as pd
 import pyarrow as pa
 
 from sgdcore.verdict import VERDICTS
-from sweeps.config.schema import parse
-from sweeps.execution.worker import ShardResult
-from sweeps.plan.planner import Shard
+from sweeps.config.loader import parse
+from sweeps.plan.shards import Shard, ShardResult
 from sweeps.store.store import Store, SweepFiles
 from tests.support.documents import document
 
@@ -53,7 +52,7 @@ def stored(
     metadata = {"steps": "[0, 20]", "parameters": '["weight", "bias"]', "kernel": "made up", "device": "cpu"}
     for index, (start, stop) in enumerate(list(pairwise(bounds))[: len(bounds) - 1 - missing]):
         table = _table(rows.iloc[start:stop]).replace_schema_metadata(metadata)
-        files.write_shard(ShardResult(Shard(index, start, stop), table, 0.0))
+        files.shards.write(ShardResult(Shard(index, start, stop), table, 0.0))
     return files
 
 

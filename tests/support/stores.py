@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from sweeps.execution.worker import ShardResult, Work, run_shard
+from sweeps.execution.worker import run_shard
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.shards import ShardResult
 from sweeps.store.store import Store, SweepFiles
 
 
 def computed_into(
     store: Store,
     sweep_id: str,
-    work: Work,
+    prepared: PreparedSweep,
     created: str = "2026-01-01T00:00:00+00:00",
     **facts: object,
 ) -> SweepFiles:
     """A sweep that is computed and not logged; ``facts`` are kept in its manifest."""
-    manifest = {"sweep_id": sweep_id, "name": work.config.name, "created": created}
-    manifest |= {**work.plan.summary(), "data": {"digest": work.task.dataset.digest}, **facts}
-    files = store.create(sweep_id, work.config.to_yaml(), manifest)
-    for shard in work.plan.shards():
-        result = run_shard(work, shard)
+    manifest = {"sweep_id": sweep_id, "name": prepared.config.name, "created": created}
+    manifest |= {**prepared.plan.summary(), "data": {"digest": prepared.task.dataset.digest}, **facts}
+    files = store.create(sweep_id, prepared.config.to_yaml(), manifest)
+    for shard in prepared.plan.shards():
+        result = run_shard(prepared, shard)
         assert isinstance(result, ShardResult), result
-        files.write_shard(result)
+        files.shards.write(result)
     return files
 
 
 def contents(files: SweepFiles) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in files.shards_folder.iterdir()}
+    return {path.name: path.read_bytes() for path in files.shards.folder.iterdir()}

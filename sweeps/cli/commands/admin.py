@@ -43,11 +43,11 @@ def doctor(
 ) -> None:
     """Check versions, devices, Ray, MLflow, the store and the clock, and say what to do about what is wrong."""
     from sweeps.cli.terminal import out, say, show_json
-    from sweeps.service.doctor import Patient, examine
+    from sweeps.service.doctor import ServiceSettings, examine
     from sweeps.store.store import Store
 
     found = []
-    for check in examine(Patient(Store(store), address, tracking_uri, tracking_database)):
+    for check in examine(ServiceSettings(Store(store), address, tracking_uri, tracking_database)):
         found.append(check)
         if not as_json:
             style = {"ok": "green", "warning": "yellow", "failed": "red"}[check.status]
@@ -79,7 +79,7 @@ def backup(
 ) -> None:
     """Copy the store, and what the tracking server keeps, into one archive; sweeps may go on meanwhile."""
     from sweeps.cli.terminal import say
-    from sweeps.pipeline.run import database_uri
+    from sweeps.pipeline.factories import database_uri
     from sweeps.service import backup as copies
     from sweeps.store.store import Store
 
@@ -98,7 +98,7 @@ def restore(
 ) -> None:
     """Make a store of an archive, where there is none yet, and fill the tracking server's empty database and folder."""
     from sweeps.cli.terminal import say
-    from sweeps.pipeline.run import database_uri
+    from sweeps.pipeline.factories import database_uri
     from sweeps.service import backup as copies
     from sweeps.store.store import Store
 

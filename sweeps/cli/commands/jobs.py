@@ -42,9 +42,9 @@ def submit(
     from sweeps.cli.terminal import say, show_json
     from sweeps.pipeline.rerun import tags_of
     from sweeps.service.jobs.ray_jobs import Cluster
-    from sweeps.service.jobs.submission import Place, prepare
+    from sweeps.service.jobs.submission import Destination, prepare
 
-    submission = prepare(config, set_, submission_id, Place(store, tracking_uri), tags_of(tag), fresh)
+    submission = prepare(config, set_, submission_id, Destination(store, tracking_uri), tags_of(tag), fresh)
     cluster = Cluster(address)
     job, new = cluster.submit(submission)
     if as_json:

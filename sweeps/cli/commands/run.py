@@ -27,15 +27,15 @@ from sweeps.cli.options import (
     database_of,
     executor_of,
     find,
-    prepared,
+    prepare_sweep_file,
 )
 from sweeps.cli.outcome import again_with, conclude, conclude_whole, keeping, say_tracking, unlogged, write_report
 from sweeps.errors import NotLogged, TrialsFailed
 
 if TYPE_CHECKING:
     from sweeps.config.schema import WriterName
-    from sweeps.execution.worker import Work
     from sweeps.plan.prediction import Forecast
+    from sweeps.plan.prepared import PreparedSweep
     from sweeps.store.store import SweepFiles
     from sweeps.tracking.mlflow.tracker import MlflowTracker
 
@@ -46,23 +46,23 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
     from sweeps.cli.terminal import say, show_frame, show_json
     from sweeps.plan.prediction import forecast
 
-    work = prepared(config, set_, as_json=as_json)
-    summary = work.plan.summary()
-    told = forecast(work)
+    prepared = prepare_sweep_file(config, set_, as_json=as_json)
+    summary, first = prepared.plan.summary(), prepared.plan.stages[0]
+    told = forecast(prepared)
     if as_json:
         show_json(summary | {"predicted": asdict(told) if told else None})
         return
-    say(f"{work.config.name}: {len(work.plan):,} trials of {work.plan.steps:,} steps")
+    say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {prepared.plan.steps:,} steps")
     say(
-        f"task: {work.config.task.dataset.kind} data, {work.task.samples:,} samples; "
-        f"parameters {', '.join(work.plan.parameter_names[:8])}"
+        f"task: {prepared.config.task.dataset.kind} data, {prepared.task.samples:,} samples; "
+        f"parameters {', '.join(prepared.plan.parameter_names[:8])}"
     )
-    say(f"shards: {summary['shards']:,} of up to {work.plan.trials_per_shard:,} trials")
-    for what, tally in (("dropped", work.plan.dropped), ("merged", work.plan.merged)):
-        for reason, count in tally.items():
+    say(f"shards: {summary['shards']:,} of up to {prepared.plan.trials_per_shard:,} trials")
+    for what, aggregate in (("dropped", first.dropped), ("merged", first.merged)):
+        for reason, count in aggregate.items():
             say(f"{what}: {count:,} ({reason})")
-    _say_forecast(work, told)
-    show_frame(_axes(work), False, "axes")
+    _say_forecast(prepared, told)
+    show_frame(_axes(prepared), False, "axes")
 
 
 @app.command()
@@ -83,25 +83,26 @@ def run(
 ) -> None:
     """Train all trials, track them in MLflow and report."""
     from sweeps.cli.terminal import complain, progress, say
-    from sweeps.pipeline import run as road
+    from sweeps.pipeline import run as pipeline
+    from sweeps.pipeline.factories import tracker_for
     from sweeps.pipeline.rerun import check_id, tags_of
-    from sweeps.service.monitoring.progress_file import followed
+    from sweeps.service.monitoring.progress_file import report_progress
     from sweeps.store.store import Store
 
     tags = tags_of(tag)
     if id_ is not None:
         check_id(id_)
     home = Store(store)
-    work = prepared(config, set_, home if copy_data else None)
+    prepared = prepare_sweep_file(config, set_, home if copy_data else None)
     if id_ is not None and (files := home.get(id_)) is not None:
-        _run_again(files, work, executor, address, tracking_uri, tracking_database)
+        _run_again(files, prepared, executor, address, tracking_uri, tracking_database)
         return
     with executor_of(executor, address) as where:
-        tracker = road.tracker_for(home, tracking_uri, None, database_of(tracking_database, work.config))
-        say(f"{work.config.name}: {len(work.plan):,} trials of {work.plan.steps:,} steps")
-        files = road.create(work, home, where, tracker, fresh, id_, tags)
+        tracker = tracker_for(home, tracking_uri, None, database_of(tracking_database, prepared.config))
+        say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {prepared.plan.steps:,} steps")
+        files = pipeline.create(prepared, home, where, tracker, fresh, id_, tags)
         with files.lease(), keeping(files):
-            outcome = road.run(files, work, where, tracker, followed(progress(), files, where, complain))
+            outcome = pipeline.run(files, prepared, where, tracker, report_progress(progress(), files, where, complain))
             conclude(outcome, home, where.description, tracker)
 
 
@@ -115,11 +116,11 @@ def resume(
     tracking_database: DatabaseOption = None,
 ) -> None:
     """Compute and log what a sweep still lacks, also what could not be run before."""
-    from sweeps.pipeline import run as road
+    from sweeps.pipeline.factories import tracker_for
 
     home, files = find(store, sweep_id)
     with files.lease():
-        tracker = road.tracker_for(home, tracking_uri, files, database_of(tracking_database, files.config()))
+        tracker = tracker_for(home, tracking_uri, files, database_of(tracking_database, files.config()))
         _go_on(files, tracker, executor, address)
 
 
@@ -133,19 +134,21 @@ def log(
 ) -> None:
     """Log what a sweep has computed to any MLflow, or complete what is logged there; nothing is logged twice."""
     from sweeps.cli.terminal import complain, progress
-    from sweeps.pipeline import run as road
-    from sweeps.service.monitoring.progress_file import followed
+    from sweeps.pipeline import run as pipeline
+    from sweeps.pipeline.factories import tracker_for
+    from sweeps.pipeline.publish import publish
+    from sweeps.service.monitoring.progress_file import report_progress
 
     home, files = find(store, sweep_id)
     with files.lease():
-        tracker = road.tracker_for(home, tracking_uri, files, database_of(tracking_database, files.config()))
+        tracker = tracker_for(home, tracking_uri, files, database_of(tracking_database, files.config()))
         again = again_with(files, "log") + (f" --tracking-uri {shlex.quote(tracker.uri)}" if tracking_uri else "")
         try:
-            told = followed(progress(), files, None, complain)
-            outcome = road.log(files, tracker, told, cast("WriterName | None", writer and writer.value))
-            loaded = None if files.is_reported() else write_report(outcome)[0]
+            told = report_progress(progress(), files, None, complain)
+            outcome = pipeline.log(files, tracker, told, cast("WriterName | None", writer and writer.value))
+            loaded = None if files.report.is_written() else write_report(outcome)[0]
             if outcome.tracking_error is None:
-                road.publish(outcome, tracker, loaded)
+                publish(outcome, tracker, loaded)
         except KeyboardInterrupt:
             tracker.interrupt()
             raise KeyboardInterrupt(f"go on with: {again}") from None
@@ -154,14 +157,14 @@ def log(
             raise NotLogged(unlogged(outcome, again))
         if outcome.failed_trials:
             raise TrialsFailed(
-                f"{outcome.failed_trials:,} of {len(outcome.work.plan):,} trials are not computed, and so not logged; "
+                f"{outcome.failed_trials:,} of {len(outcome.prepared.plan):,} trials are not computed, and so not logged; "
                 f"compute them: {again_with(files, 'resume')}; then log them: {again}"
             )
 
 
 def _run_again(
     files: SweepFiles,
-    work: Work,
+    prepared: PreparedSweep,
     executor: ExecutorName,
     address: str | None,
     tracking_uri: str | None,
@@ -169,47 +172,50 @@ def _run_again(
 ) -> None:
     """The sweep was asked for before: go on with it, or say how it went."""
     from sweeps.cli.terminal import say
-    from sweeps.pipeline import run as road
+    from sweeps.pipeline.factories import tracker_for
+    from sweeps.pipeline.outcome import SweepOutcome
     from sweeps.pipeline.rerun import check_same, is_whole
+    from sweeps.store.store import Store
 
-    check_same(files, work)
+    check_same(files, prepared)
     with files.lease():
-        database = database_of(tracking_database, work.config)
-        tracker = road.tracker_for(files.store, tracking_uri, files, database)
+        database = database_of(tracking_database, prepared.config)
+        tracker = tracker_for(Store.of(files), tracking_uri, files, database)
         if is_whole(files, tracker.uri):
-            say(f"{work.config.name}: sweep {files.sweep_id} is in the store, and complete")
-            [place] = [place for place in files.places() if place["uri"] == tracker.uri]
-            conclude_whole(road.Outcome(files, work, tracking=place), tracker)
+            say(f"{prepared.config.name}: sweep {files.sweep_id} is in the store, and complete")
+            [place] = [place for place in files.tracking_record.places() if place["uri"] == tracker.uri]
+            conclude_whole(SweepOutcome(files, prepared, tracking=place), tracker)
         else:
-            say(f"{work.config.name}: sweep {files.sweep_id} is in the store; going on with it")
+            say(f"{prepared.config.name}: sweep {files.sweep_id} is in the store; going on with it")
             _go_on(files, tracker, executor, address)
 
 
 def _go_on(files: SweepFiles, tracker: MlflowTracker, executor: ExecutorName, address: str | None) -> None:
     """Compute, log and report what is missing; the caller holds the lease."""
     from sweeps.cli.terminal import complain, progress, say
-    from sweeps.pipeline import run as road
-    from sweeps.service.monitoring.progress_file import followed
+    from sweeps.pipeline import run as pipeline
+    from sweeps.service.monitoring.progress_file import report_progress
+    from sweeps.store.store import Store
 
     with keeping(files), executor_of(executor, address) as where:
-        if failures := files.failures():
-            tries = sum(files.tries(failure.index) for failure in failures)
+        if failures := files.shards.failures():
+            tries = sum(files.shards.tries(failure.index) for failure in failures)
             say(f"trying again what was given up before: {len(failures):,} shards, after {tries:,} tries")
-        outcome = road.resume(files, where, tracker, followed(progress(), files, where, complain))
-        conclude(outcome, files.store, where.description, tracker)
+        outcome = pipeline.resume(files, where, tracker, report_progress(progress(), files, where, complain))
+        conclude(outcome, Store.of(files), where.description, tracker)
 
 
-def _say_forecast(work: Work, told: Forecast | None) -> None:
+def _say_forecast(prepared: PreparedSweep, told: Forecast | None) -> None:
     """What theory says of the plan, in lines."""
     from sweeps.cli.terminal import say
     from sweeps.plan.prediction import prediction
 
     if told is None:
-        say(f"predicted: {prediction(work)}")
+        say(f"predicted: {prediction(prepared)}")
         return
-    of = "" if told.trials == len(work.plan) else f" {told.trials:,} sampled"
+    of = "" if told.trials == len(prepared.plan) else f" {told.trials:,} sampled"
     say(f"predicted: {told.stable_share:.0%} of the{of} trials are stable ({told.kind} below 1)")
-    swept = [f"{name} {_word(name, value)}" for name, value in told.best.items() if name in work.plan.swept]
+    swept = [f"{name} {_word(name, value)}" for name, value in told.best.items() if name in prepared.plan.swept]
     if swept:
         among = "" if told.settings == told.settings_in_all else f"; {told.settings:,} of {told.settings_in_all:,} seen"
         say(f"best predicted: {', '.join(swept)} ({told.best['growth']:.3g} per epoch{among})")
@@ -217,13 +223,13 @@ def _say_forecast(work: Work, told: Forecast | None) -> None:
         say(str(edge))
 
 
-def _axes(work: Work) -> Any:
+def _axes(prepared: PreparedSweep) -> Any:
     import numpy as np
     import pandas as pd
 
     rows = []
-    for name, _ in work.plan.blocks[0].axes:
-        everything = np.unique(np.concatenate([block[name] for block in work.plan.blocks]))
+    for name in prepared.plan.trial_sets[0].names:
+        everything = np.unique(np.concatenate([trials[name] for trials in prepared.plan.trial_sets]))
         values = everything[~np.isnan(everything)]
         if not len(values):
             continue  # no start value is given

@@ -60,9 +60,9 @@ def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
         say(f"held by {holder}")
     if tags := loaded.manifest.get("tags"):
         say(f"tags: {', '.join(f'{key}={value}' for key, value in tags.items())}")
-    for failure in files.failures():
+    for failure in files.shards.failures():
         say(f"failed: {failure}")
-    for place in files.places():
+    for place in files.tracking_record.places():
         say(f"logged to {place['uri']}{'' if place.get('complete') else ', not all of it'}")
     for line in lead_sentences(loaded):
         say(line)
@@ -83,15 +83,15 @@ def report(
 ) -> None:
     """Write a sweep's report anew, or print it in one format."""
     from sweeps.cli.terminal import say
-    from sweeps.pipeline.run import reopen
     from sweeps.report.files import render_report, write_csv, write_report
     from sweeps.results.results import load_results
+    from sweeps.store.reopen import reopen
     from sweeps.verification.expected import check_expected
 
     _, files = find(store, sweep_id)
     with nullcontext() if format_ else files.lease():
         loaded = load_results(files)
-        expected = check_expected(reopen(files), loaded) if loaded.config.expected and files.done() else None
+        expected = check_expected(reopen(files), loaded) if loaded.config.expected and files.shards.done() else None
         if format_ is ReportFormat.csv:
             write_csv(loaded, sys.stdout)
         elif format_ is not None:
@@ -141,7 +141,7 @@ def verify(
 ) -> None:
     """Hold the store against the plan, MLflow against the store, and a sample of trials against torch.optim.SGD."""
     from sweeps.cli.terminal import say, show_json
-    from sweeps.pipeline.run import tracker_for
+    from sweeps.pipeline.factories import tracker_for
     from sweeps.verification.audit import verify as audited
 
     home, files = find(store, sweep_id)
@@ -209,7 +209,7 @@ def _listed(files: SweepFiles) -> dict[str, Any]:
     from sweeps.errors import StoreError
 
     try:
-        manifest = files.manifest()
+        manifest, planned = files.manifest(), files.planned()
     except StoreError:
         nothing = {"trials": None, "shards": "", "failed shards": None, "created": ""}
         return {"id": files.sweep_id, "name": "", "state": "damaged", **nothing}
@@ -217,9 +217,9 @@ def _listed(files: SweepFiles) -> dict[str, Any]:
         "id": files.sweep_id,
         "name": manifest["name"],
         "state": files.state(),
-        "trials": manifest["trials"],
-        "shards": f"{len(files.done())}/{manifest['shards']}",
-        "failed shards": len(files.failures()),
+        "trials": planned.trials,
+        "shards": f"{len(files.shards.done())}/{planned.shards}",
+        "failed shards": len(files.shards.failures()),
         "created": manifest["created"],
     }
 
@@ -231,6 +231,6 @@ def _standing(files: SweepFiles) -> dict[str, Any]:
         "manifest": files.manifest(),
         "state": files.state(),
         "held by": str(holder) if holder else None,
-        "failed shards": [str(failure) for failure in files.failures()],
-        "logged to": files.places(),
+        "failed shards": [str(failure) for failure in files.shards.failures()],
+        "logged to": files.tracking_record.places(),
     }

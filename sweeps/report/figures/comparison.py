@@ -77,7 +77,7 @@ def compared_shares(comparison: Comparison) -> go.Figure:
     ]
     figure = go.Figure(layout={"template": template(), "barmode": "stack", "height": 150 + 44 * len(bars)})
     for i, verdict in enumerate(VERDICTS):
-        counts = np.array([results.tally.verdicts[i] for _, results in bars])
+        counts = np.array([results.aggregate.verdicts[i] for _, results in bars])
         if counts.any():
             figure.add_bar(
                 y=[name for name, _ in bars],
@@ -95,13 +95,13 @@ def compared_shares(comparison: Comparison) -> go.Figure:
 
 def _curves(results: Results) -> pd.DataFrame:
     """Curves of the sampled trials that settled, each with the number of trials that it stands for."""
-    tally = results.tally
+    aggregate = results.aggregate
     parts = []
-    for verdict, count in zip(VERDICTS, tally.verdicts.tolist(), strict=True):
+    for verdict, count in zip(VERDICTS, aggregate.verdicts.tolist(), strict=True):
         if verdict in SETTLED and count:
-            trials = results.shown(tally.samples[verdict])["trial"]
+            trials = results.shown(aggregate.samples[verdict])["trial"]
             parts.append(pd.DataFrame({"trial": trials, "weight": count / min(count, SAMPLED)}))
-    best = results.shown(tally.best_settled)["trial"]
+    best = results.shown(aggregate.best_settled)["trial"]
     parts.append(pd.DataFrame({"trial": best, "weight": 0.0}))
     sampled: pd.DataFrame = pd.concat(parts, ignore_index=True).drop_duplicates("trial")
     sampled = sampled.assign(best=sampled["trial"].isin(best))

@@ -26,7 +26,7 @@ def convergence_speed(results: Results) -> go.Figure | None:
         name = next((name for name in results.axes if name != "seed"), None)
         if name is None:
             return None
-        cells = results.tally.cells[(name,)].widened()
+        cells = results.aggregate.cells[(name,)].widened()
         (across, up), steps = cells.axes, cells.steps
     if np.isfinite(steps).sum() < _FEWEST:
         return None

@@ -75,9 +75,9 @@ def band(steps: FloatArray, low: FloatArray, high: FloatArray, colour: str, grou
 
 def sampled_trials(results: Results) -> pd.DataFrame:
     """The trials whose curves are drawn: a fair sample of each verdict, and the best of those that settled."""
-    tally = results.tally
-    parts = [results.shown(tally.samples[verdict]) for verdict in VERDICTS]
-    found = pd.concat([results.shown(tally.best_settled), *parts], ignore_index=True)
+    aggregate = results.aggregate
+    parts = [results.shown(aggregate.samples[verdict]) for verdict in VERDICTS]
+    found = pd.concat([results.shown(aggregate.best_settled), *parts], ignore_index=True)
     return found[["trial", "verdict", *results.swept]].drop_duplicates("trial")
 
 
@@ -98,7 +98,7 @@ def _every_trial(figure: go.Figure, results: Results, curves: pd.DataFrame) -> N
 
 
 def _by_verdict(figure: go.Figure, results: Results, curves: pd.DataFrame, floor: float, ceiling: float) -> None:
-    counts = dict(zip(VERDICTS, results.tally.verdicts.tolist(), strict=True))
+    counts = dict(zip(VERDICTS, results.aggregate.verdicts.tolist(), strict=True))
     bands: list[tuple[str, NDArray[np.float64], FloatArray]] = []
     for verdict in VERDICTS:
         some = curves[curves["verdict"] == verdict]
@@ -125,7 +125,7 @@ def _by_verdict(figure: go.Figure, results: Results, curves: pd.DataFrame, floor
             hovertemplate="step %{x:,}<br>median %{customdata[2]:.3~g}<br>half between %{customdata[1]:.3~g} and "
             "%{customdata[3]:.3~g}<br>four fifths between %{customdata[0]:.3~g} and %{customdata[4]:.3~g}",
         )
-    best = results.shown(results.tally.best_settled)
+    best = results.shown(results.aggregate.best_settled)
     if len(best):
         frame = curves[curves["trial"] == best["trial"].iloc[0]].dropna(subset=["loss"])
         figure.add_scatter(

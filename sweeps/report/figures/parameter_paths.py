@@ -62,13 +62,13 @@ def parameter_paths(results: Results, quadratic: Quadratic, trials: Sequence[int
 
 def path_trials(results: Results) -> pd.DataFrame:
     """The trials whose paths are drawn, at most six, no trial twice."""
-    tally = results.tally
+    aggregate = results.aggregate
     wanted = [
-        (tally.best_settled, 1),
-        (tally.worst_settled, 1),
-        (tally.overshoots, 1),
-        (tally.overshoots_diverging, 2),
-        (tally.samples["diverged"], 1),
+        (aggregate.best_settled, 1),
+        (aggregate.worst_settled, 1),
+        (aggregate.overshoots, 1),
+        (aggregate.overshoots_diverging, 2),
+        (aggregate.samples["diverged"], 1),
     ]
     found = pd.concat([results.shown(leading, n) for leading, n in wanted], ignore_index=True)
     return found.drop_duplicates("trial").head(_MOST)

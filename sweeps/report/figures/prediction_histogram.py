@@ -18,7 +18,7 @@ def prediction_histogram(results: Results) -> go.Figure | None:
 
     The last bar holds all radii from 2 on.
     """
-    counts = results.tally.predictions.histogram
+    counts = results.aggregate.predictions.histogram
     if not counts.sum():
         return None
     figure = go.Figure(layout={"template": template(), "height": 380, "barmode": "stack", "bargap": 0.06})

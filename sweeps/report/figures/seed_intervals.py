@@ -23,7 +23,7 @@ def seed_intervals(results: Results) -> go.Figure | None:
     spread = seed_spread(results, _SHOWN)
     if not len(spread):
         return None
-    names = [axis.name for axis in results.tally.settings.axes] if results.tally.settings else []
+    names = [axis.name for axis in results.aggregate.settings.axes] if results.aggregate.settings else []
     labels = [", ".join(cell(row[name], name) for name in names) for _, row in spread.iterrows()]
     figure = go.Figure(layout={"template": template(), "height": 130 + 24 * len(spread)})
     for tied, colour, symbol, name in (

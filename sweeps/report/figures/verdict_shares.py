@@ -19,7 +19,7 @@ def verdict_shares(results: Results, axis: str | None = None) -> go.Figure | Non
     axis = axis or next((name for name in results.axes if name != "seed"), None)
     if axis is None or len(results.values[axis]) < MIN_VALUES:
         return None
-    cells = results.tally.cells[(axis,)]
+    cells = results.aggregate.cells[(axis,)]
     (place,), run = cells.axes, cells.trials > 0
     figure = go.Figure(layout={"template": template(), "barmode": "stack", "bargap": 0, "height": 360})
     for i, verdict in enumerate(VERDICTS):

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from sweeps.errors import ExecutorError, InputError
 from sweeps.service.jobs.submission import Submission
-from sweeps.tracking.mlflow.connection import redacted
+from sweeps.text.redact import redact_uri
 
 PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED = "pending", "running", "succeeded", "failed", "cancelled"
 ENDED = (SUCCEEDED, FAILED, CANCELLED)
@@ -90,7 +90,7 @@ class Cluster:
         given = address if "://" in address else f"http://{address}"
         parts = urlsplit(given)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"--address {redacted(address)}: the Jobs API's is needed, such as http://HOST:8265")
+            raise InputError(f"--address {redact_uri(address)}: the Jobs API's is needed, such as http://HOST:8265")
         self.address = given.rstrip("/")
 
     def submit(self, submission: Submission, again: bool = True) -> tuple[Job, bool]:
@@ -260,12 +260,12 @@ class Cluster:
             ) from error
         except (RequestException, ClientError, RuntimeError, OSError) as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            told = redacted(lines[-1] if lines else type(error).__name__)[:300]
+            told = redact_uri(lines[-1] if lines else type(error).__name__)[:300]
             raise ExecutorError(f"{self}: {told}") from error
 
     def __str__(self) -> str:
         """Its address, without passwords."""
-        return redacted(self.address)
+        return redact_uri(self.address)
 
 
 class _Seen:

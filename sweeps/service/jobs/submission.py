@@ -11,10 +11,13 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sweeps.config.datasets import FileData
+from sweeps.config.loader import load, with_data_at
 from sweeps.config.messages import shown
-from sweeps.config.schema import FileData, ModuleModel, SweepConfig, load, with_data_at
+from sweeps.config.models import ModuleModel
+from sweeps.config.schema import SweepConfig
 from sweeps.errors import InputError
-from sweeps.tracking.mlflow.connection import redacted
+from sweeps.text.redact import redact_uri
 
 MAX_FILE_BYTES = 50_000_000  # of a file that is sent along; Ray takes packages of up to 100 MiB
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # Ray takes anything, and puts it into paths and addresses
@@ -22,7 +25,7 @@ _NO_STORE = "error: this cluster has no store: set SWEEPS_STORE there, or submit
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """Where a sweep is kept and tracked, as its cluster sees it; None leaves that to the cluster's environment."""
 
     store: str | None = None
@@ -38,7 +41,7 @@ class Submission:
     digest: str  # of all that decides what comes out
     config_yaml: str
     files: dict[str, Path] = field(default_factory=dict)  # that are sent along, by their name in the job's folder
-    place: Place = Place()
+    place: Destination = Destination()
     tags: dict[str, str] = field(default_factory=dict)
     fresh: bool = False
 
@@ -76,7 +79,7 @@ def prepare(
     path: Path,
     overrides: list[str] | None = None,
     submission_id: str | None = None,
-    place: Place | None = None,
+    place: Destination | None = None,
     tags: dict[str, str] | None = None,
     fresh: bool = False,
     send_files: bool = True,
@@ -96,10 +99,10 @@ def prepare(
         InputError: the sweep file is wrong, a file is too large to be sent along, or what would be seen by everybody
             who may look at the cluster's jobs holds a password.
     """
-    place = place or Place()
-    if place.tracking_uri and redacted(place.tracking_uri) != place.tracking_uri:
+    place = place or Destination()
+    if place.tracking_uri and redact_uri(place.tracking_uri) != place.tracking_uri:
         raise InputError(
-            f"--tracking-uri {redacted(place.tracking_uri)}: a job's command is no place for a password: "
+            f"--tracking-uri {redact_uri(place.tracking_uri)}: a job's command is no place for a password: "
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster"
         )
     config = load(path, overrides)

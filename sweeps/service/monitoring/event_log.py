@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import sys
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-LogFormat = Literal["text", "json"]
+from sweeps.events import LOGGER
+from sweeps.text.redact import redact
 
-_LOGGER = logging.getLogger("sweeps")
-_LOGGER.addHandler(logging.NullHandler())
-_LOGGER.propagate = False  # Ray and MLflow set up the root logger to their own taste
-_SECRET_NAMES = re.compile(r"(PASSWORD|TOKEN|SECRET|SECRET_KEY|ACCESS_KEY|API_KEY)$")
-_SHORTEST_SECRET = 4  # characters; shorter ones would hide ordinary words
-_HIDDEN = "***"
+LogFormat = Literal["text", "json"]
 
 
 def set_up(form: LogFormat, level: str) -> None:
@@ -29,38 +24,24 @@ def set_up(form: LogFormat, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else _Text())
     handler.addFilter(_without_secrets)
-    for earlier in [each for each in _LOGGER.handlers if isinstance(each, logging.StreamHandler)]:
-        _LOGGER.removeHandler(earlier)
-    _LOGGER.addHandler(handler)
-    _LOGGER.setLevel(level.upper())
+    for earlier in [each for each in LOGGER.handlers if isinstance(each, logging.StreamHandler)]:
+        LOGGER.removeHandler(earlier)
+    LOGGER.addHandler(handler)
+    LOGGER.propagate = False  # Ray and MLflow configure the root logger in their own way
+    LOGGER.setLevel(level.upper())
 
 
 def is_set_up() -> bool:
     """Whether records are written anywhere."""
-    return any(isinstance(each, logging.StreamHandler) for each in _LOGGER.handlers)
-
-
-def event(name: str, sweep_id: str, /, level: int = logging.INFO, **fields: Any) -> None:
-    """Something has happened to a sweep."""
-    _LOGGER.log(level, name, extra={"fields": {"sweep_id": sweep_id} | fields})
-
-
-def freed(text: str) -> str:
-    """The text without secrets."""
-    hidden = re.sub(r"(://[^:/@\s]*):\S*@", rf"\1:{_HIDDEN}@", text)
-    hidden = re.sub(r"(?i)((?:password|token|secret)\w*[=:]\s*|bearer\s+)[^&\s\"',;]+", rf"\1{_HIDDEN}", hidden)
-    for name, value in os.environ.items():
-        if _SECRET_NAMES.search(name) and len(value) >= _SHORTEST_SECRET:
-            hidden = hidden.replace(value, _HIDDEN)
-    return hidden
+    return any(isinstance(each, logging.StreamHandler) for each in LOGGER.handlers)
 
 
 def _without_secrets(record: logging.LogRecord) -> bool:
-    record.msg, record.args = freed(record.getMessage()), None
+    record.msg, record.args = redact(record.getMessage()), None
     fields: dict[str, Any] = getattr(record, "fields", {})
-    record.fields = {name: freed(value) if isinstance(value, str) else value for name, value in fields.items()}
+    record.fields = {name: redact(value) if isinstance(value, str) else value for name, value in fields.items()}
     if record.exc_info:
-        record.exc_text = freed(logging.Formatter().formatException(record.exc_info))
+        record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
         record.exc_info = None
     return True
 

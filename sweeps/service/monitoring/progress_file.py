@@ -4,52 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sweeps.execution.progress import Counts
 from sweeps.store.store import SweepFiles
 
 if TYPE_CHECKING:
     from sweeps.execution.executor import Executor
-    from sweeps.pipeline.run import Progress
+    from sweeps.execution.progress import Progress
 
 _SECONDS = 1.0  # between two looks
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How far a sweep is: trials of the whole sweep, also those of earlier turns, and shards."""
-
-    computed: int = 0
-    to_compute: int = 0
-    logged: int = 0
-    to_log: int = 0
-    failed: int = 0
-    shards_in_flight: int = 0
-
-    @classmethod
-    def of(cls, record: dict[str, Any]) -> Counts:
-        """What a progress.json says, whatever it leaves out."""
-        known = {name: record[name] for name in cls.__dataclass_fields__ if isinstance(record.get(name), int)}
-        return cls(**known)
-
-    @property
-    def lag(self) -> int:
-        """Trials that are computed and could be in MLflow, and are not.
-
-        Of a sweep that logs its best N nobody knows which they are before all are computed: until then it lags by none.
-        """
-        trials = self.to_compute - self.failed
-        if self.to_log >= trials:
-            return max(0, self.computed - self.logged)
-        return max(0, self.to_log - self.logged) if self.computed >= trials else 0
 
 
 Sink = Callable[[Counts], None]
 
 
-class Followed:
+class ProgressReporter:
     """A Progress that passes everything on, and tells sinks once a second how far the sweep is, and a last time at the
     end, in a thread of its own.
 
@@ -83,7 +55,7 @@ class Followed:
     def begin(self, to_compute: int, to_log: int) -> None:
         """Tell where the sweep starts from; the executor is started."""
         manifest, stored = self._files.manifest(), self._files.stored_trials()
-        trials = int(manifest["trials"])
+        trials = self._files.planned().trials
         if self._executor and (meter := self._executor.meter(self._files.sweep_id, str(manifest["name"]))) is not None:
             self._sinks["the cluster's metrics"] = meter
         given_up = trials - stored - to_compute
@@ -91,6 +63,13 @@ class Followed:
         self._shown.begin(to_compute, to_log)
         self._tell()
         self._thread.start()
+
+    def extend(self, to_compute: int, to_log: int) -> None:
+        """Another stage was planned."""
+        with self._lock:
+            counts = self._counts
+            self._counts = replace(counts, to_compute=counts.to_compute + to_compute, to_log=counts.to_log + to_log)
+        self._shown.extend(to_compute, to_log)
 
     def computed(self, trials: int) -> None:
         """So many more trials are in the store."""
@@ -136,11 +115,11 @@ class Followed:
                 self._failing.discard(name)
 
 
-def followed(
+def report_progress(
     shown: Progress, files: SweepFiles, executor: Executor | None, complain: Callable[[str], None]
-) -> Followed:
+) -> ProgressReporter:
     """A Progress that also keeps progress.json, and the metrics of the cluster that the sweep runs on."""
-    return Followed(shown, files, executor, {"progress.json": _Keeper(files)}, complain)
+    return ProgressReporter(shown, files, executor, {"progress.json": _Keeper(files)}, complain)
 
 
 class _Keeper:

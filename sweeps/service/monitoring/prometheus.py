@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from sweeps.errors import StoreError
-from sweeps.service.monitoring.progress_file import Counts
+from sweeps.execution.progress import Counts
 from sweeps.store.store import STATES, Store, SweepFiles
 
 _MOST_SWEEPS = 1000  # that are looked at
@@ -101,7 +101,7 @@ def _counts(files: SweepFiles, state: str) -> Counts:
     """How far a sweep is; of one that no process of this version has run, what the store knows."""
     counts = Counts.of(files.progress())
     if counts.to_compute == 0:
-        return Counts(computed=files.stored_trials(), to_compute=int(files.manifest()["trials"]))
+        return Counts(computed=files.stored_trials(), to_compute=files.planned().trials)
     if state == "running":
         return counts
     # A process that was killed has said nothing at its end.

@@ -19,14 +19,14 @@ from sweeps.store.store import Store
 
 
 @dataclass(frozen=True)
-class Standing:
+class LaunchStatus:
     """How a sweep stands; ``exit_code`` is None until it has ended."""
 
     exit_code: int | None = None
     note: str = ""
 
 
-class Place(Protocol):
+class Launcher(Protocol):
     """Runs sweeps. Whatever is started twice runs once."""
 
     def start(self, submission: Submission) -> None:
@@ -36,14 +36,14 @@ class Place(Protocol):
             SweepsError: it cannot be started.
         """
 
-    def look(self, submission_id: str) -> Standing | None:
+    def look(self, submission_id: str) -> LaunchStatus | None:
         """How a sweep stands; None if the place does not know it, so that it is to be started again."""
 
     def stop(self, submission_id: str) -> None:
         """Ask a sweep to end."""
 
 
-class ClusterPlace:
+class ClusterLauncher:
     """Jobs of a Ray cluster. Of all who submit one id, one wins: that is what makes ticks exactly once."""
 
     def __init__(self, cluster: Cluster) -> None:
@@ -54,12 +54,12 @@ class ClusterPlace:
         """Submit the job, once."""
         self.cluster.submit(submission, again=False)
 
-    def look(self, submission_id: str) -> Standing | None:
+    def look(self, submission_id: str) -> LaunchStatus | None:
         """How the newest attempt stands."""
         job = self._job(submission_id)
         if job is None:
             return None
-        return Standing(job.exit_code, job.outcome if job.has_ended else "")
+        return LaunchStatus(job.exit_code, job.outcome if job.has_ended else "")
 
     def stop(self, submission_id: str) -> None:
         """Cancel the job."""
@@ -71,7 +71,7 @@ class ClusterPlace:
         return max(attempts, key=lambda job: job.attempt, default=None)
 
 
-class LocalPlace:
+class LocalLauncher:
     """``sweeps run`` in processes of this machine, each in a session of its own, so that it outlives the scheduler.
 
     What a process prints goes to a file of the store, which it keeps locked while it lives: whoever comes later, be it
@@ -108,17 +108,17 @@ class LocalPlace:
             raise StoreError(f"{log}: cannot be written: {error.strerror}") from error
         self._processes[submission.submission_id] = process
 
-    def look(self, submission_id: str) -> Standing | None:
+    def look(self, submission_id: str) -> LaunchStatus | None:
         """The exit code of a process of ours; of another's, whether it lives."""
         if (process := self._processes.get(submission_id)) is not None:
             code = process.poll()
             if code is None:
-                return Standing()
+                return LaunchStatus()
             del self._processes[submission_id]
             note = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            return Standing(3 if code < 0 else code, f"{note}; see {self._log(submission_id)}")
+            return LaunchStatus(3 if code < 0 else code, f"{note}; see {self._log(submission_id)}")
         # Without a log here it is in another machine's store, whose schedulers look after it.
-        return Standing() if self._is_running(submission_id) or not self._log(submission_id).exists() else None
+        return LaunchStatus() if self._is_running(submission_id) or not self._log(submission_id).exists() else None
 
     def stop(self, submission_id: str) -> None:
         """Interrupt the process, as Ctrl-C does."""

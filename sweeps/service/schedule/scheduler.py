@@ -20,10 +20,9 @@ from typing import Any
 
 from sweeps.errors import ExecutorError, SweepsError
 from sweeps.service.jobs.ray_jobs import Cluster
-from sweeps.service.jobs.submission import Place as Whereabouts
-from sweeps.service.jobs.submission import Submission, prepare
+from sweeps.service.jobs.submission import Destination, Submission, prepare
 from sweeps.service.schedule import retention, webhook
-from sweeps.service.schedule.launchers import ClusterPlace, LocalPlace, Place
+from sweeps.service.schedule.launchers import ClusterLauncher, Launcher, LocalLauncher
 from sweeps.service.schedule.schema import Schedule
 from sweeps.service.schedule.tick_table import (
     CLAIMED,
@@ -68,13 +67,13 @@ class Scheduler:
         table: TickTable,
         store: Store,
         clock: Callable[[], datetime] = now,
-        place_of: Callable[[Schedule], Place] | None = None,
+        place_of: Callable[[Schedule], Launcher] | None = None,
     ) -> None:
         """Nothing is touched yet."""
         self.schedules, self.table, self.store, self.clock = schedules, table, store, clock
         self.owner = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
         self._place_of = place_of or self._place
-        self._clusters: dict[str, ClusterPlace] = {}
+        self._clusters: dict[str, ClusterLauncher] = {}
         self._told: dict[str, str] = {}  # the fault of a schedule that was told last
 
     def turn(self) -> None:
@@ -228,21 +227,21 @@ class Scheduler:
             Path(schedule.config),
             list(schedule.set),
             tick.submission_id,
-            Whereabouts(schedule.store, schedule.tracking_uri),
+            Destination(schedule.store, schedule.tracking_uri),
             {retention.TAG: schedule.name, "scheduled_at": tick.scheduled_at},
             schedule.fresh,
             send_files=schedule.cluster() is not None,
         )
 
-    def _place(self, schedule: Schedule) -> Place:
+    def _place(self, schedule: Schedule) -> Launcher:
         address = schedule.cluster()
         if address is None:
             return self._local
-        return self._clusters.setdefault(address, ClusterPlace(Cluster(address)))
+        return self._clusters.setdefault(address, ClusterLauncher(Cluster(address)))
 
     @cached_property
-    def _local(self) -> LocalPlace:
-        return LocalPlace(self.store, Path.cwd())
+    def _local(self) -> LocalLauncher:
+        return LocalLauncher(self.store, Path.cwd())
 
     def trigger(self, schedule: Schedule) -> Tick:
         """Make a schedule due now; :meth:`look_after` starts it."""

@@ -15,8 +15,10 @@ from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from sweeps.config import schema as sweep_file
 from sweeps.config import strict_yaml
+from sweeps.config.base import Model
+from sweeps.config.loader import load as load_config
+from sweeps.config.loader import read_text
 from sweeps.config.messages import problem_lines, shown
 from sweeps.config.types import CUSTOM, Count, FilePath, Flag, Positive, Text, Variable
 from sweeps.errors import ConfigError
@@ -95,7 +97,7 @@ Address = Annotated[str, BeforeValidator(_address), WithJsonSchema({"type": "str
 CheckMapping = Annotated[dict[str, Any], BeforeValidator(_check)]
 
 
-class Misfire(sweep_file.Model):
+class Misfire(Model):
     """What is done about ticks that came while no scheduler ran.
 
     Up to ``grace`` late a tick is run as if in time; of later ones none, the last or all are made up for.
@@ -105,14 +107,14 @@ class Misfire(sweep_file.Model):
     catch_up: Literal["none", "last", "all"] = "last"
 
 
-class Retention(sweep_file.Model):
+class Retention(Model):
     """How many of a schedule's sweeps stay in the store, or for how many days; the rest is deleted after each run."""
 
     sweeps: Count | None = None
     days: Positive | None = None
 
 
-class Schedule(sweep_file.Model):
+class Schedule(Model):
     """One sweep, again and again.
 
     ``address`` is the cluster whose Jobs API is submitted to, or ``local``: a process of this machine. ``store`` and
@@ -184,7 +186,7 @@ class Schedule(sweep_file.Model):
         return now - tick > timedelta(seconds=self.misfire.grace)
 
 
-class SchedulesFile(sweep_file.Model):
+class SchedulesFile(Model):
     """The whole file."""
 
     schedules: Annotated[tuple[Schedule, ...], Field(min_length=1, max_length=1000)]
@@ -196,7 +198,7 @@ def load(path: Path) -> tuple[Schedule, ...]:
     Raises:
         ConfigError: with one line a problem.
     """
-    document = strict_yaml.read(sweep_file.read_text(path), str(path))
+    document = strict_yaml.read(read_text(path), str(path))
     try:
         schedules = SchedulesFile.model_validate(document).schedules
     except ValidationError as error:
@@ -206,7 +208,7 @@ def load(path: Path) -> tuple[Schedule, ...]:
         raise ConfigError(str(path), [f"schedules: the name {name} stands twice" for name in twice])
     found = tuple(s.model_copy(update={"config": os.path.realpath(path.parent / s.config)}) for s in schedules)
     for schedule in found:
-        sweep_file.load(Path(schedule.config), list(schedule.set))
+        load_config(Path(schedule.config), list(schedule.set))
         schedule.cluster()
         schedule.webhook_address()
     return found

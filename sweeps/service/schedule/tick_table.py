@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from sweeps.errors import StoreError
-from sweeps.tracking.mlflow.connection import first_line, redacted
+from sweeps.text.redact import first_line, redact_uri
 
 DUE, CLAIMED, RUNNING, ENDED, FINISHING = "due", "claimed", "running", "ended", "finishing"
 DONE, SKIPPED, MISSED = "done", "skipped", "missed"  # nothing more comes of these
@@ -76,7 +76,7 @@ class TickTable:
         """Open the database, and make the tables where they are not."""
         is_sqlite = uri.startswith("sqlite")
         options = {"timeout": _PATIENCE_SECONDS} if is_sqlite else {}
-        self.uri = redacted(uri)
+        self.uri = redact_uri(uri)
         try:
             self._engine = sa.create_engine(uri, connect_args=options)
             self._insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
@@ -166,7 +166,7 @@ class TickTable:
         """Take a tick from one state to another; returns whether it was in the first."""
         states = (before,) if isinstance(before, str) else before
         if "note" in values:
-            values["note"] = redacted(" ".join(str(values["note"]).split()))[:1000]
+            values["note"] = redact_uri(" ".join(str(values["note"]).split()))[:1000]
         change = sa.update(_ticks).where(*_is(tick), _ticks.c.state.in_(states)).values(state=after, **values)
         with self._begin() as connection:
             return bool(connection.execute(change).rowcount)

@@ -8,6 +8,7 @@ from pathlib import Path
 from sweeps.errors import StoreError
 from sweeps.store.backends.base import Storage
 from sweeps.store.backends.local import FolderStorage, aside, written_aside
+from sweeps.text.redact import redact_uri
 from sweeps.text.sanitize import visible
 
 __all__ = ["FolderStorage", "Storage", "aside", "storage_at", "written_aside"]
@@ -33,4 +34,4 @@ def storage_at(where: str | Path) -> Storage:
 
 def _shown(where: str | Path) -> str:
     """A URI as a message may show it: without a password."""
-    return visible(re.sub(r"//[^/]*@", "//***@", str(where)))
+    return visible(redact_uri(str(where)))

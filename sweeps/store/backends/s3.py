@@ -22,6 +22,7 @@ import pyarrow as pa
 from sweeps.errors import StoreError, StoreUnavailable
 from sweeps.store.backends.local_lease import Holder
 from sweeps.store.backends.s3_client import Bucket, ConditionFailed, Object
+from sweeps.text.redact import redact_uri
 from sweeps.text.sanitize import visible
 
 _URI = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9.\-_]*)(?:/(.*))?", re.DOTALL)
@@ -45,7 +46,7 @@ class S3Storage:
             StoreError: it is no such URI, or boto3 is not installed.
         """
         found = _URI.fullmatch(uri)
-        shown = visible(re.sub(r"//[^/]*@", "//***@", uri))
+        shown = visible(redact_uri(uri))
         if found is None:
             raise StoreError(f"{shown}: s3://BUCKET/PREFIX is needed, with a bucket's name")
         prefix = (found[2] or "").rstrip("/")

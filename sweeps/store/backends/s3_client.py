@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from functools import cache
 from typing import Any
 
 from sweeps.errors import StoreUnavailable
+from sweeps.text.redact import redact_uri
 from sweeps.text.sanitize import visible
 
 _MISSING = ("NoSuchKey", "404")
@@ -164,7 +164,7 @@ def _told(error: Exception, code: str = "") -> str:
     if code == "NoSuchBucket":
         return "there is no such bucket"
     message = error.response["Error"].get("Message", "") if code else str(error)  # type: ignore[attr-defined]
-    reason = visible(re.sub(r"//[^/@\s]*@", "//***@", " ".join(message.split())), 300).rstrip(".")
+    reason = visible(redact_uri(" ".join(message.split())), 300).rstrip(".")
     return f"the server refuses: {code}: {reason}" if code else f"the store cannot be reached: {reason}"
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from sweeps.tracking.base import MAX_FINAL_METRICS, SWEEP_ID, TRIAL_ID, VERDICT, Sweep
+from sweeps.tracking.base import TrackedSweep
+from sweeps.tracking.names import MAX_FINAL_METRICS, SWEEP_ID, TRIAL_ID, VERDICT
 from sweeps.tracking.trial_runs import trial_runs
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class LoggedRun:
         return [name for name, fact in self.facts.items() if isinstance(fact, float) and not math.isfinite(fact)]
 
 
-def logged_runs(tracker: MlflowTracker, sweep: Sweep) -> Iterator[LoggedRun]:
+def logged_runs(tracker: MlflowTracker, sweep: TrackedSweep) -> Iterator[LoggedRun]:
     """All runs of the sweep, its parent among them; none where the experiment is not there."""
     experiment = tracker.client.get_experiment_by_name(sweep.experiment)
     if experiment is None:
@@ -58,7 +59,7 @@ def read_run(tracker: MlflowTracker, run_id: str) -> LoggedRun:
     return _logged(tracker.client.get_run(run_id))
 
 
-def expected_runs(sweep: Sweep, table: pa.Table, steps: list[int]) -> Iterator[LoggedRun]:
+def expected_runs(sweep: TrackedSweep, table: pa.Table, steps: list[int]) -> Iterator[LoggedRun]:
     """What MLflow ought to hold of the trials of a shard file's rows, as :func:`logged_runs` tells it."""
     names = sweep.parameter_names if len(sweep.parameter_names) <= MAX_FINAL_METRICS else ()
     runs = trial_runs(table, steps, names, sweep.sweep_id, sweep.config.tracking.points)

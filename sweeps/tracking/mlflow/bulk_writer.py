@@ -15,10 +15,11 @@ from contextlib import closing
 import numpy as np
 
 from sweeps.errors import TrackingError
-from sweeps.tracking.base import SWEEP_ID, TRIAL_ID, Family, now_ms
 from sweeps.tracking.mlflow.client_writer import ClientWriter
 from sweeps.tracking.mlflow.database.base import Connection, Database
-from sweeps.tracking.mlflow.database.rows import contents, ledger
+from sweeps.tracking.mlflow.database.rows import contents, run_rows
+from sweeps.tracking.mlflow.writer import ChildRuns, now_ms
+from sweeps.tracking.names import SWEEP_ID, TRIAL_ID
 from sweeps.tracking.trial_runs import TrialRuns
 
 _CHILDREN = """
@@ -46,12 +47,12 @@ class BulkWriter:
         client_writer: fills the runs that an earlier client writer left unfinished.
     """
 
-    def __init__(self, database: Database, family: Family, client_writer: ClientWriter) -> None:
+    def __init__(self, database: Database, child_runs: ChildRuns, client_writer: ClientWriter) -> None:
         """Nothing is opened yet."""
-        self._database, self._family, self._client_writer = database, family, client_writer
+        self._database, self._family, self._client_writer = database, child_runs, client_writer
         self._connections: list[Connection] = []
         self._earlier: dict[str, tuple[str, bool]] = {}
-        self._prefix = run_id_prefix(family)
+        self._prefix = run_id_prefix(child_runs)
 
     def find_earlier(self) -> None:
         """Look for child runs that the client writer logged before; this one's own are known by their ids."""
@@ -106,35 +107,37 @@ class BulkWriter:
                     connection.analyze()
 
     def _write_part(self, connection: Connection, runs: TrialRuns) -> None:
-        family, ids, began = self._family, [self._run_id(number) for number in runs.numbers], now_ms()
+        child_runs, ids, began = self._family, [self._run_id(number) for number in runs.numbers], now_ms()
         with connection.transaction():
-            if connection.experiment_stage(int(family.experiment_id)) != "active":
-                raise TrackingError(f"the experiment {family.experiment_id} has been deleted while it was logged to")
-            new = connection.claim(ledger(runs, ids, family, began, now_ms()))
+            if connection.experiment_stage(int(child_runs.experiment_id)) != "active":
+                raise TrackingError(
+                    f"the experiment {child_runs.experiment_id} has been deleted while it was logged to"
+                )
+            new = connection.claim(run_rows(runs, ids, child_runs, began, now_ms()))
             chosen = np.array([run_id in new for run_id in ids], np.bool_)
             self._check_own(connection, runs.take(~chosen))
-            for grid in contents(runs.take(chosen), [run_id for run_id in ids if run_id in new], family):
+            for grid in contents(runs.take(chosen), [run_id for run_id in ids if run_id in new], child_runs):
                 connection.insert(grid)
 
     def _check_own(self, connection: Connection, runs: TrialRuns) -> None:
         """What is there already must be what would have been written."""
         if not len(runs):
             return
-        family, bounds = self._family, (self._run_id(min(runs.numbers)), self._run_id(max(runs.numbers)))
+        child_runs, bounds = self._family, (self._run_id(min(runs.numbers)), self._run_id(max(runs.numbers)))
         there = {run_id: content for run_id, *content in connection.query(_THERE, SWEEP_ID, TRIAL_ID, *bounds)}
         for number, trial_id in zip(runs.numbers, runs.ids, strict=True):
             run_id = self._run_id(number)
-            if there[run_id] != [int(family.experiment_id), family.sweep_id, trial_id]:
+            if there[run_id] != [int(child_runs.experiment_id), child_runs.sweep_id, trial_id]:
                 raise TrackingError(f"the run {run_id} is there, but it is not trial {number} of this sweep")
 
     def _run_id(self, number: int) -> str:
         return f"{self._prefix}{number:08x}"
 
 
-def run_id_prefix(family: Family) -> str:
+def run_id_prefix(child_runs: ChildRuns) -> str:
     """The first 24 of the 32 digits of a sweep's run ids."""
-    belongs = "\0".join((family.experiment_id, family.parent_id, family.sweep_id))
-    return f"{family.started_ms:012x}{hashlib.sha256(belongs.encode()).hexdigest()[:12]}"
+    belongs = "\0".join((child_runs.experiment_id, child_runs.parent_id, child_runs.sweep_id))
+    return f"{child_runs.started_ms:012x}{hashlib.sha256(belongs.encode()).hexdigest()[:12]}"
 
 
 def _check_names(runs: TrialRuns) -> None:

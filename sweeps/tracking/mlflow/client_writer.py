@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
 from typing import TYPE_CHECKING
 
-from sweeps.tracking.base import TRIAL_ID, Family
+from sweeps.tracking.mlflow.writer import ChildRuns
+from sweeps.tracking.names import TRIAL_ID
 from sweeps.tracking.trial_runs import TrialRuns
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ class ClientWriter:
         threads: that log trials at the same time.
     """
 
-    def __init__(self, client: MlflowClient, family: Family, threads: int = 1) -> None:
+    def __init__(self, client: MlflowClient, child_runs: ChildRuns, threads: int = 1) -> None:
         """Nothing is logged yet."""
-        self._client, self._family, self._threads = client, family, threads
+        self._client, self._family, self._threads = client, child_runs, threads
         self._earlier: dict[str, tuple[str, bool]] = {}  # trial id: run id, and whether it is all there
 
     def find_earlier(self) -> None:
@@ -119,15 +120,15 @@ class ClientWriter:
         """Nothing is held open."""
 
 
-def children(client: MlflowClient, family: Family, deleted: bool = True) -> Iterator[Run]:
+def children(client: MlflowClient, child_runs: ChildRuns, deleted: bool = True) -> Iterator[Run]:
     """The runs of a sweep's trials, whoever has logged them."""
     from mlflow.entities import ViewType
 
     token = None
     while True:
         page = client.search_runs(
-            [family.experiment_id],
-            f"tags.`mlflow.parentRunId` = '{family.parent_id}'",
+            [child_runs.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{child_runs.parent_id}'",
             ViewType.ALL if deleted else ViewType.ACTIVE_ONLY,
             max_results=1000,
             page_token=token,

@@ -11,7 +11,7 @@ import urllib.request
 from urllib.parse import urlsplit
 
 from sweeps.errors import TrackingError
-from sweeps.tracking.base import REDACTED
+from sweeps.text.redact import first_line, redact_uri
 
 _PROBE_SECONDS = 5
 
@@ -25,7 +25,7 @@ def probe(uri: str) -> None:
     if is_server(uri):
         _probe_server(uri)
     elif re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?", uri):
-        raise TrackingError(f"{redacted(uri)}: a database in memory is gone before anybody can look at it")
+        raise TrackingError(f"{redact_uri(uri)}: a database in memory is gone before anybody can look at it")
     elif re.match(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://", uri):
         _probe_database(uri)
 
@@ -41,7 +41,7 @@ def _probe_server(uri: str) -> None:
         return  # somebody answers; MLflow's client will say what is wrong
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-        raise TrackingError(f"{redacted(uri)}: the tracking server cannot be reached: {reason}") from error
+        raise TrackingError(f"{redact_uri(uri)}: the tracking server cannot be reached: {reason}") from error
 
 
 def _probe_database(uri: str) -> None:
@@ -55,25 +55,12 @@ def _probe_database(uri: str) -> None:
         engine.dispose()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
         how = "; pip install 'sgd-sweeps[postgres]'" if options and isinstance(error, ImportError) else ""
-        raise TrackingError(f"{redacted(uri)}: the database cannot be opened: {first_line(error)}{how}") from error
+        raise TrackingError(f"{redact_uri(uri)}: the database cannot be opened: {first_line(error)}{how}") from error
 
 
 def is_server(uri: str) -> bool:
     """Whether it is the address of an HTTP tracking server."""
     return re.match(r"https?://", uri) is not None
-
-
-def redacted(uri: str) -> str:
-    """The URI without a password."""
-    # A password may hold anything but spaces; it ends at the last @ before them.
-    hidden = re.sub(r"(://[^:/@\s]*):\S*@", rf"\1:{REDACTED}@", uri)
-    return re.sub(r"([?&][^=&\s]*(?:password|token|secret|key)[^=&\s]*=)[^&\s]*", rf"\1{REDACTED}", hidden, flags=re.I)
-
-
-def first_line(error: BaseException) -> str:
-    """An error's first line that is not empty, without passwords."""
-    lines = [line.strip() for line in redacted(str(error)).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def quiet() -> None:

@@ -10,7 +10,8 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from sweeps.errors import TrackingError
-from sweeps.tracking.mlflow.connection import is_server, redacted
+from sweeps.text.redact import redact_uri
+from sweeps.tracking.mlflow.connection import is_server
 from sweeps.tracking.mlflow.database.base import opened
 from sweeps.tracking.mlflow.database.postgres import PostgresDatabase
 from sweeps.tracking.mlflow.tracker import MlflowTracker
@@ -56,8 +57,8 @@ def _server_skew(uri: str) -> float:
     except urllib.error.HTTPError as error:
         told = error.headers["Date"]
     except OSError as error:
-        raise TrackingError(f"{redacted(uri)}: the tracking server cannot be reached: {error}") from error
+        raise TrackingError(f"{redact_uri(uri)}: the tracking server cannot be reached: {error}") from error
     if told is None:
-        raise TrackingError(f"{redacted(uri)}: the tracking server does not say what time it is")
+        raise TrackingError(f"{redact_uri(uri)}: the tracking server does not say what time it is")
     # Whole seconds, cut: half a second later on average.
     return parsedate_to_datetime(told).timestamp() + 0.5 - (before + time.time()) / 2

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sweeps.tracking.base import SWEEP_ID, TRIAL_ID, ModelPlace
+from sweeps.tracking.base import ModelPlace
+from sweeps.tracking.names import SWEEP_ID, TRIAL_ID
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
-    from sweeps.pipeline.best_model import BestModel
+    from sweeps.tracking.base import BestModel
 
 MODEL_NAME = "best-model"
 _PREDICTOR = Path(__file__).with_name("predictor.py")

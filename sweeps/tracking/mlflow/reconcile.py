@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sweeps.tracking.base import TRIAL_ID, VERDICT, Family
 from sweeps.tracking.mlflow.client_writer import children
+from sweeps.tracking.mlflow.writer import ChildRuns
+from sweeps.tracking.names import TRIAL_ID, VERDICT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,7 +34,7 @@ class Amendments:
     outdated: list[str] = field(default_factory=list)  # to be deleted when the trials' other runs are logged
 
 
-def amend(client: MlflowClient, family: Family, tables: Iterable[pa.Table], last_step: int) -> Amendments:
+def amend(client: MlflowClient, child_runs: ChildRuns, tables: Iterable[pa.Table], last_step: int) -> Amendments:
     """Correct what can be corrected, delete what does not belong, and say what must be logged anew.
 
     A metric that is there cannot be taken away from a run, so such a run is logged anew; it is deleted after that, so
@@ -46,13 +47,13 @@ def amend(client: MlflowClient, family: Family, tables: Iterable[pa.Table], last
         last_step: of the trials' curves.
     """
     logged: dict[str, list[Run]] = {}
-    for run in children(client, family, deleted=False):
+    for run in children(client, child_runs, deleted=False):
         logged.setdefault(run.data.tags[TRIAL_ID], []).append(run)
     found = Amendments()
     for table in tables:
         for row in table.select(COLUMNS).to_pylist():
             if runs := logged.pop(row["trial_id"], []):
-                _amend_trial(client, family, runs, row, last_step, found)
+                _amend_trial(client, child_runs, runs, row, last_step, found)
     for runs in logged.values():
         for run in runs:
             client.delete_run(run.info.run_id)
@@ -60,7 +61,7 @@ def amend(client: MlflowClient, family: Family, tables: Iterable[pa.Table], last
 
 
 def _amend_trial(
-    client: MlflowClient, family: Family, runs: list[Run], row: dict[str, Any], last_step: int, found: Amendments
+    client: MlflowClient, child_runs: ChildRuns, runs: list[Run], row: dict[str, Any], last_step: int, found: Amendments
 ) -> None:
     steps = row[_STEPS]
     usable = [run for run in runs if run.info.status != "FINISHED" or _can_have(run, steps)]
@@ -79,7 +80,7 @@ def _amend_trial(
     if kept.data.tags.get(VERDICT) != row["verdict"]:
         client.set_tag(kept.info.run_id, VERDICT, row["verdict"])
     if finished and steps is not None and kept.data.metrics.get(_STEPS) != steps:
-        client.log_metric(kept.info.run_id, _STEPS, float(steps), family.started_ms, last_step)
+        client.log_metric(kept.info.run_id, _STEPS, float(steps), child_runs.started_ms, last_step)
 
 
 def _can_have(run: Run, steps: int | None) -> bool:

@@ -12,13 +12,14 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from sweeps.config.schema import HYPERPARAMETERS
-from sweeps.tracking.base import TRIAL_ID, Family, Writer
 from sweeps.tracking.mlflow.bulk_writer import BulkWriter
 from sweeps.tracking.mlflow.client_writer import ClientWriter
 from sweeps.tracking.mlflow.database.base import Database
 from sweeps.tracking.mlflow.database.postgres import PostgresDatabase
 from sweeps.tracking.mlflow.database.rows import TABLES
 from sweeps.tracking.mlflow.database.sqlite import SqliteDatabase
+from sweeps.tracking.mlflow.writer import ChildRuns, Writer
+from sweeps.tracking.names import TRIAL_ID
 from sweeps.tracking.trial_runs import trial_runs
 
 STEPS = [0, 1, 10]
@@ -44,7 +45,7 @@ def differences(database: Database) -> str:
         experiment = client.get_experiment(client.create_experiment("canary", artifact_location=f"file://{folder}"))
         parent = client.create_run(experiment.experiment_id, tags={"mlflow.user": "canary"}).info
         shutil.copy(by_client, by_bulk)
-        family = Family(
+        child_runs = ChildRuns(
             "canary",
             experiment.experiment_id,
             experiment.artifact_location,
@@ -52,8 +53,8 @@ def differences(database: Database) -> str:
             parent.start_time,
             "canary",
         )
-        client_writer = ClientWriter(client, family)
-        with closing(BulkWriter(SqliteDatabase(by_bulk), family, client_writer)) as bulk_writer:
+        client_writer = ClientWriter(client, child_runs)
+        with closing(BulkWriter(SqliteDatabase(by_bulk), child_runs, client_writer)) as bulk_writer:
             for writer in (client_writer, bulk_writer):
                 _write(writer)
         expected = rows(SqliteDatabase(by_client))
@@ -61,8 +62,10 @@ def differences(database: Database) -> str:
             return differing
         if not isinstance(database, PostgresDatabase):
             return ""
-        with database.scratch(int(family.experiment_id)) as scratch:
-            _write(BulkWriter(scratch, family, client_writer))  # not closed: the tables would go with the connection
+        with database.scratch(int(child_runs.experiment_id)) as scratch:
+            _write(
+                BulkWriter(scratch, child_runs, client_writer)
+            )  # not closed: the tables would go with the connection
             found = rows(scratch, TABLES)
     of_parent = {"run_uuid": parent.run_id}.items()
     trials = {table: [row for row in expected[table] if not of_parent <= set(row)] for table in TABLES}

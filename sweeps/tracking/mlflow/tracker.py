@@ -19,30 +19,23 @@ import pyarrow.compute as pc
 from sweeps import __version__
 from sweeps.config.schema import WriterName
 from sweeps.errors import TrackingError
-from sweeps.tracking.base import (
-    MAX_FINAL_METRICS,
-    SWEEP_ID,
-    TAG,
-    TRIAL_ID,
-    Family,
-    ModelPlace,
-    ParentPage,
-    Sweep,
-    Writer,
-)
+from sweeps.text.redact import first_line, redact_uri
+from sweeps.tracking.base import ModelPlace, RunPage, TrackedSweep
 from sweeps.tracking.mlflow.bulk_writer import BulkWriter
 from sweeps.tracking.mlflow.client_writer import ClientWriter
-from sweeps.tracking.mlflow.connection import first_line, is_server, probe, quiet, redacted
+from sweeps.tracking.mlflow.connection import is_server, probe, quiet
 from sweeps.tracking.mlflow.database.base import opened
 from sweeps.tracking.mlflow.reconcile import COLUMNS, amend
-from sweeps.tracking.mlflow.writer_choice import Choice, check_server, choose, for_run
+from sweeps.tracking.mlflow.writer import ChildRuns, Writer
+from sweeps.tracking.mlflow.writer_choice import ChosenWriter, check_server, choose, for_run
+from sweeps.tracking.names import MAX_FINAL_METRICS, SWEEP_ID, TAG, TRIAL_ID
 from sweeps.tracking.trial_runs import PARAM_LENGTH, trial_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
-    from sweeps.pipeline.best_model import BestModel
+    from sweeps.tracking.base import BestModel
     from sweeps.tracking.mlflow.server.client import ServerClient
 
 _NOTE, _TABLES = "mlflow.note.content", "mlflow.loggedArtifacts"  # tags that MLflow's UI reads
@@ -69,12 +62,12 @@ class MlflowTracker:
         self._uri, self._artifacts, self._database = uri, artifacts, database
         self._client: MlflowClient | None = None
         self._server: ServerClient | None = None  # the client, where it is a tracking server's
-        self._choice: Choice | None = None
+        self._choice: ChosenWriter | None = None
         self._wanted: WriterName | None = None  # the writer that check() was asked for
         self._writer: Writer | None = None
         self._sweep_id = self._parent_id = self._experiment_id = ""
         self._started_ms = 0
-        self._earlier: Family | None = None  # the sweep, where it was logged before
+        self._earlier: ChildRuns | None = None  # the sweep, where it was logged before
         self._outdated: list[str] = []  # runs to be deleted in the end
         self._names: tuple[str, ...] = ()
         self._points: int | None = None
@@ -82,7 +75,7 @@ class MlflowTracker:
     @property
     def uri(self) -> str:
         """Where to, without secrets."""
-        return redacted(self._uri)
+        return redact_uri(self._uri)
 
     @property
     def client(self) -> MlflowClient:
@@ -124,7 +117,7 @@ class MlflowTracker:
             check_server(self._choice.database, experiments)
 
     @property
-    def choice(self) -> Choice:
+    def choice(self) -> ChosenWriter:
         """After check(): the writer."""
         assert self._choice is not None, "check() comes first"
         return self._choice
@@ -164,7 +157,7 @@ class MlflowTracker:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def start(self, sweep: Sweep) -> dict[str, str]:
+    def start(self, sweep: TrackedSweep) -> dict[str, str]:
         """Create or find the experiment and the sweep's parent run, and settle which writer logs its trials.
 
         Raises:
@@ -179,7 +172,7 @@ class MlflowTracker:
         self._describe(sweep, parent.data.params)
         wanted = self._wanted or sweep.config.tracking.writer
         choice = for_run(self._choice or choose(self._database or self._uri, wanted), wanted, experiment, parent)
-        family = Family(
+        child_runs = ChildRuns(
             sweep.sweep_id,
             experiment.experiment_id,
             experiment.artifact_location,
@@ -187,19 +180,19 @@ class MlflowTracker:
             self._started_ms,
             _user(),
         )
-        client_writer = ClientWriter(self.client, family, self._server.threads if self._server else 1)
-        self._writer = BulkWriter(choice.database, family, client_writer) if choice.database else client_writer
+        client_writer = ClientWriter(self.client, child_runs, self._server.threads if self._server else 1)
+        self._writer = BulkWriter(choice.database, child_runs, client_writer) if choice.database else client_writer
         if resumed:
-            self._earlier = family
+            self._earlier = child_runs
             self._writer.find_earlier()
         return {
-            "experiment_id": family.experiment_id,
+            "experiment_id": child_runs.experiment_id,
             "run_id": self._parent_id,
             "writer": choice.name,
             "writer_reason": choice.reason,
         }
 
-    def _parent(self, sweep: Sweep, experiment: Experiment) -> tuple[Run, bool]:
+    def _parent(self, sweep: TrackedSweep, experiment: Experiment) -> tuple[Run, bool]:
         """The sweep's parent run, and whether it was there before."""
         found = self.client.search_runs(
             [experiment.experiment_id], f"tags.`{SWEEP_ID}` = '{sweep.sweep_id}' and tags.`sweeps.kind` = 'sweep'"
@@ -233,7 +226,7 @@ class MlflowTracker:
             )
         return experiment
 
-    def _describe(self, sweep: Sweep, known: dict[str, str]) -> None:
+    def _describe(self, sweep: TrackedSweep, known: dict[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput, Param
 
         flat = _flatten(sweep.config.model_dump(mode="json", exclude_unset=True))
@@ -253,17 +246,17 @@ class MlflowTracker:
         )
         self.client.log_inputs(self._parent_id, [DatasetInput(dataset)])
 
-    def amend(self, sweep: Sweep, chosen: dict[int, list[int]] | None) -> None:
+    def amend(self, sweep: TrackedSweep, chosen: dict[int, list[int]] | None) -> None:
         """Bring what an earlier try has logged in line with the store.
 
         Args:
             sweep: all of whose shards are stored that will be.
             chosen: the trials, by shard, that are to have runs; None is all.
         """
-        if self._earlier is None or self._writer is None or not (done := sorted(sweep.files.done())):
+        if self._earlier is None or self._writer is None or not (done := sorted(sweep.files.shards.done())):
             return
-        tables = (_chosen(sweep.files.read_shard(index, COLUMNS), index, chosen) for index in done)
-        found = amend(self.client, self._earlier, tables, sweep.files.metadata()["steps"][-1])
+        tables = (_chosen(sweep.files.shards.read(index, COLUMNS), index, chosen) for index in done)
+        found = amend(self.client, self._earlier, tables, sweep.files.shards.metadata()["steps"][-1])
         self._writer.renew(found.runs)
         self._outdated = found.outdated
 
@@ -306,11 +299,11 @@ class MlflowTracker:
 
     def finish(
         self,
-        sweep: Sweep,
+        sweep: TrackedSweep,
         metrics: dict[str, float],
         tags: dict[str, str],
         complete: bool = True,
-        page: ParentPage | None = None,
+        page: RunPage | None = None,
     ) -> None:
         """Write the parent's metrics, tags, page and artifacts; mark it finished, or failed if trials are missing."""
         from mlflow.entities import Metric, RunTag
@@ -333,7 +326,7 @@ class MlflowTracker:
             self._log_page(page)
         self.client.set_terminated(self._parent_id, "FINISHED" if complete else "FAILED")
 
-    def _log_page(self, page: ParentPage) -> None:
+    def _log_page(self, page: RunPage) -> None:
         """The page's artifacts; the UI shows as tables those that are in a tag."""
         with tempfile.TemporaryDirectory(prefix="sweeps-page-") as folder:
             for name, content in page.artifacts.items():

@@ -18,7 +18,7 @@ TESTED_MLFLOW = ("3.17.2",)  # with any other one a canary goes first
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenWriter:
     """A writer, why it was chosen, and the database that the bulk writer writes into."""
 
     name: Literal["bulk", "client"]
@@ -26,21 +26,21 @@ class Choice:
     database: Database | None = None
 
 
-def choose(uri: str, writer: WriterName) -> Choice:
+def choose(uri: str, writer: WriterName) -> ChosenWriter:
     """The writer for the URI of a database, if it is one, that MLflow uses.
 
     Raises:
         TrackingError: ``bulk`` is asked for and not safe there.
     """
     if writer == "client":
-        return Choice("client", "as tracking.writer says")
+        return ChosenWriter("client", "as tracking.writer says")
     database = database_at(uri)
     if isinstance(database, str):
         return _chosen(database, writer)
     return _chosen(_objection(database), writer, database)
 
 
-def for_run(choice: Choice, writer: WriterName, experiment: Experiment, parent: Run) -> Choice:
+def for_run(choice: ChosenWriter, writer: WriterName, experiment: Experiment, parent: Run) -> ChosenWriter:
     """The choice, now that the experiment and the parent run are known.
 
     Raises:
@@ -75,12 +75,12 @@ def check_server(database: Database, experiments: Iterable[Experiment]) -> None:
                 )
 
 
-def _chosen(objection: str | None, writer: WriterName, database: Database | None = None) -> Choice:
+def _chosen(objection: str | None, writer: WriterName, database: Database | None = None) -> ChosenWriter:
     if objection is None:
-        return Choice("bulk", f"MLflow's tables are as tested; {_version()}", database)
+        return ChosenWriter("bulk", f"MLflow's tables are as tested; {_version()}", database)
     if writer == "bulk":
         raise TrackingError(f"tracking.writer: bulk cannot be used: {objection}; use auto or client")
-    return Choice("client", objection)
+    return ChosenWriter("client", objection)
 
 
 def _objection(database: Database) -> str | None:

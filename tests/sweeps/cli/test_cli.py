@@ -82,14 +82,14 @@ def test_a_sweep_from_plan_to_report(cli: Cli, config: Callable[..., Path], stor
     ran = cli("run", path, "--executor", "inline")
     assert "logged 12 of 12" in ran.stdout
     sweep_id = only_id(cli)
-    told = store.find(sweep_id).tracking()
+    told = store.find(sweep_id).tracking_record.first()
     assert told["writer"] == "bulk"
     assert f"writer:   bulk ({told['writer_reason']})" in ran.stdout
     shown = json.loads(cli("show", sweep_id[:4], "--json").stdout)
     assert shown["state"] == "reported"
     assert sum(row["trials"] for row in shown["verdicts"]) == 12
     assert "<b>all</b> the way" in cli("show", sweep_id).stdout
-    report = store.find(sweep_id).report_folder
+    report = store.find(sweep_id).report.folder
     assert {f.name for f in report.iterdir()} == {"report.html", "report.md", "report.json", "trials.csv"}
     (report / "report.html").unlink()
     cli("report", sweep_id)
@@ -128,11 +128,11 @@ def test_replay_shows_the_trial_beside_torch(cli: Cli, config: Callable[..., Pat
 def test_replay_tells_what_the_store_holds_otherwise(cli: Cli, store: Store, config: Callable[..., Path]) -> None:
     cli("run", config(tracking={"trials": "none"}), "--executor", "inline")
     [files] = store.sweeps()
-    table = files.read_shard(1)
+    table = files.shards.read(1)
     final = table["final"].to_pylist()
     final[3][0] *= 1 + 1e-6
     place = table.column_names.index("final")
-    files.replace_shard(1, table.set_column(place, "final", pa.array(final, table.schema.field("final").type)))
+    files.shards.replace(1, table.set_column(place, "final", pa.array(final, table.schema.field("final").type)))
     told = cli("replay", files.sweep_id, 7, code=4)
     assert "bit for bit equal to torch.optim.SGD; the STORE HOLDS OTHER values" in told.stdout
     assert told.stderr == "error: the store or the engine and torch.optim.SGD differ\n"
@@ -154,7 +154,7 @@ def test_an_interrupted_sweep_names_the_command_that_finishes_it(
     path = config(parameters={"lr": {"min": 0.001, "max": 0.05, "count": 400}}, execution={"trials_per_shard": 100})
     process = cli.start("run", path, "--store", "store")
     until = time.monotonic() + 120
-    while not any(files.done() for files in store.sweeps()) and time.monotonic() < until:
+    while not any(files.shards.done() for files in store.sweeps()) and time.monotonic() < until:
         time.sleep(0.05)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -199,7 +199,7 @@ def test_a_resumed_sweep_has_the_shards_of_an_undisturbed_one(
     cli: Cli, config: Callable[..., Path], store: Store
 ) -> None:
     cli("run", config(tracking={"trials": "none"}), "--executor", "inline")
-    shards = store.find(only_id(cli)).shards_folder
+    shards = store.find(only_id(cli)).shards.folder
     before = {path.name: path.read_bytes() for path in shards.iterdir()}
     for name in ("00000.parquet", "00002.parquet"):
         (shards / name).unlink()

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sgdcore.verdict import VERDICTS
 from sweeps.cli.terminal_map import LETTERS, show_map
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.report.colors import COLOURS
 from sweeps.results.results import Results, load_results
 from sweeps.results.stability_map import stability_panels
@@ -28,8 +28,8 @@ AXES = {
 
 
 @pytest.fixture
-def loaded(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]) -> Results:
-    return load_results(stored(make_work(parameters=AXES, training={"epochs": 60}, execution={})))
+def loaded(make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]) -> Results:
+    return load_results(stored(make_prepared(parameters=AXES, training={"epochs": 60}, execution={})))
 
 
 def drawn(loaded: Results, width: int, **terminal: object) -> tuple[list[str], str, str]:

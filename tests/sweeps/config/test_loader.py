@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from sweeps.config import strict_yaml
-from sweeps.config.schema import SweepConfig, load, parse
+from sweeps.config.loader import load, parse
+from sweeps.config.schema import SweepConfig
 from sweeps.errors import MAX_PROBLEMS, ConfigError
 from sweeps.text.sanitize import visible
 from tests.support.documents import ROOT, SWEEP_FILES, document

@@ -21,13 +21,14 @@ from sweeps.execution import ray_probe
 from sweeps.execution.executor import Executor
 from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.ray import IN_FLIGHT_PER_CORE, RayExecutor, loopback_environment
-from sweeps.execution.worker import ShardFailure, ShardResult, Work
-from sweeps.pipeline.run import create, prepare, reopen, run
-from sweeps.plan.planner import Shard
+from sweeps.pipeline.run import create, run
+from sweeps.plan.prepared import PreparedSweep, prepare
+from sweeps.plan.shards import Shard, ShardFailure, ShardResult
+from sweeps.store.reopen import reopen
 from sweeps.store.store import Store, SweepFiles
 from tests.support.doubles import Silent, Untracked
 
-MakeWork = Callable[..., Work]
+MakePrepared = Callable[..., PreparedSweep]
 
 
 def files_in(folder: Path) -> SweepFiles:
@@ -35,26 +36,26 @@ def files_in(folder: Path) -> SweepFiles:
     return SweepFiles(folder)
 
 
-def test_every_shard_comes_back_once(executor: Executor, make_work: MakeWork) -> None:
-    work = make_work()
-    results = list(executor.run(work, work.plan.shards()))
+def test_every_shard_comes_back_once(executor: Executor, make_prepared: MakePrepared) -> None:
+    prepared = make_prepared()
+    results = list(executor.run(prepared, prepared.plan.shards()))
     assert sorted(result.shard.index for result in results) == [0, 1, 2]
     assert all(isinstance(result, ShardResult) for result in results)
 
 
 @pytest.mark.parametrize("order", ["sequential", "shuffled"])
 def test_shard_files_are_equal_byte_for_byte(
-    executor: Executor, make_work: MakeWork, tmp_path: Path, order: str
+    executor: Executor, make_prepared: MakePrepared, tmp_path: Path, order: str
 ) -> None:
-    work = make_work(training={"epochs": 4, "order": order, "batch_size": 2}, seeds=[1, 2])
+    prepared = make_prepared(training={"epochs": 4, "order": order, "batch_size": 2}, seeds=[1, 2])
     here, there = files_in(tmp_path / "here"), files_in(tmp_path / "there")
     for files, runner in ((here, InlineExecutor()), (there, executor)):
-        for result in runner.run(replace(work, threads=2), work.plan.shards()):
+        for result in runner.run(replace(prepared, threads=2), prepared.plan.shards()):
             assert isinstance(result, ShardResult)
-            files.write_shard(result)
-    names = sorted(path.name for path in here.shards_folder.iterdir())
-    assert len(names) == len(work.plan.shards())
-    assert filecmp.cmpfiles(here.shards_folder, there.shards_folder, names, shallow=False) == (names, [], [])
+            files.shards.write(result)
+    names = sorted(path.name for path in here.shards.folder.iterdir())
+    assert len(names) == len(prepared.plan.shards())
+    assert filecmp.cmpfiles(here.shards.folder, there.shards.folder, names, shallow=False) == (names, [], [])
 
 
 class Broken(Task):
@@ -65,20 +66,20 @@ class Broken(Task):
         raise RuntimeError("a broken task")
 
 
-def test_a_shard_that_raises_is_a_result_with_its_traceback(executor: Executor, make_work: MakeWork) -> None:
-    work = make_work()
-    broken = replace(work, task=Broken(work.task.dataset))
-    results = list(executor.run(broken, work.plan.shards()))
+def test_a_shard_that_raises_is_a_result_with_its_traceback(executor: Executor, make_prepared: MakePrepared) -> None:
+    prepared = make_prepared()
+    broken = replace(prepared, task=Broken(prepared.task.dataset))
+    results = list(executor.run(broken, prepared.plan.shards()))
     assert len(results) == 3
     for result in results:
         assert isinstance(result, ShardFailure)
         assert "RuntimeError: a broken task" in result.traceback
-    assert len(list(executor.run(work, work.plan.shards()))) == 3
+    assert len(list(executor.run(prepared, prepared.plan.shards()))) == 3
 
 
-def test_shards_are_taken_as_they_are_needed(executor: Executor, make_work: MakeWork) -> None:
+def test_shards_are_taken_as_they_are_needed(executor: Executor, make_prepared: MakePrepared) -> None:
     """The number in flight is bounded: of many shards only a few are taken before the first result is consumed."""
-    work = make_work(execution={"trials_per_shard": 1})
+    prepared = make_prepared(execution={"trials_per_shard": 1})
     taken: list[int] = []
 
     def shards() -> Any:
@@ -86,19 +87,19 @@ def test_shards_are_taken_as_they_are_needed(executor: Executor, make_work: Make
             taken.append(index)
             yield Shard(index, index % 12, index % 12 + 1)
 
-    results = executor.run(work, shards())
+    results = executor.run(prepared, shards())
     next(results)
     cores = len(os.sched_getaffinity(0))
     assert len(taken) <= max(2, IN_FLIGHT_PER_CORE * cores)
     results.close()
 
 
-def test_giving_up_leaves_the_executor_usable(executor: Executor, make_work: MakeWork) -> None:
-    work = make_work(execution={"trials_per_shard": 1})
-    results = executor.run(work, work.plan.shards())
+def test_giving_up_leaves_the_executor_usable(executor: Executor, make_prepared: MakePrepared) -> None:
+    prepared = make_prepared(execution={"trials_per_shard": 1})
+    results = executor.run(prepared, prepared.plan.shards())
     next(results)
     results.close()
-    assert len(list(executor.run(work, work.plan.shards()))) == 12
+    assert len(list(executor.run(prepared, prepared.plan.shards()))) == 12
 
 
 @pytest.mark.cluster
@@ -150,12 +151,12 @@ def listening(pid: int) -> list[str]:
 
 @pytest.mark.cluster
 def test_a_shard_whose_worker_is_killed_runs_again(
-    ray_executor: RayExecutor, make_work: MakeWork, tmp_path: Path
+    ray_executor: RayExecutor, make_prepared: MakePrepared, tmp_path: Path
 ) -> None:
-    work = make_work()
+    prepared = make_prepared()
     marker = tmp_path / "killed"
-    deadly = replace(work, task=Deadly(work.task.dataset, marker=marker))
-    results = list(ray_executor.run(deadly, work.plan.shards()[:1]))
+    deadly = replace(prepared, task=Deadly(prepared.task.dataset, marker=marker))
+    results = list(ray_executor.run(deadly, prepared.plan.shards()[:1]))
     assert marker.exists()
     assert [type(result) for result in results] == [ShardResult]
 
@@ -219,11 +220,11 @@ def test_shards_are_sized_for_the_executors_cores(store: Store, make_config: Cal
         cores = 6
 
     config = make_config(execution={})
-    work = prepare(config)
-    files = create(work, store, Large(), Untracked())
+    prepared = prepare(config)
+    files = create(prepared, store, Large(), Untracked())
     assert (files.manifest()["trials_per_shard"], files.manifest()["shards"]) == (2, 6)
-    run(files, work, Large(), Untracked(), Silent())
-    assert files.done() == set(range(6))
+    run(files, prepared, Large(), Untracked(), Silent())
+    assert files.shards.done() == set(range(6))
     assert len(reopen(files).plan.shards()) == 6
 
 
@@ -253,24 +254,26 @@ class Witness(Task):
         return len(self.dataset)
 
 
-def assert_one_gpu_each(executor: RayExecutor, make_work: MakeWork, folder: Path) -> None:
+def assert_one_gpu_each(executor: RayExecutor, make_prepared: MakePrepared, folder: Path) -> None:
     """The GPUs are only Ray's word for it: ``auto`` then trains on the CPU, ``cuda`` fails."""
-    work = make_work(execution={"trials_per_shard": 1})
-    results = list(executor.run(replace(work, task=Witness(work.task.dataset, folder=folder)), work.plan.shards()))
+    prepared = make_prepared(execution={"trials_per_shard": 1})
+    results = list(
+        executor.run(replace(prepared, task=Witness(prepared.task.dataset, folder=folder)), prepared.plan.shards())
+    )
     assert [type(result) for result in results] == [ShardResult] * 12
     assert {path.name.partition(" ")[2] for path in folder.iterdir()} <= {"0", "1"}
     executor.check("cuda")
     with pytest.raises(ExecutorError, match="ask for cuda, not for cuda:0"):
         executor.check("cuda:0")
-    work = make_work(training={"epochs": 1, "device": "cuda"})
-    for result in executor.run(work, work.plan.shards()):
+    prepared = make_prepared(training={"epochs": 1, "device": "cuda"})
+    for result in executor.run(prepared, prepared.plan.shards()):
         assert isinstance(result, ShardFailure)
         assert "device 'cuda:0' needs a CUDA GPU that torch can use" in result.traceback
 
 
 @pytest.mark.cluster
 def test_a_running_cluster_of_several_nodes_is_joined(
-    ray_executor: RayExecutor, make_work: MakeWork, tmp_path: Path
+    ray_executor: RayExecutor, make_prepared: MakePrepared, tmp_path: Path
 ) -> None:
     import ray
     from ray.cluster_utils import Cluster
@@ -283,9 +286,9 @@ def test_a_running_cluster_of_several_nodes_is_joined(
         executor = RayExecutor(cluster.address)
         executor.start()
         assert executor.description == f"Ray at {cluster.address}: 2 nodes, 4 cores, 2 GPUs"
-        work = make_work(training={"epochs": 1, "device": "cpu"}, execution={"trials_per_shard": 1})
-        assert len(list(executor.run(work, work.plan.shards()))) == 12
-        assert_one_gpu_each(executor, make_work, tmp_path)
+        prepared = make_prepared(training={"epochs": 1, "device": "cpu"}, execution={"trials_per_shard": 1})
+        assert len(list(executor.run(prepared, prepared.plan.shards()))) == 12
+        assert_one_gpu_each(executor, make_prepared, tmp_path)
         executor.stop()
     finally:
         cluster.shutdown()

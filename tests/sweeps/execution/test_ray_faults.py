@@ -17,15 +17,16 @@ import pytest
 from sweeps.errors import ClusterLost
 from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.ray import RayExecutor
-from sweeps.execution.worker import ShardResult, Work
 from sweeps.pipeline.run import create, resume, run
-from sweeps.plan.planner import Plan, Trials
+from sweeps.plan.plan import Plan, Trials
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.shards import ShardResult
 from sweeps.store.store import Store
 from tests.support.doubles import Silent, Untracked
 from tests.support.stores import contents
 
 pytestmark = pytest.mark.cluster
-MakeWork = Callable[..., Work]
+MakePrepared = Callable[..., PreparedSweep]
 CURSES: dict[str, Callable[[], object]] = {
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "exits": lambda: os._exit(3),
@@ -60,40 +61,40 @@ class Gated(Plan):
         return super().trials(start, stop)
 
 
-def with_plan(work: Work, kind: type[Plan], **facts: object) -> Work:
-    plan = copy.copy(work.plan)
+def with_plan(prepared: PreparedSweep, kind: type[Plan], **facts: object) -> PreparedSweep:
+    plan = copy.copy(prepared.plan)
     object.__setattr__(plan, "__class__", kind)
     for name, fact in facts.items():
         object.__setattr__(plan, name, fact)
-    return dataclasses.replace(work, plan=plan)
+    return dataclasses.replace(prepared, plan=plan)
 
 
 def test_shards_that_crash_again_and_again_are_given_up_and_the_rest_goes_on(
-    ray_executor: RayExecutor, make_work: MakeWork, store: Store
+    ray_executor: RayExecutor, make_prepared: MakePrepared, store: Store
 ) -> None:
-    work = make_work(execution={"trials_per_shard": 2, "max_retries": 1})
-    undisturbed = create(work, store, InlineExecutor(), Untracked(), fresh=True)
-    run(undisturbed, work, InlineExecutor(), Untracked(), Silent())
-    cursed = with_plan(work, Cursed, curses=dict(zip((0, 2, 6, 8), CURSES, strict=True)))
+    prepared = make_prepared(execution={"trials_per_shard": 2, "max_retries": 1})
+    undisturbed = create(prepared, store, InlineExecutor(), Untracked(), fresh=True)
+    run(undisturbed, prepared, InlineExecutor(), Untracked(), Silent())
+    cursed = with_plan(prepared, Cursed, curses=dict(zip((0, 2, 6, 8), CURSES, strict=True)))
     files = create(cursed, store, ray_executor, Untracked(), fresh=True)
     outcome = run(files, cursed, ray_executor, Untracked(), Silent())
     assert outcome.failed_trials == 8
-    assert files.done() == {2, 5}
+    assert files.shards.done() == {2, 5}
     assert files.state() == "computed"
-    assert [files.tries(failure.index) for failure in files.failures()] == [2, 2, 2, 1]
-    told = [failure.read_text() for failure in files.failures()]
+    assert [files.shards.tries(failure.index) for failure in files.shards.failures()] == [2, 2, 2, 1]
+    told = [failure.read_text() for failure in files.shards.failures()]
     for text, trials in zip(told, ("0 to 1", "2 to 3", "6 to 7", "8 to 9"), strict=True):
         assert text.startswith(f"trials {trials}: given up after ")
     assert all("WorkerCrashedError: The worker died unexpectedly" in text for text in told[:3])
     assert "IndexError: list index out of range" in told[3]
     assert resume(files, ray_executor, Untracked(), Silent()).failed_trials == 0
-    assert files.failures() == []
+    assert files.shards.failures() == []
     assert contents(files) == contents(undisturbed)
 
 
 @pytest.mark.parametrize("call", ["put", "wait", "get"])
 def test_what_ray_raises_where_its_node_is_lost_is_one_error(
-    ray_executor: RayExecutor, make_work: MakeWork, monkeypatch: pytest.MonkeyPatch, call: str
+    ray_executor: RayExecutor, make_prepared: MakePrepared, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """A connection that is reset comes as a plain OSError out of whatever is asked just then."""
     import ray
@@ -103,9 +104,9 @@ def test_what_ray_raises_where_its_node_is_lost_is_one_error(
 
     monkeypatch.setattr(ray_executor, "_ray", ray)  # as it is, and again when this is over
     monkeypatch.setattr(ray, call, reset)
-    work = make_work()
+    prepared = make_prepared()
     with pytest.raises(ClusterLost, match="is lost: Connection reset by peer"):
-        list(ray_executor.run(work, work.plan.shards()))
+        list(ray_executor.run(prepared, prepared.plan.shards()))
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +132,13 @@ def cluster(ray_executor: RayExecutor) -> Iterator[Any]:
 class Flight:
     """A sweep that is being run on a cluster in a thread of its own, until its gate is opened."""
 
-    def __init__(self, executor: RayExecutor, work: Work, folder: Path) -> None:
+    def __init__(self, executor: RayExecutor, prepared: PreparedSweep, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
-        gated = with_plan(work, Gated, folder=folder)
+        gated = with_plan(prepared, Gated, folder=folder)
         self.results: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.thread = threading.Thread(
-            target=lambda: self.results.put(list(executor.run(gated, work.plan.shards()))), daemon=True
+            target=lambda: self.results.put(list(executor.run(gated, prepared.plan.shards()))), daemon=True
         )
         self.thread.start()
 
@@ -165,31 +166,31 @@ def joined(cluster: Any) -> Iterator[RayExecutor]:
     executor.stop()
 
 
-def assert_all_there(results: list[Any], work: Work) -> None:
-    assert sorted(result.shard.index for result in results) == list(range(len(work.plan.shards())))
+def assert_all_there(results: list[Any], prepared: PreparedSweep) -> None:
+    assert sorted(result.shard.index for result in results) == list(range(len(prepared.plan.shards())))
     assert {type(result) for result in results} == {ShardResult}
 
 
 def test_a_node_that_is_added_takes_part(
-    cluster: Any, joined: RayExecutor, make_work: MakeWork, tmp_path: Path
+    cluster: Any, joined: RayExecutor, make_prepared: MakePrepared, tmp_path: Path
 ) -> None:
-    work = make_work(execution={"trials_per_shard": 1})
-    flight = Flight(joined, work, tmp_path / "flight")
+    prepared = make_prepared(execution={"trials_per_shard": 1})
+    flight = Flight(joined, prepared, tmp_path / "flight")
     flight.until(lambda tasks: len(tasks) == 1)
     node = cluster.add_node(num_cpus=3, node_ip_address="127.0.0.1")
     flight.until(lambda tasks: len(tasks) == 4)  # more than the one core at first would have been given
     assert len({at for at, _ in flight.tasks()}) == 2
-    assert_all_there(flight.land(), work)
+    assert_all_there(flight.land(), prepared)
     cluster.remove_node(node)
 
 
 @pytest.mark.parametrize("fault", ["worker", "raylet", "node"])
 def test_what_dies_with_its_shards_loses_nothing(
-    cluster: Any, joined: RayExecutor, make_work: MakeWork, tmp_path: Path, fault: str
+    cluster: Any, joined: RayExecutor, make_prepared: MakePrepared, tmp_path: Path, fault: str
 ) -> None:
-    work = make_work(execution={"trials_per_shard": 1})
+    prepared = make_prepared(execution={"trials_per_shard": 1})
     node = cluster.add_node(num_cpus=2, node_ip_address="127.0.0.1")
-    flight = Flight(joined, work, tmp_path / "flight")
+    flight = Flight(joined, prepared, tmp_path / "flight")
     flight.until(lambda tasks: sum(at == node.node_id for at, _ in tasks) == 2)
     if fault == "node":
         cluster.remove_node(node, allow_graceful=False)
@@ -202,6 +203,6 @@ def test_what_dies_with_its_shards_loses_nothing(
     began = len(flight.tasks())
     if fault == "worker":
         flight.until(lambda tasks: len(tasks) > began)  # it runs again
-    assert_all_there(flight.land(), work)
+    assert_all_there(flight.land(), prepared)
     if fault != "node":
         cluster.remove_node(node, allow_graceful=False)

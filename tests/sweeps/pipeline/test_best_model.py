@@ -20,14 +20,16 @@ from sgdcore.tasks.models import initialised
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.execution.inline import InlineExecutor
-from sweeps.execution.worker import Work
-from sweeps.pipeline.run import Outcome, create, prepare, publish, resume, run
+from sweeps.pipeline.outcome import SweepOutcome
+from sweeps.pipeline.publish import publish
+from sweeps.pipeline.run import create, resume, run
+from sweeps.plan.prepared import PreparedSweep, prepare
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 from sweeps.verification.audit import verify
 from tests.support.doubles import Silent
 
-MakeWork = Callable[..., Work]
+MakePrepared = Callable[..., PreparedSweep]
 LOAD = """
 import json, sys
 import mlflow, pandas
@@ -44,10 +46,10 @@ print(json.dumps({
 """
 
 
-def tracked(store: Store, work: Work) -> tuple[SweepFiles, Outcome]:
+def tracked(store: Store, prepared: PreparedSweep) -> tuple[SweepFiles, SweepOutcome]:
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
-    files = create(work, store, InlineExecutor(), tracker)
-    outcome = run(files, work, InlineExecutor(), tracker, Silent())
+    files = create(prepared, store, InlineExecutor(), tracker)
+    outcome = run(files, prepared, InlineExecutor(), tracker, Silent())
     publish(outcome, tracker)
     assert outcome.tracking_error is None
     return files, outcome
@@ -70,7 +72,7 @@ def loaded(store: Store, uri: str, table: pd.DataFrame, folder: Path) -> dict[st
 
 
 def best_row(files: SweepFiles) -> dict[str, Any]:
-    rows = [row for table in files.tables() for row in table.to_pylist() if row["verdict"] != "diverged"]
+    rows = [row for table in files.shards.tables() for row in table.to_pylist() if row["verdict"] != "diverged"]
     return min(rows, key=lambda row: (row["final_loss"], row["trial"]))
 
 
@@ -107,18 +109,18 @@ def make(hidden):
 """
 
 
-def predictions(work: Work, row: dict[str, Any], raw: np.ndarray) -> list[float]:
+def predictions(prepared: PreparedSweep, row: dict[str, Any], raw: np.ndarray) -> list[float]:
     """What the engine's parameters predict: a linear model in Python's own floats, a network as torch's module."""
-    data, dtype = work.config.task.dataset, work.config.training.dtype
+    data, dtype = prepared.config.task.dataset, prepared.config.training.dtype
     inputs, shift, scale, y_shift, y_scale = raw, 0.0, 1.0, 0.0, 1.0
     if data.standardize != "none":
         whole = pd.read_csv(data.path).to_numpy()
         shift, scale = whole[:, :-1].mean(axis=0), whole[:, :-1].std(axis=0)
         if data.standardize == "all":
             y_shift, y_scale = whole[:, -1].mean(), whole[:, -1].std()
-    features = work.task.model.features((inputs - shift) / scale).astype(dtype)
-    if not work.task.model.linear:
-        module = initialised(work.task.model, features.shape[1], row["seed"], dtype)
+    features = prepared.task.model.features((inputs - shift) / scale).astype(dtype)
+    if not prepared.task.model.linear:
+        module = initialised(prepared.task.model, features.shape[1], row["seed"], dtype)
         torch.nn.utils.vector_to_parameters(
             torch.tensor(row["final"], dtype=getattr(torch, dtype)), module.parameters()
         )
@@ -147,8 +149,8 @@ def test_it_predicts_from_raw_features_what_the_engines_parameters_predict(
     (tmp_path / "my_network_of_a_test.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    work = prepare(make_config(tracking={"model": "best"}, **CASES[kind]))
-    files, _ = tracked(store, work)
+    prepared = prepare(make_config(tracking={"model": "best"}, **CASES[kind]))
+    files, _ = tracked(store, prepared)
     if kind == "polynomial":
         table = pd.DataFrame({"x": [-1.25, 0.5, 3.0]})
     [model] = models(store)
@@ -158,10 +160,10 @@ def test_it_predicts_from_raw_features_what_the_engines_parameters_predict(
     row = best_row(files)
     assert model.tags["sweeps.trial_id"] == row["trial_id"]
     assert model.params["lr"] == str(row["lr"])
-    expected = predictions(work, row, table.to_numpy())
+    expected = predictions(prepared, row, table.to_numpy())
     assert found["predicted"] == [y.hex() for y in expected]
     assert found["example"] == found["inputs"] == list(table.columns)
-    if work.task.model.linear:
+    if prepared.task.model.linear:
         assert found["one"] == found["predicted"][:3]  # whatever stands beside a row
     run_of_best = MlflowClient(store.tracking_uri).get_run(model.source_run_id)
     assert run_of_best.info.run_name == f"trial {row['trial']}"
@@ -174,13 +176,13 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("at", ["log_model_artifacts", "finalize_logged_model", "log_outputs", "create_model_version"])
 def test_it_is_logged_and_registered_once_whatever_is_killed_in_between(
-    at: str, store: Store, make_work: MakeWork, monkeypatch: pytest.MonkeyPatch
+    at: str, store: Store, make_prepared: MakePrepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracking = {"model": "best", "trials": "none", "register": True, "writer": "client"}
-    work = make_work(name="a/b: <i>", tracking=tracking)
+    prepared = make_prepared(name="a/b: <i>", tracking=tracking)
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
-    files = create(work, store, InlineExecutor(), tracker)
-    outcome = run(files, work, InlineExecutor(), tracker, Silent())
+    files = create(prepared, store, InlineExecutor(), tracker)
+    outcome = run(files, prepared, InlineExecutor(), tracker, Silent())
     with monkeypatch.context() as patch:
 
         def kill(*_: object, **__: object) -> None:
@@ -205,12 +207,12 @@ def test_it_is_logged_and_registered_once_whatever_is_killed_in_between(
 
 
 def test_a_fault_of_it_loses_nothing_and_resume_logs_it(
-    store: Store, make_work: MakeWork, monkeypatch: pytest.MonkeyPatch
+    store: Store, make_prepared: MakePrepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = make_work(tracking={"model": "best"})
+    prepared = make_prepared(tracking={"model": "best"})
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
-    files = create(work, store, InlineExecutor(), tracker)
-    outcome = run(files, work, InlineExecutor(), tracker, Silent())
+    files = create(prepared, store, InlineExecutor(), tracker)
+    outcome = run(files, prepared, InlineExecutor(), tracker, Silent())
 
     def refuse(*_: object, **__: object) -> None:
         raise ConnectionError("no room for models")
@@ -222,12 +224,12 @@ def test_a_fault_of_it_loses_nothing_and_resume_logs_it(
     again = MlflowTracker(store.tracking_uri, store.artifacts)
     outcome = resume(files, InlineExecutor(), again, Silent())
     publish(outcome, again)
-    assert files.tracking()["complete"]
+    assert files.tracking_record.first()["complete"]
     assert [str(model.status) for model in models(store)] == ["READY"]
 
 
-def test_none_is_logged_where_none_is_asked_for(store: Store, make_work: MakeWork) -> None:
-    tracked(store, make_work(tracking={"model": "none"}))
+def test_none_is_logged_where_none_is_asked_for(store: Store, make_prepared: MakePrepared) -> None:
+    tracked(store, make_prepared(tracking={"model": "none"}))
     assert models(store) == []
 
 

@@ -10,9 +10,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.store.store import Store, SweepFiles
-from sweeps.tracking.base import Sweep
+from sweeps.tracking.base import TrackedSweep
 from sweeps.tracking.mlflow.database.sqlite import SqliteDatabase
 from sweeps.tracking.mlflow.self_test import rows
 from sweeps.tracking.mlflow.tracker import MlflowTracker
@@ -24,14 +24,14 @@ pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture
-def work(make_work: Callable[..., Work], request: Any) -> Work:
-    return make_work(experiment=request.node.name, tracking={"trials": "all"})
+def prepared(make_prepared: Callable[..., PreparedSweep], request: Any) -> PreparedSweep:
+    return make_prepared(experiment=request.node.name, tracking={"trials": "all"})
 
 
 @pytest.fixture
-def files(work: Work, stored: Callable[[Work], SweepFiles]) -> SweepFiles:
+def files(prepared: PreparedSweep, stored: Callable[[PreparedSweep], SweepFiles]) -> SweepFiles:
     """A sweep of twelve trials, computed and logged nowhere."""
-    return stored(work)
+    return stored(prepared)
 
 
 @pytest.fixture
@@ -56,10 +56,10 @@ def logged(client: MlflowClient, experiment: str) -> list[Any]:
 
 
 def test_a_sweep_is_logged_to_another_database_beside_its_own(
-    cli: Cli, store: Store, files: SweepFiles, work: Work, elsewhere: Path
+    cli: Cli, store: Store, files: SweepFiles, prepared: PreparedSweep, elsewhere: Path
 ) -> None:
     cli("log", files.sweep_id)
-    own = files.tracking()
+    own = files.tracking_record.first()
     assert own["uri"] == store.tracking_uri
     assert own["complete"] is True
     out = cli("log", files.sweep_id, "--tracking-uri", f"sqlite:///{elsewhere}", "--writer", "client").stdout
@@ -67,7 +67,7 @@ def test_a_sweep_is_logged_to_another_database_beside_its_own(
     assert f"tracking: sqlite:///{elsewhere}" in out
     assert "writer:   client (as tracking.writer says)" in out
     here, there = MlflowClient(store.tracking_uri), MlflowClient(f"sqlite:///{elsewhere}")
-    name = work.config.experiment
+    name = prepared.config.experiment
     assert name is not None
     assert len(logged(there, name)) == 12
     assert logged(there, name) == logged(here, name)
@@ -77,8 +77,8 @@ def test_a_sweep_is_logged_to_another_database_beside_its_own(
     assert [entry.dataset.name for entry in parent.inputs.dataset_inputs] == ["line"]
     kept = {artifact.path for artifact in there.list_artifacts(parent.info.run_id)}
     assert kept == {"config.yaml", "plan.json", "shards", "report", "figures", "best_trials.json"}
-    assert files.tracking() == own
-    assert [(place["uri"], place["complete"]) for place in files.places()] == [
+    assert files.tracking_record.first() == own
+    assert [(place["uri"], place["complete"]) for place in files.tracking_record.places()] == [
         (store.tracking_uri, True),
         (f"sqlite:///{elsewhere}", True),
     ]
@@ -89,41 +89,43 @@ def test_a_sweep_is_logged_to_another_database_beside_its_own(
     cli("log", files.sweep_id, "--tracking-uri", f"sqlite:///{elsewhere}")
     cli("log", files.sweep_id)
     assert [rows(SqliteDatabase(path)) for path in (elsewhere, store.root / "mlflow.db")] == before
-    assert len(files.places()) == 2
+    assert len(files.tracking_record.places()) == 2
 
 
 def test_a_half_logged_sweep_is_completed_on_a_server(
-    cli: Cli, files: SweepFiles, work: Work, tracking_server: TrackingServer
+    cli: Cli, files: SweepFiles, prepared: PreparedSweep, tracking_server: TrackingServer
 ) -> None:
     tracker = MlflowTracker(tracking_server.uri)
-    tracker.start(Sweep(files, work.config, files.manifest(), work.plan.parameter_names))
-    assert sum(tracker.log_trials(files.read_shard(1), files.metadata()["steps"])) == 4
+    tracker.start(TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names))
+    assert sum(tracker.log_trials(files.shards.read(1), files.shards.metadata()["steps"])) == 4
     with_password = tracking_server.uri.replace("://", "://user:geheim@")
     for _ in range(2):
         out = cli("log", files.sweep_id, "--tracking-uri", with_password)
         assert "geheim" not in out.stdout + out.stderr
     assert "geheim" not in (files.folder / "tracking.json").read_text()
     client = MlflowClient(tracking_server.uri)
-    name = work.config.experiment
+    name = prepared.config.experiment
     assert name is not None
     children = runs(client, name, "child")
     assert {run.info.status for run in children} == {"FINISHED"}
-    ids = [row["trial_id"] for table in files.tables(["trial_id"]) for row in table.to_pylist()]
+    ids = [row["trial_id"] for table in files.shards.tables(["trial_id"]) for row in table.to_pylist()]
     assert sorted(run.data.tags["sweeps.trial_id"] for run in children) == sorted(ids)
     [parent] = runs(client, name, "parent")
     assert parent.info.status == "FINISHED"
     assert "report" in {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
 
 
-def test_what_is_not_computed_is_told_and_logged_later(cli: Cli, store: Store, files: SweepFiles, work: Work) -> None:
-    (files.shards_folder / "00001.parquet").unlink()
+def test_what_is_not_computed_is_told_and_logged_later(
+    cli: Cli, store: Store, files: SweepFiles, prepared: PreparedSweep
+) -> None:
+    (files.shards.folder / "00001.parquet").unlink()
     [line] = cli("log", files.sweep_id, code=3).stderr.splitlines()
     again = f"sweeps resume {files.sweep_id}; then log them: sweeps log {files.sweep_id}"
     assert line == f"error: 4 of 12 trials are not computed, and so not logged; compute them: {again}"
-    client, name = MlflowClient(store.tracking_uri), work.config.experiment
+    client, name = MlflowClient(store.tracking_uri), prepared.config.experiment
     assert name is not None
     assert len(runs(client, name, "child")) == 8
-    assert not files.tracking()["complete"]
+    assert not files.tracking_record.first()["complete"]
     assert "not all of it" in cli("show", files.sweep_id).stdout
     cli("resume", files.sweep_id, "--executor", "inline")
     assert len(runs(client, name, "child")) == 12
@@ -132,22 +134,22 @@ def test_what_is_not_computed_is_told_and_logged_later(cli: Cli, store: Store, f
 
 
 def test_the_best_trials_are_not_known_before_all_are_there(
-    cli: Cli, make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+    cli: Cli, make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
 ) -> None:
-    files = stored(make_work(tracking={"trials": "top:3"}))
-    (files.shards_folder / "00001.parquet").unlink()
+    files = stored(make_prepared(tracking={"trials": "top:3"}))
+    (files.shards.folder / "00001.parquet").unlink()
     [line] = cli("log", files.sweep_id, code=2).stderr.splitlines()
     assert "which trials are the best can be said when all trials are computed: sweeps resume" in line
-    assert files.places() == []
+    assert files.tracking_record.places() == []
 
 
 def test_what_cannot_be_logged_is_one_line(cli: Cli, store: Store, files: SweepFiles, faulty: Proxy) -> None:
     assert "no such sweep" in cli("log", "ffff", code=2).stderr
     [line] = cli("log", files.sweep_id, "--tracking-uri", "http://127.0.0.1:9", code=2).stderr.splitlines()
     assert "http://127.0.0.1:9: the tracking server cannot be reached" in line
-    assert files.places() == []
-    for shard in sorted(files.done()):
-        (files.shards_folder / f"{shard:05}.parquet").unlink()
+    assert files.tracking_record.places() == []
+    for shard in sorted(files.shards.done()):
+        (files.shards.folder / f"{shard:05}.parquet").unlink()
     [line] = cli("log", files.sweep_id, code=2).stderr.splitlines()
     assert "nothing is computed yet: sweeps resume" in line
 
@@ -163,4 +165,4 @@ def test_a_server_that_fails_between_is_told_without_passwords(cli: Cli, files: 
     assert kept["logged"] == 0
     faulty.behave(lambda endpoint, count: "")
     cli("log", files.sweep_id, "--tracking-uri", uri)
-    assert files.tracking()["complete"] is True
+    assert files.tracking_record.first()["complete"] is True

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from sgdcore import Thresholds
 from sweeps.errors import ConfigError, DataError
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.results.final_verdicts import settle
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
@@ -45,18 +45,18 @@ def network(model: dict[str, Any] | None = None, **changes: Any) -> dict[str, An
 
 
 def trials_of(files: SweepFiles) -> pd.DataFrame:
-    return pd.concat([table.to_pandas() for table in files.tables()], ignore_index=True)
+    return pd.concat([table.to_pandas() for table in files.shards.tables()], ignore_index=True)
 
 
 def test_verdicts_are_held_against_the_best_of_the_sweep(
-    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+    make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
 ) -> None:
-    work = make_work(**network())
-    files = stored(work)
+    prepared = make_prepared(**network())
+    files = stored(prepared)
     before = trials_of(files)
     settle(files, Thresholds(rtol=0.05))
     after = trials_of(files)
-    assert len(files.done()) == 5
+    assert len(files.shards.done()) == 5
     assert (before["verdict"] != after["verdict"]).any()
     pd.testing.assert_frame_equal(
         before.drop(columns=["verdict", "steps_to_tolerance"]), after.drop(columns=["verdict", "steps_to_tolerance"])
@@ -71,19 +71,21 @@ def test_verdicts_are_held_against_the_best_of_the_sweep(
     assert set(after.loc[after["lr"] == 1e6, "verdict"]) == {"diverged"}
     arrived = after["steps_to_tolerance"].notna()
     within = objective - best.to_numpy()[:, None] <= (0.05 * (first - best) + 1e-12).to_numpy()[:, None]
-    steps = np.array(files.metadata()["steps"])
+    steps = np.array(files.shards.metadata()["steps"])
     np.testing.assert_array_equal(arrived, within.any(axis=1))
     np.testing.assert_array_equal(
         after.loc[arrived, "steps_to_tolerance"], steps[within.argmax(axis=1)][arrived.to_numpy()]
     )
 
 
-def test_settling_again_changes_no_file(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]) -> None:
-    files = stored(make_work(**network()))
+def test_settling_again_changes_no_file(
+    make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
+) -> None:
+    files = stored(make_prepared(**network()))
     settle(files, Thresholds())
-    once = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files.shards_folder.iterdir()}
+    once = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files.shards.folder.iterdir()}
     settle(files, Thresholds())
-    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files.shards_folder.iterdir()} == once
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files.shards.folder.iterdir()} == once
 
 
 def write(folder: Path, config: dict[str, Any]) -> Path:
@@ -116,24 +118,26 @@ def test_a_module_beside_the_sweep_file_is_trained_tracked_and_replayed(cli: Cli
     assert "module, 13 parameters" in cli("report", sweep["id"], "--format", "md").stdout
 
 
-def test_a_module_that_changes_makes_other_trials(make_work: Callable[..., Work], tmp_path: Path, monkeypatch) -> None:
+def test_a_module_that_changes_makes_other_trials(
+    make_prepared: Callable[..., PreparedSweep], tmp_path: Path, monkeypatch
+) -> None:
     (tmp_path / "changing.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     config = network({"kind": "module", "module": "changing:make"})
-    before = make_work(**config).plan
-    assert make_work(**config).plan.context == before.context
+    before = make_prepared(**config).plan
+    assert make_prepared(**config).plan.context == before.context
     (tmp_path / "changing.py").write_text(MODULE + "# another text may be another model\n")
-    assert make_work(**config).plan.context != before.context
+    assert make_prepared(**config).plan.context != before.context
 
 
-def test_the_seed_of_a_network_is_its_start(make_work: Callable[..., Work]) -> None:
+def test_the_seed_of_a_network_is_its_start(make_prepared: Callable[..., PreparedSweep]) -> None:
     config = network(seeds=[0, 1], training={"epochs": 2, "order": "sequential"})
-    assert len(make_work(**config).plan) == 36
+    assert len(make_prepared(**config).plan) == 36
 
 
-def test_start_values_of_a_small_network_are_axes(make_work: Callable[..., Work]) -> None:
+def test_start_values_of_a_small_network_are_axes(make_prepared: Callable[..., PreparedSweep]) -> None:
     parameters = {"lr": {"value": 0.1}, "init.0.weight": {"values": [0, 1]}, "init.0.weight.2": {"value": 5}}
-    plan = make_work(**network(parameters=parameters)).plan
+    plan = make_prepared(**network(parameters=parameters)).plan
     start = plan.trials(0, len(plan)).start
     assert plan.starts == plan.parameter_names
     assert len(plan) == 4  # weights 0 and 1; the third has an axis of its own
@@ -167,14 +171,16 @@ def test_start_values_of_a_small_network_are_axes(make_work: Callable[..., Work]
         ),
     ],
 )
-def test_what_cannot_be_trained_is_one_line(make_work: Callable[..., Work], changes: dict, message: str) -> None:
+def test_what_cannot_be_trained_is_one_line(
+    make_prepared: Callable[..., PreparedSweep], changes: dict, message: str
+) -> None:
     config = network()
     axis = changes.pop("name", "init.0.bias")
     if changes.pop("init", False):
         config["parameters"][axis] = {"value": 0}
     config["task"] |= changes
     with pytest.raises((ConfigError, DataError), match=message) as caught:
-        make_work(**config)
+        make_prepared(**config)
     assert "\n" not in str(caught.value)
 
 

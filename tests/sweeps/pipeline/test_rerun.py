@@ -49,12 +49,12 @@ def test_a_sweep_that_lacks_something_is_gone_on_with(cli: Cli, config: Config, 
     asked = ("run", config(), "--executor", "inline", "--id", "abc123")
     cli(*asked)
     files = store.find("abc123")
-    whole = {path.name: path.read_bytes() for path in files.shards_folder.iterdir()}
-    (files.shards_folder / "00001.parquet").unlink()
+    whole = {path.name: path.read_bytes() for path in files.shards.folder.iterdir()}
+    (files.shards.folder / "00001.parquet").unlink()
     again = cli(*asked).stdout
     assert "sweep abc123 is in the store; going on with it" in again
     assert "computed 4 of 4" in again
-    assert {path.name: path.read_bytes() for path in files.shards_folder.iterdir()} == whole
+    assert {path.name: path.read_bytes() for path in files.shards.folder.iterdir()} == whole
     assert json.loads(cli("verify", "abc123", "--json").stdout)["clean"]
 
 

@@ -13,11 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sweeps.config.schema import SweepConfig, parse
+from sweeps.config.loader import parse
+from sweeps.config.schema import SweepConfig
 from sweeps.execution.inline import InlineExecutor
-from sweeps.execution.worker import Work
-from sweeps.pipeline.run import Interrupted, create, prepare, reopen, resume, run
-from sweeps.plan.planner import Shard
+from sweeps.pipeline.outcome import Interrupted
+from sweeps.pipeline.run import create, resume, run
+from sweeps.plan.prepared import PreparedSweep, prepare
+from sweeps.plan.shards import Shard
+from sweeps.store.reopen import reopen
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
 from tests.support.documents import TASKS, document
@@ -25,7 +28,7 @@ from tests.support.doubles import Silent, Stopped, Untracked
 from tests.support.stores import contents
 from tests.support.tracking import TrackingServer
 
-MakeWork = Callable[..., Work]
+MakePrepared = Callable[..., PreparedSweep]
 
 
 def planned(name: str, trials_per_shard: int) -> SweepConfig:
@@ -33,9 +36,9 @@ def planned(name: str, trials_per_shard: int) -> SweepConfig:
 
 
 def computed(store: Store, config: SweepConfig, executor: InlineExecutor | None = None) -> SweepFiles:
-    work = prepare(config)
-    files = create(work, store, executor or InlineExecutor(), Untracked(), fresh=True)
-    run(files, work, executor or InlineExecutor(), Untracked(), Silent())
+    prepared = prepare(config)
+    files = create(prepared, store, executor or InlineExecutor(), Untracked(), fresh=True)
+    run(files, prepared, executor or InlineExecutor(), Untracked(), Silent())
     return files
 
 
@@ -51,14 +54,14 @@ def test_a_sweep_resumed_after_any_interruptions_is_the_undisturbed_one(
     def shuffled(shards: list[Shard]) -> list[Shard]:
         return random.sample(shards, len(shards))
 
-    work = prepare(config)
-    files = create(work, store, InlineExecutor(), Untracked(), fresh=True)
+    prepared = prepare(config)
+    files = create(prepared, store, InlineExecutor(), Untracked(), fresh=True)
     for count in stops:
         with pytest.raises(Interrupted):
             resume(files, Stopped(shuffled, count), Untracked(), Silent())
     resume(files, InlineExecutor(), Untracked(), Silent())
     assert contents(files) == contents(undisturbed)
-    assert len(contents(files)) == len(work.plan.shards())
+    assert len(contents(files)) == len(prepared.plan.shards())
 
 
 def test_a_plan_made_for_another_machines_cores_is_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +70,7 @@ def test_a_plan_made_for_another_machines_cores_is_kept(store: Store, monkeypatc
     files = computed(store, config)
     before = contents(files)
     assert len(before) == 4
-    (files.shards_folder / "00002.parquet").unlink()
+    (files.shards.folder / "00002.parquet").unlink()
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
     assert len(prepare(config).plan.shards()) == 2
     assert len(reopen(files).plan.shards()) == 4
@@ -79,8 +82,8 @@ def test_a_plan_made_for_another_machines_cores_is_kept(store: Store, monkeypatc
 def test_a_shard_that_was_read_is_stored_with_the_same_bytes(store: Store, name: str, tmp_path: Path) -> None:
     files = computed(store, planned(name, 4))
     before = contents(files)
-    for index in files.done():
-        files.replace_shard(index, files.read_shard(index))
+    for index in files.shards.done():
+        files.shards.replace(index, files.shards.read(index))
     assert contents(files) == before
 
 
@@ -93,12 +96,12 @@ from sweeps.pipeline.run import prepare
 from sweeps.store.sweep_files import SweepFiles
 from tests.support.documents import document
 files = SweepFiles(Path(sys.argv[1]))
-files.shards_folder.mkdir(parents=True)
+files.shards.folder.mkdir(parents=True)
 work = prepare(parse(document(
     task={"dataset": {"kind": "linear", "n": 96, "d": 48}}, training={"epochs": 1, "batch_size": 16},
     parameters={"lr": {"min": 0.001, "max": 0.5, "count": 8}}, execution={"trials_per_shard": 8},
 ), "test.yaml"))
-files.write_shard(run_shard(work, work.plan.shards()[0]))
+files.shards.write(run_shard(work, work.plan.shards()[0]))
 """
 
 
@@ -129,7 +132,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(
     assert process.returncode == 2, err
     [files] = store.sweeps()
     [line] = err.splitlines()
-    assert line.startswith(f"error: {files.shards_folder}/00000.parquet: cannot be written: ")
+    assert line.startswith(f"error: {files.shards.folder}/00000.parquet: cannot be written: ")
     assert line.endswith("File too large; make room, then resume")
     assert files.state() == "interrupted"
     assert contents(files) == {}

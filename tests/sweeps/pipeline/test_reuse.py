@@ -10,20 +10,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sweeps.config import strict_yaml
-from sweeps.config.schema import SweepConfig, parse
-from sweeps.execution.executor import Executor, Outcome
+from sweeps.config.loader import parse
+from sweeps.config.schema import SweepConfig
+from sweeps.execution.executor import Executor, ShardOutcome
 from sweeps.execution.inline import InlineExecutor
-from sweeps.execution.worker import ShardResult, Work
-from sweeps.pipeline.run import Outcome as SweepOutcome
-from sweeps.pipeline.run import create, prepare, resume, run
-from sweeps.plan.planner import Shard
+from sweeps.pipeline.outcome import SweepOutcome
+from sweeps.pipeline.run import create, resume, run
+from sweeps.plan.prepared import PreparedSweep, prepare
+from sweeps.plan.shards import Shard, ShardResult
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
 from tests.support.documents import TASKS, document
 from tests.support.doubles import Silent, Untracked
 from tests.support.stores import contents
 
-MakeWork = Callable[..., Work]
+MakePrepared = Callable[..., PreparedSweep]
 
 
 class Counting(InlineExecutor):
@@ -32,20 +33,20 @@ class Counting(InlineExecutor):
     def __init__(self) -> None:
         self.trials = 0
 
-    def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
-        for result in super().run(work, shards):
+    def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
+        for result in super().run(prepared, shards):
             self.trials += len(result.table) if isinstance(result, ShardResult) else 0
             yield result
 
 
-def swept(store: Store, work: Work, executor: Executor | None = None, fresh: bool = False) -> SweepOutcome:
+def swept(store: Store, prepared: PreparedSweep, executor: Executor | None = None, fresh: bool = False) -> SweepOutcome:
     executor = executor or InlineExecutor()
-    files = create(work, store, executor, Untracked(), fresh)
-    return run(files, work, executor, Untracked(), Silent())
+    files = create(prepared, store, executor, Untracked(), fresh)
+    return run(files, prepared, executor, Untracked(), Silent())
 
 
 def ids(files: SweepFiles) -> list[str]:
-    return [trial_id for table in files.tables(["trial_id"]) for trial_id in table["trial_id"].to_pylist()]
+    return [trial_id for table in files.shards.tables(["trial_id"]) for trial_id in table["trial_id"].to_pylist()]
 
 
 VALUES = {
@@ -73,11 +74,11 @@ def test_reused_trials_are_those_that_would_have_been_computed(
     here, there = Store(tmp_path_factory.mktemp("reusing")), Store(tmp_path_factory.mktemp("fresh"))
     known: set[str] = set()
     for sweep in sweeps:
-        work, counting = prepare(config(name, sweep)), Counting()
-        outcome = swept(here, work, counting)
-        assert contents(outcome.files) == contents(swept(there, work, fresh=True).files)
+        prepared, counting = prepare(config(name, sweep)), Counting()
+        outcome = swept(here, prepared, counting)
+        assert contents(outcome.files) == contents(swept(there, prepared, fresh=True).files)
         mine = ids(outcome.files)
-        assert outcome.reused.total() == len(known & set(mine)) == len(work.plan) - counting.trials
+        assert outcome.reused.total() == len(known & set(mine)) == len(prepared.plan) - counting.trials
         known |= set(mine)
 
 
@@ -92,64 +93,66 @@ def test_reused_trials_are_those_that_would_have_been_computed(
     ],
     ids=lambda changes: " ".join(changes),
 )
-def test_other_results_are_not_taken_for_these(store: Store, make_work: MakeWork, changes: dict[str, Any]) -> None:
-    swept(store, make_work())
+def test_other_results_are_not_taken_for_these(
+    store: Store, make_prepared: MakePrepared, changes: dict[str, Any]
+) -> None:
+    swept(store, make_prepared())
     counting = Counting()
-    assert not swept(store, make_work(**changes), counting).reused
+    assert not swept(store, make_prepared(**changes), counting).reused
     assert counting.trials == 12
 
 
-def test_what_does_not_touch_the_results_does_not_hinder(store: Store, make_work: MakeWork) -> None:
-    first = swept(store, make_work()).files
-    work = make_work(name="another", tracking={"trials": "none"}, execution={"trials_per_shard": 5}, metric={})
-    assert swept(store, work).reused == {first.sweep_id: 12}
-    assert not swept(store, work, fresh=True).reused
+def test_what_does_not_touch_the_results_does_not_hinder(store: Store, make_prepared: MakePrepared) -> None:
+    first = swept(store, make_prepared()).files
+    prepared = make_prepared(name="another", tracking={"trials": "none"}, execution={"trials_per_shard": 5}, metric={})
+    assert swept(store, prepared).reused == {first.sweep_id: 12}
+    assert not swept(store, prepared, fresh=True).reused
 
 
-def test_networks_are_always_trained(store: Store, make_work: MakeWork) -> None:
+def test_networks_are_always_trained(store: Store, make_prepared: MakePrepared) -> None:
     for _ in range(2):
-        assert not swept(store, make_work(**TASKS["network"])).reused
+        assert not swept(store, make_prepared(**TASKS["network"])).reused
 
 
-def test_what_another_kernel_or_device_gave_is_not_reused(store: Store, make_work: MakeWork) -> None:
-    work = make_work()
-    files = swept(store, work).files
+def test_what_another_kernel_or_device_gave_is_not_reused(store: Store, make_prepared: MakePrepared) -> None:
+    prepared = make_prepared()
+    files = swept(store, prepared).files
     for index, fact in ((0, {b"kernel": b"torch"}), (1, {b"device": b"cuda:0"})):
-        table = files.read_shard(index)
-        files.replace_shard(index, table.replace_schema_metadata(table.schema.metadata | fact))
-    assert swept(store, work).reused == {files.sweep_id: 4}
+        table = files.shards.read(index)
+        files.shards.replace(index, table.replace_schema_metadata(table.schema.metadata | fact))
+    assert swept(store, prepared).reused == {files.sweep_id: 4}
 
     class OnGpu(InlineExecutor):
         def on_cpu(self, device: str) -> bool:
             return False
 
-    assert not swept(store, work, OnGpu()).reused
+    assert not swept(store, prepared, OnGpu()).reused
 
 
-def test_damaged_and_unfinished_sweeps_give_what_they_have(store: Store, make_work: MakeWork) -> None:
-    work = make_work()
-    files = swept(store, work).files
-    (files.shards_folder / "00000.parquet").write_bytes(b"PAR1")
-    (files.shards_folder / "00001.parquet").unlink()
-    again = swept(store, work)
+def test_damaged_and_unfinished_sweeps_give_what_they_have(store: Store, make_prepared: MakePrepared) -> None:
+    prepared = make_prepared()
+    files = swept(store, prepared).files
+    (files.shards.folder / "00000.parquet").write_bytes(b"PAR1")
+    (files.shards.folder / "00001.parquet").unlink()
+    again = swept(store, prepared)
     assert again.reused == {files.sweep_id: 4}
     files.plan_path.write_text("{")
-    assert swept(store, work).reused == {again.files.sweep_id: 12}
+    assert swept(store, prepared).reused == {again.files.sweep_id: 12}
 
 
-def test_the_prefix_of_an_id_is_not_enough(store: Store, make_work: MakeWork) -> None:
-    work = make_work()
-    files = swept(store, work).files
-    table = files.read_shard(0)
+def test_the_prefix_of_an_id_is_not_enough(store: Store, make_prepared: MakePrepared) -> None:
+    prepared = make_prepared()
+    files = swept(store, prepared).files
+    table = files.shards.read(0)
     forged = [trial_id[:16] + "0" * 16 for trial_id in table["trial_id"].to_pylist()]
-    files.replace_shard(0, table.set_column(1, "trial_id", [forged]))
-    assert swept(store, work).reused == {files.sweep_id: 8}
+    files.shards.replace(0, table.set_column(1, "trial_id", [forged]))
+    assert swept(store, prepared).reused == {files.sweep_id: 8}
 
 
-def test_a_resumed_sweep_reuses_too(store: Store, make_work: MakeWork) -> None:
-    work = make_work()
-    first = swept(store, work).files
-    files = create(work, store, InlineExecutor(), Untracked())
+def test_a_resumed_sweep_reuses_too(store: Store, make_prepared: MakePrepared) -> None:
+    prepared = make_prepared()
+    first = swept(store, prepared).files
+    files = create(prepared, store, InlineExecutor(), Untracked())
     counting = Counting()
     assert resume(files, counting, Untracked(), Silent()).reused == {first.sweep_id: 12}
     assert counting.trials == 0
@@ -157,13 +160,13 @@ def test_a_resumed_sweep_reuses_too(store: Store, make_work: MakeWork) -> None:
 
 
 @pytest.mark.cluster
-def test_reuse_on_ray(ray_executor: Executor, store: Store, make_work: MakeWork) -> None:
+def test_reuse_on_ray(ray_executor: Executor, store: Store, make_prepared: MakePrepared) -> None:
     few = {"lr": {"values": [0.01, 0.03]}, "momentum": {"values": [0.9]}, "weight_decay": {"values": [0, 0.1]}}
     start = {"init.weight": {"value": -0.5}, "init.bias": {"value": 0.5}}
-    swept(store, make_work(parameters=few | start))
-    outcome = swept(store, make_work(), ray_executor)
+    swept(store, make_prepared(parameters=few | start))
+    outcome = swept(store, make_prepared(), ray_executor)
     assert outcome.reused.total() == 4
-    assert contents(outcome.files) == contents(swept(store, make_work(), fresh=True).files)
+    assert contents(outcome.files) == contents(swept(store, make_prepared(), fresh=True).files)
 
 
 @pytest.mark.cluster

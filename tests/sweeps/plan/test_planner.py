@@ -8,11 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.config.schema import HYPERPARAMETERS, parse
+from sweeps.config.loader import parse
+from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.errors import ConfigError
-from sweeps.execution.worker import Work
 from sweeps.plan import planner as planning
-from sweeps.plan.planner import Plan, Shard, Shards, make_plan
+from sweeps.plan.plan import Plan
+from sweeps.plan.planner import make_plan
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.shards import Shard, Shards
 from sweeps.plan.task_loader import load_task
 from tests.support.documents import document
 
@@ -217,8 +220,8 @@ def test_what_defines_a_trial_changes_its_id(changes: dict[str, object]) -> None
     assert base.ids(base.trials(0, 1)) != other.ids(other.trials(0, 1))
 
 
-def test_ids_are_distinct(make_work: Callable[..., Work]) -> None:
-    plan = make_work().plan
+def test_ids_are_distinct(make_prepared: Callable[..., PreparedSweep]) -> None:
+    plan = make_prepared().plan
     assert len(set(plan.ids(plan.trials(0, len(plan))))) == len(plan) == 12
 
 

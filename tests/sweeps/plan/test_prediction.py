@@ -7,32 +7,32 @@ import numpy as np
 import pytest
 
 from sgdcore.stability import predict
-from sweeps.execution.worker import Work
 from sweeps.plan.prediction import Edge, forecast, prediction
+from sweeps.plan.prepared import PreparedSweep
 
-MakeWork = Callable[..., Work]
+MakePrepared = Callable[..., PreparedSweep]
 
 
 def parameters(lr: Any, momentum: Any, **more: Any) -> dict[str, Any]:
     return {"lr": lr, "momentum": momentum, "init.weight": {"value": 0}, "init.bias": {"value": 0}, **more}
 
 
-def growth(work: Work) -> np.ndarray[Any, Any]:
-    training, trials = work.config.training, work.plan.trials(0, len(work.plan))
+def growth(prepared: PreparedSweep) -> np.ndarray[Any, Any]:
+    training, trials = prepared.config.training, prepared.plan.trials(0, len(prepared.plan))
     options = {"epochs": training.epochs, "batch_size": training.batch_size, "order": training.order}
-    return predict(work.task, trials.hyperparams, seeds=trials.seed, **options).per_epoch
+    return predict(prepared.task, trials.hyperparams, seeds=trials.seed, **options).per_epoch
 
 
 @pytest.mark.parametrize("order", ["sequential", "shuffled"])
-def test_share_and_best_setting_are_those_of_all_trials(make_work: MakeWork, order: str) -> None:
+def test_share_and_best_setting_are_those_of_all_trials(make_prepared: MakePrepared, order: str) -> None:
     space = parameters({"min": 0.01, "max": 0.09, "count": 9}, {"values": [0, 0.3, 0.6, 0.9]})
-    work = make_work(parameters=space, training={"epochs": 5, "order": order})
-    told, expected = forecast(work), growth(work)
+    prepared = make_prepared(parameters=space, training={"epochs": 5, "order": order})
+    told, expected = forecast(prepared), growth(prepared)
     assert told is not None
-    assert told.kind == prediction(work)
+    assert told.kind == prediction(prepared)
     assert told.trials == told.settings == told.settings_in_all == 36
     assert told.stable_share == (expected < 1).mean()
-    best = work.plan.trials(int(expected.argmin()), int(expected.argmin()) + 1).hyperparams
+    best = prepared.plan.trials(int(expected.argmin()), int(expected.argmin()) + 1).hyperparams
     assert told.best["growth"] == expected.min()
     assert (told.best["lr"], told.best["momentum"]) == (best.lr[0], best.momentum[0])
 
@@ -60,30 +60,30 @@ EDGES: dict[str, tuple[dict[str, Any], list[Edge]]] = {
 
 
 @pytest.mark.parametrize(("space", "edges"), EDGES.values(), ids=EDGES.keys())
-def test_edges(make_work: MakeWork, space: dict[str, Any], edges: list[Edge]) -> None:
-    told = forecast(make_work(parameters=space))
+def test_edges(make_prepared: MakePrepared, space: dict[str, Any], edges: list[Edge]) -> None:
+    told = forecast(make_prepared(parameters=space))
     assert told is not None
     assert list(told.edges) == edges
     assert told.best["weight_decay"] == 0
 
 
-def test_a_range_of_equally_good_values_is_no_edge(make_work: MakeWork) -> None:
+def test_a_range_of_equally_good_values_is_no_edge(make_prepared: MakePrepared) -> None:
     """One eigenvalue under heavy ball: the radius is sqrt(momentum) over a whole range of lr."""
     data = {"kind": "linear", "n": 2, "d": 1, "noise": 0}
     task = {"dataset": data, "model": {"kind": "linear", "bias": False}}
     space = {"lr": {"values": [0.01, 0.02, 0.03, 0.04]}, "momentum": {"value": 0.99}, "init.weight": {"value": 0}}
-    work = make_work(task=task, parameters=space, training={"epochs": 2, "batch_size": 2})
-    np.testing.assert_allclose(growth(work), np.sqrt(0.99))
-    told = forecast(work)
+    prepared = make_prepared(task=task, parameters=space, training={"epochs": 2, "batch_size": 2})
+    np.testing.assert_allclose(growth(prepared), np.sqrt(0.99))
+    told = forecast(prepared)
     assert told is not None
     assert told.edges == ()
 
 
-def test_large_plans_are_thinned_but_not_at_their_ends(make_work: MakeWork) -> None:
+def test_large_plans_are_thinned_but_not_at_their_ends(make_prepared: MakePrepared) -> None:
     momentum = {"min": 0, "max": 0.5, "count": 300}
     for top, edges in ((0.02, ["lr", "momentum"]), (0.2, [])):
-        work = make_work(parameters=parameters({"min": 0.001, "max": top, "count": 300}, momentum))
-        told = forecast(work)
+        prepared = make_prepared(parameters=parameters({"min": 0.001, "max": top, "count": 300}, momentum))
+        told = forecast(prepared)
         assert told is not None
         assert told.settings_in_all == 90_000
         assert 5_000 < told.settings <= 10_000
@@ -92,8 +92,8 @@ def test_large_plans_are_thinned_but_not_at_their_ends(make_work: MakeWork) -> N
     assert "0.5, is the largest of its axis: extend it" in str(Edge("momentum", 0.5, "largest"))
 
 
-def test_nothing_is_foretold_that_costs_too_much(make_work: MakeWork) -> None:
-    work = make_work(training={"epochs": 50_000, "order": "shuffled"})
-    assert forecast(work) is None
-    assert prediction(work).startswith("none: ")
-    assert forecast(make_work(training={"epochs": 50_000})) is not None
+def test_nothing_is_foretold_that_costs_too_much(make_prepared: MakePrepared) -> None:
+    prepared = make_prepared(training={"epochs": 50_000, "order": "shuffled"})
+    assert forecast(prepared) is None
+    assert prediction(prepared).startswith("none: ")
+    assert forecast(make_prepared(training={"epochs": 50_000})) is not None

@@ -12,10 +12,10 @@ from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import StandardScaler
 
 from sgdcore import Dataset, InvalidTask
-from sweeps.config.schema import parse
+from sweeps.config.loader import parse
 from sweeps.errors import DataError, InputError
-from sweeps.pipeline.run import prepare
 from sweeps.plan import task_loader
+from sweeps.plan.prepared import prepare
 from sweeps.plan.task_loader import load_dataset, load_task
 from tests.support.documents import document
 

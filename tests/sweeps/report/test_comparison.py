@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sgdcore.verdict import VERDICTS
 from sweeps.errors import InputError
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.report import figures
 from sweeps.report.comparison_tables import comparison_findings, comparison_sentences, comparison_tables
 from sweeps.report.figures import comparison as comparison_figures
@@ -26,7 +26,7 @@ from sweeps.store.store import Store
 from tests.support.made_up import SETTING, stored, trials
 from tests.support.stores import computed_into
 
-Make = Callable[..., Work]
+Make = Callable[..., PreparedSweep]
 BAD = ["diverging", "diverged"]
 RANK = {verdict: BAD.index(verdict) + 1 if verdict in BAD else 0 for verdict in VERDICTS}
 
@@ -73,7 +73,7 @@ def test_joins_are_those_of_pandas_whatever_the_shards(
         assert pair.by == by
         check_against_pandas(pair, first, second, ["trial_id"] if by == "trial" else SETTING)
         itself = match(one, one)
-        verdicts = [results.tally.verdicts for results in (one, two)]
+        verdicts = [results.aggregate.verdicts for results in (one, two)]
     assert itself.common.changed.total == itself.common.differing.total == 0
     np.testing.assert_array_equal(itself.common.transitions, np.diag(verdicts[0]))
     if shares == (1.0, 1.0):  # every trial is in both: the table's margins are the verdicts' counts
@@ -81,11 +81,14 @@ def test_joins_are_those_of_pandas_whatever_the_shards(
         np.testing.assert_array_equal(pair.common.transitions.sum(axis=0), verdicts[1])
 
 
-def test_the_same_trial_in_another_grid(store: Store, make_work: Make) -> None:
+def test_the_same_trial_in_another_grid(store: Store, make_prepared: Make) -> None:
     """Real trials: the second sweep has some of the first's, in another order and other shards, and one of its own."""
     start = {"init.weight": {"value": -0.5}, "init.bias": {"value": 0.5}}
     parameters = {"lr": {"values": [0.03, 0.01, 0.05]}, "momentum": {"values": [0.9, 0]}, **start}
-    files = [computed_into(store, "a1", make_work()), computed_into(store, "b2", make_work(parameters=parameters))]
+    files = [
+        computed_into(store, "a1", make_prepared()),
+        computed_into(store, "b2", make_prepared(parameters=parameters)),
+    ]
     comparison = comparing.compare(files)
     [row] = comparing.common_trials(comparison).to_dict("records")
     assert (row["matched_by"], row["common"], row["only_first"], row["only_this"]) == ("trial", 4, 8, 2)
@@ -93,14 +96,14 @@ def test_the_same_trial_in_another_grid(store: Store, make_work: Make) -> None:
     assert comparison_findings(comparison) == []
 
 
-def test_start_values_of_float32_are_those_of_float64(store: Store, make_work: Make) -> None:
+def test_start_values_of_float32_are_those_of_float64(store: Store, make_prepared: Make) -> None:
     swept = {"lr": {"values": [0.01, 0.02]}, "init.weight": {"values": [-0.66, 0.1]}, "init.bias": {"value": 0.33}}
     works = [
-        make_work(parameters=swept, training={"epochs": 4, "dtype": "float32"}),
-        make_work(parameters=swept, training={"epochs": 4, "dtype": "float64"}),
-        make_work(parameters=swept, training={"epochs": 9, "dtype": "float64"}),
+        make_prepared(parameters=swept, training={"epochs": 4, "dtype": "float32"}),
+        make_prepared(parameters=swept, training={"epochs": 4, "dtype": "float64"}),
+        make_prepared(parameters=swept, training={"epochs": 9, "dtype": "float64"}),
     ]
-    comparison = comparing.compare([computed_into(store, f"{i}", work) for i, work in enumerate(works)])
+    comparison = comparing.compare([computed_into(store, f"{i}", prepared) for i, prepared in enumerate(works)])
     assert [(pair.by, pair.common.trials) for pair in comparison.pairs] == [("setting", 4)] * 2
     assert all("start values" in pair.why for pair in comparison.pairs)
     different = comparing.different_settings(comparison).set_index("setting")
@@ -108,10 +111,10 @@ def test_start_values_of_float32_are_those_of_float64(store: Store, make_work: M
     assert different.loc["epochs"].tolist() == ["4", "4", "9"]
 
 
-def test_models_whose_start_values_differ_have_no_settings_in_common(store: Store, make_work: Make) -> None:
+def test_models_whose_start_values_differ_have_no_settings_in_common(store: Store, make_prepared: Make) -> None:
     swept = {"lr": {"values": [0.01, 0.02]}, "init.weight": {"values": [-0.66, 0.1]}}
     other = stored(store, "b2", trials(), context="other")  # of a large network start values are not stored
-    comparison = comparing.compare([computed_into(store, "a1", make_work(parameters=swept)), other])
+    comparison = comparing.compare([computed_into(store, "a1", make_prepared(parameters=swept)), other])
     [pair] = comparison.pairs
     assert pair.by == "nothing"
     assert "'weight'" in pair.why
@@ -168,7 +171,7 @@ def test_too_few_and_too_many_sweeps(store: Store) -> None:
             comparing.compare([files] * count)
 
 
-def test_the_map_of_what_changed(store: Store, make_work: Make) -> None:
+def test_the_map_of_what_changed(store: Store, make_prepared: Make) -> None:
     parameters = {
         "lr": {"min": 0.005, "max": 0.08, "count": 12, "scale": "log"},
         "momentum": {"values": [0, 0.5, 0.9]},
@@ -179,7 +182,7 @@ def test_the_map_of_what_changed(store: Store, make_work: Make) -> None:
         {"epochs": 20, "order": order, "batch_size": size} for order, size in (("sequential", 1), ("shuffled", 2))
     ]
     files = [
-        computed_into(store, f"{i}", make_work(parameters=parameters, training=training))
+        computed_into(store, f"{i}", make_prepared(parameters=parameters, training=training))
         for i, training in enumerate(orders)
     ]
     comparison = comparing.compare(files)
@@ -204,10 +207,12 @@ def test_the_map_of_what_changed(store: Store, make_work: Make) -> None:
     assert [a.text for a in maps.layout.annotations] == ["A (0)", "B (1)"]
 
 
-def test_maps_with_other_axes_stand_side_by_side_but_are_not_subtracted(store: Store, make_work: Make) -> None:
+def test_maps_with_other_axes_stand_side_by_side_but_are_not_subtracted(store: Store, make_prepared: Make) -> None:
     axes = [{"lr": {"values": [0.01, 0.02, 0.03]}, "momentum": {"values": [0, 0.9]}}]
     axes.append({"lr": {"values": [0.01, 0.04]}, "weight_decay": {"values": [0, 0.1, 0.2]}})
-    comparison = comparing.compare([computed_into(store, f"{i}", make_work(parameters=p)) for i, p in enumerate(axes)])
+    comparison = comparing.compare(
+        [computed_into(store, f"{i}", make_prepared(parameters=p)) for i, p in enumerate(axes)]
+    )
     assert figures.changed_map(comparison.pairs[0]) is None
     maps = figures.compared_maps(comparison)
     assert maps is not None
@@ -215,9 +220,9 @@ def test_maps_with_other_axes_stand_side_by_side_but_are_not_subtracted(store: S
     assert titles == {"lr", "momentum", "weight decay"}
 
 
-def test_shares_and_curves(store: Store, make_work: Make) -> None:
-    works = [make_work(training={"epochs": epochs}) for epochs in (4, 30)]
-    comparison = comparing.compare([computed_into(store, f"{i}", work) for i, work in enumerate(works)])
+def test_shares_and_curves(store: Store, make_prepared: Make) -> None:
+    works = [make_prepared(training={"epochs": epochs}) for epochs in (4, 30)]
+    comparison = comparing.compare([computed_into(store, f"{i}", prepared) for i, prepared in enumerate(works)])
     shares = figures.compared_shares(comparison)
     totals = np.sum([trace.x for trace in shares.data], axis=0)
     np.testing.assert_allclose(totals, 1.0)

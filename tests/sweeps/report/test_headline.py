@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.report import figures
 from sweeps.report.files import render_report
 from sweeps.report.headline import lead_sentences
@@ -21,34 +21,34 @@ from sweeps.results.stability_edge import edge_of_stability
 from sweeps.store.store import SweepFiles
 
 START = {"init.weight": {"value": 0}, "init.bias": {"value": 0}}
-Make = Callable[..., Work]
-Store = Callable[[Work], SweepFiles]
+Make = Callable[..., PreparedSweep]
+Store = Callable[[PreparedSweep], SweepFiles]
 
 
 @pytest.fixture
-def plane(make_work: Make, stored: Store) -> Results:
+def plane(make_prepared: Make, stored: Store) -> Results:
     axes = {"lr": {"min": 0.005, "max": 0.1, "count": 20}, "momentum": {"min": 0, "max": 0.9, "count": 10}}
-    return load_results(stored(make_work(parameters=axes | START, training={"epochs": 60}, execution={})))
+    return load_results(stored(make_prepared(parameters=axes | START, training={"epochs": 60}, execution={})))
 
 
 @pytest.fixture
-def seeds(make_work: Make, stored: Store) -> Results:
-    work = make_work(
+def seeds(make_prepared: Make, stored: Store) -> Results:
+    prepared = make_prepared(
         parameters={"lr": {"values": [0.001, 0.01, 0.02, 0.3]}, "momentum": {"values": [0, 0.5]}},
         task={"dataset": {"kind": "linear", "n": 30, "d": 3, "noise": 0.3}, "model": {"kind": "linear"}},
         training={"epochs": 12, "order": "shuffled", "batch_size": 4},
         seeds=[0, 1, 2, 3, 4],
         execution={"trials_per_shard": 7},
     )
-    return load_results(stored(work))
+    return load_results(stored(prepared))
 
 
 class TestEdge:
-    def test_where_a_full_batch_breaks(self, make_work: Make, stored: Store) -> None:
+    def test_where_a_full_batch_breaks(self, make_prepared: Make, stored: Store) -> None:
         """Without momentum it breaks at 2 over the largest eigenvalue (Polyak, 1964), with it later."""
         axes = {"lr": {"min": 0.02, "max": 0.3, "count": 141}, "momentum": {"values": [0, 0.5]}}
-        work = make_work(parameters=axes | START, training={"epochs": 400, "batch_size": 5}, execution={})
-        results = load_results(stored(work))
+        prepared = make_prepared(parameters=axes | START, training={"epochs": 400, "batch_size": 5}, execution={})
+        results = load_results(stored(prepared))
         design = np.column_stack([np.arange(1, 6), np.ones(5)])
         largest = np.linalg.eigvalsh(2 / 5 * design.T @ design).max()
         table = edge_of_stability(results).set_index("momentum")
@@ -78,23 +78,23 @@ class TestEdge:
         told = lead_sentences(plane)[2]
         assert told.startswith(f"Use lr {best['lr']:.6g}, momentum {best['momentum']:.6g}: within tolerance after ")
 
-    def test_only_lr(self, make_work: Make, stored: Store) -> None:
+    def test_only_lr(self, make_prepared: Make, stored: Store) -> None:
         axes = {"lr": {"values": [0.01, 0.02, 0.5]}, "momentum": {"value": 0}}
-        results = load_results(stored(make_work(parameters=axes | START, training={"epochs": 200})))
+        results = load_results(stored(make_prepared(parameters=axes | START, training={"epochs": 200})))
         assert lead_sentences(results)[1] == ("The edge of stability: trials settle up to lr 0.02 and break at 0.5.")
         assert figures.stability_map(results) is None
         assert 'id="shares"' in render_report(results, "html")
 
-    def test_cells_of_several_trials_are_told(self, make_work: Make, stored: Store) -> None:
+    def test_cells_of_several_trials_are_told(self, make_prepared: Make, stored: Store) -> None:
         training = {"epochs": 200, "order": "shuffled"}
-        work = make_work(parameters={"lr": {"values": [0.01, 0.5]}} | START, training=training, seeds=[0, 1])
-        assert lead_sentences(load_results(stored(work)))[1] == (
+        prepared = make_prepared(parameters={"lr": {"values": [0.01, 0.5]}} | START, training=training, seeds=[0, 1])
+        assert lead_sentences(load_results(stored(prepared)))[1] == (
             "The edge of stability, the best of each setting's trials: trials settle up to lr 0.01 and break at 0.5."
         )
 
-    def test_no_lr_no_edge(self, make_work: Make, stored: Store) -> None:
+    def test_no_lr_no_edge(self, make_prepared: Make, stored: Store) -> None:
         axes = {"lr": {"value": 0.01}, "momentum": {"values": [0, 0.5]}}
-        results = load_results(stored(make_work(parameters=axes | START)))
+        results = load_results(stored(make_prepared(parameters=axes | START)))
         assert len(edge_of_stability(results)) == 0
         assert not any("edge" in line for line in lead_sentences(results))
 
@@ -130,12 +130,14 @@ class TestEffects:
         assert figure is not None
         assert figure.layout.yaxis.title.text == "share that settles"
 
-    def test_parameters_that_change_together_have_no_effects_of_their_own(self, make_work: Make, stored: Store) -> None:
+    def test_parameters_that_change_together_have_no_effects_of_their_own(
+        self, make_prepared: Make, stored: Store
+    ) -> None:
         together = [
             {"lr": {"value": lr}, "momentum": {"value": m}, "weight_decay": {"value": wd}, **START}
             for lr, m, wd in ((0.01, 0, 0), (0.02, 0.5, 0.1), (0.03, 0.9, 0.2))
         ]
-        results = load_results(stored(make_work(parameters=together)))
+        results = load_results(stored(make_prepared(parameters=together)))
         assert len(effects(results)) == 0
         assert figures.main_effects(results) is None
 

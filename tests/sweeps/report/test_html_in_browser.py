@@ -12,7 +12,7 @@ import pytest
 
 from sgdcore.verdict import VERDICTS
 from sweeps.config.schema import SweepConfig
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.report.files import write_report
 from sweeps.results.results import Results, load_results
 from sweeps.store.store import SweepFiles
@@ -31,14 +31,14 @@ SHOWN = f"""() => {MAP}._fullData.map((trace, i) => [trace, {MAP}.calcdata[i][0]
     .filter(([trace, cells]) => trace.visible === true && trace.type === 'heatmap' && trace.opacity === 1)
     .map(([trace, cells]) => Array.from(cells.z, row => Array.from(row)))"""
 
-Make = Callable[..., Work]
-Store = Callable[[Work], SweepFiles]
+Make = Callable[..., PreparedSweep]
+Store = Callable[[PreparedSweep], SweepFiles]
 
 
 @pytest.fixture
-def line(make_work: Make, stored: Store) -> Results:
-    work = make_work(parameters=PARAMETERS, training={"epochs": 60}, name=HOSTILE, description=HOSTILE)
-    return load_results(stored(work))
+def line(make_prepared: Make, stored: Store) -> Results:
+    prepared = make_prepared(parameters=PARAMETERS, training={"epochs": 60}, name=HOSTILE, description=HOSTILE)
+    return load_results(stored(prepared))
 
 
 def test_silent_and_alone_in_light_and_dark_wide_and_narrow(line: Results, browser: Browser) -> None:
@@ -58,7 +58,7 @@ def test_silent_and_alone_in_light_and_dark_wide_and_narrow(line: Results, brows
 
 
 def test_the_map_has_the_right_cells(line: Results, browser: Browser) -> None:
-    trials = pd.concat([pd.read_parquet(p) for p in sorted(line.files.shards_folder.glob("*.parquet"))])
+    trials = pd.concat([pd.read_parquet(p) for p in sorted(line.files.shards.folder.glob("*.parquet"))])
 
     def look(page: Any) -> tuple[list[str], list[Any], list[Any]]:
         drawn(page)
@@ -109,11 +109,11 @@ def test_pointing_at_a_cell_names_its_trial(line: Results, browser: Browser) -> 
     assert float(told.split("final loss ")[1]) == pytest.approx(trial["final_loss"], rel=1e-3)
 
 
-def test_html_in_names_is_shown_and_not_run(make_work: Make, stored: Store, browser: Browser) -> None:
+def test_html_in_names_is_shown_and_not_run(make_prepared: Make, stored: Store, browser: Browser) -> None:
     expected = [{"case": HOSTILE, "where": {"lr": 0.01}, "final": {"weight": 1.0}}]
-    work = make_work(name=HOSTILE, description=HOSTILE, expected=expected)
-    results = load_results(stored(work))
-    path = Path(write_report(results, check_expected(work, results)))
+    prepared = make_prepared(name=HOSTILE, description=HOSTILE, expected=expected)
+    results = load_results(stored(prepared))
+    path = Path(write_report(results, check_expected(prepared, results)))
 
     def look(page: Any) -> tuple[object, list[str], str]:
         drawn(page)
@@ -129,10 +129,10 @@ def test_html_in_names_is_shown_and_not_run(make_work: Make, stored: Store, brow
 
 @pytest.mark.parametrize("shards", [0, 1])
 def test_unfinished_sweeps_open_too(
-    make_config: Callable[..., SweepConfig], make_work: Make, stored: Store, browser: Browser, shards: int
+    make_config: Callable[..., SweepConfig], make_prepared: Make, stored: Store, browser: Browser, shards: int
 ) -> None:
-    files = stored(make_work())
-    for path in sorted(files.shards_folder.iterdir())[shards:]:
+    files = stored(make_prepared())
+    for path in sorted(files.shards.folder.iterdir())[shards:]:
         path.unlink()
     heading = browser.visit(
         Path(write_report(load_results(files))), lambda page: page.locator(".lead").first.inner_text()
@@ -140,11 +140,11 @@ def test_unfinished_sweeps_open_too(
     assert heading.startswith("4 of 12 trials are stored" if shards else "None of the 12 trials is stored yet")
 
 
-def test_the_published_cases(browser: Browser, tmp_path: Path, make_work: Make, stored: Store) -> None:
+def test_the_published_cases(browser: Browser, tmp_path: Path, make_prepared: Make, stored: Store) -> None:
     """Few trials of a model with two parameters: paths over the loss, the momentum case's star where w peaks."""
     start = {"init.weight": {"value": -0.66162831}, "init.bias": {"value": 0.33456254}}
     parameters = [{"lr": {"value": 0.1}, "momentum": {"value": m}, **start} for m in (0, 0.9)]
-    work = make_work(parameters=parameters, training={"epochs": 1}, record={"spacing": "all"})
+    prepared = make_prepared(parameters=parameters, training={"epochs": 1}, record={"spacing": "all"})
 
     def look(page: Any) -> list[list[float]]:
         drawn(page)
@@ -155,5 +155,5 @@ def test_the_published_cases(browser: Browser, tmp_path: Path, make_work: Make, 
         )
         return found
 
-    stars = browser.visit(Path(write_report(load_results(stored(work)))), look)
+    stars = browser.visit(Path(write_report(load_results(stored(prepared)))), look)
     assert [5.5695, 3.4704] in [[round(x, 4), round(y, 4)] for x, y in stars]

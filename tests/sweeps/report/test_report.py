@@ -22,8 +22,10 @@ import pytest
 from sgdcore.verdict import VERDICTS
 from sweeps.config import schema as sweep_file
 from sweeps.errors import StoreError
-from sweeps.execution.worker import ShardResult, Work, run_shard
-from sweeps.plan.planner import Shard, make_plan
+from sweeps.execution.worker import run_shard
+from sweeps.plan.planner import make_plan
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.shards import Shard, ShardResult
 from sweeps.plan.task_loader import load_task
 from sweeps.report import figures
 from sweeps.report.expected_results import expected_sentence
@@ -65,19 +67,19 @@ PANELS = [("false", 0), ("false", 0.5), ("true", 0)]
 HOSTILE = '<script>alert("x")</script> <img src=x onerror=alert(1)> *a* `b` | [c](http://evil.example)'
 
 
-def sweep(folder: Path, document: dict[str, Any], shards: list[int] | None = None) -> tuple[Work, SweepFiles]:
+def sweep(folder: Path, document: dict[str, Any], shards: list[int] | None = None) -> tuple[PreparedSweep, SweepFiles]:
     config = sweep_file.parse(document, "test")
     task = load_task(config.task)
     plan = make_plan(config, task)
-    work = Work(config, task, plan)
+    prepared = PreparedSweep(config, task, plan)
     manifest = {"sweep_id": "abcd1234", "name": config.name, "created": "2026-01-02T03:04:05+00:00", **plan.summary()}
     files = Store(folder).create("abcd1234", config.to_yaml(), manifest)
     for shard in plan.shards():
         if shards is None or shard.index in shards:
-            result = run_shard(work, shard)
+            result = run_shard(prepared, shard)
             assert isinstance(result, ShardResult)
-            files.write_shard(result)
-    return work, files
+            files.shards.write(result)
+    return prepared, files
 
 
 def changed(**keys: Any) -> dict[str, Any]:
@@ -85,11 +87,11 @@ def changed(**keys: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def seed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, Results]:
+def seed(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedSweep, Results]:
     from sweeps.config import strict_yaml
 
-    work, files = sweep(tmp_path_factory.mktemp("seed"), strict_yaml.read(SEED.read_text(encoding="utf-8"), "seed"))
-    return work, load_results(files)
+    prepared, files = sweep(tmp_path_factory.mktemp("seed"), strict_yaml.read(SEED.read_text(encoding="utf-8"), "seed"))
+    return prepared, load_results(files)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 def raw(results: Results) -> pd.DataFrame:
     """The shards as pandas itself reads them."""
-    paths = sorted(results.files.shards_folder.glob("*.parquet"))
+    paths = sorted(results.files.shards.folder.glob("*.parquet"))
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
 
@@ -147,11 +149,11 @@ class TestResults:
             "parameters": {"lr": {"values": [0.01, 0.02, 0.03]}},
             "expected": [{"case": "torch", "where": {"lr": 0.02}, "final": "torch.optim.SGD"}],
         }
-        work, files = sweep(tmp_path, document)
+        prepared, files = sweep(tmp_path, document)
         results = load_results(files)
         assert not [c for c in results.trials if c.startswith(("final.", "param."))]
         assert results.final([1])[1].shape == (21,)
-        outcomes = check_expected(work, results)
+        outcomes = check_expected(prepared, results)
         np.testing.assert_allclose(list(outcomes[0].final.values()), results.final([1])[1])
         assert figures.stability_map(results) is None
         write_report(results, outcomes)
@@ -183,7 +185,7 @@ class TestTables:
         assert diverged["first_nonfinite_step"].iloc[len(steps) :].isna().all()
         assert diverged["growth"].iloc[len(steps) :].is_monotonic_decreasing
 
-    def test_overshoots(self, seed: tuple[Work, Results]) -> None:
+    def test_overshoots(self, seed: tuple[PreparedSweep, Results]) -> None:
         settled = overshoots(seed[1])
         assert set(settled["verdict"]) <= {"converged", "converging", "stalled"}
         momentum = overshoots(seed[1], include_diverging=True).set_index("trial").loc[2]
@@ -217,7 +219,7 @@ class TestTables:
 
 
 class TestExpected:
-    def test_the_published_cases(self, seed: tuple[Work, Results]) -> None:
+    def test_the_published_cases(self, seed: tuple[PreparedSweep, Results]) -> None:
         outcomes = check_expected(*seed)
         assert [(o.case, o.trial, o.matches, o.reference) for o in outcomes] == [
             ("plain", 0, True, False),
@@ -247,8 +249,8 @@ class TestExpected:
 
         document = strict_yaml.read(SEED.read_text(encoding="utf-8"), "seed")
         assert isinstance(document, dict)
-        work, files = sweep(tmp_path, {**document, "expected": [{"case": "c", "where": where, "final": final}]})
-        (outcome,) = check_expected(work, load_results(files))
+        prepared, files = sweep(tmp_path, {**document, "expected": [{"case": "c", "where": where, "final": final}]})
+        (outcome,) = check_expected(prepared, load_results(files))
         assert (outcome.matches, outcome.trial) == (matches, trial)
         page = render_report(load_results(files), "html", [outcome])
         assert ("✗ no" in page) is not matches
@@ -259,16 +261,16 @@ class TestExpected:
             parameters={"lr": {"value": 0.01}, "momentum": {"min": 0, "max": 1.2, "count": 5}},  # 0.8999999999999999
             expected=[{"case": "c", "where": {"momentum": 0.9}, "final": "torch.optim.SGD"}],
         )
-        work, files = sweep(tmp_path, document)
-        assert [(o.trial, o.matches) for o in check_expected(work, load_results(files))] == [(3, True)]
+        prepared, files = sweep(tmp_path, document)
+        assert [(o.trial, o.matches) for o in check_expected(prepared, load_results(files))] == [(3, True)]
 
     def test_diverged_trials_are_those_of_torch(self, tmp_path: Path) -> None:
         document = changed(
             training={"epochs": 60},
             expected=[{"case": "gone", "where": {"momentum": 0.9, "nesterov": True}, "final": "torch.optim.SGD"}],
         )
-        work, files = sweep(tmp_path, document)
-        outcomes = check_expected(work, load_results(files))
+        prepared, files = sweep(tmp_path, document)
+        outcomes = check_expected(prepared, load_results(files))
         assert len(outcomes) == 12
         assert any(np.isnan(list(o.final.values())).any() for o in outcomes)
         assert all(o.matches for o in outcomes)
@@ -297,8 +299,8 @@ class TestFiles:
     def test_all_four_are_written_and_nothing_else(self, line: Results) -> None:
         path = write_report(line)
         write_report(line)
-        assert path == str(line.files.report_folder / "report.html")
-        assert {p.name for p in line.files.report_folder.iterdir()} == {
+        assert path == str(line.files.report.folder / "report.html")
+        assert {p.name for p in line.files.report.folder.iterdir()} == {
             "report.html",
             "report.md",
             "report.json",
@@ -318,9 +320,9 @@ class TestFiles:
 
     def test_hostile_names_are_shown_and_not_run(self, tmp_path: Path) -> None:
         expected = [{"case": HOSTILE, "where": {"lr": 1e-3}, "final": {"weight": 1.0}}]
-        work, files = sweep(tmp_path, changed(name=HOSTILE, description=HOSTILE, expected=expected))
+        prepared, files = sweep(tmp_path, changed(name=HOSTILE, description=HOSTILE, expected=expected))
         results = load_results(files)
-        outcomes = check_expected(work, results)
+        outcomes = check_expected(prepared, results)
         parsed = _Page(render_report(results, "html", outcomes))
         assert parsed.loads == []
         assert parsed.words.count(HOSTILE) >= 3
@@ -334,7 +336,7 @@ class TestFiles:
         assert list(table) == list(line.trials)
         pd.testing.assert_frame_equal(table, line.trials, check_dtype=False, check_categorical=False)
 
-    def test_json_is_strict(self, seed: tuple[Work, Results], line: Results) -> None:
+    def test_json_is_strict(self, seed: tuple[PreparedSweep, Results], line: Results) -> None:
         def refuse(word: str) -> None:
             raise AssertionError(word)
 
@@ -346,7 +348,7 @@ class TestFiles:
             counts = {row["verdict"]: row["trials"] for row in document["tables"]["verdicts"]}
             assert sum(counts.values()) == len(results.trials)
 
-    def test_markdown_tables_are_rectangular(self, seed: tuple[Work, Results]) -> None:
+    def test_markdown_tables_are_rectangular(self, seed: tuple[PreparedSweep, Results]) -> None:
         page = render_report(seed[1], "md", check_expected(*seed))
         tables = [part.splitlines() for part in page.split("\n\n") if part.startswith("| ")]
         assert len(tables) >= 6
@@ -356,7 +358,7 @@ class TestFiles:
 
     def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
         results = load_results(sweep(tmp_path, LINE, [0])[1])
-        results.files.report_folder.touch()
+        results.files.report.folder.touch()
         with pytest.raises(StoreError, match="report cannot be written"):
             write_report(results)
 
@@ -432,7 +434,7 @@ class TestFigures:
         np.testing.assert_array_equal(median.customdata.T, oracle)
         assert f" converged, {len(numbers)}" in median.name
 
-    def test_few_trials_are_drawn_one_by_one(self, seed: tuple[Work, Results]) -> None:
+    def test_few_trials_are_drawn_one_by_one(self, seed: tuple[PreparedSweep, Results]) -> None:
         drawn = figures.loss_curves(seed[1]).data
         assert [trace.name for trace in drawn] == [f"trial {i}, {v}" for i, v in enumerate(seed[1].trials["verdict"])]
         np.testing.assert_array_equal(drawn[2].y, seed[1].curves([2])["loss"])
@@ -467,16 +469,16 @@ class TestFigures:
             figures.stability_map(line, "colour")
 
     def test_the_boundary_is_where_the_radius_is_1(
-        self, make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+        self, make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
     ) -> None:
         """A full batch without momentum is stable for lr below 2 over the largest eigenvalue."""
         axes = {"lr": {"min": 0.05, "max": 0.2, "count": 40}, "weight_decay": {"min": 0, "max": 5, "count": 30}}
-        work = make_work(
+        prepared = make_prepared(
             parameters={**axes, "init.weight": {"value": 0}, "init.bias": {"value": 0}},
             training={"epochs": 2, "batch_size": 5},
             execution={},
         )
-        figure = figures.stability_map(load_results(stored(work)))
+        figure = figures.stability_map(load_results(stored(prepared)))
         assert figure is not None
         (line,) = [
             trace for trace in figure.data if trace.name == "predicted boundary: radius = 1" and trace.showlegend
@@ -488,7 +490,7 @@ class TestFigures:
         assert weight_decay.min() == 0
         assert weight_decay.max() == 5
 
-    def test_axes_that_were_not_crossed_make_no_map(self, seed: tuple[Work, Results]) -> None:
+    def test_axes_that_were_not_crossed_make_no_map(self, seed: tuple[PreparedSweep, Results]) -> None:
         figure = figures.stability_map(seed[1])
         assert figure is not None
         assert {figure.layout.xaxis.title.text, figure.layout.yaxis.title.text} == {"momentum", "weight decay"}
@@ -509,8 +511,8 @@ class TestFigures:
         for trace in figure.data:
             np.testing.assert_array_equal(trace.y, oracle[float(trace.name.removeprefix("momentum "))].astype("f4"))
 
-    def test_paths_end_where_the_trials_do_and_stars_mark_peaks(self, seed: tuple[Work, Results]) -> None:
-        work, results = seed
+    def test_paths_end_where_the_trials_do_and_stars_mark_peaks(self, seed: tuple[PreparedSweep, Results]) -> None:
+        prepared, results = seed
         surface = loss_surface(results)
         assert surface is not None
         figure = figures.parameter_paths(results, surface)
@@ -522,7 +524,7 @@ class TestFigures:
         assert star.x[0] == pytest.approx(5.5695, abs=5e-5)
         contour = next(trace for trace in figure.data if trace.type == "contour")
         x, y = np.meshgrid(contour.x.astype(float), contour.y.astype(float))
-        inputs, targets = work.task.dataset.inputs[:, 0], work.task.dataset.targets
+        inputs, targets = prepared.task.dataset.inputs[:, 0], prepared.task.dataset.targets
         loss = np.mean([(x * one + y - target) ** 2 for one, target in zip(inputs, targets, strict=True)], axis=0)
         np.testing.assert_allclose(10 ** contour.z.astype(float), loss - surface.minimum, rtol=1e-3, atol=1e-6)
 
@@ -564,14 +566,14 @@ def test_cells(value: object, column: str, shown: str) -> None:
 
 def test_40_000_trials_load_in_about_a_second(tmp_path: Path) -> None:
     """Synthetic: one shard's table, repeated under new trial numbers."""
-    work, files = sweep(tmp_path, LINE, [])
-    result = run_shard(work, Shard(0, 0, 20))
+    prepared, files = sweep(tmp_path, LINE, [])
+    result = run_shard(prepared, Shard(0, 0, 20))
     assert isinstance(result, ShardResult)
     table = pa.concat_tables([result.table] * 250).replace_schema_metadata(result.table.schema.metadata)
     for index in range(8):
         numbers = pa.array(np.arange(5000) + 5000 * index)
         shard = table.set_column(0, "trial", numbers)
-        files.write_shard(ShardResult(Shard(index, 5000 * index, 5000 * (index + 1)), shard, 0.0))
+        files.shards.write(ShardResult(Shard(index, 5000 * index, 5000 * (index + 1)), shard, 0.0))
     began = time.perf_counter()
     results = load_results(files)
     seconds = time.perf_counter() - began
@@ -582,9 +584,9 @@ def test_40_000_trials_load_in_about_a_second(tmp_path: Path) -> None:
 
 
 def test_predictions_are_held_against_outcomes(
-    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+    make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
 ) -> None:
-    work = make_work(
+    prepared = make_prepared(
         parameters={
             "lr": {"min": 0.005, "max": 0.1, "count": 20},
             "momentum": {"values": [0, 0.5, 0.9]},
@@ -593,7 +595,7 @@ def test_predictions_are_held_against_outcomes(
         },
         training={"epochs": 300},
     )
-    files = stored(work)
+    files = stored(prepared)
     table = predictions(load_results(files)).set_index("predicted")
     assert table["trials"].sum() == 60
     assert table["contradicted"].sum() == 0
@@ -603,9 +605,11 @@ def test_predictions_are_held_against_outcomes(
     assert "spectral radius of the epoch's map; 0 trials contradict it" in render_report(load_results(files), "md")
 
 
-def test_a_contradiction_is_a_finding(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]) -> None:
+def test_a_contradiction_is_a_finding(
+    make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
+) -> None:
     files = stored(
-        make_work(
+        make_prepared(
             parameters={
                 "lr": {"values": [0.01, 0.02, 0.03, 0.2]},
                 "momentum": {"value": 0},
@@ -617,9 +621,9 @@ def test_a_contradiction_is_a_finding(make_work: Callable[..., Work], stored: Ca
     loaded = load_results(files)
     assert finding(loaded) is None
     assert "Finding" not in render_report(loaded, "md")
-    table = files.read_shard(0)
+    table = files.shards.read(0)
     upside_down = pc.divide(1.0, table["predicted_radius"])
-    files.replace_shard(
+    files.shards.replace(
         0, table.set_column(table.column_names.index("predicted_radius"), "predicted_radius", upside_down)
     )
     loaded = load_results(files)
@@ -639,7 +643,7 @@ def test_a_contradiction_is_a_finding(make_work: Callable[..., Work], stored: Ca
 
 
 def test_a_noise_floor_above_the_start_is_told(
-    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+    make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
 ) -> None:
     """Growth is about differences: with weight decay no two batches have a common optimum."""
     parameters = {
@@ -648,7 +652,7 @@ def test_a_noise_floor_above_the_start_is_told(
         "init.weight": {"value": 0},
         "init.bias": {"value": 0},
     }
-    files = stored(make_work(parameters=parameters, training={"epochs": 200, "order": "shuffled"}))
+    files = stored(make_prepared(parameters=parameters, training={"epochs": 200, "order": "shuffled"}))
     loaded = load_results(files)
     assert list(loaded.trials["verdict"]) == ["converged", "diverging"]
     table = predictions(loaded).set_index("predicted")

@@ -18,16 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgdcore.verdict import VERDICTS
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.report import figures
 from sweeps.report.files import render_report, write_report
 from sweeps.report.tables import report_tables
 from sweeps.results import aggregate, results, top_k
-from sweeps.results.aggregate import Scope, Tally
+from sweeps.results.aggregate import Aggregate, Scope
 from sweeps.results.binning import MAX_MAP_CELLS, MapAxis, pair
 from sweeps.results.heatmap import Cells, Outcomes
 from sweeps.results.results import Results, load_results
-from sweeps.results.top_k import Distinct, Leading
+from sweeps.results.top_k import DistinctValues, TopK
 from sweeps.store.store import SweepFiles
 
 SETTLED = ["converged", "converging", "stalled"]
@@ -66,11 +66,11 @@ def scope(table: pa.Table) -> Scope:
 
 
 ROWS = made_up(400)
-WHOLE = Tally.of(ROWS, scope(ROWS))
+WHOLE = Aggregate.of(ROWS, scope(ROWS))
 
 
-def rankings(of: Tally) -> dict[str, Leading]:
-    named = {name: value for name, value in vars(of).items() if isinstance(value, Leading)}
+def rankings(of: Aggregate) -> dict[str, TopK]:
+    named = {name: value for name, value in vars(of).items() if isinstance(value, TopK)}
     return named | of.samples
 
 
@@ -80,8 +80,8 @@ def test_any_grouping_of_the_trials_gives_the_same_tally(cuts: set[int], limit: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aggregate, "SAMPLED", limit)
         patch.setattr(aggregate, "MAX_ROWS", limit)
-        whole = Tally.of(ROWS, scope(ROWS))
-        parts = [Tally.of(ROWS.slice(a, b - a), scope(ROWS)) for a, b in pairwise([0, *sorted(cuts), 400])]
+        whole = Aggregate.of(ROWS, scope(ROWS))
+        parts = [Aggregate.of(ROWS.slice(a, b - a), scope(ROWS)) for a, b in pairwise([0, *sorted(cuts), 400])]
         order.shuffle(parts)
         summed = reduce(add, parts)
     assert summed.trials == 400
@@ -186,7 +186,7 @@ def test_leading_rows_are_those_of_a_stable_sort(groups: list[list[float]]) -> N
     numbers = np.arange(len(keys))
     ends = np.cumsum([0, *map(len, groups)])
     table = pa.table({"number": numbers})
-    parts = [Leading.of(table, numbers[a:b], (keys, numbers), 3) for a, b in pairwise(ends)]
+    parts = [TopK.of(table, numbers[a:b], (keys, numbers), 3) for a, b in pairwise(ends)]
     expected = pd.DataFrame({"key": keys, "number": numbers}).sort_values(["key", "number"])["number"][:3].tolist()
     found = reduce(add, reversed(parts))
     assert found.table["number"].to_pylist() == expected
@@ -196,14 +196,14 @@ def test_leading_rows_are_those_of_a_stable_sort(groups: list[list[float]]) -> N
 class TestDistinct:
     @given(st.lists(st.lists(st.integers(-20, 20)), min_size=1, max_size=4))
     def test_all_of_a_few(self, groups: list[list[int]]) -> None:
-        found = reduce(add, [Distinct.of(np.array(group, dtype=np.int64)) for group in groups])
+        found = reduce(add, [DistinctValues.of(np.array(group, dtype=np.int64)) for group in groups])
         assert found.values.tolist() == sorted({value for group in groups for value in group})
         assert len(found) == len(found.values)
 
     def test_of_many_the_ends_a_fair_sample_and_about_the_number(self) -> None:
         values = np.random.default_rng(0).permutation(np.linspace(0, 1, 400_000))
-        whole = Distinct.of(values)
-        summed = reduce(add, [Distinct.of(part) for part in np.array_split(values, 7)])
+        whole = DistinctValues.of(values)
+        summed = reduce(add, [DistinctValues.of(part) for part in np.array_split(values, 7)])
         np.testing.assert_array_equal(whole.values, summed.values)
         assert (whole.values[0], whole.values[-1]) == (0, 1)
         assert len(whole.values) <= top_k.MAX_DISTINCT + 2
@@ -226,8 +226,10 @@ class TestLargeSweeps:
     """What happens beyond a limit, with the limits lowered."""
 
     @pytest.fixture
-    def loaded(self, make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]) -> Results:
-        return load_results(stored(make_work(seeds=[0, 1, 2], training={"epochs": 20, "order": "shuffled"})))
+    def loaded(
+        self, make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
+    ) -> Results:
+        return load_results(stored(make_prepared(seeds=[0, 1, 2], training={"epochs": 20, "order": "shuffled"})))
 
     def test_no_page_needs_all_trials(self, loaded: Results, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(self: Results) -> None:
@@ -248,7 +250,7 @@ class TestLargeSweeps:
 
     def test_too_many_trials_for_a_csv(self, loaded: Results, monkeypatch: pytest.MonkeyPatch) -> None:
         write_report(loaded)
-        csv = loaded.files.report_folder / "trials.csv"
+        csv = loaded.files.report.folder / "trials.csv"
         assert csv.exists()
         monkeypatch.setattr(import_module("sweeps.report.notices"), "MAX_CSV_TRIALS", 10)
         page = Path(write_report(loaded)).read_text(encoding="utf-8")
@@ -258,13 +260,13 @@ class TestLargeSweeps:
         assert len(render_report(loaded, "csv").splitlines()) == 1 + loaded.stored
 
     def test_tables_say_what_they_are_the_first_of(self, loaded: Results) -> None:
-        counts = loaded.tally.verdicts
+        counts = loaded.aggregate.verdicts
         notes = {table.key: table.note for table in report_tables(loaded, n=2)}
         assert notes["best"].endswith(f"; the first 2 of {counts[:4].sum():,}")
         assert "first" not in {table.key: table.note for table in report_tables(loaded, n=1000)}["best"]
 
     def test_the_spread_over_seeds_of_each_setting(self, loaded: Results) -> None:
-        cells = loaded.tally.settings
+        cells = loaded.aggregate.settings
         assert cells is not None
         assert set(cells.trials.ravel()) == {3}
         names = [axis.name for axis in cells.axes]
@@ -292,7 +294,7 @@ class TestLargeSweeps:
 
 
 def test_the_page_of_a_large_map_is_under_6_mb(
-    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], tmp_path: Path
+    make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles], tmp_path: Path
 ) -> None:
     parameters = {
         "lr": {"min": 5e-4, "max": 0.1, "count": 250, "scale": "log"},
@@ -301,6 +303,6 @@ def test_the_page_of_a_large_map_is_under_6_mb(
         "init.weight": {"value": 0},
         "init.bias": {"value": 0},
     }
-    loaded = load_results(stored(make_work(parameters=parameters, execution={}, training={"epochs": 20})))
+    loaded = load_results(stored(make_prepared(parameters=parameters, execution={}, training={"epochs": 20})))
     assert loaded.stored == 60_000 - 250
     assert len(render_report(loaded, "html").encode()) < 6_000_000

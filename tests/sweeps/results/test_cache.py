@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from sweeps.execution.worker import Work, run_shard
+from sweeps.execution.worker import run_shard
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.results import cache, results
-from sweeps.results.aggregate import Tally
+from sweeps.results.aggregate import Aggregate
 from sweeps.results.results import Results
 from sweeps.results.stability_map import stability_panels
 from sweeps.store.store import SweepFiles
@@ -20,29 +21,31 @@ SWEEP: dict[str, Any] = {
 
 @pytest.fixture
 def files(
-    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], monkeypatch: pytest.MonkeyPatch
+    make_prepared: Callable[..., PreparedSweep],
+    stored: Callable[[PreparedSweep], SweepFiles],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> SweepFiles:
     monkeypatch.setattr(cache, "_LEAST_TRIALS", 0)
-    return stored(make_work(**SWEEP))
+    return stored(make_prepared(**SWEEP))
 
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The shards of which a tally was made."""
     seen: list[int] = []
-    of = Tally.of
+    of = Aggregate.of
 
-    def counted(table: Any, scope: Any) -> Tally:
+    def counted(table: Any, scope: Any) -> Aggregate:
         seen.append(table["trial"][0].as_py())
         return of(table, scope)
 
-    monkeypatch.setattr(Tally, "of", counted)
+    monkeypatch.setattr(Aggregate, "of", counted)
     return seen
 
 
 def seen(loaded: Results) -> bytes:
     """All that was found, as bytes."""
-    return cache.encoded([loaded.values, loaded.tally, stability_panels(loaded)], "")
+    return cache.encoded([loaded.values, loaded.aggregate, stability_panels(loaded)], "")
 
 
 def test_the_next_reader_finds_the_same_without_a_pass(files: SweepFiles, passes: list[int]) -> None:
@@ -54,22 +57,26 @@ def test_the_next_reader_finds_the_same_without_a_pass(files: SweepFiles, passes
 
 @pytest.mark.parametrize("change", ["replaced", "added", "removed", "config", "code", "damaged"])
 def test_what_was_made_of_something_else_is_not_taken(
-    files: SweepFiles, passes: list[int], monkeypatch: pytest.MonkeyPatch, change: str, make_work: Callable[..., Work]
+    files: SweepFiles,
+    passes: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+    make_prepared: Callable[..., PreparedSweep],
 ) -> None:
-    shard = files.shards_folder / "00001.parquet"
-    work = make_work(**SWEEP)
+    shard = files.shards.folder / "00001.parquet"
+    prepared = make_prepared(**SWEEP)
     if change == "added":
         shard.unlink()
     before = results.load(files)
-    assert before.tally.trials == 40 if change == "added" else 60
+    assert before.aggregate.trials == 40 if change == "added" else 60
     if change in ("replaced", "removed"):
-        table = files.read_shard(1)
+        table = files.shards.read(1)
         shard.unlink()
         if change == "replaced":
             index = table.column_names.index("verdict")
-            files.replace_shard(1, table.set_column(index, "verdict", [["stalled"] * 20]))
+            files.shards.replace(1, table.set_column(index, "verdict", [["stalled"] * 20]))
     elif change == "added":
-        files.write_shard(run_shard(work, work.plan.shards()[1]))  # type: ignore[arg-type]
+        files.shards.write(run_shard(prepared, prepared.plan.shards()[1]))  # type: ignore[arg-type]
     elif change == "config":
         files.config_path.write_text(files.config_path.read_text().replace("name: small", "name: other"))
     elif change == "code":
@@ -78,18 +85,18 @@ def test_what_was_made_of_something_else_is_not_taken(
         files.keep((files.kept() or b"")[:-100])
     passes.clear()
     found = results.load(files)
-    assert found.tally.trials == (40 if change == "removed" else 60)
+    assert found.aggregate.trials == (40 if change == "removed" else 60)
     assert len(passes) == (2 if change == "removed" else 3)
     if change == "replaced":
-        assert found.tally.verdicts[2] >= 20
+        assert found.aggregate.verdicts[2] >= 20
 
 
 def test_a_shard_that_is_replaced_meanwhile_is_not_kept(files: SweepFiles) -> None:
     loaded = results.load(files)
     assert loaded.values
-    files.replace_shard(1, files.read_shard(1))
+    files.shards.replace(1, files.shards.read(1))
     before = files.kept()
-    assert loaded.tally.trials == 60
+    assert loaded.aggregate.trials == 60
     assert files.kept() == before
 
 
@@ -103,5 +110,5 @@ def test_where_nothing_can_be_kept_nobody_notices(files: SweepFiles, passes: lis
 
 def test_small_sweeps_keep_nothing(files: SweepFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_LEAST_TRIALS", 61)
-    assert results.load(files).tally.trials == 60
+    assert results.load(files).aggregate.trials == 60
     assert files.kept() is None

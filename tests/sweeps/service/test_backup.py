@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 
 from sweeps.config import strict_yaml
 from sweeps.errors import StoreError, SweepsError, TrackingError
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.service.backup import backup, restore
 from sweeps.service.schedule.tick_table import Tick, TickTable
 from sweeps.store.store import Store, SweepFiles
@@ -29,11 +29,11 @@ from tests.support.postgres import Cluster
 
 
 def contents(files: SweepFiles) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in files.shards_folder.glob("*.parquet")}
+    return {path.name: path.read_bytes() for path in files.shards.folder.glob("*.parquet")}
 
 
 def parent(store: Store, files: SweepFiles) -> str:
-    return str(files.tracking()["run_id"])
+    return str(files.tracking_record.first()["run_id"])
 
 
 @pytest.mark.cluster
@@ -47,14 +47,14 @@ def test_sweeps_backed_up_while_they_run_and_after_a_kill_go_on_elsewhere(
     changes = {"parameters": {"lr": {"min": 0.001, "max": 0.03, "count": 400}}, "execution": {"trials_per_shard": 1}}
     config.write_text(strict_yaml.write(document(name="killed", experiment="e", **changes)))
     process = cli.start("run", config, "--executor", "inline")
-    while not any(len(files.done()) > 3 for files in store.sweeps() if files.sweep_id != done.sweep_id):
+    while not any(len(files.shards.done()) > 3 for files in store.sweeps() if files.sweep_id != done.sweep_id):
         assert process.poll() is None
         time.sleep(0.01)
     backup(store, tmp_path / "running.tar.zst")
     process.send_signal(signal.SIGKILL)
     process.communicate()
     [killed] = [files for files in store.sweeps() if files.sweep_id != done.sweep_id]
-    assert 3 < len(killed.done()) < 400
+    assert 3 < len(killed.shards.done()) < 400
     cli("backup", tmp_path / "killed.tar.zst")
     before = contents(killed)
     shutil.rmtree(store.root)
@@ -68,7 +68,7 @@ def test_sweeps_backed_up_while_they_run_and_after_a_kill_go_on_elsewhere(
     said = cli("restore", tmp_path / "running.tar.zst", "--store", moved.root).stdout
     assert f"restored: {moved.root} as {store.root} was at " in said
     assert not store.root.exists()
-    assert len(moved.find(killed.sweep_id).done()) <= len(before)
+    assert len(moved.find(killed.sweep_id).shards.done()) <= len(before)
     cli("resume", killed.sweep_id, "--executor", "inline", "--store", moved.root)
     assert not store.root.exists()
     for sweep in (done, killed):
@@ -83,9 +83,14 @@ def test_sweeps_backed_up_while_they_run_and_after_a_kill_go_on_elsewhere(
 
 
 @pytest.fixture
-def archive(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], store: Store, tmp_path: Path) -> Path:
+def archive(
+    make_prepared: Callable[..., PreparedSweep],
+    stored: Callable[[PreparedSweep], SweepFiles],
+    store: Store,
+    tmp_path: Path,
+) -> Path:
     """A small store's."""
-    stored(make_work())
+    stored(make_prepared())
     (store.root / "artifacts" / "e").mkdir(parents=True)
     (store.root / "artifacts" / "e" / "é.txt").write_text("an artifact")
     made = backup(store, tmp_path / "small.tar.zst")
@@ -110,7 +115,7 @@ def test_everything_comes_back_but_locks_and_what_was_being_written(
     assert dumps[0] == dumps[1]
 
     [files] = store.sweeps()
-    (files.shards_folder / "00009.123.new").touch()
+    (files.shards.folder / "00009.123.new").touch()
     with files.lease():
         backup(store, tmp_path / "held.tar.zst")
     restore(tmp_path / "held.tar.zst", Store(tmp_path / "held"))

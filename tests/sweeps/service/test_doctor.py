@@ -14,7 +14,7 @@ import pytest
 
 from sweeps.errors import ExecutorError, TrackingError
 from sweeps.service import doctor
-from sweeps.service.doctor import Check, Patient, run_check
+from sweeps.service.doctor import Check, ServiceSettings, run_check
 from sweeps.store.store import Store
 from sweeps.tracking.mlflow.health import skew
 from tests.support.command_line import Cli
@@ -25,7 +25,7 @@ from tests.support.tracking import TrackingServer
 SECRET = "s3cret"
 
 
-def examined(patient: Patient, *names: str) -> list[Check]:
+def examined(patient: ServiceSettings, *names: str) -> list[Check]:
     """Some of the checks."""
     return [run_check(name, partial(doctor._CHECKS[name][0], patient), 60) for name in names]
 
@@ -64,17 +64,19 @@ def test_what_crashes_or_hangs_is_a_failed_check() -> None:
 
 
 def test_versions_out_of_range_are_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    [check] = examined(Patient(store), "versions")
+    [check] = examined(ServiceSettings(store), "versions")
     assert check.status == "ok"
     real = doctor.version
     monkeypatch.setattr(doctor, "version", lambda name: "2.0" if name == "mlflow" else real(name))
-    [check] = examined(Patient(store), "versions")
+    [check] = examined(ServiceSettings(store), "versions")
     assert (check.status, check.found) == ("failed", "mlflow 2.0 is not <4,>=3.10")
     assert "constraints.txt" in check.remedy
 
 
 def test_a_store_is_looked_at_and_not_made(tmp_path: Path) -> None:
-    checks = examined(Patient(Store(tmp_path / "a" / "b")), "store", "locks", "permissions", "tracking", "clock")
+    checks = examined(
+        ServiceSettings(Store(tmp_path / "a" / "b")), "store", "locks", "permissions", "tracking", "clock"
+    )
     assert [check.status for check in checks] == ["ok"] * 5
     assert "which is not there yet" in checks[0].found
     assert not list(tmp_path.iterdir())
@@ -82,16 +84,16 @@ def test_a_store_is_looked_at_and_not_made(tmp_path: Path) -> None:
 
 def test_what_is_wrong_with_a_store_comes_with_a_remedy(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.root.chmod(0o777)
-    [check] = examined(Patient(store), "permissions")
+    [check] = examined(ServiceSettings(store), "permissions")
     assert (check.status, check.remedy) == ("warning", f"chmod o-w {store.root}")
     monkeypatch.setattr("os.access", lambda path, mode: path != store.database)  # root may write everywhere
-    [check] = examined(Patient(store), "permissions")
+    [check] = examined(ServiceSettings(store), "permissions")
     assert (check.status, check.found) == ("failed", f"{store.database}: this user may not write there")
     for free, status in ((10**12, "ok"), (10**9, "warning"), (10**6, "failed")):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: type("Usage", (), {"free": free}))
-        assert examined(Patient(store), "store")[0].status == status
+        assert examined(ServiceSettings(store), "store")[0].status == status
     monkeypatch.setattr("fcntl.flock", lambda file, how: None)  # as on a mount with nolock
-    [check] = examined(Patient(store), "locks")
+    [check] = examined(ServiceSettings(store), "locks")
     assert (check.status, check.found) == ("failed", f"{store.root}: two can hold one lock")
     assert not list(store.root.glob(".probe*"))
 
@@ -119,7 +121,7 @@ def clock(seconds: float) -> Iterator[str]:
 def test_clocks_are_held_against_each_other(store: Store, seconds: float, status: str) -> None:
     with clock(seconds) as uri:
         assert skew(uri, None) == pytest.approx(seconds, abs=3)
-        [check] = examined(Patient(store, tracking_uri=uri), "clock")
+        [check] = examined(ServiceSettings(store, tracking_uri=uri), "clock")
     assert check.status == status
     assert bool(check.remedy) == (status != "ok")
 
@@ -128,13 +130,13 @@ def test_clocks_are_held_against_each_other(store: Store, seconds: float, status
 def test_a_database_has_a_clock_and_a_wrong_password_is_not_told(store: Store, postgres: Cluster) -> None:
     uri = postgres.new_database()
     assert skew(uri, None) == pytest.approx(0, abs=3)
-    well = examined(Patient(store, tracking_uri=uri), "tracking", "clock", "postgresql driver")
+    well = examined(ServiceSettings(store, tracking_uri=uri), "tracking", "clock", "postgresql driver")
     assert [check.status for check in well] == ["ok"] * 3, well
     assert "writer bulk" in well[0].found
     wrong = uri.replace(postgres.password, SECRET)
-    checks = examined(Patient(store, tracking_uri=wrong), "tracking", "clock")
+    checks = examined(ServiceSettings(store, tracking_uri=wrong), "tracking", "clock")
     assert [check.status for check in checks] == ["failed"] * 2
     for check in checks:
         assert "password authentication failed" in check.found
         assert f":{SECRET}@" not in check.found
-    assert SECRET not in repr(Patient(store, tracking_uri=wrong))
+    assert SECRET not in repr(ServiceSettings(store, tracking_uri=wrong))

@@ -9,11 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from sweeps.errors import StoreError, SweepHeld
-from sweeps.execution.worker import ShardFailure, ShardResult, Work, run_shard
+from sweeps.execution.worker import run_shard
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.shards import ShardFailure, ShardResult
 from sweeps.store.store import Store, SweepFiles
 
-Stored = Callable[[Work], SweepFiles]
-MakeWork = Callable[..., Work]
+Stored = Callable[[PreparedSweep], SweepFiles]
+MakePrepared = Callable[..., PreparedSweep]
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -58,10 +60,12 @@ class Raw:
         return {entry.key.removeprefix(f"{self.prefix}/") for entry in self.bucket.objects.filter(Prefix=self.prefix)}
 
 
-def test_a_shard_is_there_or_it_is_not(make_work: MakeWork, stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
-    work = make_work()
-    files = stored(work)
-    result = run_shard(work, work.plan.shards()[0])
+def test_a_shard_is_there_or_it_is_not(
+    make_prepared: MakePrepared, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = make_prepared()
+    files = stored(prepared)
+    result = run_shard(prepared, prepared.plan.shards()[0])
     assert isinstance(result, ShardResult)
     raw = Raw(files)
     before, names = raw.read("shards/00000.parquet"), raw.names()
@@ -74,61 +78,63 @@ def test_a_shard_is_there_or_it_is_not(make_work: MakeWork, stored: Stored, monk
         raise OSError("disk full")
 
     monkeypatch.setattr(pq, "write_table", half_written)
-    for write in (lambda: files.write_shard(result), lambda: files.replace_shard(0, result.table)):
+    for write in (lambda: files.shards.write(result), lambda: files.shards.replace(0, result.table)):
         with pytest.raises(StoreError, match=r"00000\.parquet: cannot be written: disk full"):
             write()
     assert raw.names() == names
     assert raw.read("shards/00000.parquet") == before
-    assert files.done() == {0, 1, 2}
+    assert files.shards.done() == {0, 1, 2}
 
 
-def test_shards_are_the_same_bytes_wherever_they_are(make_work: MakeWork, stored: Stored, tmp_path: Path) -> None:
-    work = make_work()
-    files, folder = stored(work), SweepFiles(tmp_path / "other")
+def test_shards_are_the_same_bytes_wherever_they_are(
+    make_prepared: MakePrepared, stored: Stored, tmp_path: Path
+) -> None:
+    prepared = make_prepared()
+    files, folder = stored(prepared), SweepFiles(tmp_path / "other")
     folder.folder.mkdir()
-    for shard in work.plan.shards():
-        result = run_shard(work, shard)
+    for shard in prepared.plan.shards():
+        result = run_shard(prepared, shard)
         assert isinstance(result, ShardResult)
-        folder.write_shard(result)
+        folder.shards.write(result)
         name = f"shards/{shard.index:05}.parquet"
         assert Raw(files).read(name) == Raw(folder).read(name)
 
 
-def test_parts_of_shards_are_read_in_order(make_work: MakeWork, stored: Stored) -> None:
-    work = make_work(execution={"trials_per_shard": 1})
-    files = stored(work)
-    tables = list(files.tables(["trial", "loss"]))
+def test_parts_of_shards_are_read_in_order(make_prepared: MakePrepared, stored: Stored) -> None:
+    prepared = make_prepared(execution={"trials_per_shard": 1})
+    files = stored(prepared)
+    tables = list(files.shards.tables(["trial", "loss"]))
     assert [table["trial"].to_pylist() for table in tables] == [[i] for i in range(12)]
     assert tables[0].column_names == ["trial", "loss"]
-    assert list(files.extents(range(12))) == [(i, 1) for i in range(12)]
-    whole = [files.read_shard(i) for i in range(12)]
-    assert list(files.read_shards([5, 3])) == [whole[5], whole[3]]
-    assert files.schema(3) == whole[3].schema
+    assert list(files.shards.extents(range(12))) == [(i, 1) for i in range(12)]
+    whole = [files.shards.read(i) for i in range(12)]
+    assert list(files.shards.read_many([5, 3])) == [whole[5], whole[3]]
+    assert files.shards.schema(3) == whole[3].schema
 
 
 def test_missing_shards_are_named_and_their_failures_kept_until_they_are_done(
-    make_work: MakeWork, stored: Stored
+    make_prepared: MakePrepared, stored: Stored
 ) -> None:
-    work = make_work()
-    files = stored(work)
+    prepared = make_prepared()
+    files = stored(prepared)
     Raw(files).remove("shards/00001.parquet")
-    [missing] = files.missing(work.plan.shards())
+    [missing] = files.shards.missing(prepared.plan.shards())
     assert missing.index == 1
     with files.lease():
         assert files.state() == "running"
     assert files.state() == "interrupted"
-    files.write_failure(ShardFailure(missing, "ValueError: no"))
-    files.write_failure(ShardFailure(missing, "ValueError: no", tries=3))
-    [failure] = files.failures()
+    files.shards.write_failure(ShardFailure(missing, "ValueError: no"))
+    files.shards.write_failure(ShardFailure(missing, "ValueError: no", tries=3))
+    [failure] = files.shards.failures()
     assert (failure.index, str(failure)) == (1, f"{files.where}/failures/00001.txt")
     assert failure.read_text() == "trials 4 to 7: given up after 4 tries\n\nValueError: no"
-    assert files.tries(1) == 4
+    assert files.shards.tries(1) == 4
     assert files.state() == "computed"  # as far as it can be
-    result = run_shard(work, missing)
+    result = run_shard(prepared, missing)
     assert isinstance(result, ShardResult)
-    files.write_shard(result)
-    assert files.failures() == []
-    assert files.tries(1) == 0
+    files.shards.write(result)
+    assert files.shards.failures() == []
+    assert files.shards.tries(1) == 0
     assert files.state() == "computed"
 
 
@@ -186,7 +192,7 @@ def test_a_file_is_no_store(tmp_path: Path) -> None:
 def test_a_sweep_is_made_once_and_whole(store: Store) -> None:
     files = store.create("aa11", "name: x\n", MANIFEST)
     assert (files.config_yaml(), files.manifest()) == ("name: x\n", MANIFEST)
-    assert files.store.where == store.where
+    assert Store.of(files).where == store.where
     with pytest.raises(SweepHeld, match="another process has just made it"):
         store.create("aa11", "name: y\n", MANIFEST | {"name": "other"})
     assert store.find("aa11").manifest() == MANIFEST
@@ -196,25 +202,25 @@ def test_a_sweep_is_made_once_and_whole(store: Store) -> None:
 
 def test_where_it_is_logged_is_kept(store: Store) -> None:
     files = store.create("aa11", "", MANIFEST)
-    assert (files.tracking(), files.places()) == ({}, [])
+    assert (files.tracking_record.first(), files.tracking_record.places()) == ({}, [])
     for record in ({"uri": "a", "complete": False}, {"uri": "b", "complete": True}, {"uri": "a", "complete": True}):
-        files.write_tracking(record)
-    assert files.places() == [{"uri": "a", "complete": True}, {"uri": "b", "complete": True}]
+        files.tracking_record.write(record)
+    assert files.tracking_record.places() == [{"uri": "a", "complete": True}, {"uri": "b", "complete": True}]
 
 
 def test_a_report_is_whole_or_as_it_was(store: Store) -> None:
     files = store.create("aa11", "", MANIFEST)
-    with files.writing_report("report.html") as file:
+    with files.report.writing("report.html") as file:
         file.write("<p>größer</p>\n")
-    with pytest.raises(TypeError), files.writing_report("report.html") as file:
+    with pytest.raises(TypeError), files.report.writing("report.html") as file:
         file.writelines(["half", None])  # type: ignore[list-item]
     assert Raw(files).read("report/report.html").decode() == "<p>größer</p>\n"
-    assert files.is_reported()
+    assert files.report.is_written()
     copies = {path.name: (path.is_dir() or path.read_bytes(), folder) for path, folder in files.copies()}
     assert copies["plan.json"] == (Raw(files).read("plan.json"), None)
     assert {folder for _, folder in copies.values()} >= {"report", None}
-    files.remove_report("report.html")
-    assert not files.is_reported()
+    files.report.remove("report.html")
+    assert not files.report.is_written()
 
 
 def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
@@ -223,28 +229,28 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "store").check_writable()
 
 
-def test_damaged_files_are_told(make_work: MakeWork, stored: Stored) -> None:
-    files = stored(make_work())
+def test_damaged_files_are_told(make_prepared: MakePrepared, stored: Stored) -> None:
+    files = stored(make_prepared())
     for content in (b"PAR1", b""):
         Raw(files).write("shards/00000.parquet", content)
         with pytest.raises(StoreError, match=r"00000\.parquet: cannot be read"):
-            files.read_shard(0)
+            files.shards.read(0)
     Raw(files).remove("shards/00000.parquet")
     with pytest.raises(StoreError, match=r"00000\.parquet: cannot be read"):
-        files.extent(0)
+        files.shards.extent(0)
     Raw(files).write("plan.json", b"{")
     with pytest.raises(StoreError, match=r"plan\.json: cannot be read"):
-        files.store.find("abcd").manifest()
+        Store.of(files).find("abcd").manifest()
 
 
-def test_left_over_pieces_are_not_taken_for_shards(make_work: MakeWork, stored: Stored) -> None:
-    files = stored(make_work())
+def test_left_over_pieces_are_not_taken_for_shards(make_prepared: MakePrepared, stored: Stored) -> None:
+    files = stored(make_prepared())
     Raw(files).write(f"shards/.00003.parquet.{os.getpid()}.new", b"")
-    assert files.done() == {0, 1, 2}
+    assert files.shards.done() == {0, 1, 2}
 
 
-def test_a_sweep_is_removed_with_all_that_is_its_own(store: Store, make_work: MakeWork, stored: Stored) -> None:
-    files, other = stored(make_work()), store.create("ab11", "", MANIFEST)
+def test_a_sweep_is_removed_with_all_that_is_its_own(store: Store, make_prepared: MakePrepared, stored: Stored) -> None:
+    files, other = stored(make_prepared()), store.create("ab11", "", MANIFEST)
     files.write_progress({"computed": 12})
     assert files.progress() == {"computed": 12}
     with files.lease(), pytest.raises(SweepHeld):

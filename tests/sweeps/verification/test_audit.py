@@ -15,8 +15,10 @@ from mlflow import MlflowClient
 from sweeps.config import strict_yaml
 from sweeps.errors import SweepHeld
 from sweeps.execution.inline import InlineExecutor
-from sweeps.execution.worker import ShardFailure, Work
-from sweeps.pipeline.run import create, publish, resume, run
+from sweeps.pipeline.publish import publish
+from sweeps.pipeline.run import create, resume, run
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.shards import ShardFailure
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 from sweeps.verification.audit import Audit, verify
@@ -24,22 +26,22 @@ from tests.support.command_line import Cli
 from tests.support.documents import TASKS, document
 from tests.support.doubles import Silent
 
-MakeWork = Callable[..., Work]
+MakePrepared = Callable[..., PreparedSweep]
 
 
 @pytest.fixture
-def swept(store: Store) -> Callable[[Work], SweepFiles]:
-    def sweep(work: Work) -> SweepFiles:
+def swept(store: Store) -> Callable[[PreparedSweep], SweepFiles]:
+    def sweep(prepared: PreparedSweep) -> SweepFiles:
         tracker = MlflowTracker(store.tracking_uri, store.artifacts)
-        files = create(work, store, InlineExecutor(), tracker)
-        publish(run(files, work, InlineExecutor(), tracker, Silent()), tracker)
+        files = create(prepared, store, InlineExecutor(), tracker)
+        publish(run(files, prepared, InlineExecutor(), tracker, Silent()), tracker)
         return files
 
     return sweep
 
 
 def audit(files: SweepFiles, sample: int = 5) -> Audit:
-    return verify(files, MlflowTracker(files.store.tracking_uri), sample)
+    return verify(files, MlflowTracker(Store.of(files).tracking_uri), sample)
 
 
 def lines(files: SweepFiles, sample: int = 5) -> list[str]:
@@ -50,12 +52,12 @@ def lines(files: SweepFiles, sample: int = 5) -> list[str]:
 @pytest.mark.parametrize("policy", ["all", "none", "top:5"])
 @pytest.mark.parametrize("name", TASKS)
 def test_a_finished_sweep_is_clean(
-    swept: Callable[[Work], SweepFiles], make_work: MakeWork, name: str, policy: str, writer: str
+    swept: Callable[[PreparedSweep], SweepFiles], make_prepared: MakePrepared, name: str, policy: str, writer: str
 ) -> None:
-    work = make_work(**TASKS[name], tracking={"trials": policy, "writer": writer, "points": 3})
-    found = audit(swept(work), sample=100)
+    prepared = make_prepared(**TASKS[name], tracking={"trials": policy, "writer": writer, "points": 3})
+    found = audit(swept(prepared), sample=100)
     assert found.differences == []
-    total = len(work.plan)
+    total = len(prepared.plan)
     assert (found.trials, found.stored, found.recomputed) == (total, total, total)
     assert found.logged == {"all": total, "none": 0, "top:5": min(5, total - found.verdicts["diverged"])}[policy]
     assert found.verdicts.total() == total
@@ -64,11 +66,11 @@ def test_a_finished_sweep_is_clean(
 
 def tampered(files: SweepFiles, column: str, change: Callable[[list[Any]], object]) -> None:
     """Shard 1 with another column, as somebody with the best tools would leave it."""
-    table = files.read_shard(1)
+    table = files.shards.read(1)
     values = table[column].to_pylist()
     change(values)
     place = table.column_names.index(column)
-    files.replace_shard(1, table.set_column(place, column, pa.array(values, table.schema.field(column).type)))
+    files.shards.replace(1, table.set_column(place, column, pa.array(values, table.schema.field(column).type)))
 
 
 def swap(values: list[Any]) -> None:
@@ -81,23 +83,23 @@ def nudge(values: list[Any]) -> None:
 
 STORE: dict[str, tuple[Callable[[SweepFiles], object], str]] = {
     "no shard": (
-        lambda files: (files.shards_folder / "00001.parquet").unlink(),
+        lambda files: (files.shards.folder / "00001.parquet").unlink(),
         "shard (00001.parquet): expected 4 trials, found no file",
     ),
     "given up": (
         lambda files: (
-            (files.shards_folder / "00001.parquet").unlink(),
-            files.write_failure(ShardFailure(files_shard(1), "died", 4)),
+            (files.shards.folder / "00001.parquet").unlink(),
+            files.shards.write_failure(ShardFailure(files_shard(1), "died", 4)),
         ),
         "shard (00001.parquet): expected 4 trials, found given up, tries: 4",
     ),
-    "a flipped bit": (lambda files: flip(files.shards_folder / "00001.parquet"), "found a damaged file; remove it"),
+    "a flipped bit": (lambda files: flip(files.shards.folder / "00001.parquet"), "found a damaged file; remove it"),
     "one too many": (
-        lambda files: files.replace_shard(7, files.read_shard(1)),
+        lambda files: files.shards.replace(7, files.shards.read(1)),
         "shard (00007.parquet): expected none of this number, found a file",
     ),
     "rows": (
-        lambda files: files.replace_shard(1, files.read_shard(1).slice(0, 3)),
+        lambda files: files.shards.replace(1, files.shards.read(1).slice(0, 3)),
         "rows of trial_id (00001.parquet): expected 4, found 3",
     ),
     "order": (lambda files: tampered(files, "trial", swap), "trial of trial 4 (00001.parquet): expected 4, found 5"),
@@ -108,8 +110,8 @@ STORE: dict[str, tuple[Callable[[SweepFiles], object], str]] = {
         "final_loss (00001.parquet): expected finite values, or none, found others",
     ),
     "steps": (
-        lambda files: files.replace_shard(
-            1, files.read_shard(1).replace_schema_metadata(files.read_shard(1).schema.metadata | {b"steps": b"[0]"})
+        lambda files: files.shards.replace(
+            1, files.shards.read(1).replace_schema_metadata(files.shards.read(1).schema.metadata | {b"steps": b"[0]"})
         ),
         "steps (00001.parquet): expected [0, 1, ",
     ),
@@ -134,7 +136,7 @@ STORE: dict[str, tuple[Callable[[SweepFiles], object], str]] = {
 
 
 def files_shard(index: int) -> Any:
-    from sweeps.plan.planner import Shard
+    from sweeps.plan.shards import Shard
 
     return Shard(index, 4 * index, 4 * index + 4)
 
@@ -151,9 +153,12 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize(("tamper", "told"), STORE.values(), ids=STORE)
 def test_what_is_wrong_in_the_store_is_told(
-    swept: Callable[[Work], SweepFiles], make_work: MakeWork, tamper: Callable[[SweepFiles], object], told: str
+    swept: Callable[[PreparedSweep], SweepFiles],
+    make_prepared: MakePrepared,
+    tamper: Callable[[SweepFiles], object],
+    told: str,
 ) -> None:
-    files = swept(make_work(tracking={"trials": "top:3"}))
+    files = swept(make_prepared(tracking={"trials": "top:3"}))
     tamper(files)
     found = [str(difference) for difference in audit(files, sample=100).differences]
     assert any(told in line for line in found), found
@@ -178,10 +183,10 @@ DERIVED = [
 
 @pytest.mark.parametrize("column", DERIVED)
 def test_any_column_that_does_not_follow_from_the_training_is_told(
-    swept: Callable[[Work], SweepFiles], make_work: MakeWork, column: str
+    swept: Callable[[PreparedSweep], SweepFiles], make_prepared: MakePrepared, column: str
 ) -> None:
-    files = swept(make_work(training={"epochs": 40}, verdict={"rtol": 0.9}, tracking={"trials": "none"}))
-    row = next(row for row, value in enumerate(files.read_shard(1)[column].to_pylist()) if value is not None)
+    files = swept(make_prepared(training={"epochs": 40}, verdict={"rtol": 0.9}, tracking={"trials": "none"}))
+    row = next(row for row, value in enumerate(files.shards.read(1)[column].to_pylist()) if value is not None)
     tampered(files, column, lambda values: values.__setitem__(row, other(values[row])))
     assert f"{column} (trial {4 + row}, recomputed)" in {line.partition(":")[0] for line in lines(files, sample=100)}
 
@@ -193,25 +198,27 @@ def other(value: Any) -> Any:
 
 
 def test_the_verdicts_of_networks_are_held_against_all_losses(
-    swept: Callable[[Work], SweepFiles], make_work: MakeWork
+    swept: Callable[[PreparedSweep], SweepFiles], make_prepared: MakePrepared
 ) -> None:
-    work = make_work(**TASKS["network"], tracking={"trials": "none"}, execution={"trials_per_shard": 11})
-    files = swept(work)
+    prepared = make_prepared(**TASKS["network"], tracking={"trials": "none"}, execution={"trials_per_shard": 11})
+    files = swept(prepared)
     assert lines(files) == []
     tampered(files, "steps_to_tolerance", lambda values: values.__setitem__(0, 4 if values[0] != 4 else 3))
     assert "verdicts (00001.parquet): expected those that follow from the sweep's losses, found others" in lines(files)
 
 
-def test_a_bit_that_flips_anywhere_is_found(swept: Callable[[Work], SweepFiles], make_work: MakeWork) -> None:
+def test_a_bit_that_flips_anywhere_is_found(
+    swept: Callable[[PreparedSweep], SweepFiles], make_prepared: MakePrepared
+) -> None:
     """Pages have checksums: wherever a file is damaged, it is not read as if nothing had happened."""
-    files = swept(make_work(tracking={"trials": "none"}))
-    path = files.shards_folder / "00001.parquet"
-    whole, before = path.read_bytes(), files.read_shard(1)
+    files = swept(make_prepared(tracking={"trials": "none"}))
+    path = files.shards.folder / "00001.parquet"
+    whole, before = path.read_bytes(), files.shards.read(1)
     pages = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")  # what comes before the footer
     for place in range(4, pages, 487):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
         if not lines(files):
-            assert files.read_shard(1).equals(before)
+            assert files.shards.read(1).equals(before)
 
 
 @pytest.fixture
@@ -220,9 +227,9 @@ def client(store: Store) -> MlflowClient:
 
 
 def test_what_is_wrong_in_mlflow_is_told(
-    swept: Callable[[Work], SweepFiles], make_work: MakeWork, client: MlflowClient, store: Store
+    swept: Callable[[PreparedSweep], SweepFiles], make_prepared: MakePrepared, client: MlflowClient, store: Store
 ) -> None:
-    files = swept(make_work())
+    files = swept(make_prepared())
     assert lines(files) == []
     experiment = client.get_experiment_by_name("small").experiment_id
     runs = client.search_runs([experiment], "tags.`mlflow.parentRunId` != ''")
@@ -255,9 +262,9 @@ def test_what_is_wrong_in_mlflow_is_told(
 
 
 def test_a_sweep_that_mlflow_does_not_know(
-    swept: Callable[[Work], SweepFiles], make_work: MakeWork, tmp_path: Path, migrated_database: Path
+    swept: Callable[[PreparedSweep], SweepFiles], make_prepared: MakePrepared, tmp_path: Path, migrated_database: Path
 ) -> None:
-    files = swept(make_work())
+    files = swept(make_prepared())
     found = verify(files, MlflowTracker(f"sqlite:///{migrated_database}"), 0)
     assert "mlflow: the sweep's own run (runs): expected 1, found 0" in map(str, found.differences)
     assert len(found.differences) == 13
@@ -265,40 +272,40 @@ def test_a_sweep_that_mlflow_does_not_know(
 
 
 def test_totals_that_a_resumed_sweep_lowers_are_the_last_ones(
-    swept: Callable[[Work], SweepFiles], make_work: MakeWork, store: Store
+    swept: Callable[[PreparedSweep], SweepFiles], make_prepared: MakePrepared, store: Store
 ) -> None:
     """Of two metric points at one time and step MLflow takes the greater for the last."""
-    work = make_work()
-    files = swept(work)
+    prepared = make_prepared()
+    files = swept(prepared)
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
-    tracker.start(resume(files, InlineExecutor(), tracker, Silent()) and sweep_of(files, work))
-    tracker.finish(sweep_of(files, work), {"best/final_loss": 99.0}, {})
+    tracker.start(resume(files, InlineExecutor(), tracker, Silent()) and sweep_of(files, prepared))
+    tracker.finish(sweep_of(files, prepared), {"best/final_loss": 99.0}, {})
     assert any("metric best/final_loss" in line for line in lines(files))
     publish(resume(files, InlineExecutor(), tracker, Silent()), tracker)
     assert lines(files) == []
 
 
-def sweep_of(files: SweepFiles, work: Work) -> Any:
-    from sweeps.tracking.base import Sweep
+def sweep_of(files: SweepFiles, prepared: PreparedSweep) -> Any:
+    from sweeps.tracking.base import TrackedSweep
 
-    return Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
+    return TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
 
 
 def test_a_sweep_that_is_being_worked_on_is_not_audited(
-    swept: Callable[[Work], SweepFiles], make_work: MakeWork
+    swept: Callable[[PreparedSweep], SweepFiles], make_prepared: MakePrepared
 ) -> None:
-    files = swept(make_work(tracking={"trials": "none"}))
+    files = swept(make_prepared(tracking={"trials": "none"}))
     with files.lease(), pytest.raises(SweepHeld, match="verify it when that is done"):
         audit(files)
 
 
 def test_of_trials_that_take_torch_long_fewer_are_trained_again(
-    swept: Callable[[Work], SweepFiles], make_work: MakeWork
+    swept: Callable[[PreparedSweep], SweepFiles], make_prepared: MakePrepared
 ) -> None:
-    files = swept(make_work(training={"epochs": 100_000}, tracking={"trials": "none"}))
-    found = verify(files, MlflowTracker(files.store.tracking_uri))
+    files = swept(make_prepared(training={"epochs": 100_000}, tracking={"trials": "none"}))
+    found = verify(files, MlflowTracker(Store.of(files).tracking_uri))
     assert (found.steps, found.recomputed, found.curtailed, found.differences) == (500_000, 0, True, [])
-    short = swept(make_work(tracking={"trials": "none"}))
+    short = swept(make_prepared(tracking={"trials": "none"}))
     found = verify(short, MlflowTracker(short.store.tracking_uri))
     assert (found.recomputed, found.curtailed) == (12, False)
 

@@ -228,7 +228,7 @@ def test_history(store: Store) -> None:
     assert history(store, name="n1")["id"].tolist() == ["a1", "c3"]
     assert history(store, tags={"schedule": "nightly", "day": "2"})["id"].tolist() == ["b2"]
     assert len(history(store, name="nobody")) == 0
-    (store.find("b2").shards_folder / "00000.parquet").write_bytes(b"damaged")
+    (store.find("b2").shards.folder / "00000.parquet").write_bytes(b"damaged")
     damaged = history(store).set_index("id").loc["b2"]
     assert (damaged["state"], damaged["name"]) == ("damaged", "n0")
     assert pd.isna(damaged["best"])

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from sweeps.errors import StoreError
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
 from sweeps.verification.replay import replay_trial
 
@@ -26,28 +26,28 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_trial_by_its_number_opens_one_shard(
-    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], read: list[int]
+    make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles], read: list[int]
 ) -> None:
-    files = stored(make_work(execution={"trials_per_shard": 2}))
+    files = stored(make_prepared(execution={"trials_per_shard": 2}))
     assert replay_trial(files, "7").exact
     assert read == [3]
 
 
 def test_a_shard_without_the_trial_is_told(
-    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+    make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
 ) -> None:
-    files = stored(make_work(execution={"trials_per_shard": 2}))
-    files.replace_shard(3, files.read_shard(3).slice(0, 1))
+    files = stored(make_prepared(execution={"trials_per_shard": 2}))
+    files.shards.replace(3, files.shards.read(3).slice(0, 1))
     with pytest.raises(StoreError, match=r"trial 7: 0 rows in shard 00003\.parquet; 'sweeps verify' tells more"):
         replay_trial(files, "7")
 
 
 def test_a_trial_by_its_whole_id_is_looked_for_no_farther_than_where_it_is(
-    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], read: list[int]
+    make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles], read: list[int]
 ) -> None:
-    work = make_work(execution={"trials_per_shard": 2})
-    files = stored(work)
-    trial_id = work.plan.ids(work.plan.trials(3, 4))[0]
+    prepared = make_prepared(execution={"trials_per_shard": 2})
+    files = stored(prepared)
+    trial_id = prepared.plan.ids(prepared.plan.trials(3, 4))[0]
     assert replay_trial(files, trial_id).facts["trial"] == 3
     assert read == [0, 1, 1]
     assert replay_trial(files, trial_id[:20]).facts["trial"] == 3

@@ -9,22 +9,23 @@ import pytest
 
 from sgdcore import train
 from sgdcore.trajectories import NEVER
-from sweeps.execution.worker import Work, start_values, train_trials
-from sweeps.plan.planner import Trials
-from sweeps.store.store import SweepFiles
+from sweeps.execution.training import start_values, train_trials
+from sweeps.plan.plan import Trials
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 from sweeps.verification.audit import Audit, verify
 from sweeps.verification.replay import replay_trial
 from sweeps.verification.tolerance import (
     ROUNDING,
-    Outcome,
+    TrialOutcome,
     in_other_units,
     outcome_differences,
     overflow_steps,
     trained_by_torch,
 )
 
-MakeWork = Callable[..., Work]
+MakePrepared = Callable[..., PreparedSweep]
 
 
 def growing(features: int, **training: Any) -> dict[str, Any]:
@@ -38,15 +39,15 @@ def growing(features: int, **training: Any) -> dict[str, Any]:
 
 
 def audit(files: SweepFiles) -> list[str]:
-    found: Audit = verify(files, MlflowTracker(files.store.tracking_uri), sample=100)
+    found: Audit = verify(files, MlflowTracker(Store.of(files).tracking_uri), sample=100)
     return [str(line) for line in found.differences if line.where.endswith("recomputed")]
 
 
 @pytest.mark.parametrize("features", [1, 10])
 @pytest.mark.parametrize(("dtype", "floor"), [("float32", 1e-6), ("float64", 2e-15)])
 def test_rounding_that_grows_is_no_difference(
-    make_work: MakeWork,
-    stored: Callable[[Work], SweepFiles],
+    make_prepared: MakePrepared,
+    stored: Callable[[PreparedSweep], SweepFiles],
     monkeypatch: pytest.MonkeyPatch,
     features: int,
     dtype: str,
@@ -54,7 +55,7 @@ def test_rounding_that_grows_is_no_difference(
 ) -> None:
     """With next to nothing allowed to trials that do not amplify it, so that all growing ones need the measure."""
     monkeypatch.setitem(ROUNDING, dtype, floor)
-    files = stored(make_work(**growing(features, dtype=dtype)))
+    files = stored(make_prepared(**growing(features, dtype=dtype)))
     assert audit(files) == []
     replays = [replay_trial(files, str(trial)) for trial in range(12)]
     assert [replay.agrees for replay in replays] == [True] * 12
@@ -71,10 +72,10 @@ CHAOTIC: dict[str, Any] = {
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])  # by the numba kernel, by torch's batched operations
 def test_a_network_that_amplifies_rounding_is_no_difference(
-    make_work: MakeWork, stored: Callable[[Work], SweepFiles], activation: str
+    make_prepared: MakePrepared, stored: Callable[[PreparedSweep], SweepFiles], activation: str
 ) -> None:
     model = {"kind": "mlp", "hidden": [12], "activation": activation}
-    files = stored(make_work(**CHAOTIC | {"task": CHAOTIC["task"] | {"model": model}}))
+    files = stored(make_prepared(**CHAOTIC | {"task": CHAOTIC["task"] | {"model": model}}))
     assert audit(files) == []
     replays = [replay_trial(files, str(trial)) for trial in range(4)]
     assert [replay.agrees for replay in replays] == [True] * 4
@@ -82,13 +83,13 @@ def test_a_network_that_amplifies_rounding_is_no_difference(
 
 
 def test_more_than_rounding_is_told_of_trials_that_amplify_it(
-    make_work: MakeWork, stored: Callable[[Work], SweepFiles]
+    make_prepared: MakePrepared, stored: Callable[[PreparedSweep], SweepFiles]
 ) -> None:
-    files = stored(make_work(**growing(10), execution={"trials_per_shard": 12}))
-    table = files.read_shard(0)
+    files = stored(make_prepared(**growing(10), execution={"trials_per_shard": 12}))
+    table = files.shards.read(0)
     final = [[None if v is None else v * 1.01 for v in values] for values in table["final"].to_pylist()]
     place = table.column_names.index("final")
-    files.replace_shard(0, table.set_column(place, "final", pa.array(final, table.schema.field("final").type)))
+    files.shards.replace(0, table.set_column(place, "final", pa.array(final, table.schema.field("final").type)))
     changed = {trial for trial, values in enumerate(final) if any(v is not None for v in values)}
     assert "diverging" in table["verdict"].to_pylist()
     assert {int(line.split("trial ")[1].split(",")[0]) for line in audit(files)} == changed
@@ -114,46 +115,46 @@ OVERFLOWS: dict[str, tuple[int, Any, Any, set[str]]] = {  # steps later than tor
 
 @pytest.mark.parametrize(("later", "final", "loss", "told"), OVERFLOWS.values(), ids=OVERFLOWS)
 def test_which_of_two_sums_overflows_is_rounding_too(
-    make_work: MakeWork, later: int, final: Any, loss: Any, told: set[str]
+    make_prepared: MakePrepared, later: int, final: Any, loss: Any, told: set[str]
 ) -> None:
-    work, trial, stop = overflowing(make_work)
-    torchs = Outcome(stop, {"final": STOPPED, "loss": CURVE})
-    ours = Outcome(stop + later, {"final": np.array(final), "loss": np.array(loss)})
-    assert {what for what, *_ in outcome_differences(work, trial, ours, torchs)} == told
+    prepared, trial, stop = overflowing(make_prepared)
+    torchs = TrialOutcome(stop, {"final": STOPPED, "loss": CURVE})
+    ours = TrialOutcome(stop + later, {"final": np.array(final), "loss": np.array(loss)})
+    assert {what for what, *_ in outcome_differences(prepared, trial, ours, torchs)} == told
 
 
-def overflowing(make_work: MakeWork, **training: Any) -> tuple[Work, Trials, int]:
+def overflowing(make_prepared: MakePrepared, **training: Any) -> tuple[PreparedSweep, Trials, int]:
     """A trial that overflows, growing by half or more a step, and when it does."""
-    work = make_work(**growing(10, **training))
-    trial = work.plan.trials(11, 12)
-    first, last = overflow_steps(work, trial)
-    stop = int(trained_by_torch(work, trial).first_nonfinite_step[0])
+    prepared = make_prepared(**growing(10, **training))
+    trial = prepared.plan.trials(11, 12)
+    first, last = overflow_steps(prepared, trial)
+    stop = int(trained_by_torch(prepared, trial).first_nonfinite_step[0])
     assert stop - 9 < first < stop < last < stop + 9
-    return work, trial, stop
+    return prepared, trial, stop
 
 
-def test_an_overflow_may_come_after_the_last_step(make_work: MakeWork) -> None:
+def test_an_overflow_may_come_after_the_last_step(make_prepared: MakePrepared) -> None:
     whole = {"batch_size": 40, "order": "sequential"}
-    _, _, stop = overflowing(make_work, epochs=120, **whole)
-    work = make_work(**growing(10, epochs=stop - 1, **whole))
-    trial = work.plan.trials(11, 12)
-    torchs = Outcome(NEVER, {"final": STOPPED, "loss": CURVE})
-    assert overflow_steps(work, trial)[1] == stop
+    _, _, stop = overflowing(make_prepared, epochs=120, **whole)
+    prepared = make_prepared(**growing(10, epochs=stop - 1, **whole))
+    trial = prepared.plan.trials(11, 12)
+    torchs = TrialOutcome(NEVER, {"final": STOPPED, "loss": CURVE})
+    assert overflow_steps(prepared, trial)[1] == stop
     for earlier, told in ((1, set()), (20, {"first_nonfinite_step"})):
-        ours = Outcome(stop - earlier, {"final": STOPPED, "loss": ROUNDED})
-        assert {what for what, *_ in outcome_differences(work, trial, ours, torchs)} == told
+        ours = TrialOutcome(stop - earlier, {"final": STOPPED, "loss": ROUNDED})
+        assert {what for what, *_ in outcome_differences(prepared, trial, ours, torchs)} == told
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_in_other_units_parameters_are_others_and_the_trials_the_same(make_work: MakeWork, bias: bool) -> None:
+def test_in_other_units_parameters_are_others_and_the_trials_the_same(make_prepared: MakePrepared, bias: bool) -> None:
     sweep = growing(3, dtype="float64")
     sweep["task"]["model"] = {"kind": "linear", "bias": bias}
     sweep["parameters"]["dampening"] = {"values": [0, 0.5]}
-    work = make_work(**sweep)
-    trials = work.plan.trials(0, len(work.plan))
-    run = train_trials(work, trials, epochs=5)
+    prepared = make_prepared(**sweep)
+    trials = prepared.plan.trials(0, len(prepared.plan))
+    run = train_trials(prepared, trials, epochs=5)
     factors = []
-    for other in in_other_units(work, trials, (0.5, 0.98, 3)):
+    for other in in_other_units(prepared, trials, (0.5, 0.98, 3)):
         again = train(
             other.task,
             trials.hyperparams,
@@ -166,6 +167,6 @@ def test_in_other_units_parameters_are_others_and_the_trials_the_same(make_work:
         )
         np.testing.assert_allclose(again.params / other.factor, run.params, rtol=1e-9, atol=1e-12)
         assert (again.params != run.params).any(axis=1).all()
-        np.testing.assert_array_equal(other.start, start_values(work, trials) * other.factor)
+        np.testing.assert_array_equal(other.start, start_values(prepared, trials) * other.factor)
         factors.append(other.factor)
     assert len(set(factors)) == len(factors) == 3

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sweeps.errors import TrackingError
 
 if TYPE_CHECKING:
-    from sweeps.tracking.mlflow.database.rows import Grid, Ledger
+    from sweeps.tracking.mlflow.database.rows import Grid, RunRows
 
 BUSY_SECONDS = 60  # how long a writer waits for another one
 
@@ -59,7 +59,7 @@ class Connection(Protocol):
     def experiment_stage(self, experiment_id: int) -> str | None:
         """An experiment's lifecycle stage, which stays so until the transaction ends; None if there is no such one."""
 
-    def claim(self, ledger: Ledger) -> set[str]:
+    def claim(self, run_rows: RunRows) -> set[str]:
         """Insert the rows of ``runs`` that are not there; returns their ids.
 
         No other writer can claim them too: it waits for this transaction and finds them, or finds that it has failed.

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from sweeps.errors import TrackingError
-from sweeps.tracking.mlflow.connection import redacted
+from sweeps.text.redact import redact_uri
 from sweeps.tracking.mlflow.database.base import opened
 from sweeps.tracking.mlflow.database.postgres import PostgresDatabase
 
@@ -32,14 +32,16 @@ def restore_dump(path: Path, uri: str) -> None:
     """
     with closing(_postgres(uri).connect()) as connection:
         if connection.tables():
-            raise TrackingError(f"{redacted(uri)}: the database is not empty; restore into a new one")
+            raise TrackingError(f"{redact_uri(uri)}: the database is not empty; restore into a new one")
     _run("pg_restore", uri, "--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges", str(path))
 
 
 def _postgres(uri: str) -> PostgresDatabase:
     found = opened(uri)
     if not isinstance(found, PostgresDatabase):
-        raise TrackingError(f"{redacted(uri)}: only PostgreSQL's databases are dumped; a store's own is in its backup")
+        raise TrackingError(
+            f"{redact_uri(uri)}: only PostgreSQL's databases are dumped; a store's own is in its backup"
+        )
     return found
 
 
@@ -63,4 +65,4 @@ def _run(program: str, uri: str, *arguments: str) -> None:
     )
     if done.returncode != 0:
         reason = next((line for line in done.stderr.splitlines() if line.strip()), f"exit code {done.returncode}")
-        raise TrackingError(f"{redacted(uri)}: {redacted(reason)}")
+        raise TrackingError(f"{redact_uri(uri)}: {redact_uri(reason)}")

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sweeps.errors import TrackingError
-from sweeps.tracking.mlflow.connection import first_line
+from sweeps.text.redact import first_line
 from sweeps.tracking.mlflow.database.base import BUSY_SECONDS, Database
-from sweeps.tracking.mlflow.database.rows import TABLES, Constant, Grid, Ledger
+from sweeps.tracking.mlflow.database.rows import TABLES, Constant, Grid, RunRows
 
 if TYPE_CHECKING:
     import psycopg
@@ -166,17 +166,17 @@ class PostgresConnection:
         found = self.query("SELECT lifecycle_stage FROM experiments WHERE experiment_id = ? FOR SHARE", experiment_id)
         return found[0][0] if found else None
 
-    def claim(self, ledger: Ledger) -> set[str]:
+    def claim(self, run_rows: RunRows) -> set[str]:
         """Insert the runs that are not there; returns their ids.
 
         A run that another transaction has inserted and not committed is waited for. All do so in the order of the ids,
         once a transaction, so that nobody waits in a circle.
         """
-        cells = sorted(ledger.cells())
+        cells = sorted(run_rows.cells())
         arrays = [list(column) for column in zip(*cells, strict=True)]
         kinds = ", ".join("%s::bigint[]" if isinstance(array[0], int) else "%s::text[]" for array in arrays)
         statement = (
-            f"INSERT INTO runs ({', '.join(ledger.columns)}) SELECT * FROM unnest({kinds})"
+            f"INSERT INTO runs ({', '.join(run_rows.columns)}) SELECT * FROM unnest({kinds})"
             " ON CONFLICT (run_uuid) DO NOTHING RETURNING run_uuid"
         )
         claimed = {run_id for (run_id,) in self.raw.execute(statement.encode(), arrays)}

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeps.tracking.base import Family
+from sweeps.tracking.mlflow.writer import ChildRuns
 from sweeps.tracking.trial_runs import TrialRuns
 
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics")  # all that are written
@@ -20,7 +20,7 @@ Points: TypeAlias = list[str] | NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Ledger:
+class RunRows:
     """Rows of ``runs``, by column; a constant is every row's."""
 
     columns: dict[str, list[str] | Constant]
@@ -48,7 +48,7 @@ class Grid:
         return ("run_uuid", *self.points, *self.own, *self.constants)
 
 
-def ledger(runs: TrialRuns, ids: list[str], family: Family, began: int, ended: int) -> Ledger:
+def run_rows(runs: TrialRuns, ids: list[str], child_runs: ChildRuns, began: int, ended: int) -> RunRows:
     """The rows of ``runs``: a trial whose row is there is logged.
 
     Args:
@@ -60,35 +60,35 @@ def ledger(runs: TrialRuns, ids: list[str], family: Family, began: int, ended: i
     """
     from mlflow.utils.uri import append_to_uri_path
 
-    location = family.artifact_location
+    location = child_runs.artifact_location
     columns: dict[str, list[str] | Constant] = {
         "run_uuid": ids,
         "name": _names(runs),
         "source_type": "UNKNOWN",
         "source_name": "",
         "entry_point_name": "",
-        "user_id": family.user,
+        "user_id": child_runs.user,
         "status": "FINISHED",
         "start_time": began,
         "end_time": ended,
         "source_version": "",
         "lifecycle_stage": "active",
         "artifact_uri": [append_to_uri_path(location, run_id, "artifacts") for run_id in ids],  # type: ignore[no-untyped-call]
-        "experiment_id": int(family.experiment_id),
+        "experiment_id": int(child_runs.experiment_id),
     }
-    return Ledger(columns)
+    return RunRows(columns)
 
 
-def contents(runs: TrialRuns, ids: list[str], family: Family) -> Iterator[Grid]:
+def contents(runs: TrialRuns, ids: list[str], child_runs: ChildRuns) -> Iterator[Grid]:
     """The rows of all other tables, sorted by run, key and step, as most of the tables' indices are."""
     count = len(ids)
-    tags = {"mlflow.parentRunId": [family.parent_id] * count, "mlflow.user": [family.user] * count}
+    tags = {"mlflow.parentRunId": [child_runs.parent_id] * count, "mlflow.user": [child_runs.user] * count}
     yield _texts("tags", ids, {**tags, **runs.tags, "mlflow.runName": _names(runs)})
     yield _texts("params", ids, runs.params)
     finite = np.isfinite(runs.values)
     used = np.flatnonzero(finite.any(axis=0))  # such as a first non-finite step, which trials that are well do not have
     steps = np.array(runs.steps, np.int64)
-    constants: dict[str, Constant] = {"timestamp": family.started_ms, "is_nan": False}
+    constants: dict[str, Constant] = {"timestamp": child_runs.started_ms, "is_nan": False}
     points: dict[str, Points] = {"key": [runs.keys[column] for column in used], "step": steps[used]}
     yield Grid("metrics", ids, points, {"value": runs.values[:, used]}, constants, finite[:, used])
     keys, last, present = _last(runs, finite)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sweeps.errors import TrackingError
 from sweeps.tracking.mlflow.database.base import BUSY_SECONDS
-from sweeps.tracking.mlflow.database.rows import TABLES, Grid, Ledger
+from sweeps.tracking.mlflow.database.rows import TABLES, Grid, RunRows
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -129,13 +129,13 @@ class SqliteConnection:
         found = self.query("SELECT lifecycle_stage FROM experiments WHERE experiment_id = ?", experiment_id)
         return found[0][0] if found else None
 
-    def claim(self, ledger: Ledger) -> set[str]:
+    def claim(self, run_rows: RunRows) -> set[str]:
         """Insert the runs that are not there; returns their ids."""
-        ids = ledger.columns["run_uuid"]
+        ids = run_rows.columns["run_uuid"]
         assert isinstance(ids, list)
         there = {run_id for (run_id,) in self.query(_BETWEEN, min(ids), max(ids))}
-        new = [row for row, run_id in zip(ledger.cells(), ids, strict=True) if run_id not in there]
-        names = ledger.columns
+        new = [row for row, run_id in zip(run_rows.cells(), ids, strict=True) if run_id not in there]
+        names = run_rows.columns
         statement = f"INSERT INTO runs ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
         self.raw.executemany(statement, new)
         return set(ids) - there

@@ -24,8 +24,9 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.proto_json_utils import parse_dict
 from mlflow.utils.rest_utils import http_request, verify_rest_response
 
-from sweeps.tracking.base import SWEEP_ID, TRIAL_ID, now_ms
-from sweeps.tracking.mlflow.server.throttle import Pace
+from sweeps.tracking.mlflow.server.throttle import Throttle
+from sweeps.tracking.mlflow.writer import now_ms
+from sweeps.tracking.names import SWEEP_ID, TRIAL_ID
 
 _API = "/api/2.0/mlflow/"
 _REFUSED = (408, 429, 500, 502, 503, 504)
@@ -51,7 +52,7 @@ class ServerClient(MlflowClient):
         super().__init__(tracking_uri=uri)
         self.threads = max(1, int(MLFLOW_HTTP_POOL_MAXSIZE.get()))  # type: ignore[no-untyped-call]
         self._uri, self._first_wait = uri, first_wait
-        self._pace = Pace(self.threads)
+        self._pace = Throttle(self.threads)
 
     def create_run(
         self,

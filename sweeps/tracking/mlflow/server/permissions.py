@@ -10,7 +10,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from sweeps.errors import TrackingError
-from sweeps.tracking.mlflow.connection import redacted
+from sweeps.text.redact import redact_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -30,12 +30,14 @@ def refusal(uri: str, error: Exception, wanted: str) -> TrackingError | None:
     """
     code = getattr(error, "error_code", "")
     if code == "PERMISSION_DENIED":
-        return TrackingError(f"{redacted(uri)}: {_user(uri)} may not {wanted}")
+        return TrackingError(f"{redact_uri(uri)}: {_user(uri)} may not {wanted}")
     if code != "UNAUTHENTICATED":
         return None
     if not os.environ.get("MLFLOW_TRACKING_USERNAME"):
-        return TrackingError(f"{redacted(uri)}: the tracking server asks for a login: set {_VARIABLES}")
-    return TrackingError(f"{redacted(uri)}: the tracking server refuses {_user(uri)} or the password: see {_VARIABLES}")
+        return TrackingError(f"{redact_uri(uri)}: the tracking server asks for a login: set {_VARIABLES}")
+    return TrackingError(
+        f"{redact_uri(uri)}: the tracking server refuses {_user(uri)} or the password: see {_VARIABLES}"
+    )
 
 
 def check_may_log(uri: str, experiment: Experiment) -> None:
@@ -59,7 +61,7 @@ def check_may_log(uri: str, experiment: Experiment) -> None:
         return  # a server that does not know the question: logging will show
     if permission is not None and permission not in _MAY_LOG:
         raise TrackingError(
-            f"{redacted(uri)}: {_user(uri)} may look at the experiment {experiment.name!r}, but not log to it"
+            f"{redact_uri(uri)}: {_user(uri)} may look at the experiment {experiment.name!r}, but not log to it"
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Pace:
+class Throttle:
     """Places for calls under way, shared by all threads that call one server.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sweeps.config import strict_yaml
-from sweeps.pipeline.run import tracker_for
+from sweeps.pipeline.factories import tracker_for
 from sweeps.service.jobs.ray_jobs import CANCELLED, FAILED, RUNNING, SUCCEEDED, Cluster, Job, _Seen
 from sweeps.store.store import Store, SweepFiles
 from sweeps.verification.audit import Difference, verify
@@ -35,7 +35,7 @@ def remote(cli: Cli, head: RayHead) -> Callable[..., Any]:
 
 def differences(files: SweepFiles, sample: int = 3) -> list[Difference]:
     """Of store, plan, MLflow and torch.optim.SGD."""
-    return verify(files, tracker_for(files.store, None, files), sample).differences
+    return verify(files, tracker_for(Store.of(files), None, files), sample).differences
 
 
 @pytest.mark.cluster
@@ -92,7 +92,7 @@ def test_a_killed_and_a_cancelled_job_are_gone_on_with(
 
     # Killed: whoever waits is told, and submitting again goes on.
     waiting = cli.start("submit", path, "--wait", SWEEPS_STORE="/nowhere", **head.environment)
-    until(lambda: (files := found()) and files.done())
+    until(lambda: (files := found()) and files.shards.done())
     files = found()
     assert files is not None
     holder = files.holder()
@@ -102,12 +102,12 @@ def test_a_killed_and_a_cancelled_job_are_gone_on_with(
     assert waiting.returncode == 3, (out, err)
     job_id = out.split()[1]
     assert f"{job_id}: failed, exit code 137" in out  # 128 + SIGKILL, of the driver's parent
-    before = len(files.done())
+    before = len(files.shards.done())
     assert before < shards
 
     # Ctrl-C ends the waiting, not the job; cancel ends the job.
     waiting = cli.start("submit", path, "--wait", SWEEPS_STORE="/nowhere", **head.environment)
-    until(lambda: len(files.done()) > before)
+    until(lambda: len(files.shards.done()) > before)
     waiting.send_signal(signal.SIGINT)
     out, err = waiting.communicate(timeout=240)
     assert waiting.returncode == 130
@@ -117,7 +117,7 @@ def test_a_killed_and_a_cancelled_job_are_gone_on_with(
     assert f"{job_id}-2: is told to end" in remote("cancel", "long").stdout
     until(lambda: job()["state"] == CANCELLED)
     assert (job()["id"], job()["exit code"]) == (f"{job_id}-2", 130)
-    before = len(files.done())
+    before = len(files.shards.done())
     assert before < shards
 
     third = remote("submit", path, "--wait").stdout

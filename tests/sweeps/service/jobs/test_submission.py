@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from sweeps.config import strict_yaml
-from sweeps.config.schema import FileData, load
+from sweeps.config.datasets import FileData
+from sweeps.config.loader import load
 from sweeps.errors import InputError
 from sweeps.service.jobs import submission
-from sweeps.service.jobs.submission import Place, prepare
+from sweeps.service.jobs.submission import Destination, prepare
 from tests.support.documents import document
 
 Write = Callable[..., Path]
@@ -88,7 +89,7 @@ def test_a_module_beside_the_user_is_sent_along(write: Write, tmp_path: Path, mo
 
 def test_the_command_survives_the_shell(write: Write, tmp_path: Path) -> None:
     odd = {"note": 'it\'s $HOME; "quoted" & `x`'}
-    sent = prepare(write(), None, "my.job_1", Place("/a store", "http://mlflow:5000"), odd)
+    sent = prepare(write(), None, "my.job_1", Destination("/a store", "http://mlflow:5000"), odd)
     assert sent.submission_id == "my.job_1"
     program = tmp_path / "sweeps"
     program.write_text('#!/bin/sh\nprintf "%s\\0" sweeps "$@"\nexit 4\n')
@@ -115,5 +116,5 @@ def test_ids_that_cannot_be_are_refused(write: Write, wrong: str) -> None:
 
 def test_passwords_are_not_sent(write: Write) -> None:
     with pytest.raises(InputError, match="a job's command is no place for a password") as error:
-        prepare(write(), place=Place(tracking_uri="postgresql://me:secret@host/db"))
+        prepare(write(), place=Destination(tracking_uri="postgresql://me:secret@host/db"))
     assert "secret" not in str(error.value)

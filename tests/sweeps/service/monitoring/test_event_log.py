@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.config import strict_yaml
+from sweeps.events import log_event
 from sweeps.service.monitoring import event_log
 from sweeps.store.store import Store
 from tests.support.command_line import Cli
@@ -43,7 +44,7 @@ def test_a_sweep_says_what_happens_to_it(cli: Cli, store: Store, tmp_path: Path)
     assert (events[0]["trials"], events[0]["shards"]) == (12, 3)
     assert {each["shard"] for each in events[2:5]} == {0, 1, 2}
     assert (events[-1]["logged"], events[-1]["failed"], events[-1]["unlogged"]) == (12, 0, 0)
-    (files.shards_folder / "00001.parquet").unlink()
+    (files.shards.folder / "00001.parquet").unlink()
     service = {"SWEEPS_LOG_FORMAT": "text", "SWEEPS_LOG_LEVEL": "info"}
     lines = cli("resume", files.sweep_id, "--executor", "inline", **service).stderr.splitlines()
     assert [line.split(" ", 1)[1].split(" sweep_id")[0] for line in lines] == [
@@ -52,7 +53,7 @@ def test_a_sweep_says_what_happens_to_it(cli: Cli, store: Store, tmp_path: Path)
         "INFO shard stored",
         "INFO sweep finished",
     ]
-    (files.shards_folder / "00001.parquet").unlink()
+    (files.shards.folder / "00001.parquet").unlink()
     assert cli("resume", files.sweep_id, "--executor", "inline").stderr == ""
 
 
@@ -64,7 +65,7 @@ def test_secrets_are_not_logged(
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/run/secrets/token")
     event_log.set_up(form, "info")
     uri = "postgresql://me:hidden@host/db?password=hidden&x=1"
-    event_log.event("tracking failed", "abcd", reason=f"{uri} refused {SECRET}", see="/run/secrets/token", logged=3)
+    log_event("tracking failed", "abcd", reason=f"{uri} refused {SECRET}", see="/run/secrets/token", logged=3)
     logging.getLogger("sweeps.room").error("at %s with Authorization: Bearer %s", uri, "hidden")
     try:
         raise ValueError(f"{uri} {SECRET}")
@@ -85,11 +86,11 @@ def test_secrets_are_not_logged(
 def test_below_the_level_nothing_is_logged_and_one_set_up_replaces_the_other(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    event_log.event("unheard", "abcd")
+    log_event("unheard", "abcd")
     event_log.set_up("json", "info")
     event_log.set_up("text", "warning")
-    event_log.event("unheard", "abcd")
-    event_log.event("heard", "abcd", level=logging.WARNING, why="a b")
+    log_event("unheard", "abcd")
+    log_event("heard", "abcd", level=logging.WARNING, why="a b")
     [line] = capsys.readouterr().err.splitlines()
     assert line.endswith(' WARNING heard sweep_id=abcd why="a b"')
 

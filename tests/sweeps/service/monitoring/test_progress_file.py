@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from sweeps.config import strict_yaml
-from sweeps.execution.executor import Outcome
+from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.inline import InlineExecutor
-from sweeps.execution.worker import ShardFailure, Work
-from sweeps.pipeline.run import Interrupted, create, resume, run
-from sweeps.service.monitoring.progress_file import Counts, Followed, followed
+from sweeps.execution.progress import Counts
+from sweeps.pipeline.outcome import Interrupted
+from sweeps.pipeline.run import create, resume, run
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.shards import ShardFailure
+from sweeps.service.monitoring.progress_file import ProgressReporter, report_progress
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
 from tests.support.documents import document
@@ -30,45 +33,45 @@ def never(line: str) -> None:
     raise AssertionError(line)
 
 
-def test_an_interrupted_and_resumed_sweep_counts_on(make_work: Callable[..., Work], store: Store) -> None:
-    work = make_work()
-    files = create(work, store, InlineExecutor(), Untracked())
+def test_an_interrupted_and_resumed_sweep_counts_on(make_prepared: Callable[..., PreparedSweep], store: Store) -> None:
+    prepared = make_prepared()
+    files = create(prepared, store, InlineExecutor(), Untracked())
     assert files.progress() == {}
     assert files.stored_trials() == 0
     stopped = Stopped(list, 1)
     with pytest.raises(Interrupted):
-        run(files, work, stopped, Untracked(), followed(Silent(), files, stopped, never))
+        run(files, prepared, stopped, Untracked(), report_progress(Silent(), files, stopped, never))
     kept = {"computed": 4, "to_compute": 12, "logged": 4, "to_log": 12, "failed": 0, "shards_in_flight": 0}
     assert told(files) in (kept, kept | {"logged": 0})  # the tracking may not have come to it
     assert files.stored_trials() == 4
     executor = InlineExecutor()
-    resume(files, executor, Untracked(), followed(Silent(), files, executor, never))
+    resume(files, executor, Untracked(), report_progress(Silent(), files, executor, never))
     assert told(files) == kept | {"computed": 12, "logged": 12}
 
 
 class Failing(InlineExecutor):
     """The second shard cannot be run."""
 
-    def run(self, work: Work, shards: object) -> Iterator[Outcome]:
-        for result in super().run(work, shards):  # type: ignore[arg-type]
+    def run(self, prepared: PreparedSweep, shards: object) -> Iterator[ShardOutcome]:
+        for result in super().run(prepared, shards):  # type: ignore[arg-type]
             yield ShardFailure(result.shard, "broken") if result.shard.index == 1 else result
 
 
-def test_failed_trials_are_counted_and_tried_again(make_work: Callable[..., Work], store: Store) -> None:
-    work = make_work()
-    files = create(work, store, InlineExecutor(), Untracked())
-    run(files, work, Failing(), Untracked(), followed(Silent(), files, Failing(), never))
+def test_failed_trials_are_counted_and_tried_again(make_prepared: Callable[..., PreparedSweep], store: Store) -> None:
+    prepared = make_prepared()
+    files = create(prepared, store, InlineExecutor(), Untracked())
+    run(files, prepared, Failing(), Untracked(), report_progress(Silent(), files, Failing(), never))
     assert (told(files)["failed"], told(files)["computed"], told(files)["to_log"]) == (4, 8, 12)
     executor = InlineExecutor()
-    resume(files, executor, Untracked(), followed(Silent(), files, executor, never))
+    resume(files, executor, Untracked(), report_progress(Silent(), files, executor, never))
     assert (told(files)["failed"], told(files)["computed"], told(files)["logged"]) == (0, 12, 12)
 
 
 def test_sinks_are_told_once_a_second_and_a_fault_of_theirs_once(
-    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+    make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
 ) -> None:
-    work = make_work()
-    files = stored(work)
+    prepared = make_prepared()
+    files = stored(prepared)
     seen: list[Counts] = []
     complaints: list[str] = []
 
@@ -76,7 +79,7 @@ def test_sinks_are_told_once_a_second_and_a_fault_of_theirs_once(
         raise OSError(28, "No space left on device")
 
     began = time.monotonic()
-    progress = Followed(Silent(), files, None, {"disk": full, "list": seen.append}, complaints.append)
+    progress = ProgressReporter(Silent(), files, None, {"disk": full, "list": seen.append}, complaints.append)
     progress.begin(0, 100_000)
     while len(seen) < 3:  # begin, and twice more
         progress.logged(1)
@@ -106,9 +109,9 @@ def test_lag_is_what_could_be_logged_and_is_not(counts: Counts, lag: int) -> Non
 
 
 def test_a_record_that_is_damaged_or_of_another_version_is_read_as_far_as_it_goes(
-    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+    make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
 ) -> None:
-    files = stored(make_work())
+    files = stored(make_prepared())
     files.write_progress({"computed": 3, "logged": "three", "more": 1})
     assert Counts.of(files.progress()) == Counts(computed=3)
     (files.folder / "progress.json").write_text("{")
@@ -127,7 +130,7 @@ def test_a_progress_that_cannot_be_written_is_told_and_the_sweep_goes_on(
     assert told(files)["computed"] == 12
     (files.folder / "progress.json").unlink()
     (files.folder / "progress.json").mkdir()
-    for path in list(files.shards_folder.iterdir())[:2]:
+    for path in list(files.shards.folder.iterdir())[:2]:
         path.unlink()
     done = cli("resume", files.sweep_id, "--executor", "inline")
     [line] = done.stderr.splitlines()

@@ -18,9 +18,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from sweeps.execution.ray import RayExecutor
-from sweeps.execution.worker import Work
 from sweeps.pipeline.run import create, run
-from sweeps.service.monitoring.progress_file import followed
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.service.monitoring.progress_file import report_progress
 from sweeps.service.monitoring.prometheus import exposition
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
@@ -45,10 +45,10 @@ def samples(store: Store) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def test_a_running_sweep_is_told_as_it_says_and_a_finished_one_is_dropped(
-    make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], store: Store
+    make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles], store: Store
 ) -> None:
     assert samples(store)["sweeps_store_sweeps"] == {(): 0}
-    files = stored(make_work(name='a "b" c\\d'))
+    files = stored(make_prepared(name='a "b" c\\d'))
     label = ("abcd1234", 'a "b" c\\d')
     record = {"computed": 9, "to_compute": 12, "logged": 5, "to_log": 12, "failed": 2, "shards_in_flight": 4}
     now = datetime.now(UTC)
@@ -141,18 +141,18 @@ def answered(server: Prometheus, expression: str, seconds: float = 120) -> list[
 
 @pytest.mark.cluster
 def test_every_query_of_the_dashboards_has_data(
-    make_work: Callable[..., Work], store: Store, ray_executor: RayExecutor, tmp_path: Path
+    make_prepared: Callable[..., PreparedSweep], store: Store, ray_executor: RayExecutor, tmp_path: Path
 ) -> None:
     import ray
 
     [node] = ray.nodes()
-    work = make_work(execution={"trials_per_shard": 1})
-    files = create(work, store, ray_executor, Untracked(), fresh=True)
+    prepared = make_prepared(execution={"trials_per_shard": 1})
+    files = create(prepared, store, ray_executor, Untracked(), fresh=True)
     held = Held()
 
     def sweep() -> None:
         with files.lease():
-            run(files, work, ray_executor, Untracked(), followed(held, files, ray_executor, pytest.fail))
+            run(files, prepared, ray_executor, Untracked(), report_progress(held, files, ray_executor, pytest.fail))
 
     with (
         served_dashboard(store) as address,

@@ -18,10 +18,10 @@ import pytest
 
 from sweeps.config import strict_yaml
 from sweeps.errors import ConfigError, ExecutorError, StoreError
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.service.jobs.submission import Submission
 from sweeps.service.schedule import webhook
-from sweeps.service.schedule.launchers import LocalPlace, Standing
+from sweeps.service.schedule.launchers import LaunchStatus, LocalLauncher
 from sweeps.service.schedule.retention import prune, sweeps_of
 from sweeps.service.schedule.scheduler import Scheduler
 from sweeps.service.schedule.schema import Schedule, load
@@ -65,10 +65,10 @@ class FakePlace:
         if submission.submission_id not in self.started:
             self.started.append(submission.submission_id)
 
-    def look(self, submission_id: str) -> Standing | None:
+    def look(self, submission_id: str) -> LaunchStatus | None:
         if submission_id not in self.started:
             return None
-        return Standing(self.ended.get(submission_id))
+        return LaunchStatus(self.ended.get(submission_id))
 
     def stop(self, submission_id: str) -> None:
         self.stopped.append(submission_id)
@@ -459,8 +459,8 @@ def test_regressions_and_retention(
     make: Callable[..., Scheduler],
     clock: Clock,
     place: FakePlace,
-    make_work: Callable[..., Work],
-    computed: Callable[[Store, str, Work, dict[str, str]], SweepFiles],
+    make_prepared: Callable[..., PreparedSweep],
+    computed: Callable[[Store, str, PreparedSweep, dict[str, str]], SweepFiles],
 ) -> None:
     scheduler = make(check={"max_loss_increase": "1%"}, retention={"sweeps": 2})
     scheduler.turn()
@@ -470,7 +470,7 @@ def test_regressions_and_retention(
         scheduler.turn()
         tick = scheduler.table.of("nightly")[-1]
         tags = {"schedule": "nightly", "scheduled_at": tick.scheduled_at}
-        computed(scheduler.store, tick.sweep_id, make_work(training={"epochs": epochs}), tags)
+        computed(scheduler.store, tick.sweep_id, make_prepared(training={"epochs": epochs}), tags)
         place.ended[tick.submission_id] = 0
         scheduler.turn()
         outcomes.append(scheduler.table.of("nightly")[-1])
@@ -481,26 +481,26 @@ def test_regressions_and_retention(
 
 
 @pytest.fixture
-def computed() -> Callable[[Store, str, Work, dict[str, str]], SweepFiles]:
+def computed() -> Callable[[Store, str, PreparedSweep, dict[str, str]], SweepFiles]:
     """Puts a sweep into a store, without MLflow; each a day newer than the one before."""
     days = itertools.count(1)
 
-    def compute(store: Store, sweep_id: str, work: Work, tags: dict[str, str]) -> SweepFiles:
-        return computed_into(store, sweep_id, work, f"2026-11-{next(days):02}T02:00:00+00:00", tags=tags)
+    def compute(store: Store, sweep_id: str, prepared: PreparedSweep, tags: dict[str, str]) -> SweepFiles:
+        return computed_into(store, sweep_id, prepared, f"2026-11-{next(days):02}T02:00:00+00:00", tags=tags)
 
     return compute
 
 
 def test_retention_leaves_what_runs_what_is_a_baseline_and_what_is_others(
-    tmp_path: Path, make_work: Callable[..., Work], computed: Callable[..., SweepFiles]
+    tmp_path: Path, make_prepared: Callable[..., PreparedSweep], computed: Callable[..., SweepFiles]
 ) -> None:
     from sweeps.service.schedule.schema import Retention
 
-    store, work = Store(tmp_path / "store"), make_work()
+    store, prepared = Store(tmp_path / "store"), make_prepared()
     for sweep_id in ("aa", "bb", "cc", "dd"):
-        computed(store, sweep_id, work, {"schedule": "nightly"})
-    computed(store, "ee", work, {"schedule": "weekly"})
-    computed(store, "ff", work, {})
+        computed(store, sweep_id, prepared, {"schedule": "nightly"})
+    computed(store, "ee", prepared, {"schedule": "weekly"})
+    computed(store, "ff", prepared, {})
     with store.find("bb").lease():
         removed = prune(store, "nightly", Retention(sweeps=1), {"c"}, START)
     assert removed == ["aa"]
@@ -514,29 +514,29 @@ def test_a_process_of_this_machine_outlives_its_scheduler(tmp_path: Path, monkey
     store = Store(tmp_path / "store")
     gate, count = tmp_path / "gate", tmp_path / "count"
     script = f"echo x >> {count}; while [ ! -e {gate} ]; do sleep 0.02; done; exit 4"
-    monkeypatch.setattr(LocalPlace, "_command", lambda *_: ["sh", "-c", script])
+    monkeypatch.setattr(LocalLauncher, "_command", lambda *_: ["sh", "-c", script])
     submission = Submission("nightly-1", "n", "d", "name: n\n")
-    first, second = LocalPlace(store, tmp_path), LocalPlace(store, tmp_path)
+    first, second = LocalLauncher(store, tmp_path), LocalLauncher(store, tmp_path)
     first.start(submission)
-    assert first.look("nightly-1") == second.look("nightly-1") == Standing()
+    assert first.look("nightly-1") == second.look("nightly-1") == LaunchStatus()
     second.start(submission)
     until = time.monotonic() + 60
     while not (count.exists() and count.read_text()) and time.monotonic() < until:
         time.sleep(0.02)
     second.stop("nightly-1")
-    while (ended := first.look("nightly-1")) == Standing() and time.monotonic() < until:
+    while (ended := first.look("nightly-1")) == LaunchStatus() and time.monotonic() < until:
         time.sleep(0.02)
     assert ended is not None
     assert ended.exit_code == 3
     assert "killed by signal 15" in ended.note
-    while (gone := second.look("nightly-1")) == Standing() and time.monotonic() < until:
+    while (gone := second.look("nightly-1")) == LaunchStatus() and time.monotonic() < until:
         time.sleep(0.02)
     assert gone is None  # and its exit code with it
     gate.touch()
     second.start(submission)
-    while (ended := second.look("nightly-1")) == Standing() and time.monotonic() < until:
+    while (ended := second.look("nightly-1")) == LaunchStatus() and time.monotonic() < until:
         time.sleep(0.02)
-    assert ended == Standing(4, f"exit code 4; see {store.schedules_folder / 'nightly-1.log'}")
+    assert ended == LaunchStatus(4, f"exit code 4; see {store.schedules_folder / 'nightly-1.log'}")
     assert count.read_text() == "x\nx\n"
 
 

@@ -14,13 +14,13 @@ import pytest
 
 from sweeps.config import strict_yaml
 from sweeps.errors import StoreError, SweepHeld
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.store.backends.local_lease import Holder, held, holder
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
 from tests.support.documents import document
 
-MakeWork = Callable[..., Work]
+MakePrepared = Callable[..., PreparedSweep]
 HOLD = """
 import sys
 from pathlib import Path
@@ -87,11 +87,11 @@ def test_nobody_holds_what_is_not_there_and_a_fresh_file_is_somebodys(tmp_path: 
 
 
 def test_a_sweep_is_planned_running_and_interrupted(
-    store: Store, make_work: MakeWork, stored: Callable[[Work], SweepFiles]
+    store: Store, make_prepared: MakePrepared, stored: Callable[[PreparedSweep], SweepFiles]
 ) -> None:
-    files = stored(make_work())
+    files = stored(make_prepared())
     assert files.state() == "computed"
-    for path in files.shards_folder.iterdir():
+    for path in files.shards.folder.iterdir():
         path.unlink()
     assert files.state() == "planned"
     with files.lease():
@@ -107,7 +107,7 @@ def test_two_processes_on_one_sweep_are_not_mixed(cli: Cli, store: Store, tmp_pa
     config.write_text(strict_yaml.write(document(tracking={"trials": "none"})))
     cli("run", config, "--executor", "inline")
     [files] = store.sweeps()
-    report = files.report_folder / "report.html"
+    report = files.report.folder / "report.html"
     before = report.stat()
     with another_process(files.folder / "lease") as process:
         for command in (["resume", files.sweep_id, "--executor", "inline"], ["report", files.sweep_id]):

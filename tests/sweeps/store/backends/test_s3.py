@@ -16,14 +16,16 @@ from typer.testing import CliRunner
 
 from sweeps.cli import app
 from sweeps.config import strict_yaml
-from sweeps.config.schema import SweepConfig, parse
+from sweeps.config.loader import parse
+from sweeps.config.schema import SweepConfig
 from sweeps.errors import StoreUnavailable
-from sweeps.execution.executor import Executor, Outcome
+from sweeps.execution.executor import Executor, ShardOutcome
 from sweeps.execution.inline import InlineExecutor
-from sweeps.execution.worker import ShardResult, ShardStored, Work, run_shard
-from sweeps.pipeline.run import Outcome as SweepOutcome
-from sweeps.pipeline.run import create, prepare, resume, run
-from sweeps.plan.planner import Shard
+from sweeps.execution.worker import run_shard
+from sweeps.pipeline.outcome import SweepOutcome
+from sweeps.pipeline.run import create, resume, run
+from sweeps.plan.prepared import PreparedSweep, prepare
+from sweeps.plan.shards import Shard, ShardResult, ShardStored
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
 from tests.support.documents import TASKS, document
@@ -33,10 +35,10 @@ from tests.support.s3 import S3Server
 
 
 def swept(store: Store, config: SweepConfig, executor: Executor | None = None) -> SweepOutcome:
-    work, executor = prepare(config), executor or InlineExecutor()
-    files = create(work, store, executor, Untracked())
+    prepared, executor = prepare(config), executor or InlineExecutor()
+    files = create(prepared, store, executor, Untracked())
     with files.lease():
-        return run(files, work, executor, Untracked(), Silent())
+        return run(files, prepared, executor, Untracked(), Silent())
 
 
 def contents(files: SweepFiles) -> dict[str, bytes]:
@@ -44,7 +46,7 @@ def contents(files: SweepFiles) -> dict[str, bytes]:
 
 
 def in_folder(files: SweepFiles) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in files.shards_folder.iterdir()}
+    return {path.name: path.read_bytes() for path in files.shards.folder.iterdir()}
 
 
 def sweeps(*arguments: object, code: int = 0) -> str:
@@ -58,10 +60,10 @@ class Keeping(InlineExecutor):
     """Keeps what came back from where the shards were run."""
 
     def __init__(self) -> None:
-        self.came: list[Outcome] = []
+        self.came: list[ShardOutcome] = []
 
-    def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
-        for result in super().run(work, shards):
+    def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
+        for result in super().run(prepared, shards):
             self.came.append(result)
             yield result
 
@@ -98,8 +100,8 @@ class Refusing:
 
 
 class OutOfReach(InlineExecutor):
-    def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
-        yield from super().run(replace(work, store=Refusing()), shards)
+    def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
+        yield from super().run(replace(prepared, store=Refusing()), shards)
 
 
 def test_what_a_worker_cannot_store_the_driver_does(s3_store: Store, store: Store) -> None:
@@ -114,13 +116,13 @@ def test_what_a_worker_cannot_store_the_driver_does(s3_store: Store, store: Stor
 def test_a_shard_that_is_there_stays(s3_store: Store) -> None:
     """A worker that was thought dead comes late, when another has written the shard and it was judged anew."""
     config = parse(document(), "test.yaml")
-    work, files = prepare(config), swept(s3_store, config).files
-    result = run_shard(work, work.plan.shards()[0])
+    prepared, files = prepare(config), swept(s3_store, config).files
+    result = run_shard(prepared, prepared.plan.shards()[0])
     assert isinstance(result, ShardResult)
     judged = result.table.slice(0, 2)
-    files.replace_shard(0, judged)
-    SweepFiles(files.where).write_shard(result)
-    assert files.read_shard(0) == judged
+    files.shards.replace(0, judged)
+    SweepFiles(files.where).shards.write(result)
+    assert files.shards.read(0) == judged
 
 
 def test_only_the_columns_that_are_asked_for_travel(s3_store: Store, s3_server: S3Server) -> None:
@@ -132,7 +134,7 @@ def test_only_the_columns_that_are_asked_for_travel(s3_store: Store, s3_server: 
     sent = {}
     for columns in (["trial", "verdict"], ["loss"], None):
         s3_server.behave(lambda method, path: "")
-        table = files.read_shard(0, columns)
+        table = files.shards.read(0, columns)
         sent["all" if columns is None else columns[0]] = s3_server.sent.total()
         assert len(table) == 300
     assert size > 1_000_000
@@ -147,11 +149,11 @@ class StopsServer(InlineExecutor):
     def __init__(self, server: S3Server, after: int) -> None:
         self.server, self.after = server, after
 
-    def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
+    def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
         for count, shard in enumerate(shards):
             if count == self.after:
                 self.server.stop()
-            yield run_shard(work, shard)
+            yield run_shard(prepared, shard)
 
 
 @pytest.mark.parametrize("after", [0, 2])
@@ -159,11 +161,11 @@ def test_a_server_that_goes_away_is_told_and_nothing_is_lost(
     s3_store: Store, store: Store, s3_server: S3Server, after: int
 ) -> None:
     config = parse(document(), "test.yaml")
-    work = prepare(config)
-    files = create(work, s3_store, InlineExecutor(), Untracked())
+    prepared = prepare(config)
+    files = create(prepared, s3_store, InlineExecutor(), Untracked())
     try:
         with pytest.raises(StoreUnavailable) as raised, files.lease():
-            run(files, work, StopsServer(s3_server, after), Untracked(), Silent())
+            run(files, prepared, StopsServer(s3_server, after), Untracked(), Silent())
         [line] = str(raised.value).splitlines()
         assert line.startswith(f"{files.where}/shards/0000{after}.parquet: the store cannot be reached: ")
         assert "geheim" not in line
@@ -171,7 +173,7 @@ def test_a_server_that_goes_away_is_told_and_nothing_is_lost(
         assert "the store cannot be reached" in line
     finally:
         s3_server.start()
-    assert files.done() == set(range(after))
+    assert files.shards.done() == set(range(after))
     resume(files, InlineExecutor(), Untracked(), Silent())
     assert contents(files) == in_folder(swept(store, config).files)
 
@@ -206,7 +208,7 @@ def test_every_command_works_on_s3(s3_store: Store, store: Store, config: Path, 
     assert "12 of 12 trials are as planned" in sweeps("verify", files.sweep_id, *on_s3)
     elsewhere = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     sweeps("log", files.sweep_id, *on_s3, "--tracking-uri", elsewhere)
-    assert [place["uri"] for place in files.places()] == [store.tracking_uri, elsewhere]
+    assert [place["uri"] for place in files.tracking_record.places()] == [store.tracking_uri, elsewhere]
     client = MlflowClient(store.tracking_uri)
     [experiment] = [e for e in client.search_experiments() if e.name == "small"]
     [parent] = client.search_runs(
@@ -243,11 +245,11 @@ def test_a_killed_driver_is_followed_by_another(s3_store: Store, store: Store, t
     uri = store.tracking_uri
     command = [sys.executable, "-c", RUN, "run", path, "--executor", "inline", "--tracking-uri", uri]
     with subprocess.Popen([*command, "--store", s3_store.where], stdout=subprocess.DEVNULL) as process:
-        until(lambda: s3_store.sweeps() and s3_store.sweeps()[0].done(), seconds=400)
+        until(lambda: s3_store.sweeps() and s3_store.sweeps()[0].shards.done(), seconds=400)
         process.send_signal(signal.SIGKILL)
     [files] = s3_store.sweeps()
     resuming = ["resume", files.sweep_id, "--executor", "inline", "--store", s3_store.where]
-    assert len(files.done()) < 12
+    assert len(files.shards.done()) < 12
     if files.state() == "running":
         [line] = sweeps(*resuming, code=2).splitlines()
         assert f"(process {process.pid} of" in line

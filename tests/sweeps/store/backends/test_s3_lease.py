@@ -16,8 +16,7 @@ import pyarrow as pa
 import pytest
 
 from sweeps.errors import SweepHeld
-from sweeps.execution.worker import ShardResult
-from sweeps.plan.planner import Shard
+from sweeps.plan.shards import Shard, ShardResult
 from sweeps.store.backends import s3_lease, storage_at
 from sweeps.store.backends.s3 import S3Storage
 from sweeps.store.store import Store, SweepFiles
@@ -133,7 +132,7 @@ def test_a_holder_that_lost_it_writes_no_more(
     result = ShardResult(Shard(0, 0, 1), pa.table({"trial": [0]}), 0.0)
     files = s3_store.create("aa11", "", {"sweep_id": "aa11", "name": "n"})
     with files.lease():
-        files.write_tracking({"uri": "before"})
+        files.tracking_record.write({"uri": "before"})
         taken = {"holder": {"host": "elsewhere", "pid": 7, "user": "eve", "since": "now", "command": "sweeps resume"}}
         files._storage.put("lease", json.dumps(taken | {"lapses": 60, "token": "hers"}).encode())  # type: ignore[attr-defined]
 
@@ -147,15 +146,15 @@ def test_a_holder_that_lost_it_writes_no_more(
         until(is_lost)
         told = r"^the lease of sweep aa11 was taken by 'sweeps resume' \(process 7 of eve on elsewhere, since now\)"
         for write in (
-            lambda: files.write_shard(result),
-            lambda: files.replace_shard(0, result.table),
-            lambda: files.write_tracking({"uri": "after"}),
-            lambda: files.writing_report("report.html").__enter__(),
+            lambda: files.shards.write(result),
+            lambda: files.shards.replace(0, result.table),
+            lambda: files.tracking_record.write({"uri": "after"}),
+            lambda: files.report.writing("report.html").__enter__(),
         ):
             with pytest.raises(SweepHeld, match=told):
                 write()
-    assert files.done() == set()
-    assert files.places() == [{"uri": "before"}]
+    assert files.shards.done() == set()
+    assert files.tracking_record.places() == [{"uri": "before"}]
     holder = SweepFiles(files.where).holder()
     assert holder is not None
     assert holder.pid == 7  # and her lease is not touched

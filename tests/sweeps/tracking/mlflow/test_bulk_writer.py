@@ -20,9 +20,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, LoggedModelOutput, Run, ViewType
 
 from sweeps.errors import TrackingError
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
-from sweeps.tracking.base import Sweep
+from sweeps.tracking.base import TrackedSweep
 from sweeps.tracking.mlflow.database.base import opened
 from sweeps.tracking.mlflow.database.rows import TABLES
 from sweeps.tracking.mlflow.self_test import STEPS, Content, rows, sample
@@ -38,7 +38,7 @@ class Side:
 
     uri: str
     databases: Files | Cluster
-    sweep: Sweep
+    sweep: TrackedSweep
 
     @property
     def client(self) -> MlflowClient:
@@ -53,13 +53,13 @@ class Side:
         tracking = sweep.config.tracking.model_copy(update={"writer": writer})
         config = sweep.config.model_copy(update={"tracking": tracking})
         tracker = MlflowTracker(self.uri, self.sweep.files.folder / "artifacts")
-        tracker.start(Sweep(sweep.files, config, sweep.manifest, sweep.parameter_names))
+        tracker.start(TrackedSweep(sweep.files, config, sweep.manifest, sweep.parameter_names))
         return tracker
 
     def tables(self) -> list[tuple[pa.Table, list[int]]]:
         """The sweep's shards, and after them a pack of oddities."""
-        steps = self.sweep.files.metadata()["steps"]
-        return [*((table, steps) for table in self.sweep.files.tables()), (sample(), [0, 1, 10])]
+        steps = self.sweep.files.shards.metadata()["steps"]
+        return [*((table, steps) for table in self.sweep.files.shards.tables()), (sample(), [0, 1, 10])]
 
     def log(self, writer: str, packs: slice = slice(None)) -> "Side":
         tracker = self.tracker(writer)
@@ -82,9 +82,13 @@ class Side:
 
 
 @pytest.fixture
-def side(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], databases: Files | Cluster) -> Side:
+def side(
+    make_prepared: Callable[..., PreparedSweep],
+    stored: Callable[[PreparedSweep], SweepFiles],
+    databases: Files | Cluster,
+) -> Side:
     """A database with the experiment and the parent run; the sweep holds trials that diverge, some at once."""
-    work = make_work(
+    prepared = make_prepared(
         name="bulk",
         parameters={
             "lr": {"values": [0.01, 0.02, 10, 1e200]},
@@ -94,8 +98,8 @@ def side(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], d
         },
         training={"epochs": 20, "dtype": "float64"},
     )
-    files = stored(work)
-    sweep = Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
+    files = stored(prepared)
+    sweep = TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
     made = Side(databases.new_database(), databases, sweep)
     made.tracker("client")
     return made

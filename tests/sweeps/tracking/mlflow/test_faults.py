@@ -13,11 +13,12 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from sweeps.config import strict_yaml
-from sweeps.execution.executor import Outcome
+from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.inline import InlineExecutor
-from sweeps.execution.worker import Work
-from sweeps.pipeline.run import create, publish, resume, run
-from sweeps.plan.planner import Shard
+from sweeps.pipeline.publish import publish
+from sweeps.pipeline.run import create, resume, run
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.shards import Shard
 from sweeps.store.store import Store
 from sweeps.tracking.mlflow.database import sqlite
 from sweeps.tracking.mlflow.server.ui import serve
@@ -27,7 +28,7 @@ from tests.support.documents import document
 from tests.support.doubles import Silent
 from tests.support.processes import until
 
-MakeWork = Callable[..., Work]
+MakePrepared = Callable[..., PreparedSweep]
 
 
 def logged(client: MlflowClient, name: str = "small") -> Counter[str]:
@@ -44,8 +45,8 @@ class Disturbed(InlineExecutor):
     def __init__(self, happens: Callable[[], object]) -> None:
         self.happens = happens
 
-    def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
-        for index, result in enumerate(super().run(work, shards)):
+    def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
+        for index, result in enumerate(super().run(prepared, shards)):
             yield result
             if index == 0:
                 self.happens()
@@ -54,24 +55,24 @@ class Disturbed(InlineExecutor):
 @pytest.mark.parametrize("policy", ["all", "top:7"])
 @pytest.mark.parametrize("writer", ["bulk", "client"])
 def test_an_experiment_that_is_deleted_meanwhile_stops_no_computing(
-    store: Store, make_work: MakeWork, policy: str, writer: str
+    store: Store, make_prepared: MakePrepared, policy: str, writer: str
 ) -> None:
     client = MlflowClient(store.tracking_uri)
-    work = make_work(tracking={"trials": policy, "writer": writer})
+    prepared = make_prepared(tracking={"trials": policy, "writer": writer})
 
     def delete() -> None:
         experiment = until(lambda: client.get_experiment_by_name("small"), seconds=60, pause=0.01)
         client.delete_experiment(experiment.experiment_id)
 
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
-    files = create(work, store, InlineExecutor(), tracker)
-    outcome = run(files, work, Disturbed(delete), tracker, Silent())
-    assert len(files.done()) == 3
+    files = create(prepared, store, InlineExecutor(), tracker)
+    outcome = run(files, prepared, Disturbed(delete), tracker, Silent())
+    assert len(files.shards.done()) == 3
     assert outcome.tracking_error is not None
     count = 12 if policy == "all" else 7
     assert 0 < outcome.unlogged_trials <= count
-    assert files.tracking()["logged"] == count - outcome.unlogged_trials
-    assert files.tracking()["error"]
+    assert files.tracking_record.first()["logged"] == count - outcome.unlogged_trials
+    assert files.tracking_record.first()["error"]
     assert files.state() == "computed"
     client.restore_experiment(client.get_experiment_by_name("small").experiment_id)
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
@@ -79,17 +80,17 @@ def test_an_experiment_that_is_deleted_meanwhile_stops_no_computing(
     publish(outcome, tracker)
     assert outcome.tracking_error is None
     assert outcome.unlogged_trials == 0
-    assert "error" not in files.tracking()
+    assert "error" not in files.tracking_record.first()
     assert sorted(logged(client).values()) == [1] * count
 
 
 def test_a_database_that_is_locked_stops_no_computing(
-    store: Store, make_work: MakeWork, monkeypatch: pytest.MonkeyPatch
+    store: Store, make_prepared: MakePrepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
-    work = make_work()
+    prepared = make_prepared()
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
-    files = create(work, store, InlineExecutor(), tracker)
+    files = create(prepared, store, InlineExecutor(), tracker)
     # The parent run is there; then somebody takes the database for himself.
     started = tracker.start
 
@@ -100,25 +101,27 @@ def test_a_database_that_is_locked_stops_no_computing(
 
     locking = sqlite3.connect(store.root / "mlflow.db", isolation_level=None, check_same_thread=False)
     monkeypatch.setattr(tracker, "start", start_and_lock)
-    outcome = run(files, work, InlineExecutor(), tracker, Silent())
+    outcome = run(files, prepared, InlineExecutor(), tracker, Silent())
     locking.execute("ROLLBACK")
     locking.close()
-    assert len(files.done()) == 3
+    assert len(files.shards.done()) == 3
     assert "locked" in str(outcome.tracking_error)
     assert outcome.unlogged_trials == 12
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
     publish(resume(files, InlineExecutor(), tracker, Silent()), tracker)
     assert sorted(logged(MlflowClient(store.tracking_uri)).values()) == [1] * 12
-    assert files.tracking()["complete"]
+    assert files.tracking_record.first()["complete"]
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_run_that_a_repeated_call_made_twice_is_one_again(store: Store, make_work: MakeWork, finished: bool) -> None:
+def test_a_run_that_a_repeated_call_made_twice_is_one_again(
+    store: Store, make_prepared: MakePrepared, finished: bool
+) -> None:
     """MLflow's client repeats a call whose answer was lost: then a trial has a run that nobody knows of."""
-    work = make_work(tracking={"writer": "client"})
+    prepared = make_prepared(tracking={"writer": "client"})
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
-    files = create(work, store, InlineExecutor(), tracker)
-    publish(run(files, work, InlineExecutor(), tracker, Silent()), tracker)
+    files = create(prepared, store, InlineExecutor(), tracker)
+    publish(run(files, prepared, InlineExecutor(), tracker, Silent()), tracker)
     client = MlflowClient(store.tracking_uri)
     experiment = client.get_experiment_by_name("small").experiment_id
     [first, *_] = client.search_runs([experiment], "tags.`mlflow.parentRunId` != ''")
@@ -154,8 +157,8 @@ def test_a_server_that_is_killed_in_mid_sweep_and_started_again(cli: Cli, store:
     assert process.returncode == 5, out + err
     assert "Traceback" not in err
     [files] = store.sweeps()
-    assert len(files.done()) == 15
-    assert (files.report_folder / "report.html").exists()
+    assert len(files.shards.done()) == 15
+    assert (files.report.folder / "report.html").exists()
     assert files.state() == "computed"
     told = re.search(
         r"all trials are computed and reported, but (\d+) trials are not in MLflow yet: .*"
@@ -173,5 +176,5 @@ def test_a_server_that_is_killed_in_mid_sweep_and_started_again(cli: Cli, store:
     counts = logged(MlflowClient(store.tracking_uri))
     assert len(counts) == 150
     assert set(counts.values()) == {1}
-    ids = {trial_id for table in files.tables(["trial_id"]) for trial_id in table["trial_id"].to_pylist()}
+    ids = {trial_id for table in files.shards.tables(["trial_id"]) for trial_id in table["trial_id"].to_pylist()}
     assert set(counts) == ids

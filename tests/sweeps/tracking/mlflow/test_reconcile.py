@@ -7,12 +7,14 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
-from sweeps.config.schema import parse
-from sweeps.execution.executor import Outcome
+from sweeps.config.loader import parse
+from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.inline import InlineExecutor
-from sweeps.execution.worker import ShardFailure, ShardResult, Work, run_shard
-from sweeps.pipeline.run import create, prepare, publish, resume, run
-from sweeps.plan.planner import Shard
+from sweeps.execution.worker import run_shard
+from sweeps.pipeline.publish import publish
+from sweeps.pipeline.run import create, resume, run
+from sweeps.plan.prepared import PreparedSweep, prepare
+from sweeps.plan.shards import Shard, ShardFailure, ShardResult
 from sweeps.report.files import write_report
 from sweeps.results.results import load_results
 from sweeps.store.store import Store, SweepFiles
@@ -40,8 +42,8 @@ class Without(InlineExecutor):
     def __init__(self, failing: set[int]) -> None:
         self.failing = failing
 
-    def run(self, work: Work, shards: Iterable[Shard]) -> Generator[Outcome, None, None]:
-        for result in super().run(work, shards):
+    def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
+        for result in super().run(prepared, shards):
             failed = result.shard.index in self.failing
             yield ShardFailure(result.shard, "it failed") if failed else result
 
@@ -50,8 +52,8 @@ def tracker_of(store: Store) -> MlflowTracker:
     return MlflowTracker(store.tracking_uri, store.artifacts)
 
 
-def best_shard(work: Work) -> int:
-    found = [run_shard(work, shard) for shard in work.plan.shards()]
+def best_shard(prepared: PreparedSweep) -> int:
+    found = [run_shard(prepared, shard) for shard in prepared.plan.shards()]
     assert all(isinstance(result, ShardResult) for result in found)
     losses = [min(v for v in r.table["final_loss"].to_pylist() if v is not None) for r in found]  # type: ignore[union-attr]
     return losses.index(min(losses))
@@ -60,11 +62,11 @@ def best_shard(work: Work) -> int:
 def logged_without(store: Store, name: str, writer: str) -> tuple[SweepFiles, int]:
     """A sweep that was logged without the shard of its best trial."""
     sweep = SWEEPS[name] | {"tracking": {"writer": writer, **SWEEPS[name].get("tracking", {})}}
-    work = prepare(parse(document(**sweep), "test.yaml"))
-    missing = best_shard(work)
+    prepared = prepare(parse(document(**sweep), "test.yaml"))
+    missing = best_shard(prepared)
     tracker, executor = tracker_of(store), Without({missing})
-    files = create(work, store, executor, tracker)
-    outcome = run(files, work, executor, tracker, Silent())
+    files = create(prepared, store, executor, tracker)
+    outcome = run(files, prepared, executor, tracker, Silent())
     write_report(load_results(files))
     publish(outcome, tracker)
     assert outcome.failed_trials == 4
@@ -79,7 +81,7 @@ def resumed(files: SweepFiles, tracker: MlflowTracker) -> None:
 
 
 def assert_clean(files: SweepFiles, trials: int) -> None:
-    audit = verify(files, tracker_of(files.store), sample=2)
+    audit = verify(files, tracker_of(Store.of(files)), sample=2)
     assert [str(difference) for difference in audit.differences] == []
     assert audit.logged == trials
 
@@ -131,7 +133,7 @@ def test_a_fault_while_it_is_brought_in_line(
 
 
 def _others(files: SweepFiles, missing: int) -> list[Any]:
-    return [files.read_shard(index, ["trial_id"]) for index in files.done() - {missing}]
+    return [files.shards.read(index, ["trial_id"]) for index in files.shards.done() - {missing}]
 
 
 def _fails_at(last: int, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,18 +15,20 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from sweeps.errors import TrackingError
-from sweeps.execution.worker import Work
-from sweeps.pipeline.run import tracker_for
+from sweeps.pipeline.factories import tracker_for
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.results.ranking import best_trials
 from sweeps.store.store import Store, SweepFiles
-from sweeps.tracking.background import Pipeline
-from sweeps.tracking.base import Sweep, best_trials, wanted
-from sweeps.tracking.mlflow.connection import redacted
+from sweeps.text.redact import redact_uri
+from sweeps.tracking.background import BackgroundTracking
+from sweeps.tracking.base import TrackedSweep
 from sweeps.tracking.mlflow.tracker import MlflowTracker
+from sweeps.tracking.policy import runs_wanted
 from tests.support.processes import free_port
 from tests.support.serving import serving
 
-Stored = Callable[[Work], SweepFiles]
-MakeWork = Callable[..., Work]
+Stored = Callable[[PreparedSweep], SweepFiles]
+MakePrepared = Callable[..., PreparedSweep]
 
 
 @pytest.fixture(params=["client", "bulk"])
@@ -35,8 +37,8 @@ def writer(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def sweep(make_work: MakeWork, stored: Stored, writer: str) -> Sweep:
-    work = make_work(
+def sweep(make_prepared: MakePrepared, stored: Stored, writer: str) -> TrackedSweep:
+    prepared = make_prepared(
         name="tracked",
         tracking={"writer": writer},
         description="what is <b>logged</b>",
@@ -48,8 +50,8 @@ def sweep(make_work: MakeWork, stored: Stored, writer: str) -> Sweep:
         },
         training={"epochs": 20},
     )
-    files = stored(work)
-    return Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
+    files = stored(prepared)
+    return TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
 
 
 @pytest.fixture
@@ -62,11 +64,14 @@ def client(store: Store) -> MlflowClient:
     return MlflowClient(store.tracking_uri)
 
 
-def log_all(tracker: MlflowTracker, sweep: Sweep) -> list[dict[str, Any]]:
-    rows = [row for table in sweep.files.tables() for row in table.to_pylist()]
+def log_all(tracker: MlflowTracker, sweep: TrackedSweep) -> list[dict[str, Any]]:
+    rows = [row for table in sweep.files.shards.tables() for row in table.to_pylist()]
     tracker.start(sweep)
-    for table in (*sweep.files.tables(), next(sweep.files.tables())):  # the first one twice: it is there once
-        assert sum(tracker.log_trials(table, sweep.files.metadata()["steps"])) == len(table)
+    for table in (
+        *sweep.files.shards.tables(),
+        next(sweep.files.shards.tables()),
+    ):  # the first one twice: it is there once
+        assert sum(tracker.log_trials(table, sweep.files.shards.metadata()["steps"])) == len(table)
     tracker.end_trials()
     tracker.finish(sweep, {"trials": float(len(rows))}, {"sweeps.trials": str(len(rows))})
     return rows
@@ -79,13 +84,13 @@ def runs_of(client: MlflowClient, kind: str) -> list[Run]:
 
 
 def test_every_trial_is_a_child_run_with_all_that_is_documented(
-    tracker: MlflowTracker, sweep: Sweep, client: MlflowClient
+    tracker: MlflowTracker, sweep: TrackedSweep, client: MlflowClient
 ) -> None:
     rows = log_all(tracker, sweep)
     children = {run.data.tags["sweeps.trial_id"]: run for run in runs_of(client, "child")}
     [parent] = runs_of(client, "parent")
     assert len(children) == len(rows) == 6
-    steps = sweep.files.metadata()["steps"]
+    steps = sweep.files.shards.metadata()["steps"]
     for row in rows:
         run = children[row["trial_id"]]
         assert run.info.status == "FINISHED"
@@ -103,7 +108,7 @@ def test_every_trial_is_a_child_run_with_all_that_is_documented(
         assert run.data.metrics.get("final/bias") == row["final"][1]
 
 
-def test_no_value_in_mlflow_is_nan_or_infinite(tracker: MlflowTracker, sweep: Sweep, store: Store) -> None:
+def test_no_value_in_mlflow_is_nan_or_infinite(tracker: MlflowTracker, sweep: TrackedSweep, store: Store) -> None:
     rows = log_all(tracker, sweep)
     assert any(row["first_nonfinite_step"] for row in rows)
     with closing(sqlite3.connect(store.root / "mlflow.db")) as database:
@@ -112,7 +117,7 @@ def test_no_value_in_mlflow_is_nan_or_infinite(tracker: MlflowTracker, sweep: Sw
     assert all(math.isfinite(value) and not is_nan for value, is_nan in values)
 
 
-def test_the_parent_tells_what_the_sweep_was(tracker: MlflowTracker, sweep: Sweep, client: MlflowClient) -> None:
+def test_the_parent_tells_what_the_sweep_was(tracker: MlflowTracker, sweep: TrackedSweep, client: MlflowClient) -> None:
     log_all(tracker, sweep)
     [parent] = runs_of(client, "parent")
     assert parent.info.status == "FINISHED"
@@ -124,7 +129,7 @@ def test_the_parent_tells_what_the_sweep_was(tracker: MlflowTracker, sweep: Swee
     assert sweep.manifest["data"]["digest"].startswith(dataset.digest)
     assert {a.path for a in client.list_artifacts(parent.info.run_id)} == {"config.yaml", "plan.json", "shards"}
     downloaded = client.download_artifacts(parent.info.run_id, "shards/00000.parquet")
-    assert Path(downloaded).read_bytes() == (sweep.files.shards_folder / "00000.parquet").read_bytes()
+    assert Path(downloaded).read_bytes() == (sweep.files.shards.folder / "00000.parquet").read_bytes()
 
 
 def contents(store: Store) -> dict[str, list[Any]]:
@@ -135,7 +140,7 @@ def contents(store: Store) -> dict[str, list[Any]]:
         }
 
 
-def test_logging_again_writes_nothing_twice(tracker: MlflowTracker, sweep: Sweep, store: Store) -> None:
+def test_logging_again_writes_nothing_twice(tracker: MlflowTracker, sweep: TrackedSweep, store: Store) -> None:
     log_all(tracker, sweep)
     before = contents(store)
     log_all(MlflowTracker(store.tracking_uri, store.artifacts), sweep)
@@ -144,9 +149,9 @@ def test_logging_again_writes_nothing_twice(tracker: MlflowTracker, sweep: Sweep
 
 @pytest.mark.parametrize("writer", ["client"], indirect=True)
 def test_a_half_logged_trial_is_completed(
-    tracker: MlflowTracker, sweep: Sweep, client: MlflowClient, store: Store, monkeypatch: pytest.MonkeyPatch
+    tracker: MlflowTracker, sweep: TrackedSweep, client: MlflowClient, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = next(sweep.files.tables()).slice(0, 1)
+    row = next(sweep.files.shards.tables()).slice(0, 1)
     tracker.start(sweep)
     with monkeypatch.context() as patch:
 
@@ -155,7 +160,7 @@ def test_a_half_logged_trial_is_completed(
 
         patch.setattr(tracker.client, "set_terminated", torn)
         with pytest.raises(ConnectionError):
-            list(tracker.log_trials(row, sweep.files.metadata()["steps"]))
+            list(tracker.log_trials(row, sweep.files.shards.metadata()["steps"]))
     assert [run.info.status for run in runs_of(client, "child")] == ["RUNNING"]
     log_all(MlflowTracker(store.tracking_uri, store.artifacts), sweep)
     children = runs_of(client, "child")
@@ -166,9 +171,9 @@ def test_a_half_logged_trial_is_completed(
 
 
 def test_long_curves_and_many_parameters_are_logged_whole(
-    make_work: MakeWork, stored: Stored, tracker: MlflowTracker, client: MlflowClient, writer: str
+    make_prepared: MakePrepared, stored: Stored, tracker: MlflowTracker, client: MlflowClient, writer: str
 ) -> None:
-    work = make_work(
+    prepared = make_prepared(
         name="tracked",
         tracking={"writer": writer},
         task={"dataset": {"kind": "linear", "n": 120, "d": 110}},
@@ -176,15 +181,15 @@ def test_long_curves_and_many_parameters_are_logged_whole(
         record={"spacing": "all"},
         training={"epochs": 10},
     )
-    files = stored(work)
-    log_all(tracker, Sweep(files, work.config, files.manifest(), work.plan.parameter_names))
+    files = stored(prepared)
+    log_all(tracker, TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names))
     [run] = runs_of(client, "child")
     assert len(client.get_metric_history(run.info.run_id, "loss")) == 1201
     assert sum(key.startswith("init.") for key in run.data.params) == 111
     assert sum(key.startswith("final/") for key in run.data.metrics) == 111
 
 
-def test_a_deleted_experiment_is_told(tracker: MlflowTracker, sweep: Sweep, client: MlflowClient) -> None:
+def test_a_deleted_experiment_is_told(tracker: MlflowTracker, sweep: TrackedSweep, client: MlflowClient) -> None:
     client.delete_experiment(client.create_experiment("tracked"))
     with pytest.raises(TrackingError, match=r"the experiment 'tracked' is deleted; restore it, or name another"):
         tracker.start(sweep)
@@ -230,13 +235,13 @@ def test_a_server_that_is_not_mlflow_is_told() -> None:
 
 
 def test_passwords_are_not_shown() -> None:
-    assert redacted("postgresql://user:secret@host/db") == "postgresql://user:***@host/db"
-    assert redacted("http://host:5000") == "http://host:5000"
+    assert redact_uri("postgresql://user:secret@host/db") == "postgresql://user:***@host/db"
+    assert redact_uri("http://host:5000") == "http://host:5000"
     assert "secret" not in MlflowTracker("http://user:secret@host:1").uri
 
 
-def test_a_uri_with_a_password_has_to_be_given_again(store: Store, sweep: Sweep) -> None:
-    sweep.files.write_tracking({"uri": redacted("postgresql://me:secret@host/db")})
+def test_a_uri_with_a_password_has_to_be_given_again(store: Store, sweep: TrackedSweep) -> None:
+    sweep.files.tracking_record.write({"uri": redact_uri("postgresql://me:secret@host/db")})
     with pytest.raises(TrackingError, match=r"tracked at postgresql://me:\*\*\*@host/db: pass it again"):
         tracker_for(store, None, sweep.files)
 
@@ -254,11 +259,11 @@ def test_mlflows_usage_reports_are_off_unless_the_user_turned_them_on(
 
 @pytest.mark.parametrize(("policy", "count"), [("all", 7), ("none", 0), ("top:3", 3), ("top:99", 7)])
 def test_policies(policy: str, count: int) -> None:
-    assert wanted(policy, 7) == count
+    assert runs_wanted(policy, 7) == count
 
 
-def test_the_best_trials_over_all_shards(sweep: Sweep) -> None:
-    rows = [row for table in sweep.files.tables() for row in table.to_pylist()]
+def test_the_best_trials_over_all_shards(sweep: TrackedSweep) -> None:
+    rows = [row for table in sweep.files.shards.tables() for row in table.to_pylist()]
     fine = sorted((row for row in rows if row["verdict"] != "diverged"), key=lambda row: row["final_loss"])
     chosen = best_trials(sweep.files, "final_loss", 2)
     assert sorted(t for trials in chosen.values() for t in trials) == sorted(row["trial"] for row in fine[:2])
@@ -271,7 +276,7 @@ class Failing:
     uri = "nowhere"
     interrupted = ended = False
 
-    def start(self, sweep: Sweep) -> dict[str, str]:
+    def start(self, sweep: TrackedSweep) -> dict[str, str]:
         return {"run_id": "0"}
 
     def log_trials(self, table: pa.Table, steps: list[int]) -> Iterator[int]:
@@ -285,10 +290,10 @@ class Failing:
         self.interrupted = True
 
 
-def test_a_fault_stops_the_pipeline_and_nothing_else(sweep: Sweep) -> None:
+def test_a_fault_stops_the_pipeline_and_nothing_else(sweep: TrackedSweep) -> None:
     logged: list[int] = []
     tracker = Failing()
-    pipeline = Pipeline(tracker, sweep, logged.append)  # type: ignore[arg-type]
+    pipeline = BackgroundTracking(tracker, sweep, logged.append)  # type: ignore[arg-type]
     pipeline.start()
     for shard in (0, 1):
         pipeline.put(shard)
@@ -299,9 +304,9 @@ def test_a_fault_stops_the_pipeline_and_nothing_else(sweep: Sweep) -> None:
 
 
 def test_an_interrupt_marks_the_parent_even_when_all_is_logged(
-    tracker: MlflowTracker, sweep: Sweep, client: MlflowClient
+    tracker: MlflowTracker, sweep: TrackedSweep, client: MlflowClient
 ) -> None:
-    pipeline = Pipeline(tracker, sweep, lambda _: None)
+    pipeline = BackgroundTracking(tracker, sweep, lambda _: None)
     pipeline.start()
     pipeline.put(0)
     pipeline.join()

@@ -15,8 +15,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 
 from sweeps.execution.inline import InlineExecutor
-from sweeps.execution.worker import Work
-from sweeps.pipeline.run import create, publish, run
+from sweeps.pipeline.publish import publish
+from sweeps.pipeline.run import create, run
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.report.files import write_report
 from sweeps.results.results import load_results
 from sweeps.store.store import Store
@@ -45,8 +46,8 @@ class Tracked:
 
 
 @pytest.fixture
-def tracked(store: Store, make_work: Callable[..., Work]) -> Tracked:
-    work = make_work(
+def tracked(store: Store, make_prepared: Callable[..., PreparedSweep]) -> Tracked:
+    prepared = make_prepared(
         name=HOSTILE,
         description=HOSTILE,
         training={"epochs": 30},
@@ -54,8 +55,8 @@ def tracked(store: Store, make_work: Callable[..., Work]) -> Tracked:
         parameters={"lr": {"values": [0.01, 0.02, 0.03, 10]}, "momentum": {"values": [0, 0.5, 0.9]}},
     )
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
-    files = create(work, store, InlineExecutor(), tracker)
-    outcome = run(files, work, InlineExecutor(), tracker, Silent())
+    files = create(prepared, store, InlineExecutor(), tracker)
+    outcome = run(files, prepared, InlineExecutor(), tracker, Silent())
     write_report(load_results(files))
     publish(outcome, tracker)
     assert outcome.tracking_error is None
@@ -152,10 +153,12 @@ def test_what_the_parent_holds_can_be_read_by_mlflow(tracked: Tracked) -> None:
     assert {one.data.tags["sweeps.verdict"] for one in found} == {"diverged"}
 
 
-def test_an_experiment_of_somebody_else_keeps_its_tags(store: Store, make_work: Callable[..., Work]) -> None:
+def test_an_experiment_of_somebody_else_keeps_its_tags(
+    store: Store, make_prepared: Callable[..., PreparedSweep]
+) -> None:
     client = MlflowClient(store.tracking_uri)
     theirs = client.create_experiment("small", tags={"mlflow.experimentKind": "genai_development", "team": "a"})
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
-    work = make_work(tracking={"model": "none"})
-    run(create(work, store, InlineExecutor(), tracker), work, InlineExecutor(), tracker, Silent())
+    prepared = make_prepared(tracking={"model": "none"})
+    run(create(prepared, store, InlineExecutor(), tracker), prepared, InlineExecutor(), tracker, Silent())
     assert client.get_experiment(theirs).tags == {"mlflow.experimentKind": "genai_development", "team": "a"}

@@ -17,7 +17,7 @@ from sweeps.tracking.mlflow import bulk_writer, writer_choice
 from sweeps.tracking.mlflow.database import rows as mlflow_rows
 from sweeps.tracking.mlflow.database.base import opened
 from sweeps.tracking.mlflow.database.postgres import PostgresConnection
-from sweeps.tracking.mlflow.database.rows import Grid, Ledger
+from sweeps.tracking.mlflow.database.rows import Grid, RunRows
 from sweeps.tracking.mlflow.database.sqlite import SqliteConnection
 from sweeps.tracking.mlflow.self_test import differences, rows
 from sweeps.tracking.mlflow.tracker import MlflowTracker
@@ -111,9 +111,9 @@ def test_a_version_of_mlflow_that_was_not_tested_is_tried_first(uri: str, monkey
     assert "tried on a scratch database" in choice.reason
     assert rows(opened(uri)) == before
 
-    def local(*arguments: Any) -> Ledger:
-        ledger = mlflow_rows.ledger(*arguments)
-        return dataclasses.replace(ledger, columns=ledger.columns | {"source_type": "LOCAL"})
+    def local(*arguments: Any) -> RunRows:
+        run_rows = mlflow_rows.run_rows(*arguments)
+        return dataclasses.replace(run_rows, columns=run_rows.columns | {"source_type": "LOCAL"})
 
     monkeypatch.setattr(bulk_writer, "ledger", local)
     choice = choose(uri, "auto")

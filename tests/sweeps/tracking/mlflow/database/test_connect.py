@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.config.schema import parse
+from sweeps.config.loader import parse
 from sweeps.errors import ConfigError, TrackingError
-from sweeps.execution.worker import Work
-from sweeps.pipeline.run import tracker_for
+from sweeps.pipeline.factories import tracker_for
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.store.store import Store, SweepFiles
-from sweeps.tracking.base import Sweep
-from sweeps.tracking.mlflow.connection import redacted
+from sweeps.text.redact import redact_uri
+from sweeps.tracking.base import TrackedSweep
 from sweeps.tracking.mlflow.database.base import opened
 from sweeps.tracking.mlflow.self_test import rows
 from sweeps.tracking.mlflow.server.ui import mlflow_server
@@ -40,10 +40,10 @@ def served(postgres: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield address, uri
 
 
-def log_all(tracker: MlflowTracker, sweep: Sweep) -> dict[str, str]:
+def log_all(tracker: MlflowTracker, sweep: TrackedSweep) -> dict[str, str]:
     told = tracker.start(sweep)
-    for table in sweep.files.tables():
-        assert sum(tracker.log_trials(table, sweep.files.metadata()["steps"])) == len(table)
+    for table in sweep.files.shards.tables():
+        assert sum(tracker.log_trials(table, sweep.files.shards.metadata()["steps"])) == len(table)
     tracker.end_trials()
     tracker.finish(sweep, {"trials": 12.0}, {})
     return told
@@ -51,17 +51,17 @@ def log_all(tracker: MlflowTracker, sweep: Sweep) -> dict[str, str]:
 
 @pytest.mark.cluster
 def test_trials_go_to_the_servers_database_and_are_the_servers_own(
-    served: tuple[str, str], make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles]
+    served: tuple[str, str], make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
 ) -> None:
     address, uri = served
-    work = make_work()
-    files = stored(work)
+    prepared = make_prepared()
+    files = stored(prepared)
     found = []
     for database, writer in ((uri, "bulk"), (None, "client")):
-        config = work.config.model_copy(update={"experiment": writer})
+        config = prepared.config.model_copy(update={"experiment": writer})
         tracker = MlflowTracker(address, None, database)
         tracker.check()
-        told = log_all(tracker, Sweep(files, config, files.manifest(), work.plan.parameter_names))
+        told = log_all(tracker, TrackedSweep(files, config, files.manifest(), prepared.plan.parameter_names))
         assert told["writer"] == writer, told
         client = MlflowClient(address)
         children = client.search_runs([told["experiment_id"]], "tags.`mlflow.parentRunId` != ''", max_results=100)
@@ -148,4 +148,4 @@ def test_what_a_variable_must_hold(store: Store, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_no_part_of_a_password_is_shown(uri: str, shown: str) -> None:
-    assert redacted(uri) == shown
+    assert redact_uri(uri) == shown

@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from sweeps.execution.worker import Work
+from sweeps.plan.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
-from sweeps.tracking.background import Pipeline
-from sweeps.tracking.base import SWEEP_ID, Family, Sweep
+from sweeps.tracking.background import BackgroundTracking
+from sweeps.tracking.base import TrackedSweep
 from sweeps.tracking.mlflow.client_writer import ClientWriter
 from sweeps.tracking.mlflow.self_test import NAMES, STEPS, sample
 from sweeps.tracking.mlflow.server import throttle
 from sweeps.tracking.mlflow.server.client import ServerClient
 from sweeps.tracking.mlflow.tracker import MlflowTracker
+from sweeps.tracking.mlflow.writer import ChildRuns
+from sweeps.tracking.names import SWEEP_ID
 from sweeps.tracking.trial_runs import TrialRuns, trial_runs
 from tests.support.proxy import ANSWERS, FAULTS, Plan, Proxy
 from tests.support.tracking import TrackingServer
@@ -33,27 +35,31 @@ LOGGING = ("runs/create", "runs/log-batch", "runs/update", "runs/search")
 
 
 @pytest.fixture
-def sweep(make_work: Callable[..., Work], stored: Callable[[Work], SweepFiles], request: Any) -> Sweep:
+def sweep(
+    make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles], request: Any
+) -> TrackedSweep:
     """Twelve trials, in an experiment of the test's own."""
-    work = make_work(experiment=request.node.name, tracking={"writer": "client"})
-    files = stored(work)
-    return Sweep(files, work.config, files.manifest(), work.plan.parameter_names)
+    prepared = make_prepared(experiment=request.node.name, tracking={"writer": "client"})
+    files = stored(prepared)
+    return TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
 
 
 @pytest.fixture
-def packs(sweep: Sweep) -> list[TrialRuns]:
+def packs(sweep: TrackedSweep) -> list[TrialRuns]:
     """What they log, and before it a pack of oddities."""
-    steps = sweep.files.metadata()["steps"]
-    ordinary = [trial_runs(table, steps, sweep.parameter_names, sweep.sweep_id, None) for table in sweep.files.tables()]
+    steps = sweep.files.shards.metadata()["steps"]
+    ordinary = [
+        trial_runs(table, steps, sweep.parameter_names, sweep.sweep_id, None) for table in sweep.files.shards.tables()
+    ]
     return [trial_runs(sample(), STEPS, NAMES, sweep.sweep_id, None), *ordinary]
 
 
-def family(client: MlflowClient, name: str) -> Family:
+def child_runs(client: MlflowClient, name: str) -> ChildRuns:
     """A new parent run in an experiment."""
     found = client.get_experiment_by_name(name)
     experiment = found.experiment_id if found else client.create_experiment(name)
     parent = client.create_run(experiment, start_time=1_700_000_000_000).info
-    return Family("abcd1234", experiment, "unused", parent.run_id, parent.start_time, "somebody")
+    return ChildRuns("abcd1234", experiment, "unused", parent.run_id, parent.start_time, "somebody")
 
 
 def log(writer: ClientWriter, packs: list[TrialRuns]) -> None:
@@ -93,7 +99,7 @@ def test_threads_and_faults_change_nothing(
     tracking_server: TrackingServer, faulty: Proxy, packs: list[TrialRuns], request: Any
 ) -> None:
     direct = MlflowClient(tracking_server.uri)
-    one_thread = family(direct, request.node.name)
+    one_thread = child_runs(direct, request.node.name)
     log(ClientWriter(direct, one_thread), packs)
     expected = children(tracking_server.database, one_thread.parent_id)
     assert len(expected["runs"]) == 16
@@ -102,7 +108,7 @@ def test_threads_and_faults_change_nothing(
     @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(threads=st.integers(1, 20), seed=st.integers(0, 2**32))
     def same(threads: int, seed: int) -> None:
-        mine = family(direct, request.node.name)
+        mine = child_runs(direct, request.node.name)
         faulty.behave(some_faults(seed))
         log(ClientWriter(ServerClient(faulty.uri, first_wait=0.01), mine, threads), packs)
         found = children(tracking_server.database, mine.parent_id)
@@ -116,7 +122,7 @@ def test_threads_and_faults_change_nothing(
 
 
 def test_three_calls_a_trial(faulty: Proxy, packs: list[TrialRuns], request: Any) -> None:
-    mine = family(MlflowClient(faulty.uri), request.node.name)
+    mine = child_runs(MlflowClient(faulty.uri), request.node.name)
     faulty.behave(lambda endpoint, count: "")
     client = ServerClient(faulty.uri)
     log(ClientWriter(client, mine, client.threads), packs)
@@ -124,11 +130,11 @@ def test_three_calls_a_trial(faulty: Proxy, packs: list[TrialRuns], request: Any
 
 
 def test_a_sweep_whose_parent_run_seemed_lost_has_one(
-    tracking_server: TrackingServer, faulty: Proxy, sweep: Sweep
+    tracking_server: TrackingServer, faulty: Proxy, sweep: TrackedSweep
 ) -> None:
     faulty.behave(lambda endpoint, count: "lost after" if (endpoint, count) == ("runs/create", 0) else "")
     tracker = MlflowTracker(faulty.uri)
-    pipeline = Pipeline(tracker, sweep, lambda _: None)
+    pipeline = BackgroundTracking(tracker, sweep, lambda _: None)
     pipeline.start()
     pipeline.put(0)
     pipeline.join()
@@ -143,14 +149,14 @@ def test_a_sweep_whose_parent_run_seemed_lost_has_one(
 
 
 def test_a_server_that_refuses_to_the_end_is_given_up_and_the_rest_comes_later(
-    tracking_server: TrackingServer, faulty: Proxy, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+    tracking_server: TrackingServer, faulty: Proxy, sweep: TrackedSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     faulty.behave(lambda endpoint, count: "503" if endpoint == "runs/update" and count >= 3 else "")
     logged: list[int] = []
 
-    def attempt() -> Pipeline:
-        pipeline = Pipeline(MlflowTracker(faulty.uri), sweep, logged.append)
+    def attempt() -> BackgroundTracking:
+        pipeline = BackgroundTracking(MlflowTracker(faulty.uri), sweep, logged.append)
         pipeline.start()
         for shard in range(3):
             pipeline.put(shard)
@@ -174,7 +180,7 @@ def test_a_server_that_refuses_to_the_end_is_given_up_and_the_rest_comes_later(
 
 
 def test_an_interrupt_does_not_wait_for_a_server_that_refuses(
-    tracking_server: TrackingServer, faulty: Proxy, sweep: Sweep
+    tracking_server: TrackingServer, faulty: Proxy, sweep: TrackedSweep
 ) -> None:
     refused = threading.Event()
 
@@ -185,7 +191,7 @@ def test_an_interrupt_does_not_wait_for_a_server_that_refuses(
         return "429"
 
     faulty.behave(plan)
-    pipeline = Pipeline(MlflowTracker(faulty.uri), sweep, lambda _: None)
+    pipeline = BackgroundTracking(MlflowTracker(faulty.uri), sweep, lambda _: None)
     pipeline.start()
     pipeline.put(0)
     pipeline.put(1)
@@ -202,7 +208,7 @@ def test_a_server_says_for_how_long_it_wants_to_be_left_alone(
     faulty: Proxy, monkeypatch: pytest.MonkeyPatch, header: str, seconds: float
 ) -> None:
     told: list[float] = []
-    monkeypatch.setattr(throttle.Pace, "refused", lambda self, began, wait: told.append(wait))
+    monkeypatch.setattr(throttle.Throttle, "refused", lambda self, began, wait: told.append(wait))
     monkeypatch.setitem(ANSWERS, "429", (429, {"Retry-After": header}, b""))
     faulty.behave(lambda endpoint, count: "429" if endpoint == "runs/create" and not count else "")
     client = ServerClient(faulty.uri, first_wait=0.0)
@@ -211,7 +217,7 @@ def test_a_server_says_for_how_long_it_wants_to_be_left_alone(
 
 
 def test_fewer_places_after_a_refusal_and_more_after_successes() -> None:
-    pace_ = throttle.Pace(8)
+    pace_ = throttle.Throttle(8)
     with pace_.place() as first, pace_.place() as second:
         pace_.refused(first)
         pace_.refused(second)  # they were under way together: that is one refusal
@@ -227,7 +233,7 @@ def test_fewer_places_after_a_refusal_and_more_after_successes() -> None:
 
 
 def test_no_more_calls_at_once_than_places_and_none_waits_when_it_hurries() -> None:
-    pace_ = throttle.Pace(3)
+    pace_ = throttle.Throttle(3)
     lock, under_way, most = threading.Lock(), 0, 0
 
     def call() -> None:

@@ -1,0 +1,75 @@
+"""Axis: the values of one parameter of a sweep file."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import (
+    Field,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from sweeps.config.base import Model
+from sweeps.config.types import (
+    CUSTOM,
+    AxisLength,
+    Number,
+    Value,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Axis(Model):
+    """One parameter's values: ``value``, ``values``, or ``min``/``max``/``count`` with a ``scale``."""
+
+    value: Value | None = None
+    values: Annotated[tuple[Value, ...], Field(min_length=1)] | None = None
+    min: Number | None = None
+    max: Number | None = None
+    count: AxisLength | None = None
+    scale: Literal["linear", "log"] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Axis:
+        given = {name for name in self.model_fields_set if getattr(self, name) is not None}
+        if given in ({"value"}, {"values"}):
+            return self
+        if not ({"min", "max", "count"} <= given <= {"min", "max", "count", "scale"}):
+            raise PydanticCustomError(CUSTOM, "value, values, or min with max and count (and scale) is needed")
+        assert self.min is not None
+        assert self.max is not None
+        if self.min > self.max:
+            raise PydanticCustomError(CUSTOM, "min must not be above max")
+        if self.scale == "log" and self.min <= 0:
+            raise PydanticCustomError(CUSTOM, "a log scale needs min > 0")
+        if not math.isfinite(self.max - self.min):
+            raise PydanticCustomError(CUSTOM, "a range whose width float64 can hold is needed")
+        return self
+
+    def __len__(self) -> int:
+        """Number of values."""
+        return self.count or len(self.named())
+
+    def named(self) -> tuple[bool | float, ...]:
+        """The values that the file names: all of them, or both ends of a range."""
+        if self.values is not None:
+            return self.values
+        if self.value is not None:
+            return (self.value,)
+        assert self.min is not None
+        assert self.max is not None
+        return (self.min, self.max)
+
+    def points(self) -> NDArray[np.float64]:
+        """The axis' values, in order; booleans as 0 and 1."""
+        import numpy as np
+
+        if self.count is None:
+            return np.array(self.named(), dtype=np.float64)
+        low, high = map(float, self.named())
+        return (np.geomspace if self.scale == "log" else np.linspace)(low, high, self.count)

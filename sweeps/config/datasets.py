@@ -1,0 +1,106 @@
+"""Data sets of a sweep file."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from sweeps.config.base import Model
+from sweeps.config.messages import shown
+from sweeps.config.types import (
+    CUSTOM,
+    AtLeastOne,
+    Features,
+    FilePath,
+    Fraction,
+    NotNegative,
+    Number,
+    Seed,
+    Size,
+    Text,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+class DataConfig(Model):
+    standardize: Literal["none", "features", "all"] = "none"
+    validation: Fraction = 0.0
+    split_seed: Seed = 0
+
+
+class LineData(DataConfig):
+    """y = slope x + intercept."""
+
+    kind: Literal["line"]
+    slope: Number = 0.8
+    intercept: Number = 1.2
+    x: Annotated[tuple[Number, ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
+    noise: NotNegative = 0.0
+    seed: Seed = 0
+
+
+class LinearData(DataConfig):
+    """Random linear data of a given condition number."""
+
+    kind: Literal["linear"]
+    n: Size = 100
+    d: Features = 1
+    condition: AtLeastOne = 1.0
+    noise: NotNegative = 0.0
+    seed: Seed = 0
+
+
+class PolynomialData(DataConfig):
+    """y = c0 + c1 x + c2 x^2 + ..."""
+
+    kind: Literal["polynomial"]
+    coefficients: Annotated[tuple[Number, ...], Field(min_length=1)] = (0, 0, 1)
+    n: Size = 50
+    low: Number = -1.0
+    high: Number = 1.0
+    noise: NotNegative = 0.0
+    seed: Seed = 0
+
+
+class SineData(DataConfig):
+    """y = sin(frequency x)."""
+
+    kind: Literal["sine"]
+    n: Size = 50
+    low: Number = -math.pi
+    high: Number = math.pi
+    frequency: Number = 1.0
+    noise: NotNegative = 0.0
+    seed: Seed = 0
+
+
+class FileData(DataConfig):
+    """A table in a CSV or Parquet file; features: all columns but the target if not named."""
+
+    kind: Literal["csv", "parquet"]
+    path: FilePath
+    target: Text
+    features: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _tells_features_from_the_target(self) -> Self:
+        for name in dict.fromkeys(self.features or ()):
+            if name == self.target:
+                raise PydanticCustomError(CUSTOM, "{name} is the target and cannot be a feature", {"name": shown(name)})
+            if (self.features or ()).count(name) > 1:
+                raise PydanticCustomError(CUSTOM, "features name {name} more than once", {"name": shown(name)})
+        return self
+
+
+class DiabetesData(DataConfig):
+    """scikit-learn's bundled diabetes data, 442 x 10, unscaled."""
+
+    kind: Literal["diabetes"]

@@ -1,0 +1,65 @@
+"""Overrides: KEY=VALUE of the command line, applied to a sweep file's document."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from sweeps.config import strict_yaml
+from sweeps.config.messages import key, shown
+from sweeps.errors import ConfigError
+
+if TYPE_CHECKING:
+    pass
+
+
+_PLACE = re.compile(r"[0-9]{1,9}")  # in a list
+
+
+_MAX_KEY = 1_000  # characters of a key that is overridden
+
+
+_MAX_DEPTH = 32
+
+
+def apply_override(document: dict[str, Any], override: str) -> None:
+    given, equals, value = override.partition("=")
+    if not equals or not given:
+        raise ConfigError("--set", [f"{shown(override)}: KEY=VALUE is needed, such as training.epochs=5"])
+    segments = _segments(given) if len(given) <= _MAX_KEY else []
+    if not 0 < len(segments) <= _MAX_DEPTH:
+        raise ConfigError("--set", [f"{key(given)}: a key of at most {_MAX_DEPTH} parts is needed"])
+    *parents, last = segments
+    node: Any = document
+    for parent in parents:
+        if (place := _place(node, parent)) is not None:
+            node = node[place]
+        elif isinstance(node, dict):
+            node = node.setdefault(parent, {})
+        else:
+            raise ConfigError("--set", [f"{key(given)}: {shown(parent)} is not a key of a mapping or list"])
+    if (place := _place(node, last)) is not None:
+        node[place] = strict_yaml.read(value, "--set")
+    elif isinstance(node, dict):
+        node[last] = strict_yaml.read(value, "--set")
+    else:
+        raise ConfigError("--set", [f"{key(given)}: {shown(last)} is not a key of a mapping or list"])
+
+
+def _place(node: Any, segment: str) -> int | None:
+    """Which entry of a list a segment names."""
+    named = isinstance(node, list) and _PLACE.fullmatch(segment) and int(segment) < len(node)
+    return int(segment) if named else None
+
+
+def _segments(given: str) -> list[str]:
+    """Split a dotted key; an axis such as init.weight.0 is one segment."""
+    match = re.search(r"(?:^|\.)init\.\w+(\.\w+)*?(?=\.(values?|min|max|count|scale)(\.|$)|$)", given)
+    if not match:
+        return given.split(".")
+    before, after = given[: match.start()], given[match.end() :]
+    return [
+        *(before.split(".") if before else []),
+        match.group().lstrip("."),
+        *(after[1:].split(".") if after else []),
+    ]

@@ -1,0 +1,65 @@
+"""The shard table: a shard's trials as Arrow columns, with the shard file's metadata."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+
+from sgdcore import Judgement, Recording, Trajectories
+from sweeps.arrow_columns import floats, lists, steps, texts
+from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.plan.plan import Trials
+from sweeps.plan.prediction import predicted_radius, prediction
+from sweeps.plan.prepared import PreparedSweep
+
+
+def recorded_steps(prepared: PreparedSweep) -> list[int]:
+    """The steps of a sweep's curves."""
+    steps: list[int] = Recording(**prepared.config.record.model_dump()).steps(0, prepared.plan.steps).tolist()
+    return steps
+
+
+def shard_metadata(prepared: PreparedSweep, kernel: str, device: str) -> dict[str, str]:
+    """What a shard file says of itself."""
+    return {
+        "steps": json.dumps(recorded_steps(prepared)),
+        "parameters": json.dumps(prepared.plan.parameter_names),
+        "kernel": kernel,
+        "device": device,
+        "prediction": prediction(prepared),
+    }
+
+
+def shard_table(prepared: PreparedSweep, trials: Trials, trajectories: Trajectories, verdicts: Judgement) -> pa.Table:
+    names = trajectories.parameter_names
+    radius = predicted_radius(prepared, trials)
+    columns: dict[str, pa.Array] = {
+        "trial": pa.array(trials.number),
+        "trial_id": pa.array(prepared.plan.ids(trials)),
+        **{name: pa.array(getattr(trials.hyperparams, name)) for name in HYPERPARAMETERS},
+        "seed": pa.array(trials.seed),
+        **{f"init.{name}": pa.array(trajectories.state.start[:, names.index(name)]) for name in prepared.plan.starts},
+        "verdict": pa.array(verdicts.verdict),
+        "initial_loss": floats(trajectories.loss[:, 0]),
+        "final_loss": floats(verdicts.final_loss),
+        "best_loss": floats(verdicts.best_loss),
+        "best_step": pa.array(verdicts.best_step),
+        "first_nonfinite_step": steps(verdicts.first_nonfinite_step),
+        "steps_to_tolerance": steps(verdicts.steps_to_tolerance),
+        "overshoot_percent": floats(verdicts.overshoot_percent),
+        "overshoot_parameter": texts(verdicts.overshoot_parameter, names),
+        "peak_value": floats(verdicts.peak_value),
+        "peak_step": steps(verdicts.peak_step),
+        "predicted_radius": pa.nulls(len(trials), pa.float64()) if radius is None else pa.array(radius),
+        "final": lists(trajectories.params),
+        "loss": lists(trajectories.loss),
+    }
+    curves = trajectories.curves
+    if not prepared.task.is_quadratic and prepared.plan.has_weight_decay:
+        columns["objective"] = lists(trajectories.objective)
+    if curves.validation_loss is not None:
+        columns["validation_loss"] = lists(curves.validation_loss)
+    if curves.path is not None:
+        columns |= {f"param.{name}": lists(curves.path[:, :, j]) for j, name in enumerate(names)}
+    return pa.table(columns).replace_schema_metadata(shard_metadata(prepared, trajectories.kernel, trajectories.device))

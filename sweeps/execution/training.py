@@ -1,0 +1,52 @@
+"""Training: the engine called for trials of a plan, and their verdicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sgdcore import Recording, Thresholds, Trajectories, judge, train
+from sweeps.execution.shard_table import shard_table
+from sweeps.plan.plan import Trials
+from sweeps.plan.prepared import PreparedSweep
+
+
+def train_table(prepared: PreparedSweep, trials: Trials, **changes: Any) -> pa.Table:
+    """Train some trials of the plan, judge them, and lay them out as a shard file; ``changes`` as in train_trials."""
+    trajectories = train_trials(prepared, trials, **changes)
+    verdicts = judge(trajectories, Thresholds(**prepared.config.verdict.model_dump()))
+    return shard_table(prepared, trials, trajectories, verdicts)
+
+
+def train_trials(prepared: PreparedSweep, trials: Trials, **changes: Any) -> Trajectories:
+    """Train some trials of the plan; ``changes`` override arguments of sgdcore.train."""
+    training, record = prepared.config.training, prepared.config.record
+    arguments: dict[str, Any] = {
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
+        "order": training.order,
+        "dtype": training.dtype,
+        "seeds": trials.seed,
+        "start": start_values(prepared, trials),
+        "record": Recording(**record.model_dump()),
+        "device": training.device,
+        "compile": training.compile,
+        "threads": prepared.threads,
+    }
+    return train(prepared.task, trials.hyperparams, **(arguments | changes))
+
+
+def start_values(prepared: PreparedSweep, trials: Trials) -> NDArray[np.float64]:
+    """(T, P): the given start values, and where none is given those of the model's own initialisation."""
+    if not prepared.plan.starts:
+        return prepared.task.initial_params(trials.seed, prepared.config.training.dtype)
+    start = trials.start.copy()
+    unset = np.isnan(start)
+    if not unset.any():
+        return start
+    zeros = prepared.config.task.model.init == "zeros"
+    drawn = 0.0 if zeros else prepared.task.initial_params(trials.seed, prepared.config.training.dtype)
+    return np.where(unset, drawn, start)

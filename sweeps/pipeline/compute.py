@@ -1,0 +1,89 @@
+"""Computing: run the missing shards of every stage, store them, and plan the stages that follow."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import replace
+
+from sweeps.events import log_event
+from sweeps.execution.executor import Executor, ShardOutcome
+from sweeps.execution.progress import Progress
+from sweeps.pipeline.outcome import SweepOutcome
+from sweeps.pipeline.reuse import ReusableTrials
+from sweeps.pipeline.stages import next_stage
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.shards import ShardFailure, ShardResult
+from sweeps.store.store import Store
+from sweeps.tracking.background import BackgroundTracking
+from sweeps.tracking.policy import runs_wanted
+
+
+def compute(outcome: SweepOutcome, executor: Executor, progress: Progress, tracking: BackgroundTracking) -> None:
+    """Run a sweep to the end of its last stage, or of the first stage with a shard that could not be run."""
+    while True:
+        with closing(_results(outcome, executor)) as results:
+            _store(outcome, results, progress, tracking)
+        if outcome.failed_trials or not _plan_next_stage(outcome, executor, progress):
+            return
+
+
+def is_final_at_once(prepared: PreparedSweep) -> bool:
+    """Return whether a shard's trials can be logged before all shards are stored."""
+    # The verdicts of other tasks are judged against the best of the sweep.
+    return prepared.config.tracking.trials == "all" and prepared.task.is_quadratic
+
+
+def _results(outcome: SweepOutcome, executor: Executor) -> Generator[ShardOutcome, None, None]:
+    """The missing shards as they come, computed or reused from earlier sweeps."""
+    files, prepared = outcome.files, outcome.prepared
+    allowed = executor.on_cpu(prepared.config.training.device) and not files.manifest().get("fresh")
+    earlier = Store.of(files).sweeps() if allowed else []
+    reusable = ReusableTrials(replace(prepared, shard_writer=files.for_workers()), files, earlier, outcome.reused)
+    return reusable.run(executor, files.shards.missing(prepared.plan.shards()))
+
+
+def _store(
+    outcome: SweepOutcome,
+    results: Generator[ShardOutcome, None, None],
+    progress: Progress,
+    tracking: BackgroundTracking,
+) -> None:
+    """Store each shard as it comes, unless its worker has, and log it if its verdicts are final."""
+    files, at_once = outcome.files, is_final_at_once(outcome.prepared)
+    for result in results:
+        files.check_lease()
+        if isinstance(result, ShardFailure):
+            files.shards.write_failure(result)
+            outcome.failed_trials += len(result.shard)
+            progress.failed(len(result.shard))
+            why = result.traceback.strip().splitlines()[-1]
+            log_event("shard failed", files.sweep_id, level=logging.ERROR, shard=result.shard.index, reason=why)
+            continue
+        if isinstance(result, ShardResult):
+            files.shards.write(result)
+            if result.unstored:
+                outcome.unstored[result.unstored] += len(result.shard)
+        progress.computed(len(result.shard))
+        seconds = round(result.seconds, 3)
+        log_event("shard stored", files.sweep_id, shard=result.shard.index, trials=len(result.shard), seconds=seconds)
+        if at_once:
+            tracking.put(result.shard.index)
+
+
+def _plan_next_stage(outcome: SweepOutcome, executor: Executor, progress: Progress) -> bool:
+    """Store the stage that follows the stored ones; returns whether there is one."""
+    files, prepared = outcome.files, outcome.prepared
+    if files.planned().is_complete:
+        return False
+    stage = next_stage(files, prepared, len(prepared.plan.stages), executor.cores)
+    if stage is None:
+        files.stages.complete()
+        return False
+    files.stages.add(stage)
+    policy, before = prepared.config.tracking.trials, len(prepared.plan)
+    outcome.prepared = replace(prepared, plan=prepared.plan.with_stage(stage))
+    progress.extend(len(stage), runs_wanted(policy, before + len(stage)) - runs_wanted(policy, before))
+    log_event("stage planned", files.sweep_id, stage=len(prepared.plan.stages), trials=len(stage))
+    return True

@@ -1,0 +1,38 @@
+"""The manifest: what plan.json says of a sweep."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from sweeps import __version__
+from sweeps.pipeline.reuse import results_key
+from sweeps.plan.prepared import PreparedSweep
+
+if TYPE_CHECKING:
+    pass
+
+
+def make_manifest(prepared: PreparedSweep, sweep_id: str, fresh: bool) -> dict[str, Any]:
+    packages = ("numpy", "numba", "torch", "ray", "mlflow", "pyarrow")
+    return {
+        "sweep_id": sweep_id,
+        "name": prepared.config.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **prepared.plan.summary(),
+        "results": results_key(prepared),
+        "fresh": fresh,
+        "data": {
+            "digest": prepared.task.dataset.digest,
+            "samples": prepared.task.samples,
+            "features": list(prepared.task.dataset.feature_names),
+            "validation": len(prepared.task.dataset.validation) if prepared.task.dataset.validation else 0,
+        },
+        "versions": {
+            "sweeps": __version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+        },
+    }

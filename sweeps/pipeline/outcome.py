@@ -1,0 +1,36 @@
+"""The outcome of a sweep: what was done, what is missing, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.store.store import SweepFiles
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass
+class SweepOutcome:
+    """How a sweep went."""
+
+    files: SweepFiles
+    prepared: PreparedSweep
+    failed_trials: int = 0
+    reused: Counter[str] = field(default_factory=Counter)  # trials taken from earlier sweeps, by sweep id
+    unstored: Counter[str] = field(default_factory=Counter)  # trials that workers could not store themselves, by reason
+    unlogged_trials: int = 0  # that are to be in MLflow and are not
+    tracking_error: Exception | None = None
+    tracking: dict[str, Any] = field(default_factory=dict)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped the sweep; what was done is kept."""
+
+    def __init__(self, outcome: SweepOutcome) -> None:
+        """Carries what there is."""
+        super().__init__()
+        self.outcome = outcome

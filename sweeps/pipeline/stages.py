@@ -1,0 +1,68 @@
+"""Stages: what follows the stages that have run, as the sweep's search method decides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+
+from sweeps.plan.plan import Plan, PlanStage
+from sweeps.plan.planner import plan_stage
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.search.base import History, SearchSpace, search_method
+from sweeps.store.sweep_files import SweepFiles
+
+_CHANGING = ("verdict", "steps_to_tolerance")  # judged against the best of the whole sweep where that is not known
+
+
+class StoredHistory(History):
+    """The stored results of the first ``stages`` stages of a plan."""
+
+    def __init__(self, files: SweepFiles, plan: Plan, stages: int) -> None:
+        """Nothing is read yet."""
+        self._files, self._stages = files, stages
+        self._shards = [len(replace(plan, stages=plan.stages[:n]).shards()) if n else 0 for n in range(stages + 1)]
+
+    def __len__(self) -> int:
+        """Return the number of stages."""
+        return self._stages
+
+    def __getitem__(self, index: int) -> pa.Table:  # type: ignore[override]
+        """Return the results of a stage.
+
+        Raises:
+            StoreError: a shard of it is missing or damaged.
+        """
+        place = range(self._stages)[index]
+        indices = range(self._shards[place], self._shards[place + 1])
+        schema = self._files.shards.schema(indices[0])
+        scalars = [f.name for f in schema if not pa.types.is_list(f.type) and f.name not in _CHANGING]
+        tables = [table.replace_schema_metadata() for table in self._files.shards.read_many(indices, scalars)]
+        return pa.concat_tables(tables)
+
+
+def next_stage(files: SweepFiles, prepared: PreparedSweep, stages: int, cores: int | None = None) -> PlanStage | None:
+    """Return the stage that follows the first ``stages`` stages of a sweep, or None if the search is complete.
+
+    All shards of those stages are stored.
+
+    Args:
+        files: the sweep.
+        prepared: the same, with at least those stages in its plan.
+        stages: how many stages have run.
+        cores: how many cores the stage is packed for; by default this machine's.
+
+    Raises:
+        StoreError: a shard is damaged.
+        ConfigError: the search method asks for too many trials.
+    """
+    config, plan = prepared.config, replace(prepared.plan, stages=prepared.plan.stages[:stages])
+    space = SearchSpace.of(config, plan.starts)
+    history = StoredHistory(files, plan, stages)
+    method = search_method(config.method)
+    while method.is_adaptive and (stage := method.next_stage(space, history)) is not None:
+        planned = plan_stage(plan, stage, config, prepared.task, files.config_location, cores=cores)
+        if len(planned):
+            return planned
+        break  # all its trials are known already
+    return None

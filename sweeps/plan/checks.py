@@ -1,0 +1,68 @@
+"""Checks of a sweep file that need the model: start values, expected parameters, the number of combinations."""
+
+from __future__ import annotations
+
+import math
+
+from sgdcore.recording import MAX_PATH_PARAMETERS
+from sweeps.config.messages import key, listed
+from sweeps.config.schema import HYPERPARAMETERS, SweepConfig
+from sweeps.errors import ConfigError
+from sweeps.search.base import start_parameters
+
+MAX_TRIALS = 10**9
+_MAX_COMBINATIONS = 10**12  # before any is dropped or merged
+_MAX_VALUES = 20_000_000  # on all axes together: they are in memory
+_MAX_AXES = 100_000  # of all mappings together
+_EXACT_POWER = 18  # of ten, up to which a number of combinations is worked out
+
+
+def check_starts(config: SweepConfig, names: tuple[str, ...], starts: tuple[str, ...], where: str) -> None:
+    given = sorted({n for m in config.mappings() for n in m if n.startswith("init.")})
+    if given and not starts:
+        problem = (
+            f"start values are for networks of up to {MAX_PATH_PARAMETERS} parameters; this one has {len(names):,}"
+        )
+        raise ConfigError(where, [f"parameters.{name}: {problem}" for name in given])
+    unknown = [name for name in given if not start_parameters(name, starts)]
+    if unknown:
+        problem = f"the model's parameters are {listed(names)}"
+        raise ConfigError(where, [f"parameters.{key(name)}: {problem}" for name in unknown])
+
+
+def check_expected_names(config: SweepConfig, names: tuple[str, ...], starts: tuple[str, ...], where: str) -> None:
+    """A name that no trial has would fail the sweep after it has run."""
+    problems = []
+    for i, expected in enumerate(config.expected):
+        given = [n for n in expected.where if n.startswith("init.") and not start_parameters(n, starts)]
+        problems += [f"expected[{i}].where.{key(n)}: the start values are those of {listed(starts)}" for n in given]
+        final = expected.final if isinstance(expected.final, dict) else {}
+        unknown = [n for n in final if n not in names]
+        problems += [f"expected[{i}].final.{key(n)}: the model's parameters are {listed(names)}" for n in unknown]
+    if problems:
+        raise ConfigError(where, problems)
+
+
+def check_combinations(config: SweepConfig, starts: tuple[str, ...], where: str) -> None:
+    """From the axes' lengths alone, before any axis is made."""
+    mappings = config.mappings()
+    values = sum(len(axis) for mapping in mappings for axis in mapping.values())
+    if values > _MAX_VALUES:
+        raise ConfigError(where, [f"parameters: {values:,} values on all axes; at most {_MAX_VALUES:,} are allowed"])
+    if (axes := len(mappings) * (len(HYPERPARAMETERS) + len(starts))) > _MAX_AXES:
+        problem = f"parameters: {axes:,} axes in {len(mappings):,} mappings; at most {_MAX_AXES:,} are allowed"
+        raise ConfigError(where, [problem])
+    sizes = [[(len(axis), _meant(name, starts)) for name, axis in mapping.items()] for mapping in mappings]
+    power = math.log10(len(config.seeds)) + max(sum(times * math.log10(n) for n, times in size) for size in sizes)
+    if power > _EXACT_POWER:
+        number, shown = math.inf, f"about 1e{math.floor(power + 1e-9)}"
+    else:
+        number = len(config.seeds) * sum(math.prod(n**times for n, times in size) for size in sizes)
+        shown = f"{number:,}"
+    if number > _MAX_COMBINATIONS:
+        raise ConfigError(where, [f"parameters: {shown} combinations; at most {MAX_TRIALS:,} trials are allowed"])
+
+
+def _meant(name: str, starts: tuple[str, ...]) -> int:
+    """How many axes of a product a named one makes."""
+    return max(1, len(start_parameters(name, starts))) if name.startswith("init.") else 1

@@ -1,0 +1,110 @@
+"""Normalization: combinations that torch.optim.SGD rejects are dropped, equal trials merged, and both counted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sweeps.config.schema import SweepConfig
+from sweeps.errors import ConfigError
+from sweeps.search.base import FloatArray, Mask
+from sweeps.search.product import Product, TooManyOverlaps, disjoint
+from sweeps.search.trial_table import TrialTable
+
+NEEDS_MOMENTUM = "nesterov needs a momentum"
+NEEDS_ZERO_DAMPENING = "nesterov needs zero dampening"
+NO_DAMPENING = "dampening has no effect without momentum"
+NO_SEED = "the seed has no effect: sequential order and given start values"
+SAME_VALUE = "a value stands twice on its axis"
+SAME_TRIAL = "the same trial in more than one mapping"
+REPEATED = "the same trial more than once"
+_MAX_PIECES = 2_000  # that overlapping mappings are cut into
+_MAX_COMPARISONS = 20_000  # of overlapping mappings, two at a time: some seconds
+
+
+def normalize(block: Product, config: SweepConfig, dropped: dict[str, int], merged: dict[str, int]) -> list[Product]:
+    """Split a product into products of distinct trials that torch.optim.SGD accepts, and count what is left out."""
+    if config.training.order == "sequential" and not _drawn(block, config) and len(block["seed"]) >= 1:
+        single = block.replace("seed", np.zeros(1))
+        _count(merged, NO_SEED, len(block) - len(single))
+        block = single
+    unique = Product(tuple((name, distinct(values)) for name, values in block.axes))
+    _count(merged, SAME_VALUE, len(block) - len(unique))
+    ahead, plain = unique.split("nesterov", _nonzero)
+    ahead, without = ahead.split("momentum", _nonzero)
+    _count(dropped, NEEDS_MOMENTUM, len(without))
+    damped, ahead = ahead.split("dampening", _nonzero)
+    _count(dropped, NEEDS_ZERO_DAMPENING, len(damped))
+    heavy, still = plain.split("momentum", _nonzero)
+    undamped = still.replace("dampening", np.zeros(1))
+    _count(merged, NO_DAMPENING, len(still) - len(undamped) if len(still) else 0)
+    return [part for part in (undamped, heavy, ahead) if len(part)]
+
+
+def normalize_table(
+    table: TrialTable, config: SweepConfig, dropped: dict[str, int], merged: dict[str, int], earlier: set[bytes]
+) -> TrialTable:
+    """Return the distinct trials of a table that torch.optim.SGD accepts, and count what is left out.
+
+    Args:
+        table: the trials, one row each.
+        config: the sweep.
+        dropped: counts by reason, updated.
+        merged: the same.
+        earlier: keys of the trials that the sweep has already, which are left out; updated.
+    """
+    starts = [table[name] for name in table.names if name.startswith("init.")]
+    if config.training.order == "sequential" and not _draws(starts, config):
+        table = table.replace("seed", np.zeros(len(table)))
+    momentum, nesterov = table["momentum"] != 0, table["nesterov"] != 0
+    _count(dropped, NEEDS_MOMENTUM, int((nesterov & ~momentum).sum()))
+    _count(dropped, NEEDS_ZERO_DAMPENING, int((nesterov & momentum & (table["dampening"] != 0)).sum()))
+    table = table.take(~nesterov | (momentum & (table["dampening"] == 0)))
+    table = table.replace("dampening", np.where(table["momentum"] != 0, table["dampening"], 0.0))
+    new = np.ones(len(table), dtype=np.bool_)
+    for row, key in enumerate(table.keys()):
+        new[row] = key not in earlier
+        earlier.add(key)
+    _count(merged, REPEATED, int((~new).sum()))
+    return table.take(new)
+
+
+def _count(counts: dict[str, int], reason: str, number: int) -> None:
+    counts[reason] = counts.get(reason, 0) + number
+
+
+def _drawn(block: Product, config: SweepConfig) -> bool:
+    """Whether some start value comes from torch's initialisation, hence from the seed."""
+    return _draws([values for name, values in block.axes if name.startswith("init.")], config)
+
+
+def _draws(starts: list[FloatArray], config: SweepConfig) -> bool:
+    unset = not starts or any(np.isnan(values).any() for values in starts)
+    return unset and config.task.model.init == "torch"
+
+
+def _nonzero(values: FloatArray) -> Mask:
+    return np.not_equal(values, 0)
+
+
+def distinct(values: FloatArray) -> FloatArray:
+    """The values, each where it stands first."""
+    if (np.diff(values) > 0).all():
+        return values
+    return values[np.sort(np.unique(values, return_index=True)[1])]
+
+
+def without_repeats(blocks: list[Product], merged: dict[str, int], where: str) -> list[Product]:
+    """The same trials, each once: a product without other products is again some products."""
+    kept: list[Product] = []
+    try:
+        for block, pieces in zip(blocks, disjoint(blocks, _MAX_COMPARISONS), strict=True):
+            if again := len(block) - sum(map(len, pieces)):
+                merged[SAME_TRIAL] = merged.get(SAME_TRIAL, 0) + again
+            kept += pieces
+            if len(kept) > len(blocks) + _MAX_PIECES:
+                problem = f"parameters: the mappings overlap in more than {_MAX_PIECES:,} pieces; overlap fewer"
+                raise ConfigError(where, [problem])
+    except TooManyOverlaps as error:
+        problem = "parameters: too many of the mappings lie across each other; make fewer, or ranges that lie apart"
+        raise ConfigError(where, [problem]) from error
+    return kept

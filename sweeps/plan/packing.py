@@ -1,0 +1,45 @@
+"""Packing: how many trials go into one shard."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from sgdcore import Recording, Task
+from sgdcore.recording import MAX_PATH_PARAMETERS
+from sweeps.config.schema import SweepConfig
+from sweeps.plan.plan import Plan
+
+_SECONDS_PER_SHARD = 1.0
+_FLOPS_PER_SECOND = 4e9  # of one core, reached by the kernel; only sizes the shards
+_SHARD_BYTES = 64e6
+_LEAST_PACK = 64
+
+
+def repack(plan: Plan, config: SweepConfig, task: Task, cores: int) -> Plan:
+    """Return the plan with its first stage in shards that suit so many cores, unless the config sets their size."""
+    if config.execution.trials_per_shard is not None:
+        return plan
+    return with_shard_size(plan, shard_size(config, task, len(plan.stages[0]), plan.steps, cores))
+
+
+def with_shard_size(plan: Plan, trials_per_shard: int) -> Plan:
+    """Return the plan with another number of trials per shard in its first stage."""
+    first, *later = plan.stages
+    return replace(plan, stages=(replace(first, trials_per_shard=trials_per_shard), *later))
+
+
+def shard_size(config: SweepConfig, task: Task, trials: int, steps: int, cores: int) -> int:
+    """Trials for some seconds of work on one core, few enough to feed every core and to fit in memory."""
+    parameters = len(task.parameter_names)
+    batch = min(config.training.batch_size, task.samples)
+    points = len(Recording(config.record.points, config.record.spacing).steps(0, steps))
+    evaluation = 50 * parameters**2 if task.is_quadratic else 2 * parameters * task.samples
+    flops = steps * (6 * batch + 12) * parameters + points * evaluation
+    size = 8 * points * (2 + (parameters if parameters <= MAX_PATH_PARAMETERS else 0)) + 8 * parameters + 200
+    by_time = int(_SECONDS_PER_SHARD * _FLOPS_PER_SECOND / max(flops, 1))
+    if not task.is_quadratic:
+        by_time = max(by_time, _LEAST_PACK)  # a step of a pack costs nearly the same for one trial
+    by_memory = int(_SHARD_BYTES / size)
+    by_cores = math.ceil(trials / max(1, cores))
+    return max(1, min(by_time, by_memory, by_cores))

@@ -1,0 +1,147 @@
+"""Plan: the trials of a sweep as a formula: ranges of trials and their ids on demand."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgdcore import Hyperparams
+from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.plan.shards import Shards
+from sweeps.search.base import FloatArray, TrialSet
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """Some trials of a plan, as columns of T rows."""
+
+    number: NDArray[np.int64]  # the trial's place in the plan
+    seed: NDArray[np.int64]
+    hyperparams: Hyperparams
+    start: FloatArray  # (T, S), NaN where the model's own initialisation starts
+
+    def __len__(self) -> int:
+        """Number of trials T."""
+        return len(self.number)
+
+    def take(self, rows: NDArray[np.int64]) -> Trials:
+        """Some of them."""
+        return Trials(self.number[rows], self.seed[rows], self.hyperparams[rows], self.start[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class PlanStage:
+    """The trials of one stage, packed into shards.
+
+    Args:
+        trials: sets of trials, no two of which share a row.
+        trials_per_shard: how many trials a shard holds; the last one may hold fewer.
+        dropped: combinations that torch.optim.SGD rejects, counted by reason.
+        merged: combinations that are the same trial as another one, counted by reason.
+        swept: the axes with more than one value, the widest first.
+    """
+
+    trials: tuple[TrialSet, ...]
+    trials_per_shard: int
+    dropped: dict[str, int] = field(default_factory=dict)
+    merged: dict[str, int] = field(default_factory=dict)
+    swept: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of trials."""
+        return sum(map(len, self.trials))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The trials of a sweep, numbered from 0 through all its stages."""
+
+    parameter_names: tuple[str, ...]
+    starts: tuple[str, ...]  # the S parameters that can be given start values: all, or none of a large network
+    stages: tuple[PlanStage, ...]  # those planned so far; a grid has one
+    steps: int
+    context: str  # digest of all that defines a trial besides its row: data, model, training
+    has_weight_decay: bool = False  # in any trial, of any stage
+    module: str = ""  # package.module:callable that is imported and called; empty of the package's own models
+
+    @cached_property
+    def trial_sets(self) -> tuple[TrialSet, ...]:
+        """The sets of trials of all stages, in order."""
+        return tuple(trials for stage in self.stages for trials in stage.trials)
+
+    @cached_property
+    def _offsets(self) -> NDArray[np.int64]:
+        return np.cumsum([0, *map(len, self.trial_sets)], dtype=np.int64)
+
+    @property
+    def swept(self) -> tuple[str, ...]:
+        """The axes with more than one value in any stage."""
+        return tuple(dict.fromkeys(name for stage in self.stages for name in stage.swept))
+
+    @property
+    def trials_per_shard(self) -> int:
+        """The number of trials per shard in the first stage."""
+        return self.stages[0].trials_per_shard
+
+    def with_stage(self, stage: PlanStage) -> Plan:
+        """Return the plan with another stage after the last."""
+        return replace(self, stages=(*self.stages, stage))
+
+    def __len__(self) -> int:
+        """Number of trials."""
+        return int(self._offsets[-1])
+
+    def shards(self) -> Shards:
+        """All shards, in order."""
+        return Shards(tuple((len(stage), stage.trials_per_shard) for stage in self.stages))
+
+    def trials(self, start: int, stop: int) -> Trials:
+        """The trials with numbers start ... stop - 1."""
+        first, last = np.searchsorted(self._offsets, [start, stop - 1], side="right") - 1
+        parts = []
+        for rows, offset in zip(
+            self.trial_sets[first : last + 1], self._offsets[first : last + 1].tolist(), strict=True
+        ):
+            parts.append(rows.rows(np.arange(max(start - offset, 0), min(stop - offset, len(rows)), dtype=np.int64)))
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in self.trial_sets[0].names}
+        return Trials(
+            number=np.arange(start, stop, dtype=np.int64),
+            seed=columns["seed"].astype(np.int64),
+            hyperparams=Hyperparams(**{name: columns[name] for name in HYPERPARAMETERS}),
+            start=np.array([columns[f"init.{name}"] for name in self.starts]).reshape(len(self.starts), -1).T
+            if self.starts
+            else np.empty((stop - start, 0)),
+        )
+
+    def ids(self, trials: Trials) -> list[str]:
+        """Each trial's id: the hash of what defines it, the same in every sweep."""
+        h = trials.hyperparams
+        rows = np.column_stack([*(getattr(h, name) for name in HYPERPARAMETERS), trials.seed, trials.start])
+        data, width = (rows + 0.0).tobytes(), rows.shape[1] * rows.itemsize
+        keyed = hashlib.blake2b(key=bytes.fromhex(self.context), digest_size=16)
+        ids = []
+        for i in range(0, len(data), width):
+            digest = keyed.copy()  # a third cheaper than a new one with the key
+            digest.update(data[i : i + width])
+            ids.append(digest.hexdigest())
+        return ids
+
+    def summary(self) -> dict[str, object]:
+        """What plan.json and the terminal say of the first stage, with which every sweep starts."""
+        first = self.stages[0]
+        return {
+            "trials": len(first),
+            "steps": self.steps,
+            "shards": len(Shards(((len(first), first.trials_per_shard),))),
+            "trials_per_shard": first.trials_per_shard,
+            "swept": list(first.swept),
+            "parameters": list(self.parameter_names),
+            "dropped": first.dropped,
+            "merged": first.merged,
+            **({"module": self.module} if self.module else {}),
+            "context": self.context,
+        }

@@ -1,0 +1,98 @@
+"""Shards: ranges of a plan that are run and stored as one, and what came of them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import overload
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A range of the plan's trials that is run and stored as one."""
+
+    index: int
+    start: int
+    stop: int
+    rows: NDArray[np.int64] | None = field(default=None, compare=False)  # only these of its trials are run; None is all
+
+    def __len__(self) -> int:
+        """Number of trials."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Shards(Sequence[Shard]):
+    """All shards of a plan, in order, each made on demand; no shard holds trials of two stages.
+
+    Args:
+        stages: of each stage the number of trials and of trials per shard.
+    """
+
+    stages: tuple[tuple[int, int], ...]
+
+    @cached_property
+    def _first(self) -> tuple[list[int], list[int]]:
+        """The first shard and the first trial of each stage, and behind them their total numbers."""
+        shards = [-(-trials // size) for trials, size in self.stages]
+        return [0, *accumulate(shards)], [0, *accumulate(trials for trials, _ in self.stages)]
+
+    def __len__(self) -> int:
+        """Return the number of shards."""
+        return self._first[0][-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Shard: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Shard]: ...
+    def __getitem__(self, index: int | slice) -> Shard | list[Shard]:
+        """Return one shard, or some."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        shards, trials = self._first
+        stage = bisect_right(shards, place) - 1
+        size = self.stages[stage][1]
+        start = trials[stage] + (place - shards[stage]) * size
+        return Shard(place, start, min(start + size, trials[stage + 1]))
+
+    def holding(self, trials: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the index of the shard that holds each trial."""
+        first_shards, first_trials = map(np.asarray, self._first)
+        stage = np.searchsorted(first_trials[1:], trials, side="right")
+        sizes = np.array([size for _, size in self.stages])
+        return np.asarray(first_shards[stage] + (trials - first_trials[stage]) // sizes[stage], dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class ShardResult:
+    """A shard's trials as a table (the shard file's columns), and how long they took."""
+
+    shard: Shard
+    table: pa.Table
+    seconds: float
+    unstored: str = ""  # why the worker that was to store it has not
+
+
+@dataclass(frozen=True)
+class ShardStored:
+    """A shard that its worker has stored, and how long its trials took."""
+
+    shard: Shard
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ShardFailure:
+    """A shard that raised, and its traceback; or one whose worker process died at every try, and how."""
+
+    shard: Shard
+    traceback: str
+    tries: int = 1

@@ -1,0 +1,25 @@
+"""reopen(): a stored sweep, prepared again from its own files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sweeps.errors import StoreError
+from sweeps.plan.prepared import PreparedSweep, prepare
+from sweeps.store.store import SweepFiles
+
+
+def reopen(files: SweepFiles) -> PreparedSweep:
+    """Load a stored sweep's data and plan, with the stages as they were stored.
+
+    Raises:
+        StoreError: its data set is not what it was.
+    """
+    manifest, planned = files.manifest(), files.planned()
+    prepared = prepare(files.config(), files.config_location, planned.stages[0].trials_per_shard)
+    if prepared.plan.context != manifest["context"]:
+        raise StoreError(f"sweep {files.sweep_id}: its data set has changed since the sweep was planned")
+    plan = prepared.plan
+    for index in range(1, len(planned.stages)):
+        plan = plan.with_stage(files.stages.read(index))
+    return replace(prepared, plan=plan)

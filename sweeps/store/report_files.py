@@ -1,0 +1,75 @@
+"""Report files: the pages and tables of one sweep's report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from sweeps.errors import StoreError
+from sweeps.store.backends.base import Storage
+
+_PAGE = "report/report.html"
+
+
+class ReportFiles:
+    """The report of one sweep.
+
+    Args:
+        storage: the sweep's files.
+        check_lease: called before every write; raises SweepHeld if this process has lost the sweep.
+    """
+
+    def __init__(self, storage: Storage, check_lease: Callable[[], None]) -> None:
+        """Nothing is read yet."""
+        self._storage, self._check_lease = storage, check_lease
+
+    @property
+    def folder(self) -> Path:
+        """The report's folder.
+
+        Raises:
+            StoreError: the store is not in a folder.
+        """
+        return self._storage.path("report")
+
+    def location(self, name: str) -> str:
+        """Return the path or URI of a file of the report."""
+        return self._storage.locate(f"report/{name}")
+
+    def is_written(self) -> bool:
+        """Return whether the report was written."""
+        return self._storage.exists(_PAGE)
+
+    def read(self) -> str | None:
+        """Return the page, or None before it is written.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        try:
+            return self._storage.read(_PAGE).decode()
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{self._storage.locate('report')}: the report cannot be read: {error}") from error
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[TextIO]:
+        """Open a file of the report to write; it appears, whole, if the block ends without an exception.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self._check_lease()
+        try:
+            with self._storage.writing_text(f"report/{name}") as file:
+                yield file
+        except OSError as error:
+            where = self._storage.locate("report")
+            raise StoreError(f"{where}: the report cannot be written: {error.strerror}") from error
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the report, if it is there."""
+        self._storage.remove(f"report/{name}")

@@ -1,0 +1,118 @@
+"""Stage files: the trials of the stages that follow the first, stored before they run.
+
+The first stage follows from the config alone, and plan.json describes it. A sweep whose search method is adaptive has a
+file stages.json from the start, which says how far it is planned, and a table stages/00001.parquet ... for each later
+stage. Other sweeps have neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sweeps.errors import StoreError
+from sweeps.plan.plan import PlanStage
+from sweeps.search.trial_table import TrialTable
+from sweeps.store.backends.base import Storage
+from sweeps.store.json_files import read_json, write_json
+from sweeps.store.shard_files import read_table, write_table
+
+STAGES = "stages.json"
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What is known of a planned stage without its trials."""
+
+    trials: int
+    trials_per_shard: int
+    swept: tuple[str, ...] = ()
+    dropped: dict[str, int] = field(default_factory=dict)
+    merged: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def shards(self) -> int:
+        """The number of shards."""
+        return -(-self.trials // self.trials_per_shard)
+
+
+class StageFiles:
+    """The stages of one sweep after its first.
+
+    Args:
+        storage: the sweep's files.
+        check_lease: called before every write; raises SweepHeld if this process has lost the sweep.
+    """
+
+    def __init__(self, storage: Storage, check_lease: Callable[[], None]) -> None:
+        """Nothing is read yet."""
+        self._storage, self._check_lease = storage, check_lease
+
+    def records(self) -> tuple[list[StageRecord], bool]:
+        """Return the stages after the first, and whether the search is complete: no stage follows them.
+
+        Raises:
+            StoreError: stages.json is damaged.
+        """
+        if not self._storage.exists(STAGES):
+            return [], True
+        document = read_json(self._storage, STAGES)
+        try:
+            found = [
+                StageRecord(int(r["trials"]), int(r["trials_per_shard"]), tuple(r["swept"]), r["dropped"], r["merged"])
+                for r in document["stages"]
+            ]
+            return found, bool(document["complete"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{self._storage.locate(STAGES)}: damaged: {error!r}") from error
+
+    def read(self, index: int) -> PlanStage:
+        """Return a stage; the first is 0, so that ``index`` starts at 1.
+
+        Raises:
+            StoreError: its table is damaged.
+        """
+        record = self.records()[0][index - 1]
+        table = read_table(self._storage, _table(index))
+        columns = {name: np.asarray(table[name].to_numpy(), dtype=np.float64) for name in table.column_names}
+        trials = TrialTable(columns)
+        if len(trials) != record.trials:
+            where = self._storage.locate(_table(index))
+            raise StoreError(f"{where}: damaged: {len(trials):,} trials instead of {record.trials:,}")
+        return PlanStage((trials,), record.trials_per_shard, record.dropped, record.merged, record.swept)
+
+    def add(self, stage: PlanStage) -> None:
+        """Store the stage that follows those stored so far: first its table, then its record.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        records, _ = self.records()
+        table = TrialTable.of(stage.trials)
+        self._check_lease()
+        write_table(self._storage, _table(len(records) + 1), pa.table(dict(table.columns)))
+        record = StageRecord(len(stage), stage.trials_per_shard, stage.swept, stage.dropped, stage.merged)
+        self._write([*records, record], complete=False)
+
+    def complete(self) -> None:
+        """Record that no stage follows."""
+        records, complete = self.records()
+        if not complete:
+            self._write(records, complete=True)
+
+    def _write(self, records: list[StageRecord], complete: bool) -> None:
+        self._check_lease()
+        write_json(self._storage, STAGES, stages_document(records, complete), indent=2)
+
+
+def stages_document(records: list[StageRecord], complete: bool) -> dict[str, Any]:
+    """Return what stages.json holds."""
+    return {"stages": [asdict(record) for record in records], "complete": complete}
+
+
+def _table(index: int) -> str:
+    return f"stages/{index:05}.parquet"

@@ -1,0 +1,55 @@
+"""The tracking record: where a sweep's runs are logged, and how far (tracking.json)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sweeps.store.backends.base import Storage
+from sweeps.store.json_files import read_json, write_json
+
+_FILE = "tracking.json"
+
+
+class TrackingRecord:
+    """Where one sweep is logged. Each place is a mapping with its ``uri`` and whether it is ``complete``.
+
+    Args:
+        storage: the sweep's files.
+        check_lease: called before every write; raises SweepHeld if this process has lost the sweep.
+    """
+
+    def __init__(self, storage: Storage, check_lease: Callable[[], None]) -> None:
+        """Nothing is read yet."""
+        self._storage, self._check_lease = storage, check_lease
+
+    def first(self) -> dict[str, Any]:
+        """Return the place where the sweep was logged first, which is its own; empty before it is logged."""
+        return next(iter(self.places()), {})
+
+    def places(self) -> list[dict[str, Any]]:
+        """Return all places where the sweep is logged, its own first.
+
+        Raises:
+            StoreError: the record is damaged.
+        """
+        if not self._storage.exists(_FILE):
+            return []
+        own = read_json(self._storage, _FILE)
+        elsewhere = own.pop("elsewhere", [])
+        return [own, *elsewhere]
+
+    def write(self, place: dict[str, Any]) -> None:
+        """Add a place, or replace the one with the same URI; the first place ever written is the sweep's own."""
+        self._write(list(({known["uri"]: known for known in self.places()} | {place["uri"]: place}).values()))
+
+    def relocate(self, before: str, after: str) -> None:
+        """Replace a place's URI, after its MLflow has moved."""
+        places = self.places()
+        if any(place["uri"] == before for place in places):
+            self._write([place | {"uri": after} if place["uri"] == before else place for place in places])
+
+    def _write(self, places: list[dict[str, Any]]) -> None:
+        own, *elsewhere = places
+        self._check_lease()
+        write_json(self._storage, _FILE, own | ({"elsewhere": elsewhere} if elsewhere else {}), indent=2)

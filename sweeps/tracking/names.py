@@ -1,0 +1,10 @@
+"""The names of tags and metrics in MLflow, and MLflow's limits."""
+
+SWEEP_ID = "sweeps.sweep_id"
+TRIAL_ID = "sweeps.trial_id"
+VERDICT = "sweeps.verdict"
+TRIAL_COUNT = "sweeps.trials"
+BEST_TRIAL = "sweeps.best_trial_id"
+TAG = "sweeps.tag."  # and the name of a tag that the user gave
+MAX_FINAL_METRICS = 1000  # parameters of a model beyond which a run holds no final/<name> metrics
+NOTE_LENGTH = 8000  # characters; MLflow cuts longer tags
