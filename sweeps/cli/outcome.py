@@ -34,6 +34,7 @@ def conclude_whole(outcome: SweepOutcome, tracker: Any) -> None:
     """Say how a sweep went that nothing is left to do of; raises what the exit code stands for."""
     from sweeps.cli.terminal import say
     from sweeps.results.results import load_results
+    from sweeps.store.store import Store
     from sweeps.verification.expected import check_expected
 
     files = outcome.files
@@ -160,6 +161,8 @@ def _cache(files: SweepFiles) -> str:
 
 def again_with(files: SweepFiles, command: str) -> str:
     """The command that goes on with a sweep, from here."""
+    from sweeps.store.store import Store
+
     where = Store.of(files).where
     named = "" if where == _default_store() else f" --store {shlex.quote(where)}"
     return f"sweeps {command} {files.sweep_id}{named}"

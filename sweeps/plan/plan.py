@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -81,6 +82,16 @@ class Plan:
     def swept(self) -> tuple[str, ...]:
         """The axes with more than one value in any stage."""
         return tuple(dict.fromkeys(name for stage in self.stages for name in stage.swept))
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """Combinations that torch.optim.SGD rejects, counted by reason."""
+        return sum((Counter(stage.dropped) for stage in self.stages), Counter())
+
+    @property
+    def merged(self) -> Counter[str]:
+        """Combinations that are the same trial as another one, counted by reason."""
+        return sum((Counter(stage.merged) for stage in self.stages), Counter())
 
     @property
     def trials_per_shard(self) -> int:

@@ -82,7 +82,7 @@ def _json(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
         "swept": results.swept,
         "settings": dict(zip(shared["setting"], shared["value"], strict=True)),
         "tables": {table.key: table.frame.to_dict("records") for table in shown},
-        "expected": [asdict(outcome) | {"expected_sentence": expected_sentence(outcome)} for outcome in expected],
+        "expected": [asdict(outcome) | {"sentence": expected_sentence(outcome)} for outcome in expected],
         "metadata": results.metadata,
         "manifest": results.manifest,
     }

@@ -120,7 +120,7 @@ def rendered(parts: Iterable[Section], tables: Iterable[Table], head: Head, expe
         head=head,
         symbols=SYMBOLS,
         expected=shown.get("expected"),
-        expected_sentences=expectations,
+        sentences=expectations,
         sections=found,
         plotly=Markup(get_plotlyjs()) if any(part["figure"] for part in found) else "",
     )

@@ -25,6 +25,7 @@ from sweeps.store.store import SweepFiles
 
 T = TypeVar("T")
 
+_PACKAGE = Path(__file__).parent  # whose code makes what is cached
 _LEAST_TRIALS = 50_000  # of fewer, a pass takes no longer than keeping what it finds
 _CLASSES: dict[str, type] = {
     kind.__name__: kind
@@ -79,7 +80,7 @@ class AggregateCache:
 
     @property
     def _key(self) -> str:
-        made_by = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
+        made_by = [path.read_text("utf-8") for path in sorted(_PACKAGE.glob("*.py"))]
         facts = [sorted(self._stamps.items()), self._files.config_yaml(), self._files.manifest()]
         return hashlib.blake2b(repr([facts, made_by, np.__version__]).encode(), digest_size=16).hexdigest()
 

@@ -47,7 +47,7 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
     from sweeps.plan.prediction import forecast
 
     prepared = prepare_sweep_file(config, set_, as_json=as_json)
-    summary, first = prepared.plan.summary(), prepared.plan.stages[0]
+    summary = prepared.plan.summary()
     told = forecast(prepared)
     if as_json:
         show_json(summary | {"predicted": asdict(told) if told else None})
@@ -58,7 +58,7 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
         f"parameters {', '.join(prepared.plan.parameter_names[:8])}"
     )
     say(f"shards: {summary['shards']:,} of up to {prepared.plan.trials_per_shard:,} trials")
-    for what, aggregate in (("dropped", first.dropped), ("merged", first.merged)):
+    for what, aggregate in (("dropped", prepared.plan.dropped), ("merged", prepared.plan.merged)):
         for reason, count in aggregate.items():
             say(f"{what}: {count:,} ({reason})")
     _say_forecast(prepared, told)

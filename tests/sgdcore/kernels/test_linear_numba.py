@@ -124,14 +124,14 @@ def test_peaks_of_many_parameters_are_those_of_their_steps(samples: int):
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_second_process_compiles_nothing(batch_size: int):
     script = (
-        "from sgdcore import *; from sgdcore.kernels import linear_numba, linear_steps, linear_triangles\n"
+        "from sgdcore import *; from sgdcore.kernels.linear_numba import kernel, qr_blocks, steps\n"
         "from sgdcore.tasks.datasets import line\n"
         f"train(Task(line()), Hyperparams(lr=0.01), epochs=1, start=[0.0, 0.0], batch_size={batch_size})\n"
-        "stats = [kernel._run_tiles.stats, linear_triangles._factorise.stats]\n"
-        "steps = linear_steps.compile_steps\n"
-        "form = linear_steps.Form('float32', 1, True, *((1,) if BATCH == 1 else (0, 2)))\n"
+        "stats = [kernel._run_tiles.stats, qr_blocks._factorise.stats]\n"
+        "compiled = steps.compile_steps\n"
+        "form = steps.Form('float32', 1, True, *((1,) if BATCH == 1 else (0, 2)))\n"
         "print(sum(sum(s.cache_misses.values()) for s in stats), sum(stats[0].cache_hits.values()),\n"
-        "      steps.cache_info().misses, steps(form, 0).cache_hits)"
+        "      compiled.cache_info().misses, compiled(form, 0).cache_hits)"
     ).replace("BATCH", str(batch_size))
     train(Task(line()), Hyperparams(lr=0.01), epochs=1, start=[0.0, 0.0], batch_size=batch_size)
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -183,7 +183,7 @@ def test_snapshots_that_fill_a_tiles_memory_change_no_bit():
     case = cases_of(1, "float32", epochs=300)
     every = case.train(kernel="numba", record=Recording(spacing="all"))
     some = case.train(kernel="numba", record=Recording(40))
-    assert len(every.steps) > kernel.linear_record.SNAPSHOT_BYTES // (4 * 2 * Form("float32", 1, True, 1).lanes)
+    assert len(every.steps) > kernel.recording.SNAPSHOT_BYTES // (4 * 2 * Form("float32", 1, True, 1).lanes)
     np.testing.assert_array_equal(some.loss, every.loss[:, some.steps])
     np.testing.assert_array_equal(some.curves.path, every.curves.path[:, some.steps])
 

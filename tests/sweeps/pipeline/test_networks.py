@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from sgdcore import Thresholds
 from sweeps.errors import ConfigError, DataError
 from sweeps.plan.prepared import PreparedSweep
-from sweeps.results.final_verdicts import settle
+from sweeps.results.final_verdicts import apply_final_verdicts
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
 from tests.support.documents import document
@@ -54,7 +54,7 @@ def test_verdicts_are_held_against_the_best_of_the_sweep(
     prepared = make_prepared(**network())
     files = stored(prepared)
     before = trials_of(files)
-    settle(files, Thresholds(rtol=0.05))
+    apply_final_verdicts(files, Thresholds(rtol=0.05))
     after = trials_of(files)
     assert len(files.shards.done()) == 5
     assert (before["verdict"] != after["verdict"]).any()
@@ -82,9 +82,9 @@ def test_settling_again_changes_no_file(
     make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
 ) -> None:
     files = stored(make_prepared(**network()))
-    settle(files, Thresholds())
+    apply_final_verdicts(files, Thresholds())
     once = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files.shards.folder.iterdir()}
-    settle(files, Thresholds())
+    apply_final_verdicts(files, Thresholds())
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files.shards.folder.iterdir()} == once
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sweeps.config.loader import parse
 from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.errors import ConfigError
-from sweeps.plan import planner as planning
+from sweeps.plan import normalize
 from sweeps.plan.plan import Plan
 from sweeps.plan.planner import make_plan
 from sweeps.plan.prepared import PreparedSweep
@@ -104,15 +104,15 @@ def test_reasons_are_counted() -> None:
         seeds=[3, 4],
     )
     # 3 x 2 x 2 x 2 rows for each of 2 seeds, which do nothing; then one lr of the three stands twice
-    assert plan.merged == {planning.NO_SEED: 24, planning.SAME_VALUE: 8, planning.NO_DAMPENING: 2}
-    assert plan.dropped == {planning.NEEDS_MOMENTUM: 4, planning.NEEDS_ZERO_DAMPENING: 2}
+    assert plan.merged == {normalize.NO_SEED: 24, normalize.SAME_VALUE: 8, normalize.NO_DAMPENING: 2}
+    assert plan.dropped == {normalize.NEEDS_MOMENTUM: 4, normalize.NEEDS_ZERO_DAMPENING: 2}
     assert len(plan) == 2 * (1 + 2 + 1) == 48 - 24 - 8 - 2 - 4 - 2
 
 
 def test_same_trials_of_two_mappings_are_merged() -> None:
     plan = plan_of([{"lr": {"values": [0.1, 0.2]}}, {"lr": {"values": [0.2, 0.3]}}])
     assert [row[0] for row in rows(plan)] == [0.1, 0.2, 0.3]
-    assert plan.merged == {planning.SAME_TRIAL: 1}
+    assert plan.merged == {normalize.SAME_TRIAL: 1}
 
 
 def test_the_product_runs_in_the_order_of_the_file() -> None:
@@ -167,12 +167,12 @@ def test_overlaps_of_large_products_are_products_again() -> None:
     other = mapping | {"momentum": {"values": [0.5, 0.001, 0.1]}, "weight_decay": {"values": [0, 0.1]}}
     plan = plan_of([mapping, other])
     assert len(plan) == 20_000**2 + 20_000 * (6 - 2)
-    assert plan.merged == {planning.SAME_TRIAL: 40_000}
-    assert len(plan.blocks) == 3
+    assert plan.merged == {normalize.SAME_TRIAL: 40_000}
+    assert len(plan.trial_sets) == 3
 
 
 def test_shards_are_made_when_they_are_asked_for() -> None:
-    shards = Shards(10**18 + 1, 10)
+    shards = Shards(((10**18 + 1, 10),))
     assert len(shards) == 10**17 + 1
     assert shards[-1] == Shard(10**17, 10**18, 10**18 + 1)
     assert [len(shard) for shard in shards[-2:]] == [10, 1]

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pytest
 
 from sgdcore.verdict import VERDICTS
-from sweeps.config import schema as sweep_file
+from sweeps.config.loader import parse
 from sweeps.errors import StoreError
 from sweeps.execution.worker import run_shard
 from sweeps.plan.planner import make_plan
@@ -44,11 +44,13 @@ from sweeps.results.loss_surface import loss_surface
 from sweeps.results.provenance import dropped_and_merged, settings
 from sweeps.results.results import Results, load_results
 from sweeps.results.stability_map import stability_panels
+from sweeps.store.shard_files import ShardFiles
 from sweeps.store.store import Store, SweepFiles
 from sweeps.text import formatting
 from sweeps.verification.expected import check_expected
+from tests.support.documents import ROOT
 
-SEED = Path(__file__).parents[2] / "configs" / "seed.yaml"
+SEED = ROOT / "configs" / "seed.yaml"
 LINE: dict[str, Any] = {
     "name": "line",
     "task": {"dataset": {"kind": "line"}},
@@ -68,7 +70,7 @@ HOSTILE = '<script>alert("x")</script> <img src=x onerror=alert(1)> *a* `b` | [c
 
 
 def sweep(folder: Path, document: dict[str, Any], shards: list[int] | None = None) -> tuple[PreparedSweep, SweepFiles]:
-    config = sweep_file.parse(document, "test")
+    config = parse(document, "test")
     task = load_task(config.task)
     plan = make_plan(config, task)
     prepared = PreparedSweep(config, task, plan)
@@ -135,9 +137,9 @@ class TestResults:
             np.testing.assert_array_equal(mine["param.bias"], np.array(oracle["param.bias"][number], dtype=np.float32))
 
     def test_only_the_shards_that_are_needed_are_read(self, line: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-        read = SweepFiles.read_shard
+        read = ShardFiles.read
         seen = []
-        monkeypatch.setattr(SweepFiles, "read_shard", lambda self, i, c=None: seen.append(i) or read(self, i, c))
+        monkeypatch.setattr(ShardFiles, "read", lambda self, i, c=None: seen.append(i) or read(self, i, c))
         line.curves([25, 21])
         assert seen == [1]
 

@@ -28,6 +28,7 @@ from sweeps.results.binning import MAX_MAP_CELLS, MapAxis, pair
 from sweeps.results.heatmap import Cells, Outcomes
 from sweeps.results.results import Results, load_results
 from sweeps.results.top_k import DistinctValues, TopK
+from sweeps.store.shard_files import ShardFiles
 from sweeps.store.store import SweepFiles
 
 SETTLED = ["converged", "converging", "stalled"]
@@ -236,14 +237,14 @@ class TestLargeSweeps:
             raise AssertionError("all rows at once")
 
         monkeypatch.setattr(results.Results, "trials", property(refuse))
-        read = SweepFiles.read_shard
+        read = ShardFiles.read
         held: list[int] = []
 
-        def counted(self: SweepFiles, index: int, columns: list[str] | None = None) -> pa.Table:
+        def counted(self: ShardFiles, index: int, columns: list[str] | None = None) -> pa.Table:
             held.append(index)
             return read(self, index, columns)
 
-        monkeypatch.setattr(SweepFiles, "read_shard", counted)
+        monkeypatch.setattr(ShardFiles, "read", counted)
         write_report(loaded)
         passes = len(held) / len(loaded.shards)
         assert passes <= 6, "values, tally, map, csv, and the curves and paths that are shown"

@@ -49,9 +49,9 @@ def seen(loaded: Results) -> bytes:
 
 
 def test_the_next_reader_finds_the_same_without_a_pass(files: SweepFiles, passes: list[int]) -> None:
-    first = seen(results.load(files))
+    first = seen(results.load_results(files))
     assert passes == [0, 20, 40]
-    assert seen(results.load(files)) == first
+    assert seen(results.load_results(files)) == first
     assert passes == [0, 20, 40]
 
 
@@ -67,7 +67,7 @@ def test_what_was_made_of_something_else_is_not_taken(
     prepared = make_prepared(**SWEEP)
     if change == "added":
         shard.unlink()
-    before = results.load(files)
+    before = results.load_results(files)
     assert before.aggregate.trials == 40 if change == "added" else 60
     if change in ("replaced", "removed"):
         table = files.shards.read(1)
@@ -80,11 +80,11 @@ def test_what_was_made_of_something_else_is_not_taken(
     elif change == "config":
         files.config_path.write_text(files.config_path.read_text().replace("name: small", "name: other"))
     elif change == "code":
-        monkeypatch.setattr(cache, "_CODE", ("tally",))
+        monkeypatch.setattr(cache, "_PACKAGE", files.folder)
     else:
-        files.keep((files.kept() or b"")[:-100])
+        files.write_cache((files.read_cache() or b"")[:-100])
     passes.clear()
-    found = results.load(files)
+    found = results.load_results(files)
     assert found.aggregate.trials == (40 if change == "removed" else 60)
     assert len(passes) == (2 if change == "removed" else 3)
     if change == "replaced":
@@ -92,23 +92,23 @@ def test_what_was_made_of_something_else_is_not_taken(
 
 
 def test_a_shard_that_is_replaced_meanwhile_is_not_kept(files: SweepFiles) -> None:
-    loaded = results.load(files)
+    loaded = results.load_results(files)
     assert loaded.values
     files.shards.replace(1, files.shards.read(1))
-    before = files.kept()
+    before = files.read_cache()
     assert loaded.aggregate.trials == 60
-    assert files.kept() == before
+    assert files.read_cache() == before
 
 
 def test_where_nothing_can_be_kept_nobody_notices(files: SweepFiles, passes: list[int]) -> None:
     (files.folder / "kept").mkdir()
-    first = seen(results.load(files))
-    assert seen(results.load(files)) == first
+    first = seen(results.load_results(files))
+    assert seen(results.load_results(files)) == first
     assert passes == [0, 20, 40] * 2
     assert not list(files.folder.glob("*.new"))
 
 
 def test_small_sweeps_keep_nothing(files: SweepFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_LEAST_TRIALS", 61)
-    assert results.load(files).aggregate.trials == 60
-    assert files.kept() is None
+    assert results.load_results(files).aggregate.trials == 60
+    assert files.read_cache() is None

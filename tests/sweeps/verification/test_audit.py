@@ -306,7 +306,7 @@ def test_of_trials_that_take_torch_long_fewer_are_trained_again(
     found = verify(files, MlflowTracker(Store.of(files).tracking_uri))
     assert (found.steps, found.recomputed, found.curtailed, found.differences) == (500_000, 0, True, [])
     short = swept(make_prepared(tracking={"trials": "none"}))
-    found = verify(short, MlflowTracker(short.store.tracking_uri))
+    found = verify(short, MlflowTracker(Store.of(short).tracking_uri))
     assert (found.recomputed, found.curtailed) == (12, False)
 
 

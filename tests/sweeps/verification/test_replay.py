@@ -7,6 +7,7 @@ import pytest
 
 from sweeps.errors import StoreError
 from sweeps.plan.prepared import PreparedSweep
+from sweeps.store.shard_files import ShardFiles
 from sweeps.store.store import SweepFiles
 from sweeps.verification.replay import replay_trial
 
@@ -15,13 +16,13 @@ from sweeps.verification.replay import replay_trial
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The shards that are read, in order."""
     seen: list[int] = []
-    original = SweepFiles.read_shard
+    original = ShardFiles.read
 
-    def noted(self: SweepFiles, index: int, columns: list[str] | None = None) -> pa.Table:
+    def noted(self: ShardFiles, index: int, columns: list[str] | None = None) -> pa.Table:
         seen.append(index)
         return original(self, index, columns)
 
-    monkeypatch.setattr(SweepFiles, "read_shard", noted)
+    monkeypatch.setattr(ShardFiles, "read", noted)
     return seen
 
 

@@ -95,13 +95,13 @@ def test_trials_of_earlier_sweeps_are_reused(s3_store: Store, store: Store) -> N
 class Refusing:
     """A store that this worker cannot reach."""
 
-    def write_shard(self, result: ShardResult) -> None:
+    def write(self, result: ShardResult) -> None:
         raise StoreUnavailable("s3://b: the server refuses")
 
 
 class OutOfReach(InlineExecutor):
     def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
-        yield from super().run(replace(prepared, store=Refusing()), shards)
+        yield from super().run(replace(prepared, shard_writer=Refusing()), shards)
 
 
 def test_what_a_worker_cannot_store_the_driver_does(s3_store: Store, store: Store) -> None:

@@ -115,7 +115,7 @@ def test_a_version_of_mlflow_that_was_not_tested_is_tried_first(uri: str, monkey
         run_rows = mlflow_rows.run_rows(*arguments)
         return dataclasses.replace(run_rows, columns=run_rows.columns | {"source_type": "LOCAL"})
 
-    monkeypatch.setattr(bulk_writer, "ledger", local)
+    monkeypatch.setattr(bulk_writer, "run_rows", local)
     choice = choose(uri, "auto")
     assert choice.name == "client"
     assert choice.reason.endswith("it writes other rows than the public client: runs")
