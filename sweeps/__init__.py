@@ -1,3 +1,5 @@
 """sweeps: hyperparameter sweeps of SGD, from a YAML file to MLflow runs and a report."""
 
-__version__ = "0.1.0"
+from sweeps.version import __version__
+
+__all__ = ["__version__"]

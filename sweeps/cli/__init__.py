@@ -11,7 +11,7 @@ __all__ = ["admin", "app", "compare", "dashboard", "jobs", "main", "run", "sched
 
 
 def main() -> None:
-    """Run a command; a polite kill is an interrupt, so that what was done is kept and named."""
+    """Run a command. SIGTERM interrupts like Ctrl-C, so that results are kept and the next command is printed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     supervise(sys.argv[1:])
     app()

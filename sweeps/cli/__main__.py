@@ -1,4 +1,4 @@
-"""``python -m sweeps.cli``: as ``sweeps``."""
+"""Run the command line with ``python -m sweeps.cli``."""
 
 from sweeps.cli import main
 

@@ -1,4 +1,4 @@
-"""The app: commands register here; a user's mistake is one line and exit code 2, never a traceback."""
+"""The Typer application that commands register with; it turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sweeps.events import LOGGER
 
 
 class LogFormat(StrEnum):
-    """How the events of a sweep's life are logged."""
+    """The format of logged events."""
 
     text = "text"
     json = "json"
 
 
 class LogLevel(StrEnum):
-    """From which level on."""
+    """The lowest level that is logged."""
 
     debug = "debug"
     info = "info"
@@ -30,7 +30,7 @@ class LogLevel(StrEnum):
 
 
 class _Commands(TyperGroup):
-    """A user's mistake is one line and exit code 2, never a traceback."""
+    """A command group that prints expected errors without a traceback and exits with their exit code."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         from sweeps.cli import terminal
@@ -41,7 +41,7 @@ class _Commands(TyperGroup):
         except SweepsError as error:
             terminal.complain(str(error))
             if isinstance(error, ClusterLost):
-                leave(error.exit_code)  # Ray would wait for the cluster once more
+                leave(error.exit_code)  # a normal exit would make Ray wait for the cluster again
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
             terminal.note(interrupted(interrupt))
@@ -51,10 +51,10 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="sweeps",
     cls=_Commands,
-    help="Hyperparameter sweeps of SGD: thousands of exact trials at a time, tracked in MLflow, judged and reported.",
-    epilog="Exit codes: 0 done; 2 wrong input, or another process holds the sweep; 3 some trials could not be run; "
-    "4 a check failed; 5 all trials are computed and reported, but not all are in MLflow yet (sweeps resume ID logs "
-    "them); 130 interrupted, what was done is kept.",
+    help="Run SGD hyperparameter sweeps, log them to MLflow and report the results.",
+    epilog="Exit codes: 0 success; 2 invalid input, or another process holds the sweep; 3 some trials could not be "
+    "run; 4 a check failed; 5 all trials are computed and reported, but some are not in MLflow yet (log them with "
+    "'sweeps resume ID'); 130 interrupted, finished trials are kept.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -66,14 +66,14 @@ app = typer.Typer(
 def options(
     log_format: Annotated[
         LogFormat | None,
-        typer.Option("--log-format", envvar="SWEEPS_LOG_FORMAT", help="Log sweeps' events on standard error."),
+        typer.Option("--log-format", envvar="SWEEPS_LOG_FORMAT", help="Log events to standard error in this format."),
     ] = None,
     log_level: Annotated[
-        LogLevel, typer.Option("--log-level", envvar="SWEEPS_LOG_LEVEL", help="From which level on.")
+        LogLevel, typer.Option("--log-level", envvar="SWEEPS_LOG_LEVEL", help="Log events of this level and above.")
     ] = LogLevel.info,
 ) -> None:
-    """Options of all commands, before the command's name."""
-    LOGGER.propagate = False  # without --log-format nothing is logged, however Ray and MLflow configure the root logger
+    """Apply the options that precede the command name."""
+    LOGGER.propagate = False  # log only with --log-format, however Ray and MLflow configure the root logger
     if log_format is not None:
         from sweeps.service.monitoring import event_log
 

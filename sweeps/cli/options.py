@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take, and what they stand for."""
+"""Arguments and options that several commands share, and helpers that resolve them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class ExecutorName(StrEnum):
-    """Where shards run."""
+    """The executors that run shards."""
 
     ray = "ray"
     inline = "inline"
 
 
 class WriterChoice(StrEnum):
-    """Who writes the trials into MLflow."""
+    """The ways to write trials into MLflow."""
 
     auto = "auto"
     bulk = "bulk"
@@ -34,7 +34,7 @@ class WriterChoice(StrEnum):
 
 
 class ReportFormat(StrEnum):
-    """What a report can be printed as."""
+    """The formats in which a report can be printed."""
 
     html = "html"
     md = "md"
@@ -43,27 +43,29 @@ class ReportFormat(StrEnum):
 
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The sweep file (YAML).")]
-SweepId = Annotated[str, typer.Argument(metavar="ID", help="A sweep's id, or the start of it.")]
+SweepId = Annotated[str, typer.Argument(metavar="ID", help="A sweep id or a unique prefix of one.")]
 StoreOption = Annotated[
     str,
     typer.Option(
         "--store",
         envvar="SWEEPS_STORE",
         metavar="DIR|URI",
-        help="What holds all sweeps: a folder, or s3://BUCKET/PREFIX, which several hosts share.",
+        help="Use this store: a folder, or s3://BUCKET/PREFIX to share it between hosts.",
     ),
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as training.epochs=5.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.epochs=5.")
 ]
 IdOption = Annotated[
     str | None,
-    typer.Option("--id", metavar="ID", help="The sweep's id; if the store holds that sweep, it is gone on with."),
+    typer.Option("--id", metavar="ID", help="Set the sweep's id; resume that sweep if the store has it."),
 ]
 TagOption = Annotated[
-    list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Kept with the sweep, and on its MLflow run.")
+    list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Tag the sweep and its MLflow run; repeatable.")
 ]
-ExecutorOption = Annotated[ExecutorName, typer.Option("--executor", help="Where the trials run.")]
+ExecutorOption = Annotated[
+    ExecutorName, typer.Option("--executor", help="Run trials on Ray, or inline in this process.")
+]
 AddressOption = Annotated[str | None, typer.Option("--address", metavar="ADDR", help="Join a running Ray cluster.")]
 TrackingOption = Annotated[
     str | None,
@@ -71,7 +73,7 @@ TrackingOption = Annotated[
         "--tracking-uri",
         envvar="MLFLOW_TRACKING_URI",
         metavar="URI",
-        help="Where MLflow is; by default a database in the store.",
+        help="Log to this MLflow; default: a database in the store.",
     ),
 ]
 DatabaseOption = Annotated[
@@ -80,7 +82,7 @@ DatabaseOption = Annotated[
         "--tracking-database",
         envvar="SWEEPS_TRACKING_DATABASE",
         metavar="URI",
-        help="The tracking server's database, for writing in bulk; or $NAME, the variable that holds its URI.",
+        help="Write in bulk to the server's database; a URI, or $NAME of a variable with it.",
     ),
 ]
 ClusterOption = Annotated[
@@ -89,10 +91,10 @@ ClusterOption = Annotated[
         "--address",
         envvar="RAY_API_SERVER_ADDRESS",
         metavar="URL",
-        help="The cluster's Jobs API, such as http://HOST:8265.",
+        help="The cluster's Jobs API, e.g. http://HOST:8265.",
     ),
 ]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or the start of it.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="A job id or a unique prefix of one.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 DEFAULT_STORE = "sweep-store"
@@ -101,9 +103,9 @@ DEFAULT_STORE = "sweep-store"
 def prepare_sweep_file(
     config: Path, overrides: list[str] | None, keeper: Store | None = None, as_json: bool = False
 ) -> PreparedSweep:
-    """The work of a sweep file; a module of the user's own is named before it is imported.
+    """Load a sweep file and plan it. A user's module is named on the output before it is imported.
 
-    Its data file is read from a copy in the store ``keeper``, if there is one.
+    With the store ``keeper`` the data file is copied there, and read from the copy.
     """
     from sweeps.cli.terminal import note, say
     from sweeps.config.datasets import FileData
@@ -121,7 +123,7 @@ def prepare_sweep_file(
 
 
 def find(store: str, sweep_id: str) -> tuple[Store, SweepFiles]:
-    """The store, and the sweep of an id or the start of one."""
+    """Return the store and the sweep with this id or unique prefix."""
     from sweeps.store.store import Store
 
     home = Store(store)
@@ -130,11 +132,11 @@ def find(store: str, sweep_id: str) -> tuple[Store, SweepFiles]:
 
 @contextmanager
 def executor_of(kind: ExecutorName, address: str | None) -> Iterator[Any]:
-    """What runs the shards; it ends with the block."""
+    """Yield the executor that runs shards, and stop it at the end of the block."""
     from sweeps.pipeline.factories import executor_for
 
     if kind is ExecutorName.inline and address is not None:
-        raise InputError("--address goes with --executor ray")
+        raise InputError("--address needs --executor ray")
     executor = executor_for(kind.value, address)
     try:
         yield executor
@@ -143,5 +145,5 @@ def executor_of(kind: ExecutorName, address: str | None) -> Iterator[Any]:
 
 
 def database_of(option: str | None, config: SweepConfig) -> str | None:
-    """What the command line says, be it nothing, goes before the sweep file."""
+    """Return the tracking database of the command line if it is given, even if empty, else of the sweep file."""
     return config.tracking.database if option is None else option

@@ -1,4 +1,4 @@
-"""Endings: how a sweep that was run or logged went, the exit code that stands for it, and the command that goes on."""
+"""The end of a command: report how a sweep went, choose the exit code and name the command that continues it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 
 def conclude(outcome: SweepOutcome, store: Store, where: str, tracker: Any) -> None:
-    """Report, close the parent run, and say how it went; raises what the exit code stands for."""
+    """Write the report, close the parent run and print the outcome.
+
+    Raises:
+        TrialsFailed: some trials could not be run.
+        NotLogged: some trials are not in MLflow.
+        CheckFailed: an expected trial does not match.
+    """
     from sweeps.pipeline.outcome import Interrupted
 
     try:
@@ -31,7 +37,7 @@ def conclude(outcome: SweepOutcome, store: Store, where: str, tracker: Any) -> N
 
 
 def conclude_whole(outcome: SweepOutcome, tracker: Any) -> None:
-    """Say how a sweep went that nothing is left to do of; raises what the exit code stands for."""
+    """Print the outcome of a sweep that is complete. Raises the same errors as :func:`conclude`."""
     from sweeps.cli.terminal import say
     from sweeps.results.results import load_results
     from sweeps.store.store import Store
@@ -58,7 +64,7 @@ def _finish(outcome: SweepOutcome, store: Store, where: str, tracker: Any) -> No
     for earlier, trials in outcome.reused.most_common():
         say(f"reused {trials:,} of {len(outcome.prepared.plan):,} trials of sweep {earlier}")
     for reason, trials in outcome.unstored.most_common(3):
-        say(f"stored by this process: {trials:,} trials that a worker could not store ({reason})")
+        say(f"stored by this process: {trials:,} trials that workers could not store ({reason})")
     say(f"sweep:    {outcome.files.sweep_id} ({where})")
     say(f"report:   {page}")
     say_tracking(outcome, store, tracker)
@@ -66,7 +72,7 @@ def _finish(outcome: SweepOutcome, store: Store, where: str, tracker: Any) -> No
 
 
 def _say(loaded: Results, expected: list[ExpectedOutcome] | None) -> None:
-    """What came out."""
+    """Print the results."""
     from sweeps.cli.terminal import say, show_table
     from sweeps.report.expected_results import expected_sentences, expected_table
     from sweeps.report.headline import finding, headline
@@ -85,7 +91,7 @@ def _say(loaded: Results, expected: list[ExpectedOutcome] | None) -> None:
 
 
 def write_report(outcome: SweepOutcome) -> tuple[Results, list[ExpectedOutcome] | None, str]:
-    """Write the report; returns its results, what was expected of them, and the page."""
+    """Write the report. Return its results, the comparison with the expected trials and the page's location."""
     from sweeps.report.files import write_report
     from sweeps.results.results import load_results
     from sweeps.verification.expected import check_expected
@@ -100,7 +106,7 @@ def write_report(outcome: SweepOutcome) -> tuple[Results, list[ExpectedOutcome] 
 
 
 def say_tracking(outcome: SweepOutcome, store: Store, tracker: Any) -> None:
-    """Say where the sweep is logged, and by which writer."""
+    """Print where the sweep is logged, and by which writer."""
     from sweeps.cli.terminal import say
 
     embedded = "  ('sweeps ui' shows it)" if not store.is_shared and tracker.uri == store.tracking_uri else ""
@@ -114,7 +120,7 @@ def _raise_for(outcome: SweepOutcome, expected: list[ExpectedOutcome] | None) ->
     missing = unlogged(outcome, again) if outcome.tracking_error is not None else None
     if outcome.failed_trials:
         first = outcome.files.shards.failures()[0]
-        failed = f"{outcome.failed_trials:,} trials could not be run; see {first}; try again: {again}"
+        failed = f"{outcome.failed_trials:,} trials could not be run; see {first}; retry with: {again}"
         raise TrialsFailed("\n".join(filter(None, [failed, missing])))
     if missing is not None:
         raise NotLogged(f"all trials are computed and reported, but {missing}")
@@ -124,43 +130,43 @@ def _raise_for(outcome: SweepOutcome, expected: list[ExpectedOutcome] | None) ->
 
 
 def unlogged(outcome: SweepOutcome, again: str) -> str:
-    """What a tracking fault has left, and the command that logs it."""
+    """Return what is missing from MLflow after a tracking fault, with the command that logs it."""
     from sweeps.text.redact import one_line
 
     assert outcome.tracking_error is not None
     missing = f"{outcome.unlogged_trials:,} trials are" if outcome.unlogged_trials else "the sweep's own run is"
-    return f"{missing} not in MLflow yet: {one_line(outcome.tracking_error)}; log what is missing: {again}"
+    return f"{missing} not in MLflow yet: {one_line(outcome.tracking_error)}; log what is missing with: {again}"
 
 
 def interrupted(interrupt: KeyboardInterrupt) -> str:
-    """What is said after Ctrl-C: what is kept, and the command that goes on."""
+    """Return the message after Ctrl-C: what is kept, and the command that resumes the sweep."""
     outcome = getattr(interrupt, "outcome", None)
     if outcome is None:
         return "; ".join(filter(None, ["interrupted", str(interrupt)]))
-    return f"interrupted: {_cache(outcome.files)}"
+    return f"interrupted: {_kept(outcome.files)}"
 
 
 @contextmanager
 def keeping(files: SweepFiles) -> Iterator[None]:
-    """Where the cluster is lost in the block, it is said what is kept, and the command that goes on."""
+    """If the cluster is lost in the block, add to its error what is kept and the command that resumes the sweep."""
     tell(again_with(files, "resume"))
     try:
         yield
     except ClusterLost as error:
-        raise ClusterLost(f"{error}; {_cache(files)}") from error
+        raise ClusterLost(f"{error}; {_kept(files)}") from error
 
 
-def _cache(files: SweepFiles) -> str:
+def _kept(files: SweepFiles) -> str:
     again = again_with(files, "resume")
     try:
         done, total = len(files.shards.done()), files.planned().shards
     except SweepsError as error:
-        return f"{error}; go on with: {again}"
-    return f"{done:,} of {total:,} shards are in the store; go on with: {again}"
+        return f"{error}; continue with: {again}"
+    return f"{done:,} of {total:,} shards are in the store; continue with: {again}"
 
 
 def again_with(files: SweepFiles, command: str) -> str:
-    """The command that goes on with a sweep, from here."""
+    """Return the command line that applies ``command`` to the sweep, with ``--store`` if it is needed."""
     from sweeps.store.store import Store
 
     where = Store.of(files).where
@@ -169,10 +175,10 @@ def again_with(files: SweepFiles, command: str) -> str:
 
 
 def _default_store() -> str | None:
-    """The store that commands take by themselves."""
+    """Return the location of the store that commands use by default; None if it is not valid."""
     from sweeps.store.store import Store
 
     try:
         return Store(os.environ.get("SWEEPS_STORE", DEFAULT_STORE)).where
     except StoreError:
-        return None  # what is named there is no store
+        return None

@@ -1,7 +1,7 @@
-"""Supervision: a sweep on Ray runs in a child process, and this one says how it ended.
+"""Supervision of sweeps on Ray: the sweep runs in a child process, and its parent reports how the child ended.
 
-Ray ends a driver that has lost its node, or a task's state, on the spot: no exception, no word, exit code 1. Whatever
-becomes of the child, its parent says what is kept and how to go on. The child dies with its parent.
+Ray terminates a driver that has lost its node or a task's state at once, with exit code 1 and without an exception.
+The parent then still reports how to continue the sweep. The child is killed if its parent dies.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import NoReturn
 
 from sweeps.errors import ClusterLost
 
-_ENDED = "\0"  # the child came to its own end, good or bad
+_ENDED = "\0"  # sent by a child that ends normally, whatever its exit code
 _LONGEST = 65536
 _PR_SET_PDEATHSIG = 1
-_SAME_SIGNAL_SECONDS = 3.0  # a terminal's Ctrl-C comes to both, and from the parent once more
-_told: list[int] = []  # the pipe to the parent, where there is one
+_SAME_SIGNAL_SECONDS = 3.0  # a terminal sends Ctrl-C to both processes, and the parent passes it on as well
+_parent_pipes: list[int] = []  # the pipe to the parent, in a child
 
 
 def supervise(arguments: list[str]) -> None:
-    """Where the command line asks for a sweep on Ray: go on in a child; the parent does not return."""
+    """Continue in a child process if the command line asks for a sweep on Ray. The parent does not return."""
     while arguments and arguments[0].startswith("-"):  # options of all commands, with their values
         arguments = arguments[1:] if "=" in arguments[0] else arguments[2:]
     if arguments[:1] not in (["run"], ["resume"]) or {"inline", "--executor=inline", "--help"} & set(arguments):
@@ -39,19 +39,19 @@ def supervise(arguments: list[str]) -> None:
     _die_with(parent)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _Once())
-    _told.append(write)
+    _parent_pipes.append(write)
     atexit.register(_end)
 
 
 def tell(go_on: str) -> None:
-    """Tell the parent, if there is one, with which command the sweep goes on."""
-    for pipe in _told:
+    """Send the command that continues the sweep to the parent, if there is one."""
+    for pipe in _parent_pipes:
         os.write(pipe, f"{go_on}\n".encode())
 
 
 def leave(code: int) -> None:
-    """End this process, if it is a child, without waiting for what cannot be ended well any more."""
-    if not _told:
+    """Exit at once if this process is a child, without the cleanup that would block after the cluster is lost."""
+    if not _parent_pipes:
         return
     sys.stdout.flush()
     sys.stderr.flush()
@@ -60,14 +60,14 @@ def leave(code: int) -> None:
 
 
 def _end() -> None:
-    """Nothing interrupts any more what has come to its end: Python gives signals back to the kernel, which kills."""
+    """Ignore signals from here on: at exit Python restores the default handlers, and a signal would kill the child."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     tell(_ENDED)
 
 
 class _Once:
-    """Raises KeyboardInterrupt for a signal, but not for the same one told twice."""
+    """A signal handler that raises KeyboardInterrupt, but only once for a signal that is delivered twice."""
 
     def __init__(self) -> None:
         self._last = -_SAME_SIGNAL_SECONDS
@@ -82,12 +82,12 @@ def _die_with(parent: int) -> None:
     import ctypes
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was killed just before
+    if os.getppid() != parent:  # the parent was killed before prctl took effect
         os._exit(1)
 
 
 def _stand_by(child: int, read: int) -> NoReturn:
-    """Pass signals on, wait for the end of the child, and end as it does."""
+    """Pass signals on, wait for the child and exit as it does. Report a child that was killed."""
 
     def passed_on(number: int, frame: FrameType | None) -> None:
         with suppress(ProcessLookupError):  # it has just ended
@@ -96,18 +96,18 @@ def _stand_by(child: int, read: int) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, passed_on)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    os.set_blocking(read, False)  # whoever still has the other end writes no more
+    os.set_blocking(read, False)  # a grandchild may keep the other end open without writing
     try:
-        told = os.read(read, _LONGEST).decode().split("\n")[:-1]
+        lines = os.read(read, _LONGEST).decode().split("\n")[:-1]
     except BlockingIOError:
-        told = []
-    if told[-1:] == [_ENDED]:
+        lines = []
+    if lines[-1:] == [_ENDED]:
         os._exit(code if code >= 0 else 128 - code)
     from sweeps.cli.terminal import complain
 
-    by = f"Ray has ended its process{f' (signal {-code})' if code < 0 else ''}: its node or its cluster is lost"
+    cause = f"Ray has ended its process{f' (signal {-code})' if code < 0 else ''}: its node or its cluster is lost"
     if code in (-signal.SIGKILL, -signal.SIGTERM):
-        by = f"its process was killed (signal {-code})"
-    complain(f"the sweep is interrupted: {by}{f'; go on with: {told[-1]}' if told else ''}")
+        cause = f"its process was killed (signal {-code})"
+    complain(f"the sweep is interrupted: {cause}{f'; continue with: {lines[-1]}' if lines else ''}")
     sys.stderr.flush()
     os._exit(128 - code if code in (-signal.SIGKILL, -signal.SIGTERM) else ClusterLost.exit_code)

@@ -1,4 +1,4 @@
-"""What the command line shows: tables, progress (a bar on a terminal, plain lines elsewhere), the sweep's outcome."""
+"""Terminal output: messages, tables, JSON, and progress as bars on a terminal or plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ _WIDEST = 1000
 
 
 def say(text: str = "") -> None:
-    """One line for the user."""
+    """Print a line to standard output."""
     out.print(visible(text), markup=False)
 
 
 def note(text: str) -> None:
-    """A line beside the output, on standard error."""
+    """Print a line to standard error."""
     err.print(visible(text), markup=False)
 
 
 def complain(text: str) -> None:
-    """An error's lines, on standard error."""
+    """Print each line of an error message to standard error."""
     for line in text.split("\n"):
         err.print(Text.assemble(("error:", "red"), " ", visible(line)))
 
 
 def show_table(frame: pd.DataFrame, title: str | None = None) -> None:
-    """A DataFrame as a table, formatted as in the reports."""
+    """Print a DataFrame as a table, formatted as in the reports."""
     from sweeps.text.formatting import formatted, is_numeric
 
     table = Table(title=Text(title) if title else None, title_justify="left", header_style="bold", box=None)
@@ -61,18 +61,18 @@ def show_table(frame: pd.DataFrame, title: str | None = None) -> None:
         )
     for row in shown.itertuples(index=False):
         table.add_row(*map(_coloured, row))
-    # As wide as it needs to be: a number that the terminal wraps is better than one that is cut short.
+    # Unlimited width: a wrapped number is better than a truncated one.
     wide = Console(file=out.file, highlight=False, emoji=False, width=_WIDEST, force_terminal=out.is_terminal)
     wide.print(table, crop=False, no_wrap=True)
 
 
 def show_json(document: Any) -> None:
-    """Strict JSON: null where a number is not finite."""
+    """Print strict JSON, with null for numbers that are not finite."""
     print(json.dumps(_plain(document), indent=2, allow_nan=False, default=str))  # noqa: T201
 
 
 def show_frame(frame: pd.DataFrame, as_json: bool, title: str | None = None) -> None:
-    """A DataFrame as JSON records or as a table."""
+    """Print a DataFrame as JSON records or as a table."""
     if as_json:
         show_json(frame.to_dict(orient="records"))
     else:
@@ -98,7 +98,7 @@ def _plain(value: Any) -> Any:
 
 
 def progress() -> BarProgress | LineProgress:
-    """A live bar on a terminal, else plain lines."""
+    """Return progress bars for a terminal, else plain progress lines."""
     return BarProgress() if out.is_terminal else LineProgress()
 
 
@@ -106,7 +106,7 @@ class BarProgress:
     """Two bars: trials computed and trials logged, with rates and the time left."""
 
     def __init__(self) -> None:
-        """Not shown before begin()."""
+        """Create the bars; begin() shows them."""
         self._bars = Bars(
             TextColumn("{task.description:>9}"),
             BarColumn(),
@@ -125,20 +125,20 @@ class BarProgress:
         self._bars.start()
 
     def extend(self, to_compute: int, to_log: int) -> None:
-        """Lengthen the bars."""
+        """Add to the totals."""
         for name, more in (("computed", to_compute), ("logged", to_log)):
             total = (self._bars.tasks[self._tasks[name]].total or 0) + more
             self._bars.update(self._tasks[name], total=total, visible=total > 0)
 
     def computed(self, trials: int) -> None:
-        """So many more trials are in the store."""
+        """Count trials that are now in the store."""
         self._advance("computed", trials)
 
     def failed(self, trials: int) -> None:
-        """Told at the end, with what to do."""
+        """Ignore failures; the command reports them at its end."""
 
     def logged(self, trials: int) -> None:
-        """So many more trials are in MLflow."""
+        """Count trials that are now in MLflow."""
         self._advance("logged", trials)
 
     def _advance(self, name: str, trials: int) -> None:
@@ -148,18 +148,18 @@ class BarProgress:
         self._bars.update(task, rate=f"{speed:,.0f}/s" if speed else "")
 
     def end(self) -> None:
-        """Take the bars away."""
+        """Remove the bars."""
         self._bars.stop()
 
 
 class LineProgress:
-    """A plain line every few seconds and one at the end."""
+    """Progress as plain lines, one every few seconds and one at the end."""
 
     def __init__(self) -> None:
-        """Silent before begin()."""
+        """Create the counters; begin() starts the clock."""
         self._totals = {"computed": 0, "logged": 0}
         self._done = {"computed": 0, "logged": 0}
-        self._at = {"computed": 0.0, "logged": 0.0}  # when the last of them came
+        self._at = {"computed": 0.0, "logged": 0.0}  # time of the last change
         self._began = self._said = 0.0
 
     def begin(self, to_compute: int, to_log: int) -> None:
@@ -168,19 +168,19 @@ class LineProgress:
         self._began = self._said = time.monotonic()
 
     def extend(self, to_compute: int, to_log: int) -> None:
-        """Raise the totals."""
+        """Add to the totals."""
         self._totals["computed"] += to_compute
         self._totals["logged"] += to_log
 
     def computed(self, trials: int) -> None:
-        """So many more trials are in the store."""
+        """Count trials that are now in the store."""
         self._advance("computed", trials)
 
     def failed(self, trials: int) -> None:
-        """Told at the end, with what to do."""
+        """Ignore failures; the command reports them at its end."""
 
     def logged(self, trials: int) -> None:
-        """So many more trials are in MLflow."""
+        """Count trials that are now in MLflow."""
         self._advance("logged", trials)
 
     def _advance(self, name: str, trials: int) -> None:
@@ -203,5 +203,5 @@ class LineProgress:
             say("; ".join(parts))
 
     def end(self) -> None:
-        """The last line."""
+        """Print the last line."""
         self._line()

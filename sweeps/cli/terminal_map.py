@@ -1,4 +1,4 @@
-"""The stability map on a terminal: half blocks in the verdicts' colours, or a letter a cell where there are none."""
+"""The stability map on a terminal: coloured half blocks, or one letter per cell if the terminal has no colours."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LETTERS = {"converged": ".", "converging": "~", "stalled": "-", "diverging": "+"
 _WIDEST = 100  # characters
 _HIGHEST = {True: 22, False: 12}  # lines, of a single map and of each of several
 _MOST_STRETCHED = 6  # characters of a cell
-_NOBODY = -1
+_EMPTY = -1
 
 Grid = NDArray[np.intp]
 
 
 def show_map(panels: Sequence[Panel], console: Console) -> None:
-    """Draw the maps below each other, as wide as the console allows, and say what the colours or letters mean."""
+    """Draw the maps below each other, up to the console's width, with a legend of colours or letters."""
     colours = _colours(console)
     highest = _HIGHEST[len(panels) == 1]
     seen: set[int] = set()
@@ -40,7 +40,7 @@ def show_map(panels: Sequence[Panel], console: Console) -> None:
         width = max(8, min(_WIDEST, console.width - margin - 1))
         grid = _grouped(panel.cells, width, highest * (2 if colours else 1))
         grid = _stretched(grid, width, 2 if colours and 2 * grid.shape[1] <= highest else 1)
-        seen |= set(np.unique(grid).tolist()) - {_NOBODY}
+        seen |= set(np.unique(grid).tolist()) - {_EMPTY}
         if panel.title:
             _say(console, Text(panel.title, style="bold"))
         lines = list(_blocks(grid, colours) if colours else _letters(grid))
@@ -52,24 +52,24 @@ def show_map(panels: Sequence[Panel], console: Console) -> None:
 
 
 def _grouped(cells: Cells, columns: int, rows: int) -> Grid:
-    """The verdict of most of each group of neighbouring cells; of ties the worst."""
+    """Return the most common verdict of each group of neighbouring cells; ties go to the worst."""
     votes = np.eye(len(VERDICTS), dtype=np.int64)[cells.verdict] * (cells.verdict >= 0)[..., np.newaxis]
     for axis, most in ((0, columns), (1, rows)):
         count = votes.shape[axis]
         starts = np.linspace(0, count, min(count, most) + 1).astype(np.intp)[:-1]
         votes = np.add.reduceat(votes, starts, axis=axis)
     winner = len(VERDICTS) - 1 - votes[..., ::-1].argmax(axis=-1)
-    return np.where(votes.any(axis=-1), winner, _NOBODY)
+    return np.where(votes.any(axis=-1), winner, _EMPTY)
 
 
 def _stretched(grid: Grid, width: int, up: int) -> Grid:
-    """Small maps enlarged by whole characters."""
+    """Enlarge a small map by whole characters."""
     across = max(1, min(_MOST_STRETCHED, width // grid.shape[0]))
     return grid.repeat(across, axis=0).repeat(up, axis=1)
 
 
 def _colours(console: Console) -> list[Color]:
-    """The verdicts' colours, where the console has colours; of sixteen colours those of their own names."""
+    """Return the verdicts' colours: named ones if the console has only 16, an empty list if it has none."""
     if console.color_system is None or console.no_color:
         return []
     few = console.color_system in ("standard", "windows")
@@ -77,17 +77,17 @@ def _colours(console: Console) -> list[Color]:
 
 
 def _blocks(grid: Grid, colours: list[Color]) -> Iterator[Text]:
-    """Lines of half blocks, the highest first: the upper row is the character's colour, the lower its background."""
-    colour: dict[int, Color | None] = {_NOBODY: None, **dict(enumerate(colours))}
+    """Yield lines of half blocks from top to bottom: the foreground is the upper row, the background the lower."""
+    colour: dict[int, Color | None] = {_EMPTY: None, **dict(enumerate(colours))}
     rows = grid.T[::-1]
     if len(rows) % 2:
-        rows = np.vstack([rows, np.full_like(rows[:1], _NOBODY)])
+        rows = np.vstack([rows, np.full_like(rows[:1], _EMPTY)])
     for upper, lower in zip(rows[::2].tolist(), rows[1::2].tolist(), strict=True):
         line = Text()
         for (above, below), run in groupby(zip(upper, lower, strict=True)):
             count = len(list(run))
-            if above == _NOBODY:
-                line.append(("▄" if below != _NOBODY else " ") * count, Style(color=colour[below]))
+            if above == _EMPTY:
+                line.append(("▄" if below != _EMPTY else " ") * count, Style(color=colour[below]))
             else:
                 line.append("▀" * count, Style(color=colour[above], bgcolor=colour[below]))
         yield line
@@ -100,7 +100,7 @@ def _letters(grid: Grid) -> Iterator[Text]:
 
 
 def _labels(up: MapAxis) -> tuple[str, str]:
-    """What stands beside the lowest and the highest line."""
+    """Return the labels of the lowest and the highest line."""
     if not up.name:
         return "", ""
     low, high = (cell(meaning(value, up.name), up.name) for value in up.labels[[0, -1]])

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from sweeps import __version__
 from sweeps.pipeline.reuse import results_key
 from sweeps.plan.prepared import PreparedSweep
+from sweeps.version import __version__
 
 if TYPE_CHECKING:
     pass

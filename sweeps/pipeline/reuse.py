@@ -25,13 +25,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sgdcore.kernels.dispatch import choose
-from sweeps import __version__
 from sweeps.errors import StoreError
 from sweeps.execution.executor import Executor, ShardOutcome
 from sweeps.execution.shard_table import shard_metadata
 from sweeps.plan.prepared import PreparedSweep
 from sweeps.plan.shards import Shard, ShardResult, Shards
 from sweeps.store.store import SweepFiles
+from sweeps.version import __version__
 
 _PACKAGES = ("numpy", "numba", "torch")  # that a trial's bits may depend on
 _MOST_POOR_SOURCES = (

@@ -1,1 +1,1 @@
-"""Results: aggregates, rankings and comparisons of stored trials, as numbers and pandas tables."""
+"""Aggregates, rankings and comparisons of stored trials, as numbers and pandas tables."""

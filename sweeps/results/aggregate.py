@@ -1,7 +1,7 @@
-"""Tally: all that a report says of its trials, as counts, cells and the rows it shows; shards' tallies can be added.
+"""The aggregate of a sweep's trials that a report is built from: counts, map cells and top rows.
 
-A sweep's tally takes the memory of one shard and of what is shown, whatever the number of trials. However the trials
-are grouped into shards, the tally is the same, apart from the rounding of means.
+Aggregates of shards can be added. Memory is bounded by one shard plus the rows kept, whatever the number of trials.
+The result does not depend on how trials are grouped into shards, apart from the rounding of means.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from sweeps.results.heatmap import Cells, Outcomes
 from sweeps.results.ranking import is_ranked, ranking_keys
 from sweeps.results.top_k import TopK, hashes
 
-MAX_ROWS = 1000  # of each ranking
-SAMPLED = 120  # trials of each verdict whose curves stand for all of it
-RADII = np.linspace(0, 2, 51)  # where the bins of predicted radii begin; the last one has no end
-_UNDECIDED = 0.01  # radii this near to 1 predict nothing
-_LONG_ENOUGH = 1e6  # the factor by which theory lets a distance grow or shrink before it is held against the outcome
+MAX_ROWS = 1000  # rows kept of each ranking
+SAMPLED = 120  # trials sampled per verdict to represent its curves
+RADII = np.linspace(0, 2, 51)  # lower bin edges of predicted radii; the last bin is open-ended
+_UNDECIDED = 0.01  # a radius this close to 1 predicts nothing
+_LONG_ENOUGH = 1e6  # predicted growth or decay of the distance before a prediction is compared with the outcome
 _BAD = [VERDICTS.index(verdict) for verdict in ("diverging", "diverged")]
 
 FloatArray = NDArray[np.float64]
@@ -34,25 +34,25 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """What is tallied, the same for all shards of a sweep."""
+    """The definition of an aggregate, the same for all shards of a sweep."""
 
     metric: str
     epochs: int
-    groups: tuple[tuple[MapAxis, ...], ...]  # of which there are cells
-    settings: tuple[MapAxis, ...] = ()  # all axes but the seed's, where the spread over seeds is asked for
+    groups: tuple[tuple[MapAxis, ...], ...]  # the groups of axes to build cells for
+    settings: tuple[MapAxis, ...] = ()  # all axes except the seed, if the spread over seeds is wanted
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Outcomes by what theory predicted: to settle, undecided, to diverge; V verdicts."""
+    """Trial counts by predicted outcome (settles, undecided, diverges) and by the V verdicts."""
 
     counts: NDArray[np.int64]  # (3, V) trials by prediction and verdict
     histogram: NDArray[np.int64]  # (len(RADII), V) trials by predicted radius and verdict
-    disagreeing: int  # trials with another outcome than predicted
-    contradicted: NDArray[np.int64]  # (3,) those of them that ran long enough for it to show
+    disagreeing: int  # trials whose outcome differs from the prediction
+    contradicted: NDArray[np.int64]  # (3,) disagreeing trials that ran long enough to contradict the prediction
 
     def __add__(self, other: Predictions) -> Predictions:
-        """Those of both."""
+        """Return the sum of both."""
         return Predictions(
             self.counts + other.counts,
             self.histogram + other.histogram,
@@ -63,29 +63,32 @@ class Predictions:
 
 @dataclass(frozen=True, eq=False)
 class Aggregate:
-    """Of some trials; the rankings' rows hold all that is stored of a trial but its curves."""
+    """Counts, rankings and map cells of a set of trials.
+
+    Rows of the rankings hold all stored columns of a trial except its curves.
+    """
 
     verdicts: NDArray[np.int64]  # (V,) trials by verdict
-    best: TopK  # by the sweep's metric; the faster of equals first
-    best_settled: TopK  # the first of those that settled, in the same order
-    worst_settled: TopK  # and the last
-    earliest: TopK  # that diverged; then those that grew, the fastest first
-    overshoots: TopK  # of trials that settled
+    best: TopK  # by the sweep's metric; ties by fewer steps to tolerance
+    best_settled: TopK  # the first settled trial in that order
+    worst_settled: TopK  # the last settled trial in that order
+    earliest: TopK  # diverged trials by first non-finite step, then diverging ones by growth, fastest first
+    overshoots: TopK  # settled trials by overshoot, largest first
     overshoots_diverging: TopK
-    contradictions: TopK  # the most decidedly predicted first
-    samples: dict[str, TopK]  # a fair sample of each verdict
+    contradictions: TopK  # contradicted predictions, the clearest prediction first
+    samples: dict[str, TopK]  # a uniform sample of each verdict
     predictions: Predictions
     cells: dict[tuple[str, ...], Cells]
-    settings: Cells | None  # one cell a setting: its seeds' counts, mean and squares
+    settings: Cells | None  # one cell per setting, over its seeds
 
     @property
     def trials(self) -> int:
-        """Number of trials."""
+        """The number of trials."""
         return int(self.verdicts.sum())
 
     @classmethod
     def of(cls, table: pa.Table, scope: Scope) -> Aggregate:
-        """That of some rows of shard files, of their scalar columns."""
+        """Aggregate rows of shard files; ``table`` holds their scalar columns."""
         growth = pc.divide(table["final_loss"].cast(pa.float64()), table["initial_loss"].cast(pa.float64()))
         growth = pc.if_else(pc.is_finite(growth), growth, None)
         table = table.append_column("growth", growth)
@@ -94,7 +97,7 @@ class Aggregate:
         bad = np.isin(verdict, _BAD)
         metric, steps, _ = ranking_keys(table, scope.metric)
         overshoot, radius = numbers(table["overshoot_percent"]), numbers(table["predicted_radius"])
-        with np.errstate(divide="ignore"):  # a radius of 0 settles at once
+        with np.errstate(divide="ignore"):  # a radius of 0 is valid: the trial settles at once
             change = np.abs(np.log(radius)) * scope.epochs
         disagrees = ((radius > 1 + _UNDECIDED) & ~bad) | ((radius < 1 - _UNDECIDED) & bad)
         against = disagrees & (change > math.log(_LONG_ENOUGH))
@@ -120,7 +123,7 @@ class Aggregate:
         )
 
     def __add__(self, other: Aggregate) -> Aggregate:
-        """That of both."""
+        """Return the aggregate of both sets of trials."""
         return Aggregate(
             verdicts=self.verdicts + other.verdicts,
             best=self.best + other.best,

@@ -1,4 +1,4 @@
-"""Axes of the maps: how a parameter's values become cells, and where these lie."""
+"""Map axes: bin a parameter's values into cells and lay the cells out."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from numpy.typing import ArrayLike, NDArray
 
 from sweeps.text.formatting import cell, meaning, number
 
-MAX_CELLS = 200  # along an axis; more values are binned
-MAX_MAP_CELLS = 20_000  # of a map
+MAX_CELLS = 200  # cells along an axis; more values are binned
+MAX_MAP_CELLS = 20_000  # cells of a map
 _MANY_LABELS = 40
-_EVEN = 1.5  # largest over smallest gap of values that count as evenly spaced
+_EVEN = 1.5  # maximum ratio of the largest to the smallest gap between evenly spaced values
 
 FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class MapAxis:
-    """A parameter's values as cells in a row."""
+    """The values of a parameter as N cells along an axis."""
 
     name: str
-    kind: Literal["log", "linear", "listed"]  # listed: cells of equal width, each with its label
-    starts: FloatArray  # (N,) least value of each cell
-    labels: FloatArray  # (N,) a value that stands for the cell
+    kind: Literal["log", "linear", "listed"]  # listed: cells of equal width, each with its own label
+    starts: FloatArray  # (N,) smallest value of each cell
+    labels: FloatArray  # (N,) a representative value of each cell
     edges: FloatArray  # (N + 1,)
 
     @classmethod
     def of(cls, column: ArrayLike, name: str, cells: int = MAX_CELLS) -> MapAxis:
-        """The cells of a column's distinct values; of more than ``cells`` values several share one."""
+        """Build the axis of a column's distinct values; more than ``cells`` of them are binned."""
         values = np.unique(np.asarray(column, dtype=np.float64))
         bins = np.array_split(values, min(len(values), cells))
         starts = np.array([part[0] for part in bins])
@@ -43,20 +43,20 @@ class MapAxis:
 
     @property
     def centres(self) -> FloatArray:
-        """(N,) middle of each cell, as the axis counts."""
+        """The (N,) centres of the cells, in axis coordinates."""
         return (self.edges[:-1] + self.edges[1:]) / 2
 
     def places(self, column: ArrayLike) -> NDArray[np.intp]:
-        """The cell of each value."""
+        """Return the cell index of each value."""
         return np.searchsorted(self.starts, np.asarray(column, dtype=np.float64), side="right") - 1
 
     @property
     def positions(self) -> FloatArray:
-        """(N,) where each cell's value stands on the axis."""
+        """The (N,) positions of the cells' values on the axis."""
         return self.centres if self.kind == "listed" else self.labels
 
     def layout(self) -> dict[str, object]:
-        """What plotly needs to draw the axis."""
+        """Return the plotly layout of the axis."""
         ends = np.log10(self.edges[[0, -1]]) if self.kind == "log" else self.edges[[0, -1]]
         layout: dict[str, object] = {"type": "log" if self.kind == "log" else "linear", "range": ends.tolist()}
         if self.kind == "log":
@@ -71,7 +71,7 @@ class MapAxis:
 def pair(
     first: str, firsts: ArrayLike, second: str, seconds: ArrayLike, cells: int = MAX_MAP_CELLS
 ) -> tuple[MapAxis, MapAxis]:
-    """The cells of two columns' values, so few that a page can hold their product."""
+    """Build the axes of two columns such that their product has at most ``cells`` cells."""
     most = [min(len(np.unique(values)), MAX_CELLS) for values in (firsts, seconds)]
     if most[0] * most[1] > cells:
         fewer = min(*most, math.isqrt(cells))
@@ -80,12 +80,12 @@ def pair(
 
 
 def ticks(low: float, high: float) -> dict[str, list[Any]]:
-    """Ticks of a logarithmic axis from 10**low to 10**high: few enough to be read, each with its whole number."""
+    """Return readable plotly ticks of a logarithmic axis from 10**low to 10**high."""
     spacing = max(1, round((high - low) / 6))
     digits = (1, 2, 5) if high - low < 3 else (1,)
     decades = range(int(np.floor(low)), int(np.ceil(high)) + 1, spacing)
     found = [(digit, power) for power in decades for digit in digits if low <= power + np.log10(digit) <= high]
-    if len(found) < 2:  # less than an octave
+    if len(found) < 2:  # the axis spans less than an octave
         values = np.linspace(low, high, 4)[1:-1]
         return {"tickvals": (10**values).tolist(), "ticktext": [number(value, 3) for value in 10**values]}
     return {

@@ -1,8 +1,8 @@
-"""Kept: what passes over all shards have found, kept in the sweep's folder so that the next reader need not pass again.
+"""A cache in the sweep's folder for results that take a pass over all shards.
 
-What is kept is named by all that it was made of: the shard files as they are on the disk, config and plan, and the code
-that made it. Where any of these is another one, or nothing can be kept, everything is found anew, and nobody notices.
-The file holds numbers and tables only: whoever reads it runs no code of whoever wrote it.
+The key covers everything a cached value depends on: the shard files on disk, config and plan, and the code that
+computed it. On any mismatch, or if the folder is read-only, values are recomputed silently.
+The file holds only numbers and tables, so reading it never runs code from its writer.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from sweeps.store.store import SweepFiles
 
 T = TypeVar("T")
 
-_PACKAGE = Path(__file__).parent  # whose code makes what is cached
-_LEAST_TRIALS = 50_000  # of fewer, a pass takes no longer than keeping what it finds
+_PACKAGE = Path(__file__).parent  # the code that computes cached values
+_LEAST_TRIALS = 50_000  # for fewer, a pass takes no longer than writing the cache
 _CLASSES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
@@ -37,23 +37,23 @@ _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowExceptio
 
 
 class AggregateCache:
-    """What is known of some shards as they were when this was made.
+    """Cached values of a set of shards, in the state they had when the cache was opened.
 
     Args:
-        files: the sweep.
-        shards: their indices.
-        trials: how many they hold.
+        files: Files of the sweep.
+        shards: Indices of the shards.
+        trials: Number of trials in these shards.
     """
 
     def __init__(self, files: SweepFiles, shards: Sequence[int], trials: int) -> None:
-        """Nothing is read yet."""
+        """Record the state of the shards; read nothing else yet."""
         self._files, self._worthwhile = files, trials >= _LEAST_TRIALS
         stamps = files.shards.stamps() if self._worthwhile else {}
         self._stamps = {index: stamps.get(index) for index in shards}
         self._found: dict[str, Any] | None = None
 
     def get(self, name: str, make: Callable[[], T]) -> T:
-        """What has this name; made, and kept, where it is not there."""
+        """Return the value cached under ``name``; if missing, compute it with ``make`` and cache it."""
         if not self._worthwhile:
             return make()
         if self._found is None:
@@ -67,15 +67,15 @@ class AggregateCache:
     def _read(self) -> dict[str, Any]:
         try:
             found: dict[str, Any] = decoded(self._files.read_cache() or b"", self._key)
-        except _DAMAGED:  # then it is written anew
+        except _DAMAGED:  # the next write replaces the file
             return {}
         return found
 
     def _write(self) -> None:
         now = self._files.shards.stamps()
         if any(now.get(index) != stamp for index, stamp in self._stamps.items()):
-            return  # a shard was replaced meanwhile: nobody knows which one was seen
-        with suppress(StoreError):  # whoever may only read finds it anew each time
+            return  # a shard was replaced meanwhile, so the values may belong to either version
+        with suppress(StoreError):  # in a read-only store, values are recomputed each time
             self._files.write_cache(encoded(self._found, self._key))
 
     @property
@@ -86,7 +86,7 @@ class AggregateCache:
 
 
 def encoded(value: Any, key: str) -> bytes:
-    """A value made of the report's dataclasses, arrays, tables, tuples, dicts and plain values."""
+    """Serialise a value built from this package's dataclasses, arrays, tables, tuples, lists, dicts and scalars."""
     arrays: list[np.ndarray[Any, Any]] = []
     tree = json.dumps([key, _tree(value, arrays)]).encode()
     packed, sink = io.BytesIO(), pa.BufferOutputStream()
@@ -97,22 +97,22 @@ def encoded(value: Any, key: str) -> bytes:
 
 
 def decoded(data: bytes, key: str) -> Any:
-    """The value.
+    """Deserialise what :func:`encoded` returned.
 
     Raises:
-        ValueError: it has another key. Other errors where the data are damaged.
+        ValueError: the data were written under a different key. Damaged data raise one of ``_DAMAGED``.
     """
     with pa.CompressedInputStream(io.BytesIO(data), "zstd") as file:
         packed = np.load(io.BytesIO(file.read()), allow_pickle=False)
     arrays = [packed[f"arr_{i}"] for i in range(len(packed.files))]
     found, tree = json.loads(arrays[0].tobytes())
     if found != key:
-        raise ValueError("made of something else")
+        raise ValueError("the cache was written under a different key")
     return _value(tree, arrays[1:])
 
 
 def _tree(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
-    """The value as JSON, in which an array is its place in ``arrays``."""
+    """Return the value as JSON; append its arrays to ``arrays`` and refer to them by index."""
     if isinstance(value, np.ndarray):
         arrays.append(value)
         return {"array": len(arrays) - 1}
@@ -131,7 +131,7 @@ def _tree(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
         return {type(value).__name__: [_tree(part, arrays) for part in value]}
     if value is None or isinstance(value, (str, int, float)):
         return value
-    raise TypeError(f"{type(value).__name__} cannot be kept")
+    raise TypeError(f"values of type {type(value).__name__} cannot be cached")
 
 
 def _value(tree: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:

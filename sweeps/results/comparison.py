@@ -1,4 +1,4 @@
-"""compare(): sweeps held against the first of them, as comparison_tables: best loss, stable share, what became of each trial."""
+"""Compare sweeps with the first of them: best loss, stable share and the outcomes of common trials."""
 
 from __future__ import annotations
 
@@ -22,43 +22,45 @@ MAX_SWEEPS = 12
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Sweeps, and the trials that each of them has in common with the first."""
+    """A set of sweeps and the trials that each has in common with the first."""
 
     sweeps: tuple[Results, ...]
-    pairs: tuple[Pair, ...]  # the first sweep with each other one
+    pairs: tuple[Pair, ...]  # the first sweep paired with each other sweep
 
     @property
     def letters(self) -> tuple[str, ...]:
-        """What comparison_tables call the sweeps: A, B, ..."""
+        """The letters that tables use for the sweeps: A, B, ..."""
         return tuple(ascii_uppercase[: len(self.sweeps)])
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What figures call them: the letter and the start of the id."""
+        """The names that figures use for the sweeps: the letter and the first 8 characters of the id."""
         ids = (results.files.sweep_id[:8] for results in self.sweeps)
         return tuple(f"{letter} ({sweep_id})" for letter, sweep_id in zip(self.letters, ids, strict=True))
 
     @property
     def others(self) -> list[tuple[str, Pair]]:
-        """The letter of each sweep but the first, and its pair."""
+        """The letter and pair of each sweep except the first."""
         return list(zip(self.letters[1:], self.pairs, strict=True))
 
 
 def compare(files: Sequence[SweepFiles]) -> Comparison:
-    """Hold sweeps against the first of them. Memory and time are those of sweeps.results.trial_matching, for each pair.
+    """Compare sweeps with the first of them.
+
+    Each pair takes the time and memory described in :mod:`sweeps.results.trial_matching`.
 
     Raises:
-        InputError: fewer than two, or more than MAX_SWEEPS.
+        InputError: fewer than two or more than MAX_SWEEPS sweeps are given.
         StoreError: a file of a sweep is damaged.
     """
     if not 2 <= len(files) <= MAX_SWEEPS:
-        raise InputError(f"{len(files)} given; 2 to {MAX_SWEEPS} sweeps can be compared")
+        raise InputError(f"cannot compare {len(files)} sweeps: give 2 to {MAX_SWEEPS}")
     first, *others = (load_results(each) for each in files)
     return Comparison((first, *others), tuple(match(first, other) for other in others))
 
 
 def compared_sweeps(comparison: Comparison) -> pd.DataFrame:
-    """A row a sweep: which it is, its stored trials, the share of stable ones, and trials by verdict."""
+    """Return one row per sweep: its identity, stored trials, stable share and trials by verdict."""
     rows = []
     for letter, results in zip(comparison.letters, comparison.sweeps, strict=True):
         figures = KeyMetrics.of(results)
@@ -77,7 +79,10 @@ def compared_sweeps(comparison: Comparison) -> pd.DataFrame:
 
 
 def best_settings(comparison: Comparison) -> pd.DataFrame:
-    """A row a sweep: its best trial with the parameters that any of the sweeps varies; none of a sweep without one."""
+    """Return the best trial of each sweep, with the parameters that any of the sweeps varies.
+
+    A sweep without a best trial has no row.
+    """
     columns = ["trial", *_varied(comparison.sweeps), "verdict", "final_loss", "best_loss", "steps_to_tolerance"]
     rows = [results.shown(results.aggregate.best, 1).reindex(columns=columns) for results in comparison.sweeps]
     found = [row.assign(sweep=letter) for letter, row in zip(comparison.letters, rows, strict=True) if len(row)]
@@ -86,7 +91,7 @@ def best_settings(comparison: Comparison) -> pd.DataFrame:
 
 
 def different_settings(comparison: Comparison) -> pd.DataFrame:
-    """Data, model, training and fixed parameters in which the sweeps differ; a column a sweep."""
+    """Return the data, model, training and fixed parameters in which the sweeps differ, one column per sweep."""
     columns = [
         settings(results).set_index("setting")["value"].rename(letter)
         for letter, results in zip(comparison.letters, comparison.sweeps, strict=True)
@@ -97,9 +102,9 @@ def different_settings(comparison: Comparison) -> pd.DataFrame:
 
 
 def common_trials(comparison: Comparison) -> pd.DataFrame:
-    """A row a sweep but the first: its trials in common with the first, their verdicts and final losses.
+    """Return one row per sweep except the first, comparing verdicts and final losses of its common trials.
 
-    ``broken`` are those that converged in the first sweep and diverge in this one.
+    ``broken`` counts trials that converged in the first sweep and diverged, or are diverging, in this one.
     """
     rows = []
     for letter, pair in comparison.others:
@@ -122,18 +127,18 @@ def common_trials(comparison: Comparison) -> pd.DataFrame:
 
 
 def transitions(pair: Pair) -> pd.DataFrame:
-    """Common trials by their verdict in the first sweep, a row each, and in the second, a column each; with sums."""
+    """Count common trials by verdict in the first sweep (rows) and in the second (columns), with row sums."""
     counts = pd.DataFrame(pair.common.transitions, columns=list(VERDICTS))
     return counts.assign(trials=counts.sum(axis=1)).assign(verdict=list(VERDICTS))[["verdict", *VERDICTS, "trials"]]
 
 
 def verdict_changes(pair: Pair, n: int = 10) -> pd.DataFrame:
-    """The first n common trials with another verdict: those that break first, then those whose loss changed most."""
+    """Return the first n common trials whose verdict changed: broken ones first, then by change of loss."""
     return _rows(pair.common.changed, n, _varied([pair.first, pair.second]))
 
 
 def loss_differences(pair: Pair, n: int = 10) -> pd.DataFrame:
-    """The n common trials whose final losses differ most, relatively."""
+    """Return the n common trials with the largest relative difference in final loss."""
     return _rows(pair.common.differing, n, _varied([pair.first, pair.second]))
 
 
@@ -145,7 +150,7 @@ def _rows(leading: TopK, n: int, varied: Sequence[str]) -> pd.DataFrame:
 
 
 def _varied(sweeps: Sequence[Results]) -> list[str]:
-    """The parameters that one of the sweeps varies, in the order of a table's columns."""
+    """Return the parameters that any of the sweeps varies, in column order."""
     varied = {name for results in sweeps for name in results.swept}
     order = list(dict.fromkeys(name for results in sweeps for name in results.values))
     return [name for name in order if name in varied]

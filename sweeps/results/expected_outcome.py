@@ -1,4 +1,4 @@
-"""ExpectedOutcome: an expected case of the sweep file beside the trial that was found."""
+"""ExpectedOutcome: an expected case of the sweep file and the stored trial that matches it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ExpectedOutcome:
-    """One trial of an expected case and what came out; ``trial`` is None where no stored trial is that case."""
+    """One trial of an expected case and its outcome; ``trial`` is None if no stored trial matches the case."""
 
     case: str
     trial: int | None
     lr: float | None
     momentum: float | None
     weight_decay: float | None
-    final: dict[str, float]  # NaN where not finite
-    published: dict[str, float] | None  # None where torch.optim.SGD itself is what is expected
+    final: dict[str, float]  # final parameters by name; NaN if not finite
+    published: dict[str, float] | None  # None if the expected result is that of torch.optim.SGD
     reference: bool
-    decimals: int  # to which published figures are compared
+    decimals: int  # decimal places to which published figures are compared
     matches: bool
-    exact: bool  # equal to torch.optim.SGD bit for bit, not only to rounding
+    exact: bool  # bit-for-bit equal to torch.optim.SGD, not only within rounding
     verdict: str | None
     overshoot_percent: float | None
     overshoot_parameter: str | None

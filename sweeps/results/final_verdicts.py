@@ -1,7 +1,7 @@
-"""Final verdicts: verdicts against the best that the whole sweep has found, where a loss has no minimum known beforehand.
+"""Final verdicts, relative to the best objective of the whole sweep, for losses without a known minimum.
 
-A shard judges its trials by its own best. When all shards are stored, this judges them anew by the sweep's best; done
-twice, it changes nothing.
+A shard computes verdicts from its own best objective. Once all shards are stored, the verdicts are recomputed from the
+sweep's best. The operation is idempotent.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from sweeps.store.store import SweepFiles
 
 
 def apply_final_verdicts(files: SweepFiles, thresholds: Thresholds) -> None:
-    """Bring the verdicts and steps_to_tolerance of all stored shards up to date."""
+    """Update ``verdict`` and ``steps_to_tolerance`` in all stored shards."""
     for index, table, judged in final_verdicts(files, thresholds):
         if not judged.equals(table):
             files.shards.replace(index, judged)
 
 
 def final_verdicts(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[int, pa.Table, pa.Table]]:
-    """The stored shards: number, table, and that with the verdicts and steps_to_tolerance that it ought to have."""
+    """Yield each stored shard's index, its table, and the table with the correct verdicts and steps_to_tolerance."""
     done = sorted(files.shards.done())
     if not done:
         return
@@ -52,7 +52,7 @@ def final_verdicts(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[
 
 
 def _objective(schema: pa.Schema) -> str:
-    """The column of what trials descend."""
+    """Return the column of the objective that trials minimise."""
     return "objective" if "objective" in schema.names else "loss"
 
 

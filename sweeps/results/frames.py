@@ -1,4 +1,4 @@
-"""Rows: trials of shard files as a DataFrame: final values as columns of their own, growth, verdicts in their order."""
+"""Convert trials of shard files to DataFrames, with a column per final value, growth and ordered verdicts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ _MEASURES = ("predicted_radius", "initial_loss", "final_loss", "best_loss", "ove
 
 
 def frame(table: pa.Table, names: list[str]) -> pd.DataFrame:
-    """Rows with scalar columns and ``final``, of a model with these parameters, as a table for people and notebooks."""
+    """Return trials as a DataFrame.
+
+    Args:
+        table: Scalar columns and, optionally, ``final``.
+        names: Names of the model's parameters.
+    """
     lists = [c for c in table.column_names if c == "final"]
     rows: pd.DataFrame = table.drop_columns([*lists, *(c for c in table.column_names if c == "growth")]).to_pandas()
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -32,7 +37,7 @@ def frame(table: pa.Table, names: list[str]) -> pd.DataFrame:
 
 
 def nothing(names: list[str]) -> pa.Table:
-    """No trials, with the columns of a shard file of a model with these parameters."""
+    """Return an empty table with the columns of a shard file, for a model with these parameter names."""
     types = {
         **dict.fromkeys(("trial", "seed", *_STEPS), pa.int64()),
         **dict.fromkeys(_TEXTS, pa.string()),

@@ -1,4 +1,4 @@
-"""Cells: trials counted and compared by where they lie on some axes; any number of shards' cells can be added."""
+"""Map cells: trials counted and compared by their position on one or more axes; cells of shards can be added."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from sweeps.results.binning import MapAxis
 if TYPE_CHECKING:
     pass
 
-OUTCOME = ("trial", "verdict", "final_loss", "predicted_radius", "steps_to_tolerance")  # what Outcomes are made of
+OUTCOME = ("trial", "verdict", "final_loss", "predicted_radius", "steps_to_tolerance")  # columns that Outcomes needs
 
 FloatArray = NDArray[np.float64]
-_LEAST = 1e-300  # stands for a loss of 0 where logarithms are taken
+_LEAST = 1e-300  # replaces a loss of 0 before taking logarithms
 _BADNESS = np.array([{"diverging": 1, "diverged": 2}.get(verdict, 0) for verdict in VERDICTS], dtype=np.int8)
-_NOBODY = 3  # the badness of a cell without a trial
+_EMPTY = 3  # badness of a cell without a trial
 
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What became of T trials, of which there may not be none."""
+    """The outcomes of T trials, T > 0."""
 
-    verdict: NDArray[np.intp]  # places in VERDICTS
-    loss: FloatArray  # the final one; inf where there is none
+    verdict: NDArray[np.intp]  # (T,) indices into VERDICTS
+    loss: FloatArray  # final loss; inf if there is none
     trial: NDArray[np.int64]
-    radius: FloatArray  # predicted; inf where it is not known
-    steps: FloatArray  # to tolerance; inf of trials that did not converge
+    radius: FloatArray  # predicted spectral radius; inf if unknown
+    steps: FloatArray  # steps to tolerance; inf for trials that did not converge
 
     @classmethod
     def of(cls, table: pa.Table) -> Outcomes:
-        """Those of some rows of shard files."""
+        """Read the outcomes from rows of shard files."""
         verdict = pc.index_in(table["verdict"], pa.array(VERDICTS)).to_numpy().astype(np.intp)
-        converged = verdict == VERDICTS.index("converged")  # others may have passed by
+        converged = verdict == VERDICTS.index("converged")  # other trials can reach tolerance and leave it again
         return cls(
             verdict=verdict,
             loss=_or_infinite(table["final_loss"]),
@@ -52,38 +52,38 @@ class Outcomes:
 
     @cached_property
     def badness(self) -> NDArray[np.int8]:
-        """0 settled, 1 diverging, 2 diverged."""
+        """The (T,) badness: 0 settled, 1 diverging, 2 diverged."""
         return np.asarray(_BADNESS[self.verdict])
 
     @cached_property
     def worst_first(self) -> NDArray[np.intp]:
-        """The trials' order, the best of all at the end."""
+        """The (T,) order of the trials, worst first."""
         return np.lexsort((-self.trial, -self.loss, -self.badness))
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """One entry a cell of the product of some axes, in the axes' shape; V verdicts.
+    """One entry per cell of the product of the axes, in the axes' shape; V verdicts.
 
-    The best trial of a cell is one that settled, else one that is diverging, else one that diverged; among these the
-    one of least final loss, and of equals the first.
+    The best trial of a cell is a settled one, else a diverging one, else a diverged one; ties are broken by lower
+    final loss, then by lower trial number.
     """
 
     axes: tuple[MapAxis, ...]
     counts: NDArray[np.int64]  # (..., V) trials by verdict
-    badness: NDArray[np.int8]  # of the best trial: 0 settled, 1 diverging, 2 diverged, 3 none was run
-    loss: FloatArray  # its final loss; inf where it has none
-    trial: NDArray[np.int64]  # its number
-    position: FloatArray  # (..., axes) its values
-    radius: FloatArray  # the least predicted one of all trials; inf where none is known
-    steps: FloatArray  # the fewest to tolerance of trials that converged; inf where none did
-    measured: NDArray[np.int64]  # trials that settled and have a final loss
-    mean: FloatArray  # of log10 of these losses; 0 where there are none
-    squares: FloatArray  # sum of the squared deviations from that mean
+    badness: NDArray[np.int8]  # badness of the best trial: 0 settled, 1 diverging, 2 diverged, 3 no trial was run
+    loss: FloatArray  # final loss of the best trial; inf if it has none
+    trial: NDArray[np.int64]  # number of the best trial; -1 if there is none
+    position: FloatArray  # (..., axes) values of the best trial
+    radius: FloatArray  # smallest predicted radius of all trials; inf if none is known
+    steps: FloatArray  # fewest steps to tolerance of the converged trials; inf if none converged
+    measured: NDArray[np.int64]  # number of settled trials that have a final loss
+    mean: FloatArray  # mean of log10 of these losses; 0 if there are none
+    squares: FloatArray  # sum of squared deviations from that mean
 
     @classmethod
     def of(cls, axes: Sequence[MapAxis], table: pa.Table, outcomes: Outcomes) -> Cells:
-        """Those of some rows of shard files, whose outcomes these are."""
+        """Build the cells from rows of shard files and their outcomes."""
         verdict, loss, trial, badness = outcomes.verdict, outcomes.loss, outcomes.trial, outcomes.badness
         columns = [numbers(table[axis.name]) for axis in axes]
         shape = tuple(len(axis.labels) for axis in axes)
@@ -92,7 +92,7 @@ class Cells:
         number = int(np.prod(shape))
         counts = np.bincount(cell * len(VERDICTS) + verdict, minlength=number * len(VERDICTS))
         best = np.full(number, -1)
-        best[cell[outcomes.worst_first]] = outcomes.worst_first  # of several the last is kept, which is the best
+        best[cell[outcomes.worst_first]] = outcomes.worst_first  # the last assignment wins, which is the best trial
         found = best >= 0
         settled = (badness == 0) & np.isfinite(loss)
         measured, mean, squares = _moments(cell[settled], np.log10(np.maximum(loss[settled], _LEAST)), number)
@@ -100,7 +100,7 @@ class Cells:
         return cls(
             axes=tuple(axes),
             counts=counts.reshape(*shape, len(VERDICTS)),
-            badness=np.where(found, badness[best], np.int8(_NOBODY)).reshape(shape),
+            badness=np.where(found, badness[best], np.int8(_EMPTY)).reshape(shape),
             loss=np.where(found, loss[best], np.inf).reshape(shape),
             trial=np.where(found, trial[best], -1).reshape(shape),
             position=np.where(found[:, np.newaxis], values[best], np.nan).reshape(*shape, len(axes)),
@@ -112,7 +112,7 @@ class Cells:
         )
 
     def __add__(self, other: Cells) -> Cells:
-        """Those of both; the moments as of Chan, Golub and LeVeque (1979)."""
+        """Return the cells of both; moments are combined as in Chan, Golub and LeVeque (1979)."""
         theirs = other.badness < self.badness
         theirs |= (other.badness == self.badness) & (other.loss < self.loss)
         theirs |= (other.badness == self.badness) & (other.loss == self.loss) & (other.trial < self.trial)
@@ -134,7 +134,7 @@ class Cells:
         )
 
     def at(self, *places: int) -> Cells:
-        """Those at one place of each of the last axes."""
+        """Return the cells at one position on each of the last axes."""
         axes = self.axes[: len(self.axes) - len(places)]
         here: tuple[slice | int, ...] = (*(slice(None) for _ in axes), *places)
         arrays = {name: value[here] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
@@ -142,25 +142,28 @@ class Cells:
         return replace(self, axes=axes, **arrays)
 
     def widened(self) -> Cells:
-        """The same cells with one more axis, which has a single place."""
+        """Return the same cells with an additional last axis of length 1."""
         arrays = {name: value[:, np.newaxis] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         return replace(self, axes=(*self.axes, MapAxis.of([0.0], "")), **arrays)
 
     @property
     def verdict(self) -> NDArray[np.intp]:
-        """The verdict of each cell's best trial as a place in VERDICTS; of those that settled the most frequent one."""
+        """The verdict of each cell as an index into VERDICTS; -1 if the cell has no trial.
+
+        It is the best trial's verdict or, if that settled, the most frequent verdict of the settled trials.
+        """
         settled = np.where(_BADNESS == 0, self.counts, -1).argmax(axis=-1)
         bad = [VERDICTS.index("diverging"), VERDICTS.index("diverged"), -1]
         return np.asarray(np.select([self.badness == 0, *(self.badness == b for b in (1, 2, 3))], [settled, *bad]))
 
     @property
     def settled(self) -> NDArray[np.int64]:
-        """Number of trials that settled."""
+        """The number of settled trials of each cell."""
         return np.asarray(self.counts[..., _BADNESS == 0].sum(axis=-1))
 
     @property
     def trials(self) -> NDArray[np.int64]:
-        """Number of trials."""
+        """The number of trials of each cell."""
         return np.asarray(self.counts.sum(axis=-1))
 
 
@@ -170,7 +173,7 @@ def _or_infinite(column: pa.ChunkedArray) -> FloatArray:
 
 
 def _least(cell: NDArray[np.intp], values: FloatArray, number: int) -> FloatArray:
-    """The least of each cell's values; inf where there are none."""
+    """Return the smallest value of each cell; inf if it has none."""
     least = np.full(number, np.inf)
     np.minimum.at(least, cell, values)
     return least
@@ -179,7 +182,7 @@ def _least(cell: NDArray[np.intp], values: FloatArray, number: int) -> FloatArra
 def _moments(
     cell: NDArray[np.intp], values: FloatArray, number: int
 ) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
-    """The number of each cell's values, their mean, and the sum of squared deviations from it."""
+    """Return the count, mean and sum of squared deviations of each cell's values."""
     count = np.bincount(cell, minlength=number)
     mean = np.divide(np.bincount(cell, values, number), count, out=np.zeros(number), where=count > 0)
     squares = np.bincount(cell, (values - mean[cell]) ** 2, number)
@@ -188,8 +191,8 @@ def _moments(
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One map: ``cells`` has two axes, the first goes across; ``title`` is empty where there is only one panel."""
+    """One map: ``cells`` has two axes, the first horizontal; ``title`` is empty if there is only one panel."""
 
     title: str
     cells: Cells
-    beside: tuple[tuple[MapAxis, int], ...] = ()  # the axes that other panels vary, and this one's place on each
+    beside: tuple[tuple[MapAxis, int], ...] = ()  # axes that vary between panels, and this panel's index on each

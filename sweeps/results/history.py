@@ -1,4 +1,4 @@
-"""History: the finished sweeps of a store in the order of their making, one row each, as a scheduled job's record."""
+"""The history of a store: one row per finished sweep, in order of creation."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _COLUMNS = ("id", "name", "created", "state", "tags", "trials", "metric", "best"
 
 
 def history(store: Store, name: str | None = None, tags: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """What came out of each finished sweep, the oldest first.
+    """Return the key metrics of each finished sweep, oldest first.
 
     Args:
-        store: whose sweeps.
-        name: only sweeps of this name.
-        tags: only sweeps that have all of these tags.
+        store: The store to read.
+        name: Include only sweeps with this name.
+        tags: Include only sweeps that have all of these tags.
 
     Returns:
-        One row a sweep: id, name, created (UTC), state, tags (a dict), trials (that are stored), metric and its best
-        value (NaN where every trial diverged), stable_share, and the number of trials by verdict. A sweep with a
+        One row per sweep: id, name, created (UTC), state, tags (a dict), trials (the number stored), metric and its
+        best value (NaN if every trial diverged), stable_share, and the number of trials by verdict. A sweep with a
         damaged file has the state ``damaged`` and no figures.
     """
     rows = [row for files in reversed(store.sweeps()) if (row := _row(files, name, tags or {})) is not None]
@@ -39,7 +39,7 @@ def history(store: Store, name: str | None = None, tags: Mapping[str, str] | Non
 
 
 def _row(files: SweepFiles, name: str | None, tags: Mapping[str, str]) -> dict[str, Any] | None:
-    """None of a sweep that is not asked for, or not finished."""
+    """Return the sweep's row, or None if it is filtered out or not finished."""
     try:
         manifest = files.manifest()
     except StoreError:

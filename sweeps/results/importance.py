@@ -1,4 +1,4 @@
-"""Effects: what each hyperparameter alone does to the outcome, and how much of the variance that explains."""
+"""Parameter importance: the main effect of each hyperparameter and the share of variance it explains."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from numpy.typing import NDArray
 from sweeps.results.heatmap import Cells
 from sweeps.results.results import Results
 
-MAX_LEVELS = 24  # of a parameter; more values are grouped, so that single trials are no groups of their own
-_LEAST_FILLED = 0.2  # of the combinations of up to three values of each axis
+MAX_LEVELS = 24  # levels per parameter; more values are grouped, so that a group is not a single trial
+_LEAST_FILLED = 0.2  # minimum share of the combinations of up to three values per axis
 REST = "interactions and the rest"
 
 FloatArray = NDArray[np.float64]
 
 
 def effects(results: Results) -> pd.DataFrame:
-    """How much of the variance each parameter explains by itself; empty where fewer than two are swept.
+    """Return the share of variance that each parameter explains by itself.
 
-    It is empty also where so few of the axes' combinations were run that their effects cannot be told apart.
+    The table is empty if fewer than two parameters are swept, or if too few combinations of the axes were run to
+    separate their effects.
 
-    ``of_settling`` is eta squared, the share of the variance between the parameter's values of a one-way analysis, of
-    whether a trial settles, and ``of_log_loss`` that of log10 of the final loss of those that settle. What is left to 1
-    are interactions and, where several seeds were run, chance. In products of axes the shares of settling add up;
-    those of the loss need not, since settled trials are no product.
+    ``of_settling`` is eta squared of a one-way analysis of variance (the variance between the parameter's values over
+    the total) of whether a trial settles; ``of_log_loss`` is the same for log10 of the final loss of settled trials.
+    The remainder to 1 is due to interactions and, with several seeds, chance. In a full grid the shares of settling
+    add up; those of the loss need not, because the settled trials are not a full grid.
     """
     combinations = math.prod(min(len(results.values[name]), 3) for name in results.axes)
     if len(results.axes) < 2 or results.stored < _LEAST_FILLED * combinations:
@@ -49,9 +50,10 @@ def effects(results: Results) -> pd.DataFrame:
 
 
 def main_effect(results: Results, name: str) -> pd.DataFrame:
-    """By value of a parameter: trials, the share that settles, and of those the mean and deviation of log10 loss.
+    """Return, per value of a parameter, the trials, the share that settles, and mean and deviation of log10 loss.
 
-    More than MAX_LEVELS values are grouped; a group stands under its middle value.
+    Mean and standard deviation are over settled trials. More than MAX_LEVELS values are grouped, and each group is
+    listed under its middle value.
     """
     cells = results.aggregate.cells[(name,)]
     groups = _groups(len(cells.axes[0].labels))
@@ -70,12 +72,12 @@ def main_effect(results: Results, name: str) -> pd.DataFrame:
 
 
 def _groups(cells: int) -> NDArray[np.intp]:
-    """Where the groups of some cells in a row begin, and the end."""
+    """Return the start index of each group of neighbouring cells, and the end."""
     return np.linspace(0, cells, min(cells, MAX_LEVELS) + 1).round().astype(np.intp)
 
 
 def _grouped(cells: Cells) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Trials, settled and measured ones, mean and squares of groups of neighbouring cells."""
+    """Return trials, settled, measured, mean and squares of groups of neighbouring cells."""
     starts = _groups(len(cells.mean))[:-1]
     trials, settled, measured = (
         np.add.reduceat(part, starts).astype(float) for part in (cells.trials, cells.settled, cells.measured)

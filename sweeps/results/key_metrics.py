@@ -1,4 +1,4 @@
-"""Key figures: a sweep in a few numbers, for those who hold many sweeps against each other."""
+"""Key metrics: a sweep in a few numbers, to compare it with others."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ STABLE = tuple(verdict for verdict in VERDICTS if verdict not in ("diverging", "
 
 @dataclass(frozen=True)
 class KeyMetrics:
-    """What became of a sweep's stored trials."""
+    """A summary of a sweep's stored trials."""
 
-    metric: str  # what makes a trial the best: final_loss or best_loss
-    best: float | None  # its least value among trials that did not diverge; None where all did, or none is stored
+    metric: str  # the metric that ranks trials: final_loss or best_loss
+    best: float | None  # lowest metric of trials that did not diverge; None if all diverged or none is stored
     planned: int
     stored: int
     verdicts: dict[str, int]  # stored trials by verdict
 
     @classmethod
     def of(cls, results: Results) -> KeyMetrics:
-        """Those of a sweep, from its tally."""
+        """Compute the metrics from the sweep's aggregate."""
         metric, aggregate = results.config.metric.name, results.aggregate
         best = aggregate.best.table[metric].to_pylist()
         counts = dict(zip(VERDICTS, aggregate.verdicts.tolist(), strict=True))
@@ -31,10 +31,10 @@ class KeyMetrics:
 
     @property
     def stable(self) -> int:
-        """Number of trials that neither diverged nor are diverging."""
+        """The number of trials that neither diverged nor are diverging."""
         return sum(self.verdicts[verdict] for verdict in STABLE)
 
     @property
     def stable_share(self) -> float:
-        """Their share of the stored trials; NaN where none is stored."""
+        """The share of stable trials among the stored ones; NaN if none is stored."""
         return self.stable / self.stored if self.stored else math.nan

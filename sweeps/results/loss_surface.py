@@ -1,4 +1,4 @@
-"""The loss over a model's parameters, where it is known exactly: squared loss and a linear model."""
+"""The exact loss surface over a linear model's parameters under squared loss."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sweeps.results.results import Results
 
 
 def loss_surface(results: Results) -> Quadratic | None:
-    """The training loss as a quadratic form of two parameters.
+    """Return the training loss as a quadratic form of two parameters.
 
-    None for other models and losses, and where the data cannot be had any more, or are not those of the sweep: a
-    report can be written on another machine than the one that has them.
+    Return None for other models and losses, and if the data are unavailable or differ from those of the sweep: a
+    report can be written on a machine that does not have the data.
     """
     if results.config.task.loss != "mse" or not MODEL_KINDS[results.config.task.model.kind].is_linear:
         return None

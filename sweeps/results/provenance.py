@@ -1,4 +1,4 @@
-"""Provenance: what was run and what was not, what all trials share, and what made them, so that it can be run again."""
+"""Provenance: the combinations that were skipped, the settings shared by all trials, and what is needed to rerun."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.results.results import Results
 from sweeps.text.formatting import cell, heading, meaning
 
-_MAX_STARTS = 4  # start values that are shown
+_MAX_STARTS = 4  # start values to show
 
 
 def dropped_and_merged(results: Results) -> pd.DataFrame:
-    """Combinations that are no trials of their own, and why."""
+    """Return the number of combinations that were dropped or merged into another trial, by reason."""
     rows = [
         {"what": what, "reason": reason, "combinations": int(count)}
         for what, counts in (("dropped", _summed(results, "dropped")), ("merged", _summed(results, "merged")))
@@ -26,12 +26,12 @@ def dropped_and_merged(results: Results) -> pd.DataFrame:
 
 
 def _summed(results: Results, what: str) -> Counter[str]:
-    """Counts by reason over all stages."""
+    """Sum the counts by reason over all stages."""
     return sum((Counter(getattr(stage, what)) for stage in results.extent.stages), Counter())
 
 
 def settings(results: Results) -> pd.DataFrame:
-    """What all trials share: task, training, and the hyperparameters that are not swept."""
+    """Return the settings shared by all trials: task, training and the hyperparameters that are not swept."""
     task, training = results.config.task, results.config.training
     data = ", ".join(f"{k} {_plain(v)}" for k, v in task.dataset.model_dump(exclude_unset=True).items() if k != "kind")
     rows = {
@@ -54,7 +54,7 @@ def settings(results: Results) -> pd.DataFrame:
 
 
 def provenance(results: Results) -> pd.DataFrame:
-    """What made the results: the sweep, digests of data and plan, kernel, device, versions."""
+    """Return the origin of the results: sweep, digests of data and plan, kernel, device and versions."""
     manifest = results.manifest
     config = hashlib.sha256(results.files.config_yaml().encode()).hexdigest()
     rows = {
@@ -79,7 +79,7 @@ def _plain(value: object) -> str:
 
 
 def created(results: Results) -> str:
-    """When the sweep was planned."""
+    """Return the time at which the sweep was planned, in UTC."""
     moment = str(results.manifest.get("created", ""))
     try:
         return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M} UTC"

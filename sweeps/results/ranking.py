@@ -1,7 +1,6 @@
 """The order of best trials, for reports, MLflow runs, ``top:N`` and the logged model.
 
-Trials that did not diverge, by the sweep's metric; among equals the one that reaches tolerance in fewer steps comes
-first, then the one with the lower number.
+Trials that did not diverge are sorted by the sweep's metric, then by fewer steps to tolerance, then by lower number.
 """
 
 from __future__ import annotations

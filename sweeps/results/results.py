@@ -1,4 +1,4 @@
-"""Results: what a sweep has stored, tallied shard by shard, and single trials and their curves on demand."""
+"""Results: the stored trials of a sweep, aggregated shard by shard, and single trials and curves on demand."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from sweeps.results.heatmap import OUTCOME, Cells, Outcomes
 from sweeps.results.top_k import DistinctValues, TopK
 from sweeps.store.sweep_files import Extent, SweepFiles
 
-MAX_FINAL_COLUMNS = 16  # parameters beyond which final values have no columns
-_MAX_PAIRED = 6  # axes, of which each pair is tallied
-_MAX_SETTINGS = 50_000  # of which the spread over seeds is tallied
-_CROSSED = 0.9  # the share of its combinations that a pair of axes must have run to count as crossed
+MAX_FINAL_COLUMNS = 16  # models with more parameters have no columns of final values
+_MAX_PAIRED = 6  # number of axes aggregated in pairs
+_MAX_SETTINGS = 50_000  # for more settings, the spread over seeds is not computed
+_CROSSED = 0.9  # minimum share of its combinations that a crossed pair of axes has run
 T = TypeVar("T")
 
 _MADE_BY = ("kernel", "device", "prediction")
@@ -37,33 +37,33 @@ _MADE_BY = ("kernel", "device", "prediction")
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What a sweep has brought so far; some shards, or all of them, may be missing."""
+    """The results of a sweep so far; some or all shards can be missing."""
 
     files: SweepFiles
     config: SweepConfig
     manifest: dict[str, Any]  # plan.json
-    extent: Extent  # what is planned
+    extent: Extent  # the planned stages, trials and shards
     metadata: dict[str, Any]  # steps, parameters, kernel, device, prediction
-    shards: tuple[tuple[int, int, int], ...]  # (index, first trial, number of trials) of each stored one, in order
+    shards: tuple[tuple[int, int, int], ...]  # (index, first trial, number of trials) of the stored shards, in order
 
     @property
     def planned(self) -> int:
-        """Number of trials in the plan."""
+        """The number of planned trials."""
         return self.extent.trials
 
     @property
     def stored(self) -> int:
-        """Number of trials that are stored."""
+        """The number of stored trials."""
         return sum(trials for _, _, trials in self.shards)
 
     @property
     def parameters(self) -> list[str]:
-        """Names of the model's parameters."""
+        """The names of the model's parameters."""
         return list(self.metadata["parameters"])
 
     @cached_property
     def starts(self) -> list[str]:
-        """The columns of start values."""
+        """The names of the start value columns."""
         return [name for name in self._scalars if name.startswith("init.")]
 
     @cached_property
@@ -83,19 +83,19 @@ class Results:
 
     @cached_property
     def axes(self) -> list[str]:
-        """Parameters with more than one value among the stored trials, the widest first."""
+        """The parameters with more than one value among the stored trials, most values first."""
         swept = [name for stage in self.extent.stages for name in stage.swept]
         named = [c for c in dict.fromkeys(swept if "swept" in self.manifest else self.values) if c in self.values]
         return sorted((c for c in named if len(self.values[c]) > 1), key=lambda c: -len(self.values[c]))
 
     @cached_property
     def swept(self) -> list[str]:
-        """The same, in the order of a table's columns: hyperparameters, start values, seed."""
+        """The axes in column order: hyperparameters, start values, seed."""
         return [c for c in (*HYPERPARAMETERS, *self.starts, "seed") if c in self.axes]
 
     @cached_property
     def aggregate(self) -> Aggregate:
-        """All that a report says of the trials, in one pass over the shards, or as an earlier pass has found it."""
+        """The aggregate of all stored trials, from the cache or from one pass over the shards."""
         return self._cache.get("aggregate", self._find_aggregate)
 
     def _find_aggregate(self) -> Aggregate:
@@ -118,9 +118,10 @@ class Results:
 
     @property
     def widest_pair(self) -> Cells | None:
-        """Cells of the two widest axes that were crossed with each other, the wider first; None of fewer than two.
+        """The cells of the two widest axes that were crossed, the wider first; None if there are fewer than two axes.
 
-        Of mappings in a list, two axes may have few values in common; such a pair makes an empty map, so it comes last.
+        If the search space is a list, two axes can have few combinations in common. Their map would be almost empty,
+        so such a pair is used only if no pair was crossed.
         """
         pairs = [cells for names, cells in self.aggregate.cells.items() if len(names) == 2]  # in order of width
         shares = [float((cells.trials > 0).mean()) for cells in pairs]
@@ -128,7 +129,7 @@ class Results:
         return full[0] if full else pairs[int(np.argmax(shares))] if pairs else None
 
     def cached(self, name: str, make: Callable[[], T]) -> T:
-        """What ``make`` returns; made once, and for large sweeps kept in the sweep's folder for the next reader."""
+        """Return the result of ``make``, computed once; for large sweeps it is also cached in the sweep's folder."""
         if name not in self._made:
             self._made[name] = self._cache.get(name, make)
         made: T = self._made[name]
@@ -139,40 +140,40 @@ class Results:
         return {}
 
     def cells(self, *axes: MapAxis) -> Cells:
-        """Cells of any axes, such as a map's beside those of its facets; a pass of its own over the stored trials."""
+        """Return the cells of any axes, in a separate pass over the stored trials."""
         columns = [*OUTCOME, *(axis.name for axis in axes)]
         return reduce(add, (Cells.of(axes, table, Outcomes.of(table)) for table in self.tables(columns)))
 
     def shown(self, leading: TopK, n: int | None = None) -> pd.DataFrame:
-        """The first n rows of a ranking."""
+        """Return the first n rows of a ranking as a DataFrame."""
         return frame(leading.table.slice(0, n), self.parameters)
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """Every stored trial as a row: about 0.3 kB each in memory. Reports do without; it is for notebooks.
+        """All stored trials as rows, about 0.3 kB each in memory; for notebooks, reports do not use it.
 
-        The shards' scalar columns, final.<name> of models with up to 16 parameters, and growth: the last finite loss
-        over the first.
+        Columns are the shards' scalar columns, final.<name> for models with up to 16 parameters, and growth: the last
+        finite loss divided by the first.
         """
         return pd.concat([*self.frames()] or [frame(nothing(self.parameters), self.parameters)], ignore_index=True)
 
     @property
     def settled(self) -> pd.DataFrame:
-        """Of :attr:`trials` those that neither diverged nor are diverging."""
+        """The rows of :attr:`trials` that neither diverged nor are diverging."""
         return self.trials[~self.trials["verdict"].isin(["diverging", "diverged"])]
 
     def frames(self) -> Iterator[pd.DataFrame]:
-        """The same, shard by shard."""
+        """Yield the rows of :attr:`trials` shard by shard."""
         for table in self.tables(self._scalars):
             yield frame(table, self.parameters)
 
     def tables(self, columns: list[str]) -> Iterator[pa.Table]:
-        """Some columns of the stored trials, shard by shard."""
+        """Yield the given columns of the stored trials shard by shard."""
         for table in self.files.shards.read_many((index for index, _, _ in self.shards), columns):
             yield table.replace_schema_metadata()
 
     def matching(self, where: Mapping[str, Any]) -> list[int]:
-        """Numbers of the trials with these values; numbers to the rounding of a range's points."""
+        """Return the numbers of the trials with these values; floats are compared up to rounding."""
         found: list[int] = []
         for table in self.tables(["trial", *where]):
             inside = np.ones(len(table), dtype=bool)
@@ -186,19 +187,19 @@ class Results:
         return found
 
     def rows(self, numbers: Sequence[int]) -> pd.DataFrame:
-        """Some trials as rows of :attr:`trials`, by number. Only the shards that hold them are read."""
+        """Return trials by number, as rows of :attr:`trials`. Only the shards that hold them are read."""
         tables = list(self._some(numbers, self._scalars))
         return frame(pa.concat_tables(tables) if tables else nothing(self.parameters), self.parameters)
 
     def ids(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        """The ``trial`` and ``trial_id`` of some trials, by number. Only the shards that hold them are read."""
+        """Return ``trial`` and ``trial_id`` of trials by number. Only the shards that hold them are read."""
         return [row for table in self._some(numbers, ["trial", "trial_id"]) for row in table.to_pylist()]
 
     def curves(self, numbers: Sequence[int], only: Sequence[str] | None = None) -> pd.DataFrame:
-        """Curves of some trials: trial, step, loss, validation_loss and param.<name> where recorded, as rows a step.
+        """Return the curves of trials, one row per trial and recorded step.
 
-        Values are NaN from the step at which a trial stopped. Only the shards that hold these trials are read, and of
-        the curves ``only`` some where they are named.
+        Columns are trial, step, loss and, if recorded, validation_loss and param.<name>; ``only`` selects among the
+        curves. Values are NaN from the step at which a trial stopped. Only the shards that hold the trials are read.
         """
         wanted = [name for name in self._recorded if only is None or name in ("trial", *only)]
         frames = [self._curves_of(table) for table in self._some(numbers, wanted)]
@@ -206,7 +207,7 @@ class Results:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns, dtype=float)
 
     def final(self, numbers: Sequence[int]) -> dict[int, NDArray[Any]]:
-        """Final parameters of some trials, in the run's own dtype; NaN where they are not finite."""
+        """Return the final parameters by trial number, in the training's dtype; NaN if not finite."""
         found: dict[int, NDArray[Any]] = {}
         for table in self._some(numbers, ["trial", "final"]):
             values = matrix(table["final"], len(table))
@@ -228,7 +229,7 @@ class Results:
         return ["trial", *(name for name in lists if name != "final")]
 
     def _some(self, numbers: Sequence[int], columns: list[str]) -> Iterator[pa.Table]:
-        """The rows of some trials, shard by shard."""
+        """Yield the rows of trials by number, shard by shard."""
         wanted = np.unique(np.asarray(numbers, dtype=np.int64))
         places = np.searchsorted([first for _, first, _ in self.shards], wanted, side="right") - 1
         holding = (self.shards[place][0] for place in np.unique(places[places >= 0]))
@@ -248,7 +249,7 @@ class Results:
 
 
 def load_results(files: SweepFiles) -> Results:
-    """Open a sweep's results, as far as they are stored; the trials are read when something asks for them.
+    """Open the stored results of a sweep; trials are read on demand.
 
     Raises:
         StoreError: a file of the sweep is damaged.
@@ -267,5 +268,5 @@ def load_results(files: SweepFiles) -> Results:
 
 
 def _known(column: pa.ChunkedArray) -> NDArray[Any]:
-    """A column's distinct values, as far as they are there."""
+    """Return a column's distinct values, without nulls."""
     return np.asarray(pc.unique(column).drop_null().to_numpy(zero_copy_only=False))

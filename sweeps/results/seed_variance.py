@@ -1,4 +1,4 @@
-"""Seeds: how much the outcome of a setting varies with the seed, and which settings cannot be told from the best."""
+"""Seed variance: how much a setting's outcome varies with the seed, and which settings tie with the best."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pandas as pd
 from sweeps.results.results import Results
 from sweeps.text.formatting import meaning
 
-LEVEL = 0.05  # of the tests and, two-sided, of the intervals
+LEVEL = 0.05  # significance level of the tests; the intervals are two-sided at this level
 
 
 def seed_spread(results: Results, n: int | None = None) -> pd.DataFrame:
-    """Settings by the mean over seeds of log10 of the final loss, the best first; empty without several seeds.
+    """Rank settings by the mean over seeds of log10 of the final loss, best first; empty without several seeds.
 
-    Only settings that settled with every seed count. ``mean_loss`` is the geometric mean; ``low`` and ``high`` hold
-    95 % (Student's t of log10 loss); ``p`` is that of Welch's one-sided t-test (B. L. Welch, 1947) of the setting being
-    worse than the best one, not corrected for how many are compared; ``tied`` are those with p of at least 0.05, which
-    cannot be told from the best.
+    Only settings that settled with every seed are included. ``mean_loss`` is the geometric mean; ``low`` and ``high``
+    bound its 95 % confidence interval (Student's t on log10 loss). ``p`` is the p-value of Welch's one-sided t-test
+    (B. L. Welch, 1947) that the setting is worse than the best, without correction for multiple comparisons. Settings
+    with p of at least 0.05 are ``tied``: not significantly worse than the best.
     """
     cells = results.aggregate.settings
     if cells is None:
@@ -32,7 +32,7 @@ def seed_spread(results: Results, n: int | None = None) -> pd.DataFrame:
     for name in frame:
         frame[name] = [meaning(value, name) for value in frame[name]]
     frame["seeds"] = count
-    with np.errstate(over="ignore"):  # of bands that are wider than the range of floats
+    with np.errstate(over="ignore"):  # intervals can exceed the range of floats
         frame["mean_loss"], frame["low"], frame["high"] = 10**mean, 10 ** (mean - reach), 10 ** (mean + reach)
     frame = frame.assign(_mean=mean, _error=error).sort_values("_mean", kind="stable", ignore_index=True)
     if not len(frame):

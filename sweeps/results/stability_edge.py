@@ -1,4 +1,4 @@
-"""The edge of stability: up to which lr trials settle, where they break, and what that means for the choice of lr."""
+"""The edge of stability: up to which lr trials settle, where they diverge, and how far a trial is from it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ FloatArray = NDArray[np.float64]
 
 
 def edge_of_stability(results: Results) -> pd.DataFrame:
-    """Up to which lr trials settle, for values of the axis beside it; empty where lr is not an axis of the map.
+    """Return up to which lr trials settle, for values of the map's other axis; empty if lr is not a map axis.
 
-    A row a value, the best trials of its cells: ``settles_up_to`` is the largest lr below which all settle,
-    ``breaks_at`` the least that does not (missing where all do), ``largest_settling`` the largest of all that do:
-    stability need not be monotone; ``predicted_edge`` where the predicted radius first passes 1.
+    Each row describes one value, by the best trial of each cell: ``settles_up_to`` is the largest lr up to which all
+    settle, ``breaks_at`` the smallest lr that does not settle (missing if all do), and ``largest_settling`` the largest
+    lr that settles, since stability need not be monotone. ``predicted_edge`` is the lr at which the predicted radius
+    first exceeds 1.
     """
     rows = []
     for panel, cells, name in lr_maps(results):
@@ -36,7 +37,7 @@ def edge_of_stability(results: Results) -> pd.DataFrame:
 
 
 def lr_maps(results: Results) -> list[tuple[Panel, Cells, str]]:
-    """Panels with lr across, their cells, and the name of the other axis; it is empty where lr is the only axis."""
+    """Return the panels with lr as horizontal axis, their cells, and the other axis (empty if lr is the only one)."""
     if "lr" not in results.axes:
         return []
     found = [panel for panel in stability_panels(results)[:_MAX_PANELS] if panel.cells.axes[0].name == "lr"]
@@ -47,11 +48,12 @@ def lr_maps(results: Results) -> list[tuple[Panel, Cells, str]]:
 
 
 def _some(count: int) -> list[int]:
-    """Places evenly spread over so many, both ends among them."""
+    """Return at most _MAX_ROWS indices spread evenly over ``count``, including both ends."""
     return sorted(set(np.linspace(0, count - 1, min(count, _MAX_ROWS)).round().astype(int).tolist()))
 
 
 def edge_in_row(cells: Cells, row: int) -> dict[str, float]:
+    """Return the edge of stability in one row of a map; keys as in :func:`edge_of_stability`."""
     run = cells.trials[:, row] > 0
     lr, settled = cells.axes[0].labels[run], cells.badness[run, row] == 0
     broken = np.flatnonzero(~settled)
@@ -65,7 +67,7 @@ def edge_in_row(cells: Cells, row: int) -> dict[str, float]:
 
 
 def _crossing(lr: FloatArray, radius: FloatArray) -> float:
-    """Where the predicted radius first passes 1, between two values of lr in proportion to its logarithm."""
+    """Return the lr at which the predicted radius first exceeds 1, interpolated linearly in the log of the radius."""
     with np.errstate(divide="ignore"):
         log = np.clip(np.log(radius), -50, 50)
     above = np.flatnonzero((log[:-1] < 0) & (log[1:] >= 0) & np.isfinite(radius[1:]))
@@ -76,7 +78,7 @@ def _crossing(lr: FloatArray, radius: FloatArray) -> float:
 
 
 def breaking_factor(results: Results, trial: int, lr: float) -> float | None:
-    """The factor from a trial's lr to the next at which its row of the map breaks."""
+    """Return the ratio of the next lr that does not settle in a trial's map row to the trial's lr, or None."""
     for _, cells, _ in lr_maps(results):
         at = np.argwhere(cells.trial == trial)
         if len(at):

@@ -1,4 +1,4 @@
-"""Panels: the stability map's cells, over two axes, one panel for each setting of the axes beside them."""
+"""The stability map: cells over two axes, in one panel per combination of the remaining facet parameters."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from sweeps.results.heatmap import OUTCOME, Outcomes, Panel
 from sweeps.results.results import Results
 from sweeps.text.formatting import cell, heading, meaning
 
-MAX_CELLS = 40_000  # of all panels: about a megabyte of a page
+MAX_CELLS = 40_000  # cells of all panels, about 1 MB of a page
 _MAX_PANELS = 8
 _FACETS = ("nesterov", "weight_decay", "dampening")
 
 
 def stability_panels(results: Results) -> list[Panel]:
-    """The panels of the stability map as every page draws it; see :func:`make_panels`."""
+    """Return the cached panels of the stability map that all pages draw; see :func:`make_panels`."""
     return results.cached("panels", lambda: make_panels(results))
 
 
 def make_panels(results: Results, most: int = MAX_CELLS) -> list[Panel]:
-    """The maps of the two widest axes that were crossed, lr across; none where fewer than two are swept.
+    """Return the maps of the two widest crossed axes, with lr as horizontal axis; empty if fewer than two are swept.
 
-    One for each combination of nesterov, weight_decay and dampening that was run, as far as there are at most eight;
-    over all other parameters a cell holds its best trial. All have at most ``most`` cells.
+    There is one map per combination of nesterov, weight_decay and dampening that was run, at most eight in total. For
+    all other parameters, a cell holds the best trial. All maps together have at most ``most`` cells.
     """
     widest = results.widest_pair
     if widest is None:
@@ -43,16 +43,15 @@ def make_panels(results: Results, most: int = MAX_CELLS) -> list[Panel]:
     for places in _product(facets):
         part = cells.at(*places)
         if part.trials.any():
-            title = ", ".join(_said(axis, place) for axis, place in zip(facets, places, strict=True))
+            title = ", ".join(_facet_title(axis, place) for axis, place in zip(facets, places, strict=True))
             found.append(Panel(title, part, tuple(zip(facets, places, strict=True))))
     return found
 
 
 def cell_trials(results: Results, panel: Panel, column: int, row: int) -> pd.DataFrame:
-    """The trials of one cell of a panel, the best first as :class:`sweeps.results.heatmap.Cells` compares them.
+    """Return the trials of one cell of a panel, best first in the order of :class:`sweeps.results.heatmap.Cells`.
 
-    One row a trial: trial, the swept parameters, verdict, final_loss, best_loss, steps_to_tolerance. Of the shards only
-    these columns are read.
+    Columns are trial, the swept parameters, verdict, final_loss, best_loss and steps_to_tolerance; only these are read.
     """
     across, up = panel.cells.axes
     places = [(across, column), (up, row), *panel.beside]
@@ -89,5 +88,5 @@ def _product(facets: list[MapAxis]) -> list[tuple[int, ...]]:
     return places
 
 
-def _said(axis: MapAxis, place: int) -> str:
+def _facet_title(axis: MapAxis, place: int) -> str:
     return f"{heading(axis.name)} {cell(meaning(axis.labels[place], axis.name), axis.name)}"

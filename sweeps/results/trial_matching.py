@@ -1,11 +1,11 @@
-"""Match: which trials two sweeps have in common, and what became of these in each.
+"""Match the trials of two sweeps and compare the outcomes of the common ones.
 
-Trials are named by 16 bytes: the trial's id, which is a hash of all that defines it, so that the same trial has the
-same name in every sweep; or, where two sweeps train differently, a hash of the trial's setting alone.
+Trials are matched by a 16-byte name: the trial's id, a hash of everything that defines the trial, which is the same in
+every sweep; or, if the two sweeps train differently, a hash of the trial's setting alone.
 
-The first sweep's trials are held sorted by name, in 33 bytes each (twice that while they are sorted), and the other
-sweep's are looked up in them shard by shard: memory grows with the first sweep alone. Measured on one core: a million
-trials against a million in 3 s by id and 6 s by setting, with 85 MB.
+The first sweep's trials are kept in memory sorted by name, 33 bytes each (twice that while sorting), and the second
+sweep's trials are looked up shard by shard, so memory grows only with the first sweep. Measured on one core: matching
+a million trials with a million takes 3 s by id and 6 s by setting, with 85 MB.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from sweeps.results.frames import nothing
 from sweeps.results.results import Results
 from sweeps.results.top_k import TopK
 
-MAX_ROWS = 1000  # of each ranking
+MAX_ROWS = 1000  # rows kept of each ranking
 OUTCOME = ("trial", "verdict", "final_loss")
-_BYTES = 16  # of a name
+_BYTES = 16  # length of a name
 _RANK = np.array([{"diverging": 1, "diverged": 2}.get(verdict, 0) for verdict in VERDICTS])
 
 By = Literal["trial", "setting", "nothing"]
@@ -41,20 +41,20 @@ Names = NDArray[np.bytes_]
 
 @dataclass(frozen=True, eq=False)
 class Common:
-    """The trials that two sweeps have in common; V verdicts. Parts of a sweep's can be added.
+    """The trials that two sweeps have in common; V verdicts. Instances for parts of a sweep can be added.
 
-    Rows of the rankings are the second sweep's trials: trial, trial_id, the swept parameters, verdict and final_loss,
-    and what the first has for them: trial_before, verdict_before, final_loss_before.
+    Rows of the rankings hold the second sweep's trial, trial_id, swept parameters, verdict and final_loss, and the
+    first sweep's trial_before, verdict_before and final_loss_before.
     """
 
-    transitions: NDArray[np.int64]  # (V, V) trials by their verdict in the first and in the second
-    lower: int  # trials whose final loss is lower in the second; none at all counts as infinite
-    higher: int  # whose final loss is higher
-    changed: TopK  # whose verdict is another: those that break first, then those that settle
-    differing: TopK  # whose final loss is another, the largest relative difference first
+    transitions: NDArray[np.int64]  # (V, V) trials by verdict in the first and in the second sweep
+    lower: int  # trials with a lower final loss in the second sweep; a missing loss counts as infinite
+    higher: int  # trials with a higher final loss in the second sweep
+    changed: TopK  # trials whose verdict changed: newly diverging ones first, then newly settled ones
+    differing: TopK  # trials whose final loss differs, largest relative difference first
 
     def __add__(self, other: Common) -> Common:
-        """Those of both."""
+        """Return the sum of both."""
         return Common(
             self.transitions + other.transitions,
             self.lower + other.lower,
@@ -65,35 +65,35 @@ class Common:
 
     @property
     def trials(self) -> int:
-        """Number of common trials."""
+        """The number of common trials."""
         return int(self.transitions.sum())
 
     @property
     def equal(self) -> int:
-        """Number of trials with the same final loss in both."""
+        """The number of trials with the same final loss in both."""
         return self.trials - self.lower - self.higher
 
     @property
     def broken(self) -> int:
-        """Number of trials that converged in the first and diverged, or are diverging, in the second."""
+        """The number of trials that converged in the first sweep and diverged, or are diverging, in the second."""
         return int(self.transitions[VERDICTS.index("converged"), _RANK > 0].sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two sweeps, and their common trials."""
+    """Two sweeps and their common trials."""
 
     first: Results
     second: Results
-    by: By  # by what trials are the same
-    why: str  # in words
+    by: By  # how trials are matched
+    why: str  # the reason, as a sentence
     common: Common
 
 
 def match(first: Results, second: Results) -> Pair:
-    """Join two sweeps' trials: by id where both train the same way, else by setting.
+    """Match the trials of two sweeps: by id if both train the same way, else by setting.
 
-    A setting is the five hyperparameters, the seed, and the start values that either sweep varies.
+    A setting consists of the five hyperparameters, the seed and the start values that either sweep varies.
 
     Raises:
         StoreError: a shard is damaged.
@@ -117,24 +117,24 @@ def match(first: Results, second: Results) -> Pair:
 
 def _how(first: Results, second: Results) -> tuple[By, list[str], str]:
     if first.manifest.get("context") == second.manifest.get("context"):
-        return "trial", [], "trials are matched by id: data, model, training and setting are the same"
+        return "trial", [], "trials are matched by id: both sweeps have the same data, model and training"
     starts = sorted(name for name in {*first.swept, *second.swept} if name.startswith("init."))
     lacking = [name for name in starts if name not in first.starts or name not in second.starts]
     if lacking:
         name = lacking[0].removeprefix("init.")
-        return "nothing", [], f"the sweeps have no settings in common: only one of them has start values of {name!r}"
+        return "nothing", [], f"the sweeps have no settings in common: only one of them has start values for {name!r}"
     columns = [*HYPERPARAMETERS, *starts, "seed"]
-    told = "the hyperparameters, the seed" + (" and the start values" if starts else "")
-    return "setting", columns, f"data, model or training differ, so trials are matched by setting: {told}"
+    parts = "the hyperparameters, the seed and the start values" if starts else "the hyperparameters and the seed"
+    return "setting", columns, f"data, model or training differ, so trials are matched by setting: {parts}"
 
 
 @dataclass(frozen=True, eq=False)
 class _Index:
-    """A sweep's T trials, sorted by name."""
+    """The T trials of a sweep, sorted by name."""
 
     names: Names  # (T,)
     trial: NDArray[np.int64]
-    verdict: NDArray[np.int8]  # places in VERDICTS
+    verdict: NDArray[np.int8]  # indices into VERDICTS
     loss: NDArray[np.float64]
 
     @classmethod
@@ -151,7 +151,7 @@ class _Index:
         return cls(names[order], trial[order], verdict[order], loss[order])
 
     def places(self, names: Names) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Which of some names are there, and where."""
+        """Return the indices of the names that exist in this sweep, and their positions in it."""
         if not len(self.names):
             return np.empty(0, np.intp), np.empty(0, np.intp)
         order = np.argsort(names)  # sorted names are looked up four times as fast
@@ -161,47 +161,47 @@ class _Index:
 
 
 def _common(index: _Index, table: pa.Table, names: Names, shown: Sequence[str]) -> Common:
-    """Of some of the second sweep's trials."""
+    """Compare a table of the second sweep's trials with the first sweep."""
     rows, places = index.places(names)
     before, after = index.verdict[places].astype(np.intp), _verdicts(table)[rows].astype(np.intp)
     was, now = index.loss[places], _losses(table)[rows]
     trial = table["trial"].to_numpy()[rows]
     counts = np.bincount(before * len(VERDICTS) + after, minlength=len(VERDICTS) ** 2)
     changed, differing = before != after, was != now
-    told = np.flatnonzero(changed | differing)
-    found = table.select(["trial", "trial_id", *shown, "verdict", "final_loss"]).take(pa.array(rows[told]))
-    found = found.append_column("trial_before", pa.array(index.trial[places[told]]))
-    found = found.append_column("verdict_before", pa.array(np.array(VERDICTS)[before[told]]))
-    found = found.append_column("final_loss_before", floats(was[told]))
-    worse, apart = (_RANK[before] - _RANK[after])[told], _apart(was, now)[told]
+    selected = np.flatnonzero(changed | differing)
+    found = table.select(["trial", "trial_id", *shown, "verdict", "final_loss"]).take(pa.array(rows[selected]))
+    found = found.append_column("trial_before", pa.array(index.trial[places[selected]]))
+    found = found.append_column("verdict_before", pa.array(np.array(VERDICTS)[before[selected]]))
+    found = found.append_column("final_loss_before", floats(was[selected]))
+    worse, apart = (_RANK[before] - _RANK[after])[selected], _apart(was, now)[selected]
     return Common(
         transitions=counts.reshape(len(VERDICTS), len(VERDICTS)),
         lower=int((now < was).sum()),
         higher=int((now > was).sum()),
-        changed=TopK.of(found, np.flatnonzero(changed[told]), (worse, apart, trial[told]), MAX_ROWS),
-        differing=TopK.of(found, np.flatnonzero(differing[told]), (apart, trial[told]), MAX_ROWS),
+        changed=TopK.of(found, np.flatnonzero(changed[selected]), (worse, apart, trial[selected]), MAX_ROWS),
+        differing=TopK.of(found, np.flatnonzero(differing[selected]), (apart, trial[selected]), MAX_ROWS),
     )
 
 
 def _apart(was: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The relative difference, negated so that the largest comes first."""
+    """Return the relative difference, negated so that the largest sorts first."""
     with np.errstate(invalid="ignore", divide="ignore"):
         apart = np.abs(now - was) / np.minimum(np.abs(was), np.abs(now))
     return -np.where(was == now, 0.0, np.nan_to_num(apart, nan=np.inf, posinf=np.inf))
 
 
 def _names(table: pa.Table, columns: Sequence[str], single: bool) -> Names:
-    """The trials' names: their ids, or those of their settings."""
+    """Return the names of the trials: their ids, or hashes of their settings."""
     if not columns:
         return np.frombuffer(bytes.fromhex("".join(table["trial_id"].to_pylist())), dtype=f"S{_BYTES}")
-    rows = np.column_stack([_precise(numbers(table[name]), name, single) for name in columns]) + 0.0  # no -0
+    rows = np.column_stack([_precise(numbers(table[name]), name, single) for name in columns]) + 0.0  # -0 becomes 0
     data, width = rows.tobytes(), rows.shape[1] * rows.itemsize
     digests = (hashlib.blake2b(data[i : i + width], digest_size=_BYTES) for i in range(0, len(data), width))
     return np.frombuffer(b"".join(digest.digest() for digest in digests), dtype=f"S{_BYTES}")
 
 
 def _precise(values: NDArray[np.float64], name: str, single: bool) -> NDArray[np.float64]:
-    """Start values are stored in the precision of the training, the less precise of which both can have."""
+    """Round start values to float32 if either sweep trains in it: they are stored in the training's precision."""
     return values.astype(np.float32).astype(np.float64) if single and name.startswith("init.") else values
 
 

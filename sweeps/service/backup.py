@@ -23,11 +23,11 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from sweeps import __version__
 from sweeps.errors import StoreError
 from sweeps.store.store import Store
 from sweeps.tracking.mlflow.database.dump import dump, restore_dump
 from sweeps.tracking.mlflow.database.relocate import relocate, snapshot
+from sweeps.version import __version__
 
 _CONTENTS, _DUMP, _ARTIFACTS = "backup.json", "database.dump", "server-artifacts"
 _FORMAT = 1

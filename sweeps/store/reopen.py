@@ -19,7 +19,16 @@ def reopen(files: SweepFiles) -> PreparedSweep:
     prepared = prepare(files.config(), files.config_location, planned.stages[0].trials_per_shard)
     if prepared.plan.context != manifest["context"]:
         raise StoreError(f"sweep {files.sweep_id}: its data set has changed since the sweep was planned")
+    return with_stored_stages(prepared, files)
+
+
+def with_stored_stages(prepared: PreparedSweep, files: SweepFiles) -> PreparedSweep:
+    """Return the sweep with the stages that are stored after its first.
+
+    Raises:
+        StoreError: a stage's file is damaged.
+    """
     plan = prepared.plan
-    for index in range(1, len(planned.stages)):
+    for index in range(1, len(files.planned().stages)):
         plan = plan.with_stage(files.stages.read(index))
     return replace(prepared, plan=plan)

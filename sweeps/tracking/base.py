@@ -1,7 +1,8 @@
-"""What every tracker does, the names it uses in MLflow, and which trials become runs of their own."""
+"""Tracker: the protocol of everything that logs runs, and the values that it takes and returns."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,67 +76,6 @@ class RunPage:
     tables: tuple[str, ...] = ()
 
 
-class Tracker(Protocol):
-    """Writes a sweep's runs. Every call may be repeated: what is there already is not written again."""
-
-    @property
-    def uri(self) -> str:
-        """Where to, without secrets."""
-
-    def check(self, writer: WriterName = "auto") -> None:
-        """Try the server or database before anything is computed, and choose the writer.
-
-        Raises:
-            TrackingError: it cannot be reached, or refuses.
-        """
-
-    def open(self, experiment: str) -> None:
-        """Find or make the experiment, before anything is computed.
-
-        Raises:
-            TrackingError: it is deleted, or this user may not log to it.
-        """
-
-    def start(self, sweep: TrackedSweep) -> dict[str, str]:
-        """Create or find the parent run; returns its experiment_id and run_id, the writer and why it was chosen."""
-
-    def amend(self, sweep: TrackedSweep, chosen: dict[int, list[int]] | None) -> None:
-        """Bring what an earlier try has logged in line with the store.
-
-        Args:
-            sweep: all of whose shards are stored that will be.
-            chosen: the trials, by shard, that are to have runs; None is all.
-        """
-
-    def log_trials(self, table: pa.Table, steps: list[int]) -> Iterator[int]:
-        """Log rows of a shard file as child runs; yields a number of trials whenever so many more are logged."""
-
-    def end_trials(self) -> None:
-        """No more trials come."""
-
-    def runs_of(self, trials: dict[str, int]) -> dict[str, str]:
-        """The run ids of some trials (number by trial id), as far as they have runs of their own."""
-
-    def log_model(self, model: BestModel, run_id: str | None, register: str | None) -> ModelPlace:
-        """Log a trial's model onto its run, or else the parent, and register it under a name if one is given."""
-
-    def finish(
-        self,
-        sweep: TrackedSweep,
-        metrics: dict[str, float],
-        tags: dict[str, str],
-        complete: bool = True,
-        page: RunPage | None = None,
-    ) -> None:
-        """Write the parent's metrics, tags, page and artifacts; mark it finished, or failed if trials are missing."""
-
-    def hurry(self) -> None:
-        """Somebody is waiting for the end: wait no more for a server that refuses calls."""
-
-    def interrupt(self) -> None:
-        """Mark the parent as killed: somebody stopped the sweep."""
-
-
 @dataclass(frozen=True, eq=False)
 class BestModel:
     """A trained model from raw features to raw targets.
@@ -160,3 +100,84 @@ class BestModel:
     example: NDArray[np.float64]
     code: dict[str, Path]
     requirements: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """A logged run: each fact by its name, metrics by their last value. ``trial_id`` is empty for a parent run."""
+
+    run_id: str
+    trial_id: str
+    facts: dict[str, str | float]
+
+    @property
+    def not_finite(self) -> list[str]:
+        """The metrics that are not finite, which must never be logged."""
+        return [name for name, fact in self.facts.items() if isinstance(fact, float) and not math.isfinite(fact)]
+
+
+class Tracker(Protocol):
+    """Logs a sweep's runs. Every call can be repeated: what is logged already is not logged again."""
+
+    @property
+    def uri(self) -> str:
+        """Where the runs are logged, without secrets."""
+
+    def check(self, writer: WriterName = "auto") -> None:
+        """Check that runs can be logged, before anything is computed, and choose how.
+
+        Raises:
+            TrackingError: the place cannot be reached or refuses.
+        """
+
+    def open(self, experiment: str) -> None:
+        """Find or create the experiment, before anything is computed.
+
+        Raises:
+            TrackingError: it is deleted, or this user may not log to it.
+        """
+
+    def start(self, sweep: TrackedSweep) -> dict[str, str]:
+        """Create or find the parent run; return its experiment_id and run_id, the writer and the writer_reason."""
+
+    def amend(self, sweep: TrackedSweep, chosen: dict[int, list[int]] | None) -> None:
+        """Bring what an earlier try has logged in line with the store.
+
+        Args:
+            sweep: the sweep; all shards that will ever be stored are stored.
+            chosen: the trials that get runs, by shard; None is all.
+        """
+
+    def log_trials(self, table: pa.Table, steps: list[int]) -> Iterator[int]:
+        """Log rows of a shard file as child runs; yield how many more are logged, whenever some are."""
+
+    def end_trials(self) -> None:
+        """Finish writing; no more trials come."""
+
+    def runs_of(self, trials: dict[str, int]) -> dict[str, str]:
+        """Return the run ids of some trials by trial id, as far as they have runs; ``trials`` are numbers by id."""
+
+    def log_model(self, model: BestModel, run_id: str | None, register: str | None) -> ModelPlace:
+        """Log a trial's model to its run, or else to the parent, and register it under ``register`` if given."""
+
+    def finish(
+        self,
+        sweep: TrackedSweep,
+        metrics: dict[str, float],
+        tags: dict[str, str],
+        complete: bool = True,
+        page: RunPage | None = None,
+    ) -> None:
+        """Write the parent's metrics, tags, page and artifacts; mark it finished, or failed if trials are missing."""
+
+    def logged_runs(self, sweep: TrackedSweep) -> Iterator[LoggedRun]:
+        """Yield all runs of a sweep, its parent among them."""
+
+    def read_run(self, run_id: str) -> LoggedRun:
+        """Return one run."""
+
+    def hurry(self) -> None:
+        """Stop waiting for a server that refuses calls: someone waits for the end."""
+
+    def interrupt(self) -> None:
+        """Mark the parent run as killed."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from sweeps.arrow_columns import matrix
 from sweeps.config.schema import HYPERPARAMETERS
-from sweeps.tracking.names import SWEEP_ID, TRIAL_ID, VERDICT
+from sweeps.tracking.base import LoggedRun, TrackedSweep
+from sweeps.tracking.names import MAX_FINAL_METRICS, SWEEP_ID, TRIAL_ID, VERDICT
 
 PARAM_LENGTH = 6000  # MLflow cuts longer ones
 TAG_LENGTH = 8000
@@ -101,6 +102,17 @@ def trial_runs(
     }
     keys, at, values = _points(table, steps, names, points)
     return TrialRuns(table["trial"].to_pylist(), tags[TRIAL_ID], params, tags, keys, at, values)
+
+
+def expected_runs(sweep: TrackedSweep, table: pa.Table, steps: list[int]) -> Iterator[LoggedRun]:
+    """Yield the runs that must be logged for the rows of a shard file, as Tracker.logged_runs() returns them."""
+    names = sweep.parameter_names if len(sweep.parameter_names) <= MAX_FINAL_METRICS else ()
+    runs = trial_runs(table, steps, names, sweep.sweep_id, sweep.config.tracking.points)
+    for index in range(len(runs)):
+        facts: dict[str, str | float] = {"status": "FINISHED", "verdict": runs.tags[VERDICT][index]}
+        facts |= {f"param {key}": texts[index] for key, texts in runs.params.items()}
+        facts |= {f"metric {key}": value for key, value, _ in runs.metrics(index)}  # by step: the last one stays
+        yield LoggedRun("", runs.ids[index], facts)
 
 
 def _points(

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,14 +25,14 @@ from sweeps.plan.prepared import PreparedSweep, prepare
 from sweeps.plan.shards import Shard
 from sweeps.results.final_verdicts import final_verdicts
 from sweeps.results.ranking import best_trials
+from sweeps.search.trial_table import TrialTable
+from sweeps.store.next_stage import next_stage
+from sweeps.store.reopen import with_stored_stages
 from sweeps.store.store import SweepFiles
-from sweeps.tracking.base import TrackedSweep
-from sweeps.tracking.mlflow.audit import LoggedRun, expected_runs, logged_runs, read_run
+from sweeps.tracking.base import LoggedRun, TrackedSweep, Tracker
 from sweeps.tracking.policy import runs_wanted
+from sweeps.tracking.trial_runs import expected_runs
 from sweeps.verification.tolerance import TrialOutcome, outcome_differences, trained_by_torch, trial_outcome
-
-if TYPE_CHECKING:
-    from sweeps.tracking.mlflow.tracker import MlflowTracker
 
 _SAMPLE = 20  # trials, if nobody says how many,
 _SAMPLE_STEPS = 100_000  # and if torch does no more steps for them than in half a minute; seven times where all amplify
@@ -72,7 +72,7 @@ class Audit:
     differences: list[Difference] = field(default_factory=list)
 
 
-def verify(files: SweepFiles, tracker: MlflowTracker, sample: int | None = None, seed: int = 0) -> Audit:
+def verify(files: SweepFiles, tracker: Tracker, sample: int | None = None, seed: int = 0) -> Audit:
     """Audit a sweep; nothing is written.
 
     Args:
@@ -89,15 +89,20 @@ def verify(files: SweepFiles, tracker: MlflowTracker, sample: int | None = None,
         raise SweepHeld(f"sweep {files.sweep_id} is held by {holder}; verify it when that is done")
     manifest = files.manifest()
     prepared = prepare(files.config(), files.config_location, int(manifest["trials_per_shard"]))
+    plan_differences = list(_plan_differences(prepared, manifest))
+    if not plan_differences:
+        prepared = with_stored_stages(prepared, files)
     audit = Audit(files.sweep_id, trials=len(prepared.plan), steps=prepared.plan.steps)
     if sample is None:
         sample = min(_SAMPLE, _SAMPLE_STEPS // max(1, prepared.plan.steps))
         audit.curtailed = sample < min(_SAMPLE, len(prepared.plan))
-    audit.differences += _plan_differences(prepared, manifest)
+    audit.differences += plan_differences
     if audit.differences:
         return audit  # of another plan's trials there is nothing to hold the store against
     tracker.check()
     audit.differences += _store_differences(prepared, files, audit)
+    if not audit.differences:
+        audit.differences += _stage_differences(prepared, files)
     if not (prepared.task.is_quadratic or audit.differences):
         audit.differences += _verdict_differences(prepared, files)
     audit.differences += _tracking_differences(prepared, files, tracker, audit)
@@ -112,6 +117,20 @@ def _plan_differences(prepared: PreparedSweep, manifest: dict[str, Any]) -> Iter
     for key in ("data", "context", "trials", "shards", "steps", "parameters"):
         if found.get(key) != facts[key]:
             yield Difference(names.get(key, key), "plan.json", str(found.get(key)), f"{facts[key]} when planned again")
+
+
+def _stage_differences(prepared: PreparedSweep, files: SweepFiles) -> Iterator[Difference]:
+    """Stages that do not follow from the config and the results of the stages before them; all shards are stored."""
+    stages = prepared.plan.stages
+    for index in range(1, len(stages) + 1):
+        follows = next_stage(files, prepared, index)
+        expected = [] if follows is None else list(TrialTable.of(follows.trials).keys())
+        found = [] if index == len(stages) else list(TrialTable.of(stages[index].trials).keys())
+        if expected != found:
+            yield Difference("stage", f"stage {index}", f"{len(expected):,} trials", f"{len(found):,} other trials")
+            return
+    if not files.planned().is_complete:
+        yield Difference("stages", "stages.json", "a complete search", "one that is not complete")
 
 
 def _store_differences(prepared: PreparedSweep, files: SweepFiles, audit: Audit) -> Iterator[Difference]:
@@ -182,13 +201,13 @@ def _shard_differences(prepared: PreparedSweep, shard: Shard, table: pa.Table) -
 
 
 def _tracking_differences(
-    prepared: PreparedSweep, files: SweepFiles, tracker: MlflowTracker, audit: Audit
+    prepared: PreparedSweep, files: SweepFiles, tracker: Tracker, audit: Audit
 ) -> Iterator[Difference]:
     """One parent with the right totals; of each trial that is wanted one child with what the store holds of it."""
     sweep = TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
     parents: list[LoggedRun] = []
     children: dict[str, list[tuple[str, bytes]]] = {}  # digests: the facts of all runs at once might not fit in memory
-    for run in logged_runs(tracker, sweep):
+    for run in tracker.logged_runs(sweep):
         if not run.trial_id:
             parents.append(run)
             continue
@@ -238,16 +257,14 @@ def _parent_differences(parents: list[LoggedRun], audit: Audit, metric: str) -> 
             yield Difference(f"mlflow: {name}", "the sweep's own run", str(fact), str(parents[0].facts.get(name)))
 
 
-def _child_differences(
-    expected: LoggedRun, found: list[tuple[str, bytes]], tracker: MlflowTracker
-) -> Iterator[Difference]:
+def _child_differences(expected: LoggedRun, found: list[tuple[str, bytes]], tracker: Tracker) -> Iterator[Difference]:
     where = f"trial {expected.trial_id}"
     if len(found) != 1:
         yield Difference("mlflow: runs", where, "1", str(len(found)))
     for run_id, digest in found:
         if digest == _digest(expected):
             continue
-        facts = read_run(tracker, run_id).facts
+        facts = tracker.read_run(run_id).facts
         for name in sorted(facts.keys() | expected.facts.keys()):
             if facts.get(name) != expected.facts.get(name):
                 yield Difference(f"mlflow: {name}", where, str(expected.facts.get(name)), str(facts.get(name)))

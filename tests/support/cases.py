@@ -199,7 +199,7 @@ ERROR_INPUTS = [
         "different lengths",
         lambda: Hyperparams(lr=[1, 2], momentum=[1, 2, 3]),
         InvalidHyperparams,
-        r"columns of different lengths: lr \(2,\), momentum \(3,\)",
+        r"hyperparams must have the same length: lr \(2,\), momentum \(3,\)",
     ),
     ErrorInput(
         "a matrix", lambda: Hyperparams(lr=[[1, 2]]), InvalidHyperparams, r"lr must be a number or one-dimensional"
@@ -211,7 +211,7 @@ ERROR_INPUTS = [
         "polynomial in two features",
         lambda: Task(linear(5, 2), PolynomialModel()),
         InvalidTask,
-        "a polynomial model takes one feature, the data set has 2",
+        "a polynomial model takes one feature, but the data set has 2",
     ),
     ErrorInput(
         "degree", lambda: PolynomialModel(0), InvalidTask, "a polynomial model needs a whole degree >= 1, not 0"
@@ -226,11 +226,11 @@ ERROR_INPUTS = [
     ErrorInput("no features", lambda: Dataset(np.ones((2, 0)), [1, 1]), InvalidTask, r"needs samples and features"),
     ErrorInput("infinite inputs", lambda: Dataset([np.inf], [1]), InvalidTask, "inputs and targets must be finite"),
     ErrorInput("nan targets", lambda: Dataset([1], [np.nan]), InvalidTask, "inputs and targets must be finite"),
-    ErrorInput("names", lambda: Dataset([1], [1], ("a", "b")), InvalidTask, "2 feature names for 1 features"),
+    ErrorInput("names", lambda: Dataset([1], [1], ("a", "b")), InvalidTask, "feature_names must have 1 names, one per feature, not 2"),
     ErrorInput("nothing held out", lambda: line().split(0.01), InvalidTask, "leaves one part of 5 samples empty"),
     ErrorInput("all held out", lambda: line().split(1.0), InvalidTask, "leaves one part of 5 samples empty"),
     ErrorInput("n < d", lambda: linear(n=2, d=3), InvalidTask, "linear data needs n >= d, not n = 2 and d = 3"),
-    ErrorInput("condition", lambda: linear(condition=0.5), InvalidTask, "a condition number is at least 1, not 0.5"),
+    ErrorInput("condition", lambda: linear(condition=0.5), InvalidTask, "condition must be at least 1, not 0.5"),
     ErrorInput(
         "inputs beyond float32",
         _train(task=Task(Dataset([1e39], [1]))),
@@ -256,7 +256,7 @@ ERROR_INPUTS = [
     ErrorInput(
         "negative seed", _train(seeds=-1), InvalidTraining, r"seeds must be whole numbers from 0 to 2\^63 - 1, not -1"
     ),
-    ErrorInput("seeds", _train(seeds=[1, 2, 3]), InvalidTraining, r"seeds must be one number or \(2,\), not \(3,\)"),
+    ErrorInput("seeds", _train(seeds=[1, 2, 3]), InvalidTraining, r"must be one number or have the shape \(2,\), not \(3,\)"),
     ErrorInput(
         "lr beyond float32",
         _train(hyperparams=Hyperparams(lr=1e39)),
@@ -275,31 +275,31 @@ ERROR_INPUTS = [
         "continuing in another dtype",
         lambda: _continue(dtype="float64"),
         InvalidTraining,
-        r"cannot go on from float32 parameters of shape \(2, 2\): this run is float64 \(2, 2\)",
+        r"cannot continue from float32 parameters of shape \(2, 2\): this run is float64 \(2, 2\)",
     ),
     ErrorInput(
         "continuing other trials",
         lambda: _continue(hyperparams=Hyperparams(lr=0.1)),
         InvalidTraining,
-        r"cannot go on from float32 parameters of shape \(2, 2\): this run is float32 \(1, 2\)",
+        r"cannot continue from float32 parameters of shape \(2, 2\): this run is float32 \(1, 2\)",
     ),
     ErrorInput(
         "continuing between epochs",
         _continue_between_epochs,
         InvalidTraining,
-        "cannot go on with 3 steps an epoch: there were 5",
+        "cannot continue with 3 steps per epoch: start has 5",
     ),
     ErrorInput(
         "continuing with another momentum",
         lambda: _continue(hyperparams=Hyperparams(lr=[0.1, 0.2], momentum=[0, 0.5])),
         InvalidTraining,
-        r"cannot go on with momentum 0\.5: it was 0\.0 \(trial 1\)",
+        r"cannot continue with momentum 0\.5: start has 0\.0 \(trial 1\)",
     ),
     ErrorInput(
         "continuing with another weight decay",
         lambda: _continue(hyperparams=Hyperparams(lr=[0.1, 0.2], weight_decay=1)),
         InvalidTraining,
-        r"cannot go on with weight_decay 1\.0: it was 0\.0 \(trial 0\)",
+        r"cannot continue with weight_decay 1\.0: start has 0\.0 \(trial 0\)",
     ),
     ErrorInput("half an epoch", _train(epochs=1.5), InvalidTraining, r"epochs must be a whole number >= 0, not 1\.5"),
     ErrorInput("no threads", _train(threads=0), InvalidTraining, "threads must be a whole number >= 1, not 0"),

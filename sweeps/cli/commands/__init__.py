@@ -1,1 +1,1 @@
-"""The commands, one module per group: parse arguments, call the service, print the result."""
+"""The commands, one module per group. Each parses its arguments, calls the service and prints the result."""

@@ -1,4 +1,4 @@
-"""Commands that keep the service running: doctor, metrics, backup, restore."""
+"""Commands that maintain the service: doctor, metrics, backup, restore."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from sweeps.cli.options import (
 )
 from sweeps.errors import CheckFailed
 
-ArchivePath = Annotated[Path, typer.Argument(metavar="FILE", help="The archive, a .tar.zst.")]
+ArchivePath = Annotated[Path, typer.Argument(metavar="FILE", help="The archive (.tar.zst).")]
 DumpOption = Annotated[
     str | None,
     typer.Option(
-        "--database", metavar="URI", help="The tracking server's PostgreSQL database, or $NAME, its variable."
+        "--database", metavar="URI", help="The tracking server's PostgreSQL URI, or $NAME of a variable with it."
     ),
 ]
 ArtifactsOption = Annotated[
     Path | None,
-    typer.Option("--artifacts", metavar="DIR", help="The folder in which the tracking server keeps its artifacts."),
+    typer.Option("--artifacts", metavar="DIR", help="The tracking server's artifact folder."),
 ]
 
 
@@ -41,7 +41,7 @@ def doctor(
     tracking_database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check versions, devices, Ray, MLflow, the store and the clock, and say what to do about what is wrong."""
+    """Check versions, devices, Ray, MLflow, store and clock, and suggest fixes."""
     from sweeps.cli.terminal import out, say, show_json
     from sweeps.service.doctor import ServiceSettings, examine
     from sweeps.store.store import Store
@@ -58,12 +58,12 @@ def doctor(
     if as_json:
         show_json([asdict(check) for check in found])
     if failed := [check.name for check in found if check.status == "failed"]:
-        raise CheckFailed(f"not as it should be: {', '.join(failed)}")
+        raise CheckFailed(f"failed checks: {', '.join(failed)}")
 
 
 @app.command()
 def metrics(store: StoreOption = DEFAULT_STORE) -> None:
-    """Print how far the store's sweeps are, as Prometheus reads it."""
+    """Print the progress of the store's sweeps in Prometheus format."""
     from sweeps.service.monitoring.prometheus import exposition
     from sweeps.store.store import Store
 
@@ -77,7 +77,7 @@ def backup(
     artifacts: ArtifactsOption = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Copy the store, and what the tracking server keeps, into one archive; sweeps may go on meanwhile."""
+    """Copy the store into one archive; sweeps can keep running."""
     from sweeps.cli.terminal import say
     from sweeps.pipeline.factories import database_uri
     from sweeps.service import backup as copies
@@ -85,7 +85,7 @@ def backup(
 
     made = copies.backup(Store(store), archive, database_uri(database) if database else None, artifacts)
     also = [what for what, held in (("database", made.database), ("artifacts", made.artifacts)) if held]
-    server = f", the server's {' and '.join(also)} with it" if also else ""
+    server = f", including the server's {' and '.join(also)}" if also else ""
     say(f"backup: {archive} ({made.files:,} files, {made.bytes / 1e6:,.1f} MB before compression{server})")
 
 
@@ -96,7 +96,7 @@ def restore(
     artifacts: ArtifactsOption = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Make a store of an archive, where there is none yet, and fill the tracking server's empty database and folder."""
+    """Restore an archive into an empty store, database and artifact folder."""
     from sweeps.cli.terminal import say
     from sweeps.pipeline.factories import database_uri
     from sweeps.service import backup as copies
@@ -104,7 +104,7 @@ def restore(
 
     home = Store(store)
     made = copies.restore(archive, home, database_uri(database) if database else None, artifacts)
-    say(f"restored: {home.root} as {made.store} was at {made.created} ({made.files:,} files)")
+    say(f"restored: {home.root} from the backup of {made.store} at {made.created} ({made.files:,} files)")
     for held, given, what in ((made.database, database, "database"), (made.artifacts, artifacts, "artifacts")):
         if held and given is None:
-            say(f"the archive holds a tracking server's {what} too, not restored (--{what})")
+            say(f"not restored: the tracking server's {what} in the archive (restore with --{what})")

@@ -1,4 +1,4 @@
-"""Commands that hold sweeps against each other: compare, check."""
+"""Commands that compare sweeps with each other: compare, check."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ _NO_LIMIT = "none"
 @app.command()
 def compare(
     sweep_ids: Annotated[
-        list[str], typer.Argument(metavar="ID ID [ID ...]", help="Two or more sweeps, by id or the start of it.")
+        list[str], typer.Argument(metavar="ID ID [ID ...]", help="Ids of two or more sweeps, or unique prefixes.")
     ],
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page that stands alone.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a self-contained HTML page.")
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold sweeps against the first of them: best loss, stable share, and what became of each trial."""
+    """Compare sweeps with the first one: best loss, stable share, verdicts."""
     from sweeps.cli.terminal import say, show_json, show_table
     from sweeps.report.comparison_page import write_comparison
     from sweeps.report.comparison_tables import comparison_findings, comparison_sentences, comparison_tables
@@ -65,27 +67,27 @@ def check(
         typer.Option(
             "--baseline",
             metavar="ID|latest",
-            help="The sweep to hold it against; latest: the newest earlier complete sweep of the same name.",
+            help="Compare with this sweep; latest: the last complete one of the same name.",
         ),
     ] = "latest",
     max_loss_increase: Annotated[
-        str, typer.Option(metavar="P%|X|none", help="How much the best loss may rise: in percent, or by a number.")
+        str, typer.Option(metavar="P%|X|none", help="Allow the best loss to rise by a percentage or an absolute value.")
     ] = "1%",
     max_stable_share_drop: Annotated[
-        str, typer.Option(metavar="SHARE|none", help="How much the share of stable trials may drop.")
+        str, typer.Option(metavar="SHARE|none", help="Allow the share of stable trials to drop by this much.")
     ] = "0.01",
     min_stable_share: Annotated[
-        str, typer.Option(metavar="SHARE|none", help="The least share of stable trials.")
+        str, typer.Option(metavar="SHARE|none", help="Require this share of stable trials.")
     ] = _NO_LIMIT,
     no_new_divergence: Annotated[
-        bool, typer.Option("--no-new-divergence", help="No trial that converged in the baseline may diverge.")
+        bool, typer.Option("--no-new-divergence", help="Fail if a trial that converged in the baseline diverges.")
     ] = False,
-    allow_incomplete: Annotated[bool, typer.Option("--allow-incomplete", help="Trials may be missing.")] = False,
+    allow_incomplete: Annotated[bool, typer.Option("--allow-incomplete", help="Accept missing trials.")] = False,
     junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML.")] = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold a sweep against a baseline and limits; exit code 4 where it fails. For scheduled jobs and CI."""
+    """Check a sweep against a baseline and limits; exit with 4 if it fails."""
     from sweeps.cli.terminal import show_json
     from sweeps.verification import regression as checking
 
@@ -99,21 +101,21 @@ def check(
         }
     )
     _, files = find(store, sweep_id)
-    held_against = checking.baseline_of(files, baseline)
-    checks = checking.check(files, held_against, limits)
+    reference = checking.baseline_of(files, baseline)
+    checks = checking.check(files, reference, limits)
     if junit is not None:
         _write(junit, checking.junit(files, checks))
     if as_json:
         show_json(
             {
                 "sweep_id": files.sweep_id,
-                "baseline": held_against.sweep_id if held_against else None,
+                "baseline": reference.sweep_id if reference else None,
                 "passed": all(entry.passed for entry in checks),
                 "checks": [asdict(entry) for entry in checks],
             }
         )
     else:
-        _say(files, held_against, checks)
+        _say(files, reference, checks)
     if failed := [entry.name for entry in checks if not entry.passed]:
         raise CheckFailed(f"sweep {files.sweep_id}: {', '.join(failed)}")
 
@@ -122,7 +124,7 @@ def _say(files: SweepFiles, baseline: SweepFiles | None, checks: list[Check]) ->
     from sweeps.cli.terminal import say
 
     against = f"sweep {baseline.sweep_id}" if baseline else "no baseline: no earlier complete sweep has its name"
-    say(f"{files.manifest()['name']} {files.sweep_id}, held against {against}")
+    say(f"{files.manifest()['name']} {files.sweep_id}, compared with {against}")
     for entry in checks:
         say(f"{'skipped' if entry.skipped else 'passed' if entry.passed else 'failed'}: {entry.name}: {entry.message}")
 
@@ -143,7 +145,7 @@ def _limit(given: str) -> str | None:
 
 
 def _number(given: str) -> Any:
-    """A share as a number; what is none is told by the limits."""
+    """Return a share as a number; anything else goes on unchanged, for Limits to reject it by its option's name."""
     try:
         return float(given)
     except ValueError:

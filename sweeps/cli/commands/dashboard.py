@@ -1,4 +1,4 @@
-"""Commands that serve pages: dashboard."""
+"""The command that serves the dashboard."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from sweeps.cli.options import DEFAULT_STORE, StoreOption
 @app.command()
 def dashboard(
     store: StoreOption = DEFAULT_STORE,
-    host: Annotated[str, typer.Option("--host", help="Where to listen; others reach it with a users file only.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 8050,
+    host: Annotated[
+        str, typer.Option("--host", help="Listen on this address; any but localhost needs --users-file.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Listen on this port; 0: any free port.")
+    ] = 8050,
     mlflow_url: Annotated[
         str | None,
-        typer.Option("--mlflow-url", metavar="URL", help="Where people browse MLflow; by default the tracking server."),
+        typer.Option("--mlflow-url", metavar="URL", help="Link to MLflow at this URL; default: the tracking server."),
     ] = None,
     users_file: Annotated[
         Path | None,
@@ -29,26 +31,24 @@ def dashboard(
             "--users-file",
             envvar="SWEEPS_DASHBOARD_USERS_FILE",
             metavar="FILE",
-            help="Who may log in: lines name:hash (see --hash-password).",
+            help="Allow the users in this file to log in: name:hash lines (--hash-password).",
         ),
     ] = None,
     secret_key_file: Annotated[
         Path | None,
         typer.Option(
-            "--secret-key-file", metavar="FILE", help="Signs the sessions, so that they outlive a restart; else random."
+            "--secret-key-file", metavar="FILE", help="Sign sessions with this key, so that they survive a restart."
         ),
     ] = None,
     allowed_hosts: Annotated[
         list[str] | None,
-        typer.Option(
-            "--allowed-hosts", metavar="NAME", help="A name that it is reached by, beside localhost; repeatable."
-        ),
+        typer.Option("--allowed-hosts", metavar="NAME", help="Accept this host name besides localhost; repeatable."),
     ] = None,
     hash_password: Annotated[
-        bool, typer.Option("--hash-password", help="Print the hash of a password given on standard input, and end.")
+        bool, typer.Option("--hash-password", help="Hash a password from standard input, print the hash and exit.")
     ] = False,
 ) -> None:
-    """Serve a live page over the store: all sweeps, their maps and trials, until Ctrl-C."""
+    """Serve a live dashboard of the store's sweeps until Ctrl-C."""
     from sweeps.cli.terminal import out, say
 
     if hash_password:
@@ -63,14 +63,14 @@ def dashboard(
     names = [name for given in allowed_hosts or () for name in given.split(",") if name]
 
     def started(address: str) -> None:
-        say(f"dashboard: {address} (Ctrl-C ends it)")
+        say(f"dashboard: {address} (press Ctrl-C to stop)")
         sys.stdout.flush()
 
     serve(home, host, port, started, mlflow_url, users_file, secret_key_file, names)
 
 
 def _password() -> str:
-    """From a terminal without showing it, else a line of standard input."""
+    """Prompt for a password without echo on a terminal; read a line of standard input elsewhere."""
     if sys.stdin.isatty():
         import getpass
 

@@ -1,4 +1,4 @@
-"""Commands for a cluster's jobs: submit, jobs, logs, cancel."""
+"""Commands for Ray jobs: submit, jobs, logs, cancel."""
 
 from __future__ import annotations
 
@@ -22,23 +22,27 @@ def submit(
     set_: SetOption = None,
     submission_id: Annotated[
         str | None,
-        typer.Option("--submission-id", metavar="ID", help="By default made from the sweep's name and content."),
+        typer.Option(
+            "--submission-id", metavar="ID", help="Set the job id; default: from the sweep's name and content."
+        ),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the job, and end with the sweep's exit code.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job and exit with the sweep's exit code.")] = False,
     tag: TagOption = None,
     store: Annotated[
-        str | None, typer.Option("--store", metavar="DIR", help="On the cluster; by default its SWEEPS_STORE.")
+        str | None, typer.Option("--store", metavar="DIR", help="The store on the cluster; default: its SWEEPS_STORE.")
     ] = None,
     tracking_uri: Annotated[
         str | None,
-        typer.Option("--tracking-uri", metavar="URI", help="For the cluster; by default its MLFLOW_TRACKING_URI."),
+        typer.Option(
+            "--tracking-uri", metavar="URI", help="The URI for the cluster; default: its MLFLOW_TRACKING_URI."
+        ),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="A new sweep, though the same was submitted; nothing is reused.")
+        bool, typer.Option("--fresh", help="Start a new sweep even if this one was submitted; reuse nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a sweep as a job of a Ray cluster: once, however often it is submitted; a failed job is gone on with."""
+    """Submit a sweep as a Ray job; submitting it again resumes a failed job."""
     from sweeps.cli.terminal import say, show_json
     from sweeps.pipeline.rerun import tags_of
     from sweeps.service.jobs.ray_jobs import Cluster
@@ -50,19 +54,19 @@ def submit(
     if as_json:
         show_json(_row(job) | {"new": new})
     elif new:
-        attempt = "" if job.attempt == 1 else f", attempt {job.attempt}: it goes on with what the store has"
+        attempt = "" if job.attempt == 1 else f", attempt {job.attempt}: resumes from the store"
         say(f"submitted {job.job_id} (sweep {job.sweep_id}{attempt})")
     else:
-        say(f"{job.job_id} is there already: {job.outcome} (sweep {job.sweep_id})")
+        say(f"{job.job_id} exists already: {job.outcome} (sweep {job.sweep_id})")
     if wait:
         _wait(cluster, job)
     elif new and not as_json:
-        say(f"follow it: {_command('logs', job, cluster)} --follow")
+        say(f"follow it with: {_command('logs', job, cluster)} --follow")
 
 
 @app.command()
 def jobs(address: ClusterOption, as_json: JsonOption = False) -> None:
-    """List a cluster's jobs, the newest first."""
+    """List a cluster's jobs, newest first."""
     import pandas as pd
 
     from sweeps.cli.terminal import say, show_json, show_table
@@ -84,9 +88,9 @@ def jobs(address: ClusterOption, as_json: JsonOption = False) -> None:
 def logs(
     job_id: JobId,
     address: ClusterOption,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the output until the job ends.")] = False,
 ) -> None:
-    """Print what a job has printed."""
+    """Print a job's output."""
     from sweeps.service.jobs.ray_jobs import Cluster
 
     cluster = Cluster(address)
@@ -99,14 +103,14 @@ def logs(
 
 @app.command()
 def cancel(job_id: JobId, address: ClusterOption) -> None:
-    """End a job; what it has done is kept, and submitting the same sweep again goes on with it."""
+    """Stop a job; its results are kept, and submitting it again resumes it."""
     from sweeps.cli.terminal import say
     from sweeps.service.jobs.ray_jobs import Cluster
 
     cluster = Cluster(address)
     job = cluster.find(job_id)
     was_running = cluster.cancel(job)
-    say(f"{job.job_id}: is told to end" if was_running else f"{job.job_id} has ended already: {job.outcome}")
+    say(f"{job.job_id}: stopping" if was_running else f"{job.job_id} has already ended: {job.outcome}")
 
 
 def _wait(cluster: Cluster, job: Job) -> None:
@@ -123,7 +127,9 @@ def _follow(cluster: Cluster, job: Job) -> Job:
         return cluster.follow(job, _print)
     except KeyboardInterrupt:
         again, end = _command("logs", job, cluster), _command("cancel", job, cluster)
-        raise KeyboardInterrupt(f"{job.job_id} goes on; follow it: {again} --follow; end it: {end}") from None
+        raise KeyboardInterrupt(
+            f"{job.job_id} keeps running; follow it with: {again} --follow; stop it with: {end}"
+        ) from None
 
 
 def _print(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Commands that make sweeps: plan, run, resume, log."""
+"""Commands that plan, run and log sweeps: plan, run, resume, log."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 
 @app.command()
 def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False) -> None:
-    """Show what a sweep would run; nothing is written."""
+    """Show what a sweep would run, without writing anything."""
     from sweeps.cli.terminal import say, show_frame, show_json
     from sweeps.plan.prediction import forecast
 
     prepared = prepare_sweep_file(config, set_, as_json=as_json)
     summary = prepared.plan.summary()
-    told = forecast(prepared)
+    expected = forecast(prepared)
     if as_json:
-        show_json(summary | {"predicted": asdict(told) if told else None})
+        show_json(summary | {"predicted": asdict(expected) if expected else None})
         return
     say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {prepared.plan.steps:,} steps")
     say(
@@ -61,7 +61,7 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
     for what, aggregate in (("dropped", prepared.plan.dropped), ("merged", prepared.plan.merged)):
         for reason, count in aggregate.items():
             say(f"{what}: {count:,} ({reason})")
-    _say_forecast(prepared, told)
+    _say_forecast(prepared, expected)
     show_frame(_axes(prepared), False, "axes")
 
 
@@ -75,13 +75,13 @@ def run(
     tracking_uri: TrackingOption = None,
     tracking_database: DatabaseOption = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Train also what earlier sweeps of the store have; networks always are.")
+        bool, typer.Option("--fresh", help="Train all trials; do not reuse results of earlier sweeps.")
     ] = False,
     id_: IdOption = None,
     tag: TagOption = None,
-    copy_data: Annotated[bool, typer.Option("--copy-data", help="Keep a copy of the data file in the store.")] = False,
+    copy_data: Annotated[bool, typer.Option("--copy-data", help="Copy the data file into the store.")] = False,
 ) -> None:
-    """Train all trials, track them in MLflow and report."""
+    """Train all trials, log them to MLflow and write the report."""
     from sweeps.cli.terminal import complain, progress, say
     from sweeps.pipeline import run as pipeline
     from sweeps.pipeline.factories import tracker_for
@@ -115,7 +115,7 @@ def resume(
     tracking_uri: TrackingOption = None,
     tracking_database: DatabaseOption = None,
 ) -> None:
-    """Compute and log what a sweep still lacks, also what could not be run before."""
+    """Compute and log what is missing of a sweep; retry failed trials."""
     from sweeps.pipeline.factories import tracker_for
 
     home, files = find(store, sweep_id)
@@ -127,12 +127,14 @@ def resume(
 @app.command()
 def log(
     sweep_id: SweepId,
-    writer: Annotated[WriterChoice | None, typer.Option("--writer", help="Instead of the sweep file's.")] = None,
+    writer: Annotated[
+        WriterChoice | None, typer.Option("--writer", help="Use this writer instead of the sweep file's.")
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
     tracking_database: DatabaseOption = None,
 ) -> None:
-    """Log what a sweep has computed to any MLflow, or complete what is logged there; nothing is logged twice."""
+    """Log a computed sweep to any MLflow, or what is missing there."""
     from sweeps.cli.terminal import complain, progress
     from sweeps.pipeline import run as pipeline
     from sweeps.pipeline.factories import tracker_for
@@ -144,21 +146,21 @@ def log(
         tracker = tracker_for(home, tracking_uri, files, database_of(tracking_database, files.config()))
         again = again_with(files, "log") + (f" --tracking-uri {shlex.quote(tracker.uri)}" if tracking_uri else "")
         try:
-            told = report_progress(progress(), files, None, complain)
-            outcome = pipeline.log(files, tracker, told, cast("WriterName | None", writer and writer.value))
+            reported = report_progress(progress(), files, None, complain)
+            outcome = pipeline.log(files, tracker, reported, cast("WriterName | None", writer and writer.value))
             loaded = None if files.report.is_written() else write_report(outcome)[0]
             if outcome.tracking_error is None:
                 publish(outcome, tracker, loaded)
         except KeyboardInterrupt:
             tracker.interrupt()
-            raise KeyboardInterrupt(f"go on with: {again}") from None
+            raise KeyboardInterrupt(f"continue with: {again}") from None
         say_tracking(outcome, home, tracker)
         if outcome.tracking_error is not None:
             raise NotLogged(unlogged(outcome, again))
         if outcome.failed_trials:
             raise TrialsFailed(
-                f"{outcome.failed_trials:,} of {len(outcome.prepared.plan):,} trials are not computed, and so not logged; "
-                f"compute them: {again_with(files, 'resume')}; then log them: {again}"
+                f"{outcome.failed_trials:,} of {len(outcome.prepared.plan):,} trials are neither computed nor logged; "
+                f"compute them with: {again_with(files, 'resume')}; then log them with: {again}"
             )
 
 
@@ -170,7 +172,7 @@ def _run_again(
     tracking_uri: str | None,
     tracking_database: str | None,
 ) -> None:
-    """The sweep was asked for before: go on with it, or say how it went."""
+    """Resume a sweep that was requested before, or print its outcome if it is complete."""
     from sweeps.cli.terminal import say
     from sweeps.pipeline.factories import tracker_for
     from sweeps.pipeline.outcome import SweepOutcome
@@ -182,11 +184,11 @@ def _run_again(
         database = database_of(tracking_database, prepared.config)
         tracker = tracker_for(Store.of(files), tracking_uri, files, database)
         if is_whole(files, tracker.uri):
-            say(f"{prepared.config.name}: sweep {files.sweep_id} is in the store, and complete")
+            say(f"{prepared.config.name}: sweep {files.sweep_id} is in the store and complete")
             [place] = [place for place in files.tracking_record.places() if place["uri"] == tracker.uri]
             conclude_whole(SweepOutcome(files, prepared, tracking=place), tracker)
         else:
-            say(f"{prepared.config.name}: sweep {files.sweep_id} is in the store; going on with it")
+            say(f"{prepared.config.name}: sweep {files.sweep_id} is in the store; resuming it")
             _go_on(files, tracker, executor, address)
 
 
@@ -200,26 +202,27 @@ def _go_on(files: SweepFiles, tracker: MlflowTracker, executor: ExecutorName, ad
     with keeping(files), executor_of(executor, address) as where:
         if failures := files.shards.failures():
             tries = sum(files.shards.tries(failure.index) for failure in failures)
-            say(f"trying again what was given up before: {len(failures):,} shards, after {tries:,} tries")
+            say(f"retrying {len(failures):,} failed shards, after {tries:,} tries")
         outcome = pipeline.resume(files, where, tracker, report_progress(progress(), files, where, complain))
         conclude(outcome, Store.of(files), where.description, tracker)
 
 
-def _say_forecast(prepared: PreparedSweep, told: Forecast | None) -> None:
-    """What theory says of the plan, in lines."""
+def _say_forecast(prepared: PreparedSweep, expected: Forecast | None) -> None:
+    """Print what theory predicts for the plan, or why it predicts nothing."""
     from sweeps.cli.terminal import say
     from sweeps.plan.prediction import prediction
 
-    if told is None:
+    if expected is None:
         say(f"predicted: {prediction(prepared)}")
         return
-    of = "" if told.trials == len(prepared.plan) else f" {told.trials:,} sampled"
-    say(f"predicted: {told.stable_share:.0%} of the{of} trials are stable ({told.kind} below 1)")
-    swept = [f"{name} {_word(name, value)}" for name, value in told.best.items() if name in prepared.plan.swept]
+    of = "" if expected.trials == len(prepared.plan) else f" {expected.trials:,} sampled"
+    say(f"predicted: {expected.stable_share:.0%} of the{of} trials are stable ({expected.kind} below 1)")
+    swept = [f"{name} {_word(name, value)}" for name, value in expected.best.items() if name in prepared.plan.swept]
     if swept:
-        among = "" if told.settings == told.settings_in_all else f"; {told.settings:,} of {told.settings_in_all:,} seen"
-        say(f"best predicted: {', '.join(swept)} ({told.best['growth']:.3g} per epoch{among})")
-    for edge in told.edges:
+        seen, total = expected.settings, expected.settings_in_all
+        among = "" if seen == total else f"; {seen:,} of {total:,} settings evaluated"
+        say(f"best predicted: {', '.join(swept)} ({expected.best['growth']:.3g} per epoch{among})")
+    for edge in expected.edges:
         say(str(edge))
 
 
@@ -232,7 +235,7 @@ def _axes(prepared: PreparedSweep) -> Any:
         everything = np.unique(np.concatenate([trials[name] for trials in prepared.plan.trial_sets]))
         values = everything[~np.isnan(everything)]
         if not len(values):
-            continue  # no start value is given
+            continue  # all trials start from the model's initialisation
         shown = [_word(name, v) for v in values[:6]] + ([f"... {_word(name, values[-1])}"] if len(values) > 6 else [])
         if len(values) < len(everything):
             shown.insert(0, "the model's initialisation")
@@ -241,5 +244,5 @@ def _axes(prepared: PreparedSweep) -> Any:
 
 
 def _word(axis: str, value: float) -> str:
-    """An axis' value as the sweep file writes it."""
+    """Return an axis value as a sweep file writes it."""
     return str(bool(value)).lower() if axis == "nesterov" else f"{value:g}"

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from sweeps.service.schedule.schema import Schedule
     from sweeps.service.schedule.tick_table import Tick
 
-_LOOK_SECONDS = 5.0  # between looks at what runs
-_WAIT_SECONDS = 1.0  # the same, for whoever waits
+_LOOK_SECONDS = 5.0  # between checks of running sweeps
+_WAIT_SECONDS = 1.0  # the same while a command waits
 _DEFAULT_FILE = Path("configs/schedules.yaml")
 _VARIABLE = "SWEEPS_SCHEDULES"
 
 schedule = typer.Typer(
-    no_args_is_help=True, help="Run sweeps by the clock: each tick exactly once, however many schedulers run."
+    no_args_is_help=True, help="Run sweeps on a schedule; each tick runs once, even with several schedulers."
 )
 app.add_typer(schedule, name="schedule")
 
@@ -42,7 +42,7 @@ DatabaseOption = Annotated[
         "--database",
         envvar="SWEEPS_SCHEDULES_DATABASE",
         metavar="URI",
-        help="Where schedulers keep what is due: SQLite in the store by default, or one PostgreSQL for several hosts.",
+        help="Keep ticks in this database; default: SQLite in the store (one host only).",
     ),
 ]
 
@@ -50,11 +50,11 @@ DatabaseOption = Annotated[
 @schedule.command()
 def run(
     file: FileArgument = _DEFAULT_FILE,
-    once: Annotated[bool, typer.Option("--once", help="Do what there is to do now, and end: for cron.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Handle what is due now, then exit (for cron).")] = False,
     store: StoreOption = DEFAULT_STORE,
     database: DatabaseOption = None,
 ) -> None:
-    """Run what is due, now and until Ctrl-C."""
+    """Run due sweeps until Ctrl-C."""
     from sweeps.cli.terminal import say
     from sweeps.service.monitoring import event_log
 
@@ -64,16 +64,16 @@ def run(
     if once:
         scheduler.turn()
         return
-    say(f"{len(scheduler.schedules)} schedules of {file}; what is due is kept in {scheduler.table.uri}")
+    say(f"{len(scheduler.schedules)} schedules from {file}; ticks are kept in {scheduler.table.uri}")
     try:
         while True:
             try:
                 scheduler.turn()
-            except SweepsError as error:  # the database is away: again next time
+            except SweepsError as error:  # the database is unavailable: the next turn tries again
                 logging.getLogger(__name__).error("%s", error)
             time.sleep(min(_LOOK_SECONDS, scheduler.until_next()) or _WAIT_SECONDS)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("what runs goes on; the next scheduler looks after it") from None
+        raise KeyboardInterrupt("running sweeps continue; the next scheduler picks them up") from None
 
 
 @schedule.command(name="list")
@@ -83,7 +83,7 @@ def list_(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the schedules: when they are due next, and how the last sweep went."""
+    """List schedules with their next tick and the outcome of the last one."""
     scheduler = _scheduler(file, store, database)
     paused = scheduler.table.paused()
     rows = []
@@ -108,10 +108,10 @@ def list_(
 @schedule.command(name="next")
 def next_(
     file: FileArgument = _DEFAULT_FILE,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="How many of each.")] = 3,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="Show this many per schedule.")] = 3,
     as_json: JsonOption = False,
 ) -> None:
-    """Show when the schedules are due, in their time zones and in UTC."""
+    """Show upcoming ticks in each schedule's time zone and in UTC."""
     from sweeps.service.schedule.schema import load
 
     at = datetime.now(UTC)
@@ -126,13 +126,13 @@ def next_(
 @schedule.command()
 def history(
     name: NameArgument,
-    last: Annotated[int, typer.Option("--last", min=1, max=10_000, help="How many.")] = 20,
+    last: Annotated[int, typer.Option("--last", min=1, max=10_000, help="Show this many ticks.")] = 20,
     file: FileOption = _DEFAULT_FILE,
     store: StoreOption = DEFAULT_STORE,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a schedule's ticks, the newest first: what ran, was skipped or missed, and why."""
+    """Show a schedule's ticks, newest first, with reasons for skipped ones."""
     scheduler = _scheduler(file, store, database)
     _named(scheduler, name)
     _show([_row(tick) for tick in scheduler.table.of(name, newest=last)], as_json)
@@ -141,12 +141,14 @@ def history(
 @schedule.command()
 def trigger(
     name: NameArgument,
-    wait: Annotated[bool, typer.Option("--wait", help="Until it is done and checked; end with its exit code.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until it is done and checked, and exit with its exit code.")
+    ] = False,
     file: FileOption = _DEFAULT_FILE,
     store: StoreOption = DEFAULT_STORE,
     database: DatabaseOption = None,
 ) -> None:
-    """Run a schedule's sweep now, beside its times; a scheduler, or --wait, looks after it."""
+    """Run a schedule's sweep now; a scheduler or --wait tracks it to its end."""
     from sweeps.cli.terminal import say
     from sweeps.service.schedule import tick_table
 
@@ -175,7 +177,7 @@ def pause(
     store: StoreOption = DEFAULT_STORE,
     database: DatabaseOption = None,
 ) -> None:
-    """Let a schedule rest: what comes meanwhile is not made up for; what runs goes on."""
+    """Pause a schedule; its ticks are dropped, a running sweep continues."""
     _pause(name, file, store, database, True)
 
 
@@ -186,7 +188,7 @@ def resume(
     store: StoreOption = DEFAULT_STORE,
     database: DatabaseOption = None,
 ) -> None:
-    """Let a paused schedule go on."""
+    """Resume a paused schedule."""
     _pause(name, file, store, database, False)
 
 
@@ -197,7 +199,7 @@ def _pause(name: str, file: Path, store: str, database: str | None, paused: bool
     entry = _named(scheduler, name)
     scheduler.table.pause(name, paused, scheduler.clock())
     coming = _local(entry, next(entry.ticks(scheduler.clock())))
-    say(f"{name} is paused" if paused else f"{name} goes on: next at {coming}")
+    say(f"{name} is paused" if paused else f"{name} is resumed; next tick at {coming}")
 
 
 def _scheduler(file: Path, store: str, database: str | None) -> Scheduler:

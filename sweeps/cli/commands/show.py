@@ -1,4 +1,4 @@
-"""Commands that look at sweeps: list, show, report, replay, verify, ui, schema."""
+"""Commands that inspect sweeps: list, show, report, replay, verify, ui, schema."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @app.command(name="list")
 def list_(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
-    """List the store's sweeps, the newest first."""
+    """List the store's sweeps, newest first."""
     import pandas as pd
 
     from sweeps.cli.terminal import say, show_frame
@@ -35,7 +35,7 @@ def list_(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> No
 
 @app.command()
 def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
-    """Show a sweep: its state, where it is stable, its verdicts and its best trials."""
+    """Show a sweep: its state, stability map, verdicts and best trials."""
     from sweeps.cli.terminal import out, say, show_json, show_table
     from sweeps.cli.terminal_map import show_map
     from sweeps.report.headline import headline, lead_sentences
@@ -63,7 +63,7 @@ def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
     for failure in files.shards.failures():
         say(f"failed: {failure}")
     for place in files.tracking_record.places():
-        say(f"logged to {place['uri']}{'' if place.get('complete') else ', not all of it'}")
+        say(f"logged to {place['uri']}{'' if place.get('complete') else ' (incomplete)'}")
     for line in lead_sentences(loaded):
         say(line)
     if panels := stability_panels(loaded):
@@ -79,9 +79,11 @@ def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
 def report(
     sweep_id: SweepId,
     store: StoreOption = DEFAULT_STORE,
-    format_: Annotated[ReportFormat | None, typer.Option("--format", help="Print it in this format.")] = None,
+    format_: Annotated[
+        ReportFormat | None, typer.Option("--format", help="Print the report in this format instead.")
+    ] = None,
 ) -> None:
-    """Write a sweep's report anew, or print it in one format."""
+    """Rewrite a sweep's report, or print it in one format."""
     from sweeps.cli.terminal import say
     from sweeps.report.files import render_report, write_csv, write_report
     from sweeps.results.results import load_results
@@ -103,12 +105,12 @@ def report(
 @app.command()
 def replay(
     sweep_id: SweepId,
-    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's number or id, or the start of its id.")],
-    steps: Annotated[int, typer.Option("--steps", min=1, help="How many steps to show.")] = 20,
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's number, id or unique prefix of its id.")],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Show this many steps.")] = 20,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Step through a trial beside torch.optim.SGD."""
+    """Replay a trial step by step beside torch.optim.SGD."""
     from sweeps.cli.terminal import say, show_json, show_table
     from sweeps.verification.replay import replay_trial
 
@@ -123,7 +125,7 @@ def replay(
             say(f"... {len(replayed.frame) - steps:,} more steps (--steps)")
         say(replayed.conclusion)
     if not replayed.agrees:
-        raise CheckFailed("the store or the engine and torch.optim.SGD differ")
+        raise CheckFailed("the store or the engine differs from torch.optim.SGD")
 
 
 @app.command()
@@ -131,15 +133,13 @@ def verify(
     sweep_id: SweepId,
     sample: Annotated[
         int | None,
-        typer.Option(
-            "--sample", min=0, metavar="N", help="How many trials to train again; by default 20, fewer of many steps."
-        ),
+        typer.Option("--sample", min=0, metavar="N", help="Train N trials again; default: 20, fewer if they are long."),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold the store against the plan, MLflow against the store, and a sample of trials against torch.optim.SGD."""
+    """Check the store, MLflow, and a sample of trials against torch.optim.SGD."""
     from sweeps.cli.terminal import say, show_json
     from sweeps.pipeline.factories import tracker_for
     from sweeps.verification.audit import verify as audited
@@ -153,11 +153,11 @@ def verify(
     else:
         for difference in audit.differences:
             say(str(difference))
-        say(f"store:    {audit.stored:,} of {audit.trials:,} trials are as planned")
-        say(f"tracking: {audit.logged:,} trials are as stored, at {tracker.uri}")
+        say(f"store:    {audit.stored:,} of {audit.trials:,} trials match the plan")
+        say(f"tracking: {audit.logged:,} trials match the store, at {tracker.uri}")
         say(f"sample:   {audit.recomputed:,} trials trained by torch.optim.SGD, {audit.exact:,} are equal bit for bit")
         if audit.curtailed:
-            say(f"          no more, for a trial takes {audit.steps:,} steps; --sample N asks for N")
+            say(f"          a small sample, because a trial takes {audit.steps:,} steps; use --sample N for more")
     if audit.differences:
         count = len(audit.differences)
         raise CheckFailed(f"sweep {files.sweep_id}: {count:,} difference{'s' * (count != 1)}")
@@ -166,9 +166,11 @@ def verify(
 @app.command()
 def ui(
     store: StoreOption = DEFAULT_STORE,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 5000,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Listen on this port; 0: any free port.")
+    ] = 5000,
 ) -> None:
-    """Serve the store's MLflow UI on this machine until Ctrl-C."""
+    """Serve the store's MLflow UI on 127.0.0.1 until Ctrl-C."""
     from sweeps.cli.terminal import say
     from sweeps.errors import TrackingError
     from sweeps.store.store import Store
@@ -177,23 +179,25 @@ def ui(
     home = Store(store)
     if home.is_shared:
         raise TrackingError(
-            f"{home.where}: a shared store has no MLflow of its own: open the tracking server that "
-            "'sweeps show ID' names, or of a database 'mlflow ui --backend-store-uri URI'"
+            f"{home.where}: a shared store has no embedded MLflow; open the tracking server that 'sweeps show ID' "
+            "names, or serve its database with 'mlflow ui --backend-store-uri URI'"
         )
     home.check_writable()
     with serve(home, port) as (address, server):
-        say(f"MLflow UI: {address} (Ctrl-C ends it)")
+        say(f"MLflow UI: {address} (press Ctrl-C to stop)")
         sys.stdout.flush()
         with suppress(KeyboardInterrupt):
             server.wait()
-            raise TrackingError(f"MLflow's server ended, with exit code {server.returncode}")
+            raise TrackingError(f"MLflow's server ended with exit code {server.returncode}")
 
 
 @app.command()
 def schema(
-    schedules: Annotated[bool, typer.Option("--schedules", help="Of schedules files instead.")] = False,
+    schedules: Annotated[
+        bool, typer.Option("--schedules", help="Print the schema of schedules files instead.")
+    ] = False,
 ) -> None:
-    """Print the JSON Schema of sweep files, for editors."""
+    """Print the JSON Schema of sweep files (for editors)."""
     from sweeps.cli.terminal import show_json
     from sweeps.config.schema import SweepConfig
 
@@ -225,7 +229,7 @@ def _listed(files: SweepFiles) -> dict[str, Any]:
 
 
 def _standing(files: SweepFiles) -> dict[str, Any]:
-    """Where a sweep stands."""
+    """Return a sweep's manifest, state, holder, failures and tracking places."""
     holder = files.holder()
     return {
         "manifest": files.manifest(),

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from sweeps.errors import TrackingError
 from sweeps.text.redact import redact_uri
 from sweeps.tracking.mlflow.connection import is_server
-from sweeps.tracking.mlflow.database.base import opened
+from sweeps.tracking.mlflow.database.connect import opened
 from sweeps.tracking.mlflow.database.postgres import PostgresDatabase
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from sweeps.config.schema import WriterName
 from sweeps.errors import TrackingError
-from sweeps.tracking.mlflow.database.base import Connection, Database, database_at
+from sweeps.tracking.mlflow.database.base import Connection, Database
+from sweeps.tracking.mlflow.database.connect import database_at
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run

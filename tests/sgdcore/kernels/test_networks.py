@@ -209,10 +209,10 @@ def test_one_trial_and_none():
         ("Unused", {}, "its parameter 'spare.weight' takes no part in the output"),
         ("two_outputs", {}, r"its output for a batch of 2 must be \(2, 1\) or \(2,\), not \(2, 2\)"),
         ("nothing_to_train", {}, "it has no parameters to train"),
-        ("not_a_module", {}, "it must return a torch.nn.Module, not int"),
-        ("small", {"width": 3}, r"it raised TypeError: small\(\) got an unexpected keyword argument 'width'"),
+        ("not_a_module", {}, "the factory must return a torch.nn.Module, not int"),
+        ("small", {"width": 3}, r"the factory raised TypeError: small\(\) got an unexpected keyword argument 'width'"),
         ("nowhere", {}, "it cannot be imported: AttributeError"),
-        ("torch", {}, "a callable is needed, not module"),
+        ("torch", {}, "it must be a callable, not module"),
     ],
 )
 def test_what_a_pack_cannot_hold_is_refused(name, arguments, message):
@@ -228,7 +228,7 @@ def test_a_short_last_batch_that_a_module_cannot_take_is_refused():
 
 @pytest.mark.parametrize("factory", ["nowhere_at_all:x", "nocolon", ":x", "torch:"])
 def test_a_path_that_leads_nowhere_is_refused(factory):
-    with pytest.raises(InvalidTask, match=r"cannot be imported|package\.module:callable is needed"):
+    with pytest.raises(InvalidTask, match=r"cannot be imported|it must have the form package\.module:callable"):
         run(Task(DATA, ModuleModel(factory)))
 
 
@@ -238,10 +238,10 @@ def test_a_path_that_leads_nowhere_is_refused(factory):
         ("os:system", "standard library has no networks"),
         ("shutil:rmtree", "standard library has no networks"),
         ("builtins:exec", "standard library has no networks"),
-        (f"{HERE}:torch.os.system", "a subclass of torch.nn.Module is needed, or a function of your own"),
-        (f"{HERE}:torch.os.path.join", "a subclass of torch.nn.Module is needed"),
-        (f"{HERE}:Path", "a subclass of torch.nn.Module is needed"),
-        (f"{HERE}:remove", "a subclass of torch.nn.Module is needed"),
+        (f"{HERE}:torch.os.system", "it must be a subclass of torch.nn.Module or a function of your own"),
+        (f"{HERE}:torch.os.path.join", "it must be a subclass of torch.nn.Module"),
+        (f"{HERE}:Path", "it must be a subclass of torch.nn.Module"),
+        (f"{HERE}:remove", "it must be a subclass of torch.nn.Module"),
     ],
 )
 def test_what_makes_no_networks_is_not_called(factory, message):

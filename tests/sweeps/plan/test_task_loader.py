@@ -169,7 +169,7 @@ def test_columns_that_hold_no_numbers(tmp_path: Path, column: object) -> None:
     [
         ({"kind": "linear", "n": 10_000_000, "d": 1_000}, {"kind": "linear"}, "10,000,000 samples of 1,000 features"),
         ({"kind": "sine", "n": 10_000_000}, {"kind": "polynomial", "degree": 64}, "10,000,000 samples of 64 features"),
-        ({"kind": "sine"}, {"kind": "mlp", "hidden": [100_000] * 64}, "a network of 630,006,600,001 parameters"),
+        ({"kind": "sine"}, {"kind": "mlp", "hidden": [100_000] * 64}, "the network has 630,006,600,001 parameters"),
     ],
 )
 def test_absurd_sizes_are_refused_before_they_are_made(
@@ -208,7 +208,7 @@ def test_dates_are_no_numbers(tmp_path: Path) -> None:
 
 def test_a_model_that_does_not_fit() -> None:
     task = {"dataset": {"kind": "diabetes"}, "model": {"kind": "polynomial"}}
-    with pytest.raises(DataError, match="a polynomial model takes one feature, the data set has 10"):
+    with pytest.raises(DataError, match="a polynomial model takes one feature, but the data set has 10"):
         load_task(parse(document(task=task), "c.yaml").task)
 
 

@@ -194,7 +194,7 @@ def test_what_is_no_dotted_name_is_not_imported(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(path.parent)
     done = CliRunner().invoke(app, ["plan", str(path), "--set", f"task.model.module={json.dumps(module)}"])
     assert done.exit_code == 2
-    assert "package.module:callable is needed" in done.stderr
+    assert "it must have the form package.module:callable" in done.stderr
     assert not Path("ran").exists()
 
 
@@ -203,9 +203,9 @@ def test_what_is_no_dotted_name_is_not_imported(tmp_path: Path, monkeypatch: pyt
     [
         ("import sys; sys.exit(0)", "it cannot be imported: SystemExit: 0"),
         ("raise RuntimeError('a\\x1b[31m\\nb')", r"it cannot be imported: RuntimeError: a\x1b[31m"),
-        ("def make(**_): raise SystemExit", "it raised SystemExit: "),
-        ("make = 3", "a callable is needed, not int"),
-        ("def make(**_): return 3", "it must return a torch.nn.Module, not int"),
+        ("def make(**_): raise SystemExit", "the factory raised SystemExit: "),
+        ("make = 3", "it must be a callable, not int"),
+        ("def make(**_): return 3", "the factory must return a torch.nn.Module, not int"),
         ("def make(**_:", "it cannot be imported: SyntaxError: "),
     ],
 )

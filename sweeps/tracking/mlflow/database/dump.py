@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sweeps.errors import TrackingError
 from sweeps.text.redact import redact_uri
-from sweeps.tracking.mlflow.database.base import opened
+from sweeps.tracking.mlflow.database.connect import opened
 from sweeps.tracking.mlflow.database.postgres import PostgresDatabase
 
 

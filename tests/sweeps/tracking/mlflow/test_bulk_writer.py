@@ -23,7 +23,7 @@ from sweeps.errors import TrackingError
 from sweeps.plan.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
 from sweeps.tracking.base import TrackedSweep
-from sweeps.tracking.mlflow.database.base import opened
+from sweeps.tracking.mlflow.database.connect import opened
 from sweeps.tracking.mlflow.database.rows import TABLES
 from sweeps.tracking.mlflow.self_test import STEPS, Content, rows, sample
 from sweeps.tracking.mlflow.tracker import MlflowTracker

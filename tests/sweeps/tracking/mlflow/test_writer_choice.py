@@ -15,7 +15,7 @@ from mlflow.entities import Experiment, Run, RunInfo
 from sweeps.errors import TrackingError
 from sweeps.tracking.mlflow import bulk_writer, writer_choice
 from sweeps.tracking.mlflow.database import rows as mlflow_rows
-from sweeps.tracking.mlflow.database.base import opened
+from sweeps.tracking.mlflow.database.connect import opened
 from sweeps.tracking.mlflow.database.postgres import PostgresConnection
 from sweeps.tracking.mlflow.database.rows import Grid, RunRows
 from sweeps.tracking.mlflow.database.sqlite import SqliteConnection

@@ -14,7 +14,7 @@ from sweeps.plan.prepared import PreparedSweep
 from sweeps.store.store import Store, SweepFiles
 from sweeps.text.redact import redact_uri
 from sweeps.tracking.base import TrackedSweep
-from sweeps.tracking.mlflow.database.base import opened
+from sweeps.tracking.mlflow.database.connect import opened
 from sweeps.tracking.mlflow.self_test import rows
 from sweeps.tracking.mlflow.server.ui import mlflow_server
 from sweeps.tracking.mlflow.tracker import MlflowTracker

@@ -1,0 +1,43 @@
+"""The MLflow experiment of a sweep: found by its name, or created."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeps.errors import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+# MLflow's UI would guess it; its 3.17 opens an experiment as the browser's own switch says, whatever the kind.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+
+
+def find_or_create(client: MlflowClient, name: str, artifacts: Path | None, uri: str) -> Experiment:
+    """Return the experiment with a name; create it if there is none.
+
+    Args:
+        client: MLflow's client.
+        name: the experiment's name.
+        artifacts: where a new experiment keeps its artifacts; None leaves that to the server.
+        uri: the tracking URI, for messages.
+
+    Raises:
+        TrackingError: the experiment is deleted.
+    """
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        location = f"{artifacts.as_uri()}/{_slug(name)}" if artifacts else None
+        return client.get_experiment(client.create_experiment(name, location, _KIND))
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"{uri}: the experiment {name!r} is deleted; restore it, or name another one ('experiment:')"
+        )
+    return experiment
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "experiment"
