@@ -1,4 +1,4 @@
-"""sgdcore: SGD exactly as torch.optim.SGD does it, for thousands of trials at a time. Arrays in, arrays out."""
+"""sgdcore: SGD exactly as in torch.optim.SGD, for thousands of trials at a time. Arrays in, arrays out."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "SGD":  # torch takes a second to import, so it waits until it is asked for
+    if name == "SGD":  # lazy: torch takes a second to import
         from sgdcore.optimizer import SGD
 
         return SGD

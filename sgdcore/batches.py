@@ -1,4 +1,4 @@
-"""Sample order: which samples each step sees, the same for all trials of a seed, so that comparisons are paired."""
+"""Sample order: the samples of each step, the same for all trials of a seed, so that comparisons are paired."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 Order = Literal["sequential", "shuffled"]
-_BLOCK_ENTRIES = 1 << 22  # 16 MiB of indices at a time, however long the run
+_BLOCK_ENTRIES = 1 << 22  # 16 MiB of indices at a time, regardless of the run's length
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Batches in one epoch; the last short batch is kept."""
+    """Return the number of batches in one epoch; the last short batch counts."""
     return -(-samples // batch_size)
 
 
 def blocks(
     order: Order, samples: int, seeds: Sequence[int] | NDArray[np.int64], epochs: range
 ) -> Iterator[tuple[range, NDArray[np.int32]]]:
-    """Sample indices by blocks of epochs.
+    """Yield sample indices in blocks of epochs.
 
-    Yields (epochs of the block, indices of shape (seeds, rows, samples)); epoch e reads row
-    ``(e - block.start) % rows``, so the one row of a sequential order serves every epoch.
+    Each item is (epochs of the block, indices of shape (seeds, rows, samples)). Epoch e reads row
+    ``(e - block.start) % rows``, so the single row of a sequential order serves every epoch.
 
-    ``shuffled`` draws what ``DataLoader(shuffle=True, generator=torch.Generator().manual_seed(seed))`` of torch
-    draws for its epochs, so that a plain torch script sees the same batches.
+    ``shuffled`` draws the same permutations as torch's
+    ``DataLoader(shuffle=True, generator=torch.Generator().manual_seed(seed))``, so that a plain torch script sees the
+    same batches.
     """
     if order == "sequential" or not epochs:
         row = np.arange(samples, dtype=np.int32)
@@ -47,8 +48,8 @@ def _permutations(samples: int, seed: int) -> Iterator[NDArray[np.int32]]:
 
     generator = torch.Generator().manual_seed(seed)
     while True:
-        # Three draws an epoch, as DataLoader's: its workers' base seed, the permutation, and the
-        # permutation from which RandomSampler takes its (empty) remainder.
+        # Three draws per epoch, as in DataLoader: the base seed of its workers, the permutation, and the permutation
+        # from which RandomSampler takes its (empty) remainder.
         torch.empty((), dtype=torch.int64).random_(generator=generator)
         permutation = torch.randperm(samples, generator=generator)
         torch.randperm(samples, generator=generator)

@@ -1,4 +1,4 @@
-"""one_thread(): linear algebra whose sums, and so whose bits, do not depend on how many cores a machine has."""
+"""one_thread(): linear algebra whose sums, and so whose bits, do not depend on the machine's number of cores."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """While the context lasts, numpy's linear algebra keeps to one thread: with more, it splits its sums among them.
+    """Limit numpy's linear algebra to one thread inside the context: more threads would split its sums.
 
-    The kernels have threads of their own, whose number changes no result, and go on having them.
+    The kernels have their own threads, whose number changes no result. They are not limited.
     """
     from threadpoolctl import ThreadpoolController
 

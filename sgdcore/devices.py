@@ -1,4 +1,4 @@
-"""Devices: where a run computes. CUDA is looked for without importing torch, which takes a second."""
+"""Devices: where a run computes. CUDA is detected without importing torch, which takes a second."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sgdcore.errors import KernelUnavailable
 
 
 def resolve(device: str) -> str:
-    """``cpu`` or ``cuda:N``, from ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` (GPU 0) or ``cuda:N``.
+    """Return ``cpu`` or ``cuda:N`` for ``auto`` (first GPU, else the CPU), ``cpu``, ``cuda`` (GPU 0) or ``cuda:N``.
 
     Raises:
-        KernelUnavailable: a GPU that is not there, or another word.
+        KernelUnavailable: a GPU that does not exist, or an unknown device.
     """
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
     if match is None:
@@ -29,9 +29,9 @@ def resolve(device: str) -> str:
 
 @cache
 def gpus() -> int:
-    """CUDA devices that torch can use."""
+    """Return the number of CUDA devices that torch can use."""
     try:
-        ctypes.CDLL("libcuda.so.1")  # the driver; without it there is nothing to ask torch for
+        ctypes.CDLL("libcuda.so.1")  # the driver; without it torch finds no GPU, so torch is not imported
     except OSError:
         return 0
     import torch

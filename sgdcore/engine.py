@@ -1,4 +1,4 @@
-"""train(): the one door of the engine; checks what it is given, picks the kernel, returns Trajectories."""
+"""train(), the entry point of the engine: it checks its arguments, picks the kernel and returns Trajectories."""
 
 from __future__ import annotations
 
@@ -40,33 +40,33 @@ def train(
     """Train T trials exactly as torch.optim.SGD would, each with its own hyperparameters.
 
     Args:
-        task: what to learn.
+        task: the data set, model and loss.
         hyperparams: T rows.
         epochs: passes over the training set, >= 0; one pass is ceil(n / batch_size) steps.
-        batch_size: samples a step; the last batch of an epoch may be shorter.
-        order: ``sequential``, or ``shuffled``: a permutation per epoch from the trial's seed, that of a torch
-            DataLoader whose generator has this seed.
-        dtype: ``float32`` or ``float64``, of data, parameters and arithmetic.
-        seeds: one for all trials or (T,): of the shuffling and of torch's initialisation.
+        batch_size: samples per step; the last batch of an epoch can be shorter.
+        order: ``sequential``, or ``shuffled``: a permutation per epoch drawn from the trial's seed, the same as from a
+            torch DataLoader whose generator has this seed.
+        dtype: ``float32`` or ``float64``, for data, parameters and arithmetic.
+        seeds: one for all trials or (T,); used for shuffling and for torch's initialisation.
         start: None: the model's own initialisation by seed. (P,) or (T, P): start values, rounded to dtype.
-            Trajectories: go on where these stopped, with another lr if that is wanted; two runs in a row equal one
-            longer run bit for bit.
-        record: which steps to keep; 64 on a log scale by default.
-        kernel: ``auto``; ``numba`` and ``triton`` for models linear in their parameters with mse, on CPU and CUDA;
-            ``numba`` also for mlp models (but gelu), on the CPU; ``torch`` for any model, on both; ``reference``:
-            torch.optim.SGD itself, trial by trial.
+            Trajectories: continue from their final state, if needed with a different lr; two consecutive runs equal
+            one longer run bit for bit.
+        record: which steps to keep; by default 64 on a log scale.
+        kernel: ``auto``; ``numba`` (CPU) and ``triton`` (CUDA) for models linear in their parameters with mse;
+            ``numba`` also for mlp models (except gelu) on the CPU; ``torch`` for any model on CPU or CUDA;
+            ``reference``: torch.optim.SGD itself, trial by trial.
         device: ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: CPU threads, >= 1; all cores by default. No bit of the numba kernels' results depends on it, nor on
-            the other trials; the torch kernel's sums do, to rounding.
-        compile: whether torch.compile makes the torch kernel's steps: worth its half minute for long runs.
+        threads: CPU threads, >= 1; all cores by default. The numba kernels' results do not depend on it or on the
+            other trials in a single bit; the torch kernel's sums do, within rounding.
+        compile: use torch.compile for the torch kernel's steps. It takes about half a minute and pays off in long runs.
 
     Returns:
-        Trajectories: a trial whose parameters overflow stops there; that is a result, not an error.
+        Trajectories: a trial whose parameters overflow stops at that step; this is a result, not an error.
 
     Raises:
         InvalidTraining: arguments out of range or of the wrong shape.
         InvalidTask: data that are not finite in dtype, or a module that cannot be trained.
-        KernelUnavailable: a kernel or device that is not there, or not for this task.
+        KernelUnavailable: a kernel or device that does not exist here or does not support this task.
 
     Example:
         >>> task = Task(line())
@@ -101,7 +101,7 @@ def train(
             state.put(trials, part)
             curves.put(trials, part_curves)
     object.__setattr__(state, "step", ahead.stop * per_epoch)
-    state.momentum_buffers[hyperparams.momentum == 0] = 0  # torch keeps none there
+    state.momentum_buffers[hyperparams.momentum == 0] = 0  # torch keeps no buffer without momentum
     return Trajectories(
         parameter_names=task.parameter_names,
         hyperparams=hyperparams,
@@ -115,7 +115,7 @@ def train(
 
 
 def check_task(task: Task, dtype: Dtype, batch_size: int) -> None:
-    """Whether the task can be trained so, without training it.
+    """Check that the task can be trained with this dtype and batch size, without training it.
 
     Raises:
         InvalidTask: data that are not finite in dtype, or a module that cannot be trained.
@@ -125,7 +125,7 @@ def check_task(task: Task, dtype: Dtype, batch_size: int) -> None:
 
 
 def make_problem(task: Task, dtype: Dtype) -> Problem:
-    """The task as a kernel wants it.
+    """Return the task in the form that kernels expect.
 
     Raises:
         InvalidTask: data that are not finite in dtype.
@@ -143,7 +143,7 @@ def make_problem(task: Task, dtype: Dtype) -> Problem:
 
 
 def _rounded(task: Task, dtype: Dtype) -> tuple[_Samples, _Samples | None]:
-    """Features and targets in dtype: of the training set, and of the validation set if there is one."""
+    """Return features and targets in dtype, for the training set and for the validation set if there is one."""
     held_out = task.dataset.validation
     training = rounded(task.features, dtype), rounded(task.dataset.targets, dtype)
     if held_out is None:
@@ -152,7 +152,7 @@ def _rounded(task: Task, dtype: Dtype) -> tuple[_Samples, _Samples | None]:
 
 
 class _Run:
-    """Drives a kernel over the epochs, block by block of sample orders."""
+    """A kernel driver that steps through the epochs, one block of sample orders at a time."""
 
     def __init__(
         self, problem: Problem, order: Order, batch_size: int, epochs: range, chosen: Choice, resources: Resources
@@ -192,14 +192,15 @@ def _check(epochs: int, batch_size: int, order: str, dtype: str, threads: int | 
 
 
 def _check_continuation(start: Trajectories, hyperparams: Hyperparams, per_epoch: int) -> None:
-    """What was, must be: momentum buffers, targets and the place in the epochs are of that."""
+    """Check that only lr changes: momentum buffers, targets and the position in the epoch depend on all else."""
     if start.steps_per_epoch != per_epoch:
-        raise InvalidTraining(f"cannot go on with {per_epoch} steps an epoch: there were {start.steps_per_epoch}")
+        raise InvalidTraining(f"cannot continue with {per_epoch} steps per epoch: start has {start.steps_per_epoch}")
     for name in ("momentum", "weight_decay", "dampening", "nesterov"):
         before, now = getattr(start.hyperparams, name), getattr(hyperparams, name)
         if not np.array_equal(before, now):
             trial = int(np.argmax(before != now))
-            raise InvalidTraining(f"cannot go on with {name} {now[trial]}: it was {before[trial]} (trial {trial})")
+            reason = f"start has {before[trial]} (trial {trial})"
+            raise InvalidTraining(f"cannot continue with {name} {now[trial]}: {reason}")
 
 
 def _check_range(hyperparams: Hyperparams, dtype: str) -> None:
@@ -210,7 +211,7 @@ def _check_range(hyperparams: Hyperparams, dtype: str) -> None:
 
 
 def _distinct(seeds: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-    """The distinct seeds, and each trial's place among them; of one seed for all, without sorting them."""
+    """Return the distinct seeds and each trial's index among them; skips the sort if all seeds are equal."""
     if len(seeds) and (seeds == seeds[0]).all():
         return seeds[:1], np.zeros(len(seeds), dtype=np.intp)
     return np.unique(seeds, return_inverse=True)
@@ -219,7 +220,7 @@ def _distinct(seeds: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
 def _seeds(seeds: ArrayLike, trials: int) -> NDArray[np.int64]:
     given = np.asarray(seeds)
     if given.shape not in ((), (trials,)):
-        raise InvalidTraining(f"seeds must be one number or ({trials},), not {given.shape}")
+        raise InvalidTraining(f"seeds must be one number or have the shape ({trials},), not {given.shape}")
     if given.dtype.kind not in "iu" or (given < 0).any() or (given > np.iinfo(np.int64).max).any():
         raise InvalidTraining(f"seeds must be whole numbers from 0 to 2^63 - 1, not {given.tolist()}")
     return np.broadcast_to(given.astype(np.int64), (trials,))
@@ -237,7 +238,7 @@ def _start(
     if isinstance(start, Trajectories):
         if start.params.shape != shape or start.params.dtype != dtype:
             raise InvalidTraining(
-                f"cannot go on from {start.params.dtype} parameters of shape {start.params.shape}: "
+                f"cannot continue from {start.params.dtype} parameters of shape {start.params.shape}: "
                 f"this run is {dtype} {shape}"
             )
         return start.state.take(np.arange(shape[0]))
@@ -272,9 +273,9 @@ def _start(
 
 
 def _settled(target: NDArray[np.float64], start: NDArray[np.float64], dtype: str) -> NDArray[np.float64]:
-    """The targets; the start where that is the target to rounding, of itself in dtype or of all in float64.
+    """Return the targets, replaced by the start where both are equal to rounding, in dtype or in float64.
 
-    A parameter that starts there has no way to go, of which an overshoot could be a share.
+    A parameter that starts on its target has no distance to travel, so its overshoot is undefined.
     """
     away = np.abs(target - start)
     largest = max(np.abs(target).max(initial=0.0), np.abs(start).max(initial=0.0))
@@ -286,7 +287,7 @@ def _settled(target: NDArray[np.float64], start: NDArray[np.float64], dtype: str
 
 
 def _short_of(target: NDArray[np.float64], params: NDArray[Any]) -> NDArray[Any]:
-    """The targets in the dtype of ``params``, on whose side of the target they stay."""
+    """Return the targets in the dtype of ``params``, rounded so that they stay on the side where ``params`` lie."""
     with np.errstate(over="ignore"):
         nearest = target.astype(params.dtype)
     beyond = (nearest - target) * (target - params) > 0

@@ -1,19 +1,19 @@
-"""Every error that sgdcore raises for bad input; numerical failure is data, never an exception.
+"""Errors that sgdcore raises for bad input; numerical failure is data, never an exception.
 
 SgdError
-├── InvalidHyperparams   (ValueError)  what torch.optim.SGD would refuse
+├── InvalidHyperparams   (ValueError)  hyperparameters that torch.optim.SGD rejects
 ├── InvalidTask          (ValueError)  a data set, model or loss that cannot be trained
 ├── InvalidTraining      (ValueError)  epochs, batch size, order, dtype, start values, recording
-└── KernelUnavailable    (RuntimeError)  the kernel asked for cannot run this task here
+└── KernelUnavailable    (RuntimeError)  the requested kernel cannot run this task here
 """
 
 
 class SgdError(Exception):
-    """The root of sgdcore's errors: ``except sgdcore.SgdError`` catches them all."""
+    """The base class of sgdcore's errors: ``except sgdcore.SgdError`` catches them all."""
 
 
 class InvalidHyperparams(SgdError, ValueError):
-    """Hyperparameters that torch.optim.SGD refuses, with torch's wording."""
+    """Hyperparameters that torch.optim.SGD rejects, with torch's wording."""
 
 
 class InvalidTask(SgdError, ValueError):
@@ -21,8 +21,8 @@ class InvalidTask(SgdError, ValueError):
 
 
 class InvalidTraining(SgdError, ValueError):
-    """Epochs, batch size, order, dtype, start values or recording that make no sense."""
+    """Epochs, batch size, order, dtype, start values or recording settings that are invalid."""
 
 
 class KernelUnavailable(SgdError, RuntimeError):
-    """The kernel asked for cannot run this task on this machine."""
+    """The requested kernel cannot run this task on this machine."""

@@ -1,4 +1,4 @@
-"""Hyperparams: the five columns that torch.optim.SGD takes, one row a trial, under torch's own rules."""
+"""Hyperparams: the five hyperparameters of torch.optim.SGD as columns, one row per trial, checked by torch's rules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SGDArguments(TypedDict):
 
 @dataclass(frozen=True, eq=False, init=False)
 class Hyperparams:
-    """Hyperparameters of T trials.
+    """The hyperparameters of T trials.
 
     Scalars and arrays are broadcast against each other, so that
     ``Hyperparams(lr=[0.1, 0.01], momentum=0.9)`` is two trials.
@@ -34,13 +34,13 @@ class Hyperparams:
         lr: learning rates, >= 0.
         momentum: momentum factors, >= 0.
         weight_decay: L2 penalties, >= 0. The penalty is weight_decay/2 |p|^2 over all parameters.
-        dampening: how much of each gradient after the first is kept out of the momentum buffer.
-        nesterov: whether the step looks ahead; needs a momentum and zero dampening.
+        dampening: the share of each gradient after the first that is kept out of the momentum buffer.
+        nesterov: use Nesterov momentum; needs a momentum and zero dampening.
 
     All columns are float64 of shape (T,), nesterov is bool.
 
     Raises:
-        InvalidHyperparams: a value that torch.optim.SGD refuses (same wording), or one that is not finite.
+        InvalidHyperparams: a value that torch.optim.SGD rejects (same wording), or one that is not finite.
     """
 
     lr: NDArray[np.float64]
@@ -62,10 +62,10 @@ class Hyperparams:
             arrays = np.broadcast_arrays(*(np.atleast_1d(np.asarray(column)) for column in columns))
         except ValueError as error:
             shapes = ", ".join(f"{name} {np.shape(c)}" for name, c in zip(NAMES, columns, strict=True))
-            raise InvalidHyperparams(f"columns of different lengths: {shapes}") from error
+            raise InvalidHyperparams(f"hyperparams must have the same length: {shapes}") from error
         for name, array in zip(NAMES, arrays, strict=True):
             if array.ndim != 1:
-                raise InvalidHyperparams(f"{name} must be a number or one-dimensional, not {array.shape}")
+                raise InvalidHyperparams(f"{name} must be a number or one-dimensional, not of shape {array.shape}")
             if array.dtype.kind not in "biuf":
                 raise InvalidHyperparams(f"{name} must be numbers, not {array.dtype}")
             if name == "nesterov" and not np.isin(array, (0, 1)).all():
@@ -93,15 +93,15 @@ class Hyperparams:
             raise InvalidHyperparams(message.format(float(column[trial])) + where)
 
     def __len__(self) -> int:
-        """Number of trials T."""
+        """Return the number of trials T."""
         return len(self.lr)
 
     def __getitem__(self, trials: slice | NDArray[np.intp]) -> Hyperparams:
-        """The rows that a slice or an index array picks."""
+        """Return the rows that a slice or an index array selects."""
         return Hyperparams(**{name: getattr(self, name)[trials] for name in NAMES})
 
     def arguments(self, trial: int) -> SGDArguments:
-        """One trial's row as keyword arguments for torch.optim.SGD."""
+        """Return one trial's row as keyword arguments for torch.optim.SGD."""
         return SGDArguments(
             lr=float(self.lr[trial]),
             momentum=float(self.momentum[trial]),

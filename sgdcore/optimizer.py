@@ -1,4 +1,4 @@
-"""SGD: a drop-in for torch.optim.SGD on this package's rule; state_dicts go both ways."""
+"""SGD: a drop-in replacement for torch.optim.SGD built on this package's rule; state_dicts load both ways."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class SGD(Optimizer):
         dampening: dampening of the momentum.
         weight_decay: L2 penalty.
         nesterov: Nesterov momentum; needs a momentum and zero dampening.
-        maximize: climb instead of descend.
+        maximize: maximize instead of minimize.
 
-    torch's ``foreach``, ``fused`` and ``differentiable`` choose between implementations of the same rule and are
-    not offered here; a state_dict that carries them loads all the same, and torch loads what this class saves.
+    torch's ``foreach``, ``fused`` and ``differentiable`` choose between implementations of the same rule and are not
+    offered here. A state_dict that contains them still loads, and torch loads what this class saves.
 
     Raises:
         InvalidHyperparams: (a ValueError) with torch's wording.
@@ -67,7 +67,7 @@ class SGD(Optimizer):
             "weight_decay": weight_decay,
             "nesterov": nesterov,
             "maximize": maximize,
-            # what torch.optim.SGD expects to find in a group when it loads this state
+            # keys that torch.optim.SGD expects in a group when it loads this state
             "foreach": None,
             "differentiable": False,
             "fused": None,
@@ -92,7 +92,7 @@ class SGD(Optimizer):
         """Take one step on every parameter that has a gradient.
 
         Args:
-            closure: reevaluates the model and returns the loss, which step() then returns.
+            closure: reevaluates the model and returns the loss, which step() returns in turn.
         """
         loss = None
         if closure is not None:

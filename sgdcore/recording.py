@@ -1,4 +1,4 @@
-"""Recording: which steps of a run are kept."""
+"""Recording: the choice of steps of a run that are kept."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MAX_PATH_PARAMETERS = 16
 
 @dataclass(frozen=True)
 class Recording:
-    """How densely a run is recorded: step 0, the last step and up to ``points`` steps between.
+    """The recording density of a run: step 0, the last step and up to ``points`` steps between.
 
     Args:
-        points: how many steps to keep between the first and the last; ignored by spacing ``all``.
+        points: how many steps to keep between the first and the last; ignored if spacing is ``all``.
         spacing: ``log`` (dense at the start), ``linear``, or ``all`` (every step).
     """
 
@@ -27,14 +27,14 @@ class Recording:
     spacing: Spacing = "log"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be recorded."""
+        """Check points and spacing."""
         if not isinstance(self.points, int) or self.points < 0:
             raise InvalidTraining(f"recording points must be a whole number >= 0, not {self.points}")
         if self.spacing not in ("log", "linear", "all"):
             raise InvalidTraining(f"recording spacing must be log, linear or all, not {self.spacing!r}")
 
     def steps(self, first: int, last: int) -> NDArray[np.int64]:
-        """The recorded steps of a run from step ``first`` to step ``last``: sorted, unique, both ends included."""
+        """Return the recorded steps of a run from ``first`` to ``last``: sorted, unique, both ends included."""
         length = last - first
         if self.spacing == "all":
             return np.arange(first, last + 1, dtype=np.int64)

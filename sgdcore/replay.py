@@ -1,4 +1,4 @@
-"""replay(): one trial step by step, the engine beside torch.optim.SGD, with every number that either of them has."""
+"""replay(): one trial step by step, the engine next to torch.optim.SGD, with every number of both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ONE_ORDER = np.zeros(1, dtype=np.intp)
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step of both; arrays are (P,) in the run's dtype, parameters and buffers after the step."""
+    """One step of the engine and of torch; arrays are (P,) in the run's dtype, parameters and buffers after it."""
 
     step: int  # 1 is the first
     samples: NDArray[np.int32]
@@ -39,14 +39,14 @@ class Step:
 
     @property
     def relative_deviation(self) -> float:
-        """The same, as a share of torch's largest finite parameter or buffer."""
+        """The deviation as a share of torch's largest finite parameter or buffer."""
         theirs = np.concatenate([self.torch_params, self.torch_momentum_buffers]).astype(np.float64)
         size = np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0)
         return self.deviation / size if size else self.deviation
 
     @property
     def deviation(self) -> float:
-        """Largest difference over parameters and buffers: 0 where neither is finite, infinite where one of two is."""
+        """The largest difference over parameters and buffers: 0 if neither is finite, infinite if only one is."""
         ours = np.concatenate([self.params, self.momentum_buffers]).astype(np.float64)
         theirs = np.concatenate([self.torch_params, self.torch_momentum_buffers]).astype(np.float64)
         finite = np.isfinite(ours) & np.isfinite(theirs)
@@ -66,7 +66,7 @@ def replay(
     seed: int = 0,
     start: ArrayLike | None = None,
 ) -> Iterator[Step]:
-    """Steps of one trial (arguments as in :func:`sgdcore.train`), up to the one that is not finite.
+    """Yield the steps of one trial (arguments as in :func:`sgdcore.train`), up to the first non-finite one.
 
     Raises:
         InvalidHyperparams: not exactly one trial.

@@ -1,4 +1,4 @@
-"""THE update rule of torch.optim.SGD: one scalar function that every kernel compiles, and sgd() over tensors.
+"""The update rule of torch.optim.SGD: one scalar function that every kernel compiles, and sgd() over tensors.
 
 With g the gradient of the batch loss at p, step t = 0, 1, ...:
 
@@ -17,9 +17,9 @@ Source: torch/optim/sgd.py (``_single_tensor_sgd``). It differs from the textboo
   On the importance of initialization and momentum in deep learning, 2013).
 
 Rounding: torch's ``add(alpha=)`` is one fused multiply-add on CPUs with AVX2 or newer and on CUDA, its ``mul_`` is
-a plain product. A kernel that wants torch's bits calls :func:`update` with a true ``fma``, lets nothing else be
-contracted, and computes ``1 - dampening`` and ``-lr`` in double before it casts them. Flags select, they never
-multiply by zero, because 0 * inf is nan.
+a plain product. For torch's bits, a kernel calls :func:`update` with a true ``fma``, contracts nothing else, and
+computes ``1 - dampening`` and ``-lr`` in double before casting them. Flags select instead of multiplying by zero,
+because 0 * inf is nan.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 
 def fma(a: float, b: float, c: float) -> float:
-    """a * b + c; stands for the kernel's fused multiply-add, see :func:`bind`."""
+    """Return a * b + c; a placeholder for the kernel's fused multiply-add, see :func:`bind`."""
     return a * b + c
 
 
 def select(condition: bool, yes: float, no: float) -> float:
-    """``yes`` where the condition holds, else ``no``; stands for the kernel's select, see :func:`bind`."""
+    """Return ``yes`` if the condition holds, else ``no``; a placeholder for the kernel's select, see :func:`bind`."""
     return yes if condition else no
 
 
@@ -55,7 +55,7 @@ def update(
     has_weight_decay: bool,
     nesterov: bool,
 ) -> tuple[float, float]:
-    """One parameter's step: (param, momentum_buffer) after it. No literals, so that any dtype stays itself."""
+    """Return one parameter and its momentum buffer after a step. Has no literals, so that any dtype is preserved."""
     gradient = select(has_weight_decay, fma(weight_decay, param, gradient), gradient)
     decayed = fma(one_minus_dampening, gradient, momentum * momentum_buffer)
     momentum_buffer = select(is_first, gradient, decayed)
@@ -65,9 +65,9 @@ def update(
 
 
 def bind(fma: Callable[..., Any], select: Callable[..., Any], **names: Any) -> FunctionType:
-    """The same code as :func:`update`, calling a kernel's own ``fma`` and ``select``.
+    """Return the code of :func:`update` bound to a kernel's own ``fma`` and ``select``.
 
-    ``names``: what else a compiler of the source text looks up, such as the types in annotations.
+    ``names``: other names that a compiler of the source text looks up, such as the types in annotations.
     """
     scope = {"__name__": __name__, "__builtins__": {}, "fma": fma, "select": select, **names}
     return FunctionType(update.__code__, scope, update.__name__)
@@ -85,15 +85,15 @@ def sgd(
     nesterov: bool,
     maximize: bool = False,
 ) -> None:
-    """Functional SGD over lists of tensors, in place: the rule at the head of this file.
+    """Update lists of tensors in place by functional SGD, with the rule at the top of this module.
 
     Args:
-        params: parameters, changed in place.
-        d_p_list: their gradients, same shapes; never changed.
-        momentum_buffer_list: their buffers; ``None`` before a first step with momentum, filled in place.
+        params: parameters, updated in place.
+        d_p_list: their gradients, same shapes; not modified.
+        momentum_buffer_list: their buffers; ``None`` before a first step with momentum, then filled in place.
         weight_decay, momentum, lr, dampening, nesterov, maximize: as in torch.optim.SGD.
 
-    Call it under ``torch.no_grad()`` where params require gradients.
+    Call it under ``torch.no_grad()`` if params require gradients.
     """
     lr = _plain(lr)
     weight_decay = _plain(weight_decay)

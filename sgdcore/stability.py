@@ -1,4 +1,4 @@
-"""Stability before running: for squared loss and a linear model every step of SGD is an affine map of (p, buffer).
+"""Stability without training: for squared loss and a linear model each SGD step is an affine map of (p, buffer).
 
 With x the features of a sample (1 appended for the bias), a step on a batch of B samples at distance e = p - p* has the
 gradient H e + constant, H = 2/B sum x x^T + weight_decay I, so that the linear part of a step is
@@ -7,30 +7,30 @@ gradient H e + constant, H = 2/B sum x x^T + weight_decay I, so that the linear 
     d   <- H e + momentum buf     if nesterov, else buf; H e if momentum = 0
     e   <- e - lr d
 
-and that of an epoch is the product over its batches. How fast distances grow per epoch has a number, below 1 for
-settings that settle and above 1 for those that diverge; which number it is depends on the order of the samples:
+and that of an epoch is the product over its batches. The growth of distances per epoch is one number, below 1 for
+settings that settle and above 1 for those that diverge. Its definition depends on the order of the samples:
 
 *A fixed order* repeats one map. Its spectral radius r is the growth: from (almost) any start the distance to the fixed
-point is multiplied by r per epoch in the long run, however many epochs are run; the first step, whose buffer is the
-gradient itself, changes the start and not r. For one batch per epoch and one eigenvalue l of H this is the textbook's
+point is multiplied by r per epoch in the long run, for any number of epochs. The first step, whose buffer is the
+gradient itself, changes the start but not r. For one batch per epoch and one eigenvalue l of H this is the textbook
 bound: stable for lr (1 - dampening) l < 2 (1 + momentum), with nesterov for lr l < 2 (1 + momentum) /
 (1 + 2 momentum) (B. Polyak, Some methods of speeding up the convergence of iteration methods, 1964; N. Flammarion and
 F. Bach, From averaging to acceleration, 2015).
 
-*Shuffled samples* make every epoch's map another one. With G the product over all E epochs that the trial's seed
-draws, from the start's distance to the last one (an empty buffer first, its first step undamped, as the run's own), the
-growth is (|G| / sqrt(P))^(1/E) in the Frobenius norm: the root mean square over all directions of the start of the
-factor by which this very run multiplies a distance, per epoch. As E grows it tends for almost every seed to one number,
-exp of the largest Lyapunov exponent (H. Furstenberg and H. Kesten, Products of random matrices, 1960), whose sign
-decides whether the affine recursion settles (P. Bougerol and N. Picard, Strict stationarity of generalized
-autoregressive processes, 1992). The spectral radius of G to the power 1/E has the same limit and says less of a finite
-run, which does not repeat its E epochs: over 54,000 runs of 1 to 10 epochs near the stable boundary it guesses 5.9 % of
-the verdicts wrong (farther from the optimum than at the start, or not), the growth 4.2 %; over 36,000 of 50 and 200
-epochs 0.8 % and 0.7 %.
+*Shuffled samples* give every epoch a different map. With G the product over all E epochs that the trial's seed draws,
+from the first distance to the last (starting from an empty buffer, with an undamped first step, as in the run itself),
+the growth is (|G| / sqrt(P))^(1/E) in the Frobenius norm: the root mean square, over all directions of the start, of
+the factor per epoch by which this particular run multiplies a distance. As E grows it tends for almost every seed to
+one number, exp of the largest Lyapunov exponent (H. Furstenberg and H. Kesten, Products of random matrices, 1960),
+whose sign decides whether the affine recursion settles (P. Bougerol and N. Picard, Strict stationarity of generalized
+autoregressive processes, 1992). The spectral radius of G to the power 1/E has the same limit but predicts a finite run
+less well, because the run does not repeat its E epochs: over 54,000 runs of 1 to 10 epochs near the stability boundary
+it predicts 5.9 % of the verdicts wrong (farther from the optimum than at the start, or not), the growth 4.2 %; over
+36,000 runs of 50 and 200 epochs 0.8 % and 0.7 %.
 
-Growth is about differences: below 1, runs from all starts come together. Where they come together is the optimum only
-if all batches have a common one; with noisy data or weight decay it is a noise floor, whose tails are heavy near the
-stable boundary (H. Kesten, Random difference equations and renewal theory, 1973), so that it may lie above the start.
+Growth describes differences: below 1, runs from all starts come together. They meet at the optimum only if all batches
+share one; with noisy data or weight decay they meet at a noise floor, whose tails are heavy near the stability
+boundary (H. Kesten, Random difference equations and renewal theory, 1973), so that it can lie above the start.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from sgdcore.hyperparams import Hyperparams
 from sgdcore.tasks.task import Task
 
 FloatArray = NDArray[np.float64]
-_BLOCK_ENTRIES = 1 << 14  # of the trials that are multiplied at a time: they stay in cache
-_MAX_LOG = 700.0  # growth beyond e^700 is cut there
+_BLOCK_ENTRIES = 1 << 14  # entries of the trials multiplied at a time, few enough to stay in cache
+_MAX_LOG = 700.0  # growth is capped at e^700
 
 
 class Kind(StrEnum):
-    """What a growth per epoch is, in words."""
+    """The definition of a growth per epoch, in words."""
 
     EPOCH_MAP = "spectral radius of the epoch's map"
     DRAWN_ORDERS = "growth per epoch over the drawn orders"
@@ -60,14 +60,14 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Growth:
-    """By what factor an epoch multiplies distances: below 1 a trial settles, above 1 it diverges."""
+    """The factor by which an epoch multiplies distances: below 1 a trial settles, above 1 it diverges."""
 
     kind: Kind
     per_epoch: FloatArray  # (T,)
 
 
 def growth_kind(samples: int, batch_size: int, order: Order) -> Kind:
-    """Which kind of growth :func:`predict` gives: a full batch has no order."""
+    """Return the kind of growth that :func:`predict` computes: a full batch has no order."""
     return Kind.DRAWN_ORDERS if order == "shuffled" and batch_size < samples else Kind.EPOCH_MAP
 
 
@@ -80,10 +80,10 @@ def predict(
     order: Order = "sequential",
     seeds: ArrayLike = 0,
 ) -> Growth:
-    """Each trial's growth per epoch; arguments as :func:`sgdcore.train`, which starts at epoch 0.
+    """Return each trial's growth per epoch; arguments as in :func:`sgdcore.train`, starting at epoch 0.
 
-    A fixed order costs an epoch whatever ``epochs`` is; of shuffled samples all epochs are multiplied, P^3 operations a
-    step. Directions that the data leave undetermined do not move without weight decay, and do not count there.
+    A fixed order costs one epoch for any ``epochs``; shuffled samples need a product over all epochs, P^3 operations a
+    step. Directions that the data leave undetermined do not move without weight decay and are left out in that case.
     """
     kind = growth_kind(task.samples, batch_size, order)
     design = np.column_stack([task.features, np.ones((task.samples, int(task.model.bias)))])
@@ -107,28 +107,28 @@ def predict(
 
 
 def _row_space(design: FloatArray) -> FloatArray:
-    """(P, r) orthonormal basis of the directions that the data determine."""
+    """Return a (P, r) orthonormal basis of the directions that the data determine."""
     _, s, vt = np.linalg.svd(design, full_matrices=False)
     kept = s > np.finfo(np.float64).eps * max(design.shape) * s[0]
     return np.asarray(vt[kept].T)
 
 
 def _hessians(design: FloatArray, batch_size: int, order: NDArray[np.integer]) -> Iterator[FloatArray]:
-    """(P, P) Hessians of the losses of one epoch's batches."""
+    """Yield the (P, P) Hessians of the losses of one epoch's batches."""
     for first in range(0, len(order), batch_size):
         x = design[order[first : first + batch_size]]
         yield 2 / len(x) * (x.T @ x)
 
 
 def _drawn_hessians(design: FloatArray, batch_size: int, seed: int, epochs: int) -> Iterator[FloatArray]:
-    """The same of all epochs that a seed draws."""
+    """Yield the same for all epochs that a seed draws."""
     for block, rows in blocks("shuffled", len(design), [seed], range(epochs)):
         for row in rows[0, : len(block)]:
             yield from _hessians(design, batch_size, row)
 
 
 def _log_radius(hessians: Iterable[FloatArray], h: Hyperparams) -> FloatArray:
-    """(T,) log of the spectral radius of the product of an epoch's steps."""
+    """Return the (T,) logs of the spectral radius of the product of an epoch's steps."""
     steps = list(hessians)
     parameters = len(steps[0])
     state = np.repeat(np.eye(2 * parameters)[..., np.newaxis], len(h), axis=2)
@@ -138,22 +138,22 @@ def _log_radius(hessians: Iterable[FloatArray], h: Hyperparams) -> FloatArray:
 
 
 def _log_growth(hessians: Iterable[FloatArray], h: Hyperparams, parameters: int) -> FloatArray:
-    """(T,) log of |G| / sqrt(P), G the product of a run's steps from its start."""
+    """Return the (T,) logs of |G| / sqrt(P), with G the product of a run's steps from its start."""
     state = np.zeros((2, parameters, parameters, len(h)))
     state[0] = np.eye(parameters)[..., np.newaxis]
     log_scale = _multiply(hessians, h, state, fresh=True)
-    # Summed entry after entry: numpy's sum would pair them up for a single trial, and differ in its last bit.
+    # Summed entry by entry: for a single trial numpy's sum would be pairwise and differ in the last bit.
     squares = np.square(state[0]).reshape(-1, len(h)).cumsum(axis=0)[-1:].sum(axis=0)
     return _log(np.sqrt(squares / max(parameters, 1))) + log_scale
 
 
 def _multiply(hessians: Iterable[FloatArray], h: Hyperparams, state: FloatArray, *, fresh: bool) -> FloatArray:
-    """Take (2, P, C, T) errors and buffers of C starts of T trials through steps, in place, divided by their size.
+    """Apply steps to the (2, P, C, T) errors and buffers of C starts of T trials, in place, and normalise their size.
 
-    Returns (T,) log of what they were divided by. ``fresh``: the buffers are empty, so that the first gradient is
+    Returns the (T,) logs of the normalising factors. ``fresh``: the buffers are empty, so that the first gradient is
     undamped.
     """
-    plain = h.momentum == 0  # leaves nothing in the buffer that is ever read
+    plain = h.momentum == 0  # the buffer is never read
     undamped = np.where(plain, 0.0, 1.0 if fresh else 1 - h.dampening)
     by_gradient = np.where(plain | h.nesterov, h.lr, 0.0)
     by_buffer = np.where(plain, 0.0, np.where(h.nesterov, h.lr * h.momentum, h.lr))
@@ -171,7 +171,7 @@ def _multiply(hessians: Iterable[FloatArray], h: Hyperparams, state: FloatArray,
             size = np.where(size == 0, 1.0, size)
             state /= size
             log_scale += np.log(size)
-    # Where a single step overflows float64 there is nothing left to measure.
+    # If a single step overflows float64, nothing can be measured.
     state[..., ~np.isfinite(log_scale)] = 1.0
     return np.where(np.isfinite(log_scale), log_scale, np.inf)
 

@@ -1,4 +1,4 @@
-"""Trajectories: what training gives back: curves, final parameters, where trials stopped, and how to go on."""
+"""Trajectories, the result of training: curves, final parameters, stopping steps and the state to continue from."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ NEVER = -1  # first_nonfinite_step of a trial that stayed finite
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Where T trials stand after ``step`` steps; all that is needed to go on. Arrays are in the run's dtype.
+    """The state of T trials after ``step`` steps, sufficient to continue the run. Arrays are in the run's dtype.
 
-    ``direction`` is the sign of (target - start), 0 where the start is on target or the target is not known (NaN):
-    ``peak`` is the farthest value past the target so far in that direction, and ``peak_step`` the step that reached it
-    first; while there is none, the target itself (or the last value before it) and 0.
+    ``direction`` is the sign of (target - start), 0 if the start is on target or the target is unknown (NaN). ``peak``
+    is the farthest value so far past the target in that direction, and ``peak_step`` the first step that reached it.
+    Until a trial passes its target, they are the target itself (or the last value before it) and 0.
     """
 
     step: int
-    params: NDArray[Any]  # (T, P); of a trial that stopped: its values at first_nonfinite_step
+    params: NDArray[Any]  # (T, P); if the trial stopped: its values at first_nonfinite_step
     momentum_buffers: NDArray[Any]  # (T, P)
     first_nonfinite_step: NDArray[np.int64]  # (T,)
     start: NDArray[Any]  # (T, P)
@@ -34,14 +34,14 @@ class State:
     peak_step: NDArray[np.int64]  # (T, P)
 
     def take(self, trials: NDArray[np.intp]) -> State:
-        """A copy of some trials' state."""
+        """Return a copy of the selected trials' state."""
         return State(
             self.step,
             *(np.array(a[trials]) for a in self._arrays()),
         )
 
     def put(self, trials: NDArray[np.intp], part: State) -> None:
-        """Write back what :meth:`take` took."""
+        """Write back a state from :meth:`take`."""
         for mine, theirs in zip(self._arrays(), part._arrays(), strict=True):
             mine[trials] = theirs
 
@@ -60,16 +60,16 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Values at the K recorded steps; NaN from the step at which a trial stopped."""
+    """The values at the K recorded steps; NaN from the step at which a trial stopped."""
 
     steps: NDArray[np.int64]  # (K,)
     loss: FloatArray  # (T, K): over the full training set, in float64
-    squared_norm: FloatArray | None  # (T, K): |p|^2, for the penalty; None where a path gives it or no trial has decay
+    squared_norm: FloatArray | None  # (T, K): |p|^2, for the penalty; None if there is a path or no weight decay
     validation_loss: FloatArray | None  # (T, K)
-    path: NDArray[Any] | None  # (T, K, P) in the run's dtype; None where the model has more than 16 parameters
+    path: NDArray[Any] | None  # (T, K, P) in the run's dtype; None if the model has more than 16 parameters
 
     def like(self, trials: int) -> Curves:
-        """Uninitialised curves of the same kind for another number of trials."""
+        """Return uninitialised curves of the same kind for a different number of trials."""
 
         def other(array: NDArray[Any]) -> NDArray[Any]:
             return np.empty((trials, *array.shape[1:]), array.dtype)
@@ -77,13 +77,13 @@ class Curves:
         return Curves(self.steps, *(None if a is None else other(a) for a in self._arrays()))  # type: ignore[arg-type]
 
     def put(self, trials: NDArray[np.intp], part: Curves, recorded: slice = slice(None)) -> None:
-        """Write some trials' curves, all points or those recorded."""
+        """Write the selected trials' curves, at all points or only at ``recorded``."""
         for mine, theirs in zip(self._arrays(), part._arrays(), strict=True):
             if mine is not None and theirs is not None:
                 mine[trials, recorded] = theirs[:, recorded]
 
     def blank(self, recorded: slice) -> None:
-        """Write NaN over some points of all trials."""
+        """Write NaN at some points of all trials."""
         for array in self._arrays():
             if array is not None:
                 array[:, recorded] = np.nan
@@ -101,12 +101,12 @@ class Trajectories:
     steps_per_epoch: int
     curves: Curves
     state: State
-    minimum: FloatArray  # (T,): least value of the objective J = loss + weight_decay/2 |p|^2; NaN where it is not known
+    minimum: FloatArray  # (T,): least value of the objective J = loss + weight_decay/2 |p|^2; NaN if unknown
     kernel: str
     device: str
 
     def __len__(self) -> int:
-        """Number of trials T."""
+        """Return the number of trials T."""
         return len(self.state.params)
 
     @property
@@ -126,35 +126,35 @@ class Trajectories:
 
     @property
     def params(self) -> NDArray[Any]:
-        """(T, P) final parameters; of a trial that stopped, the values of the step that was not finite."""
+        """(T, P) final parameters; if a trial stopped, its values at the first non-finite step."""
         return self.state.params
 
     @property
     def first_nonfinite_step(self) -> NDArray[np.int64]:
-        """(T,) first step after which a parameter was not finite, -1 where there was none."""
+        """(T,) first step after which a parameter was not finite, -1 if there is none."""
         return self.state.first_nonfinite_step
 
     @property
     def objective(self) -> FloatArray:
-        """(T, K) J = loss + weight_decay/2 |p|^2, what each trial descends."""
+        """(T, K) J = loss + weight_decay/2 |p|^2, the objective that each trial minimises."""
         if not self.weight_decay.any():
             return self.loss
         decay = self.weight_decay[:, np.newaxis]
-        with np.errstate(over="ignore", invalid="ignore"):  # of trials that diverge: also 0 * inf, which is not taken
+        with np.errstate(over="ignore", invalid="ignore"):  # diverging trials overflow; 0 * inf is not selected below
             penalty = decay / 2 * self._squared_norm()
         return self.loss + np.where(decay != 0, penalty, 0.0)
 
     @property
     def distance(self) -> FloatArray | None:
-        """(T, K) |p - p*|, p* the minimiser of the trial's objective nearest to its start; None without a path.
+        """(T, K) |p - p*|, with p* the minimiser of the trial's objective nearest to its start; None without a path.
 
-        NaN from the step at which a trial stopped, and where p* is not known.
+        NaN from the step at which a trial stopped, and if p* is unknown.
         """
         if self.curves.path is None:
             return None
         with np.errstate(over="ignore"):
             away = self.curves.path - self.state.target[:, np.newaxis]
-            return np.asarray(np.hypot.reduce(away, axis=2))  # squares would overflow long before the distance does
+            return np.asarray(np.hypot.reduce(away, axis=2))  # plain squares would overflow long before the distance
 
     def _squared_norm(self) -> FloatArray:
         if self.curves.path is None:
@@ -166,10 +166,10 @@ class Trajectories:
         return norm
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Curves as columns, one row a trial and recorded step, for ``pandas.DataFrame(result.columns())``.
+        """Return the curves as columns for ``pandas.DataFrame(result.columns())``, one row per trial and recorded step.
 
-        trial, step, loss, validation_loss where there is a validation set, and the distance to the optimum and the
-        parameters where they are recorded: a parameter that is called like another column as param.NAME.
+        The columns are trial, step, loss, validation_loss if there is a validation set, and the distance to the optimum
+        and the parameters if they are recorded. A parameter named like another column becomes param.NAME.
         """
         trials, points = self.loss.shape
         columns: dict[str, NDArray[Any]] = {

@@ -1,7 +1,7 @@
-"""Verdicts: what became of each trial, from converged to diverged, how far it overshot and when it arrived.
+"""Verdicts: how each trial ended, from converged to diverged, how far it overshot and when it reached tolerance.
 
-Let J = loss + weight_decay/2 |p|^2 be the objective that the trial descends, J0 its value at the first recorded
-step, J the last and J* the least possible: exact for linear models with squared loss, for others the least that any
+Let J = loss + weight_decay/2 |p|^2 be the objective that the trial minimises, J0 its value at the first recorded
+step, J the last and J* the least possible: exact for linear models with squared loss, otherwise the least that any
 trial of the same weight decay has reached. A trial is
 
     diverged    a parameter or J is not finite, or J > diverged_factor * J0
@@ -10,8 +10,8 @@ trial of the same weight decay has reached. A trial is
     stalled     none of these, and over the last quarter of the recorded points J fell by less than stalled_below
     converging  the rest
 
-Overshoot, as in control theory (K. Ogata, Modern Control Engineering, 5.3): the farthest that a parameter went past
-its target, the minimiser of J, in percent of the distance from start to target; the largest over the parameters.
+Overshoot is defined as in control theory (K. Ogata, Modern Control Engineering, 5.3): the farthest that a parameter
+moves past its target, the minimiser of J, in percent of the distance from start to target; the maximum over parameters.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The numbers in the verdicts' definitions."""
+    """The thresholds in the verdicts' definitions."""
 
     rtol: float = 1e-3
     atol: float = 1e-12
@@ -39,22 +39,22 @@ class Thresholds:
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What became of T trials. NaN and -1 mean that there is no such value."""
+    """The outcome of T trials. NaN and -1 mean that there is no such value."""
 
     verdict: NDArray[np.str_]  # (T,), one of VERDICTS
     final_loss: FloatArray  # (T,) last recorded finite training loss
     best_loss: FloatArray  # (T,)
     best_step: NDArray[np.int64]  # (T,) recorded step of best_loss, the first of equals
-    first_nonfinite_step: NDArray[np.int64]  # (T,) -1 where there is none
+    first_nonfinite_step: NDArray[np.int64]  # (T,) -1 if none
     steps_to_tolerance: NDArray[np.int64]  # (T,) first recorded step within the converged tolerance, -1 if never
-    overshoot_percent: FloatArray  # (T,) 0 where nothing went past its target, NaN where that is the start or unknown
-    overshoot_parameter: NDArray[np.intp]  # (T,) index of the parameter that went farthest, -1 where none did
-    peak_value: FloatArray  # (T,) its farthest value, NaN where none
-    peak_step: NDArray[np.int64]  # (T,) the step that reached it, -1 where none
+    overshoot_percent: FloatArray  # (T,) 0 if nothing passed its target; NaN if that is the start or unknown
+    overshoot_parameter: NDArray[np.intp]  # (T,) index of the parameter that overshot most, -1 if none
+    peak_value: FloatArray  # (T,) its farthest value, NaN if none
+    peak_step: NDArray[np.int64]  # (T,) the step that reached it, -1 if none
 
 
 def judge(trajectories: Trajectories, thresholds: Thresholds | None = None) -> Judgement:
-    """Verdicts of all trials. Losses are judged at the recorded steps, overshoot at every step."""
+    """Return the verdicts of all trials. Losses are judged at the recorded steps, overshoot at every step."""
     objective = trajectories.objective
     losses = np.where(np.isfinite(trajectories.loss), trajectories.loss, np.inf)
     trials, best, last = np.arange(len(losses)), np.argmin(losses, axis=1), _last(objective)
@@ -79,9 +79,11 @@ def judge(trajectories: Trajectories, thresholds: Thresholds | None = None) -> J
 
 
 def least_reached(objective: FloatArray, weight_decay: FloatArray) -> FloatArray:
-    """(T, K) objectives, (T,) weight decays -> (T,): the least finite value among the trials of each trial's decay.
+    """Return the (T,) least finite objectives among the trials of each trial's weight decay, inf if there is none.
 
-    inf where there is none.
+    Args:
+        objective: (T, K).
+        weight_decay: (T,).
     """
     decays, which = np.unique(weight_decay, return_inverse=True)
     least = np.full(len(decays), np.inf)
@@ -96,14 +98,14 @@ def conclude(
     steps: NDArray[np.int64],
     thresholds: Thresholds | None = None,
 ) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
-    """Verdicts and steps to tolerance, by the definitions at the head of this file.
+    """Return verdicts and steps to tolerance, by the definitions at the top of this module.
 
     Args:
-        objective: (T, K) J at the recorded steps, not finite from where a trial stopped.
+        objective: (T, K) J at the recorded steps, not finite from the step at which a trial stopped.
         minimum: (T,) J*.
         stopped: (T,) whether a parameter became non-finite.
         steps: (K,) recorded steps.
-        thresholds: the numbers in the definitions.
+        thresholds: the thresholds in the definitions.
 
     Returns:
         (T,) verdicts, and (T,) the first recorded step within the converged tolerance, -1 if never.
@@ -119,7 +121,7 @@ def conclude(
 
 
 def _last(objective: FloatArray) -> NDArray[np.intp]:
-    """(T,) the last point at which each trial's objective is finite, the first if none is."""
+    """Return the (T,) last points at which each trial's objective is finite, the first point if none is."""
     after = np.argmax(np.isfinite(objective)[:, ::-1], axis=1)
     return np.asarray(np.maximum(objective.shape[1] - 1 - after, 0), dtype=np.intp)
 

@@ -1,1 +1,1 @@
-"""Kernels: different ways of stepping the same trials, behind one signature and one conformance suite."""
+"""Kernels: interchangeable implementations that step trials, with one signature and one conformance suite."""

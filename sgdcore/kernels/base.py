@@ -1,4 +1,4 @@
-"""What a kernel is handed, and its signature."""
+"""The kernel protocol and the values that a kernel receives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sgdcore.trajectories import Curves, State
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A task as arrays in the run's dtype; where its losses are quadratic, these as forms in float64."""
+    """A task as arrays in the run's dtype, and if its losses are quadratic, as quadratic forms in float64."""
 
     task: Task
     features: NDArray[Any]  # (n, k)
@@ -28,31 +28,31 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """A stretch of steps: which samples they see and which of them are recorded.
+    """A range of steps: the samples that they see and the steps that are recorded.
 
-    Step t belongs to epoch e = t // steps_per_epoch; in it a trial whose order is s reads
+    Step t belongs to epoch e = t // steps_per_epoch. In it, a trial with order s reads
     ``samples[s, (e - first_epoch) % rows]``.
     """
 
     stop: int  # the segment ends after this many steps, counted from the run's start
-    samples: NDArray[np.int32]  # (orders, rows, n); one order only, for kernels that take one at a time
+    samples: NDArray[np.int32]  # (orders, rows, n); a single order for kernels that take one at a time
     order: NDArray[np.intp]  # (T,) each trial's order
     first_epoch: int
     batch_size: int
-    recorded: slice  # which of the curves' steps lie in this segment
+    recorded: slice  # the curves' steps that lie in this segment
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a kernel may use. No result depends on ``threads``, but the torch kernel's to rounding."""
+    """The resources of a kernel. Results do not depend on ``threads``, except to rounding in the torch kernel."""
 
     device: str = "cpu"  # or cuda:N
-    threads: int = 1  # of the CPU
-    compile: bool = False  # of the torch kernel: whether torch.compile makes its steps
+    threads: int = 1  # CPU threads
+    compile: bool = False  # torch kernel only: compile its steps with torch.compile
 
 
 def columns(hyperparams: Hyperparams, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """(5, T) -lr, momentum, weight_decay, 1 - dampening, nesterov: computed in double, then cast, as torch does."""
+    """Return (5, T) -lr, momentum, weight_decay, 1 - dampening, nesterov: computed in double, then cast as in torch."""
     result = np.empty((5, len(hyperparams)), dtype)
     np.negative(hyperparams.lr, out=result[0], casting="unsafe")
     result[1], result[2] = hyperparams.momentum, hyperparams.weight_decay
@@ -62,9 +62,9 @@ def columns(hyperparams: Hyperparams, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 class Kernel(Protocol):
-    """Steps all trials of ``state`` to ``segment.stop``, in place, and fills the segment's part of the curves.
+    """A function that steps all trials of ``state`` to ``segment.stop``, in place, and fills the segment's curves.
 
-    The curves come uninitialised: NaN is written where a trial has stopped.
+    The curves are uninitialised: the kernel writes NaN from the step at which a trial stopped.
     """
 
     def __call__(
@@ -76,4 +76,4 @@ class Kernel(Protocol):
         curves: Curves,
         resources: Resources,
     ) -> None:
-        """Advance."""
+        """Advance the trials."""

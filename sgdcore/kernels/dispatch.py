@@ -1,4 +1,4 @@
-"""choose(): which kernel trains a task, and on which device."""
+"""choose(): select the kernel and the device that train a task."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sgdcore.tasks.networks import MlpModel
 from sgdcore.tasks.task import Task
 
 KERNELS = ("numba", "triton", "torch", "reference")
-MOST_PARAMETERS = 16  # of the triton kernel: what a thread's registers hold of a trial
-PERCEPTRON_ACTIVATIONS = ("relu", "tanh", "sigmoid", "silu")  # that the numba kernel has
-PERCEPTRON_PARAMETERS = 1 << 17  # beyond, tiles leave the caches, and the torch kernel's large products are faster
+MOST_PARAMETERS = 16  # of the triton kernel: limited by the registers of a thread
+PERCEPTRON_ACTIVATIONS = ("relu", "tanh", "sigmoid", "silu")  # supported by the numba kernel
+PERCEPTRON_PARAMETERS = 1 << 17  # beyond it, tiles exceed the caches and the torch kernel is faster
 
 
 @dataclass(frozen=True)
@@ -24,23 +24,23 @@ class Choice:
     name: str
     device: str
     advance: Kernel
-    mixes_orders: bool = False  # whether one call may hold trials that see the samples in different orders
+    mixes_orders: bool = False  # whether one call can mix trials with different sample orders
 
 
 def choose(task: Task, kernel: str = "auto", device: str = "auto") -> Choice:
-    """The kernel asked for, or the fastest for this task on this device.
+    """Return the requested kernel, or the fastest for this task on this device.
 
     Raises:
-        KernelUnavailable: there is no such kernel or device, or they do not go with each other or with the task.
+        KernelUnavailable: the kernel or device does not exist, or they do not fit each other or the task.
     """
     if kernel not in ("auto", *KERNELS):
         raise KernelUnavailable(f"kernel must be auto, {', '.join(KERNELS[:-1])} or {KERNELS[-1]}, not {kernel!r}")
     if kernel == "triton" and not task.is_quadratic:
-        raise KernelUnavailable("the triton kernel trains linear and polynomial models with mse only: use torch")
+        raise KernelUnavailable("the triton kernel trains linear and polynomial models with mse only: use kernel torch")
     if kernel == "numba" and not (task.is_quadratic or _is_perceptron(task)):
         raise KernelUnavailable(
             "the numba kernel trains linear and polynomial models with mse, and mlp models with the activations "
-            f"{', '.join(PERCEPTRON_ACTIVATIONS)}: use torch"
+            f"{', '.join(PERCEPTRON_ACTIVATIONS)}: use kernel torch"
         )
     if kernel == "numba" and device == "auto":
         device = "cpu"
@@ -49,12 +49,14 @@ def choose(task: Task, kernel: str = "auto", device: str = "auto") -> Choice:
         kernel = _fastest(task, device)
     if kernel == "numba" and device != "cpu":
         use = "triton" if task.is_quadratic else "torch"
-        raise KernelUnavailable(f"the numba kernel runs on the CPU only, not on {device}: use {use}")
+        raise KernelUnavailable(f"the numba kernel runs on the CPU only, not on {device}: use kernel {use}")
     if kernel == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise KernelUnavailable("the triton kernel needs a CUDA GPU: use numba")
+        raise KernelUnavailable("the triton kernel needs a CUDA GPU: use kernel numba")
     if kernel == "triton" and not _fits_registers(task):
         given = len(task.parameter_names)
-        raise KernelUnavailable(f"the triton kernel holds up to {MOST_PARAMETERS} parameters, not {given}: use torch")
+        raise KernelUnavailable(
+            f"the triton kernel holds up to {MOST_PARAMETERS} parameters, not {given}: use kernel torch"
+        )
     return _load(task, kernel, device)
 
 
@@ -76,7 +78,7 @@ def _is_perceptron(task: Task) -> bool:
 
 
 def _load(task: Task, kernel: str, device: str) -> Choice:
-    """Import the kernel's module, and with it what it is made of."""
+    """Import the kernel's module and its dependencies."""
     if kernel == "numba" and not task.is_quadratic:
         from sgdcore.kernels.mlp_numba.kernel import advance
 
@@ -90,7 +92,7 @@ def _load(task: Task, kernel: str, device: str) -> Choice:
             import triton  # noqa: F401
         except ImportError as error:
             raise KernelUnavailable(
-                "the triton kernel needs the package triton, which CUDA builds of torch bring"
+                "the triton kernel needs the package triton, which CUDA builds of torch include"
             ) from error
         from sgdcore.kernels.linear_triton.kernel import advance
 

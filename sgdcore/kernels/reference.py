@@ -1,4 +1,4 @@
-"""The reference kernel: torch.optim.SGD on the model's own module, trial by trial, step by step; slow, the oracle."""
+"""The reference kernel: torch.optim.SGD on the model's own module, trial by trial and step by step; slow but exact."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def advance(
 ) -> None:
     """Step every trial with torch.optim.SGD."""
     curves.blank(segment.recorded)
-    ignored = np.errstate(over="ignore", invalid="ignore")  # of trials that diverge
+    ignored = np.errstate(over="ignore", invalid="ignore")  # from diverging trials
     with torch_threads(resources.threads), ignored:
         for trial in range(len(hyperparams)):
             _Trial(problem, hyperparams, state, curves, trial, resources.device).run(segment)
 
 
 class _SGD(torch.optim.SGD):
-    """torch.optim.SGD, whose methods are taken out of what keeps torch.compile away from them.
+    """torch.optim.SGD without the wrappers that hide its methods from torch.compile.
 
-    The first use of that imports torch._dynamo, which takes seconds.
+    Their first use imports torch._dynamo, which takes seconds.
     """
 
     add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
@@ -41,7 +41,7 @@ class _SGD(torch.optim.SGD):
 
 
 class TorchTrial:
-    """One trial as a user would write it: a torch.nn.Module, a loss of torch.nn.functional, and torch.optim.SGD."""
+    """One trial as a user would write it: a torch.nn.Module, a loss from torch.nn.functional, and torch.optim.SGD."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class TorchTrial:
         hyperparams: Hyperparams,
         device: str = "cpu",
     ) -> None:
-        """Start from (P,) parameters, and from (P,) buffers where steps were taken before."""
+        """Start from (P,) parameters, and from (P,) buffers if steps were taken before."""
         self.task = task
         self.module = initialised(task.model, task.features.shape[1], 0, str(params.dtype)).to(device)
         self.trained = [p for p in self.module.parameters() if p.requires_grad]
@@ -64,7 +64,7 @@ class TorchTrial:
                 self.optimizer.state[p]["momentum_buffer"] = values.to(device)
 
     def step(self, features: torch.Tensor, targets: torch.Tensor) -> float:
-        """Take one step on a batch; returns its loss before the step."""
+        """Take one step on a batch and return its loss before the step."""
         self.optimizer.zero_grad()
         loss = self._loss(self._outputs(features), targets)
         loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
@@ -72,21 +72,21 @@ class TorchTrial:
         return loss.item()
 
     def loss(self, features: torch.Tensor, targets: torch.Tensor) -> float:
-        """The loss over a whole set, with the mean taken in float64."""
+        """Return the loss over a whole set, with the mean taken in float64."""
         with evaluating(self.module):
             outputs = self._outputs(features).double()
         return self._loss(outputs, targets.double()).item()
 
     def params(self) -> NDArray[Any]:
-        """(P,) parameters, in torch's order."""
+        """Return the (P,) parameters, in torch's order."""
         return _flat([p.detach() for p in self.trained])
 
     def gradients(self) -> NDArray[Any]:
-        """(P,) gradients of the last batch."""
+        """Return the (P,) gradients of the last batch."""
         return _flat([p.grad for p in self.trained if p.grad is not None])
 
     def momentum_buffers(self) -> NDArray[Any]:
-        """(P,) momentum buffers, zeros where the optimizer keeps none."""
+        """Return the (P,) momentum buffers, zeros if the optimizer keeps none."""
         return _flat(
             [self.optimizer.state.get(p, {}).get("momentum_buffer", torch.zeros_like(p)).detach() for p in self.trained]
         )
@@ -103,7 +103,7 @@ class TorchTrial:
         )
 
     def _split(self, values: NDArray[Any]) -> list[torch.Tensor]:
-        """Flat values as tensors of the parameters' shapes."""
+        """Return flat values as tensors of the parameters' shapes."""
         parts = torch.split(torch.from_numpy(np.array(values)), [p.numel() for p in self.trained])
         return [part.reshape(p.shape).clone() for part, p in zip(parts, self.trained, strict=True)]
 

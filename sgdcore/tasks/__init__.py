@@ -1,4 +1,4 @@
-"""What is trained: a data set, a model and a loss."""
+"""Tasks: a data set, a model and a loss."""
 
 from sgdcore.tasks.datasets import Dataset, line, linear, polynomial, sine
 from sgdcore.tasks.models import LinearModel, Model, PolynomialModel

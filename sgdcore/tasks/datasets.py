@@ -1,4 +1,4 @@
-"""Data sets: arrays of inputs and targets, some made from a formula, with standardisation and a validation split."""
+"""Data sets: arrays of inputs and targets, read or generated, with standardisation and a validation split."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Dataset:
     Args:
         inputs: (n, d) float64, finite.
         targets: (n,) float64, finite.
-        feature_names: d names; x0, x1, ... if left out (x for a single feature).
+        feature_names: d names; x0, x1, ... by default (x for a single feature).
         validation: a held-out data set with the same features, or None.
 
     Raises:
-        InvalidTask: empty, of the wrong shape, with values that are not finite, or held out with other features.
+        InvalidTask: empty, of the wrong shape, not finite, or with a validation set that has other features.
     """
 
     inputs: FloatArray
@@ -34,20 +34,20 @@ class Dataset:
     validation: Dataset | None = None
 
     def __post_init__(self) -> None:
-        """Bring inputs to (n, d) and refuse what cannot be trained on."""
+        """Reshape inputs to (n, d) and check shapes and values."""
         inputs = np.asarray(self.inputs, dtype=np.float64)
         inputs = inputs[:, np.newaxis] if inputs.ndim == 1 else inputs
         targets = np.asarray(self.targets, dtype=np.float64)
         if inputs.ndim != 2 or targets.ndim != 1 or len(inputs) != len(targets):
             raise InvalidTask(f"inputs must be (n, d) and targets (n,), not {inputs.shape} and {targets.shape}")
         if inputs.size == 0:
-            raise InvalidTask(f"a data set needs samples and features, not the shape {inputs.shape}")
+            raise InvalidTask(f"inputs need at least one sample and one feature, not the shape {inputs.shape}")
         if not (np.isfinite(inputs).all() and np.isfinite(targets).all()):
             raise InvalidTask("inputs and targets must be finite")
         width = inputs.shape[1]
         names = self.feature_names or tuple("x" if width == 1 else f"x{i}" for i in range(width))
         if len(names) != width:
-            raise InvalidTask(f"{len(names)} feature names for {width} features")
+            raise InvalidTask(f"feature_names must have {width} names, one per feature, not {len(names)}")
         if self.validation is not None and self.validation.inputs.shape[1] != width:
             raise InvalidTask(f"the validation set has {self.validation.inputs.shape[1]} features, not {width}")
         object.__setattr__(self, "inputs", inputs)
@@ -55,12 +55,12 @@ class Dataset:
         object.__setattr__(self, "feature_names", names)
 
     def __len__(self) -> int:
-        """Number of samples n."""
+        """Return the number of samples n."""
         return len(self.targets)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the values and shapes, the validation set included."""
+        """SHA-256 of the values and shapes, including the validation set."""
         digest = hashlib.sha256()
         for part in (self, self.validation):
             if part is not None:
@@ -70,10 +70,10 @@ class Dataset:
         return digest.hexdigest()
 
     def split(self, fraction: float, seed: int = 0) -> Dataset:
-        """Hold out round(fraction n) random samples as the validation set; both parts keep the given order.
+        """Return a copy with round(fraction n) random samples as the validation set; both parts keep their order.
 
         Raises:
-            InvalidTask: when either part would be empty.
+            InvalidTask: if either part would be empty.
         """
         held_out = round(fraction * len(self))
         if not 0 < held_out < len(self):
@@ -84,14 +84,14 @@ class Dataset:
         return replace(self, inputs=self.inputs[~mask], targets=self.targets[~mask], validation=validation)
 
     def moments(self, *, targets: bool = False) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """What :meth:`standardized` shifts and scales by: (d,) and (d,) of the features, () and () of the targets."""
+        """Return shifts and scales of :meth:`standardized`: (d,) and (d,) for the features, () and () for targets."""
         y_shift, y_scale = _moments(self.targets) if targets else (np.zeros(()), np.ones(()))
         return *_moments(self.inputs), y_shift, y_scale
 
     def standardized(self, *, targets: bool = False) -> Dataset:
-        """Features (and targets if asked) shifted and scaled to mean 0 and standard deviation 1 on the training part.
+        """Return a copy whose features, and if asked targets, have mean 0 and standard deviation 1 on the training set.
 
-        A constant column is only shifted. The validation part is transformed by the training part's figures.
+        A constant column is only shifted. The validation set is transformed with the training set's mean and deviation.
         """
         shift, scale, y_shift, y_scale = self.moments(targets=targets)
 
@@ -113,21 +113,21 @@ def line(
     noise: float = 0.0,
     seed: int = 0,
 ) -> Dataset:
-    """y = slope x + intercept (+ Gaussian noise of the given standard deviation) at the given x."""
+    """Return samples of y = slope x + intercept at the given x, with Gaussian noise of standard deviation ``noise``."""
     points = np.asarray(x, dtype=np.float64)
     return Dataset(points, slope * points + intercept + _noise(len(points), noise, seed))
 
 
 def linear(n: int = 100, d: int = 1, condition: float = 1.0, noise: float = 0.0, seed: int = 0) -> Dataset:
-    """n samples of d features whose covariance has the given condition number, with a random linear target.
+    """Return n samples of d features whose covariance has the given condition number, with a random linear target.
 
-    The features are X = U diag(s) with orthonormal U, scaled by sqrt(n), s falling geometrically from 1 to
+    The features are X = U diag(s) with orthonormal U, scaled by sqrt(n), and s falls geometrically from 1 to
     condition^-1/2: the Hessian of the squared loss then has exactly this condition number (without a bias).
     """
     if n < d:
         raise InvalidTask(f"linear data needs n >= d, not n = {n} and d = {d}")
     if condition < 1:
-        raise InvalidTask(f"a condition number is at least 1, not {condition}")
+        raise InvalidTask(f"condition must be at least 1, not {condition}")
     rng = np.random.default_rng(seed)
     orthonormal, _ = np.linalg.qr(rng.standard_normal((n, d)))
     scales = np.geomspace(1.0, condition**-0.5, d)
@@ -144,7 +144,7 @@ def polynomial(
     noise: float = 0.0,
     seed: int = 0,
 ) -> Dataset:
-    """y = c0 + c1 x + c2 x^2 + ... at n equally spaced x in [low, high]."""
+    """Return samples of y = c0 + c1 x + c2 x^2 + ... at n equally spaced x in [low, high]."""
     x = np.linspace(low, high, n)
     return Dataset(x, np.polynomial.polynomial.polyval(x, np.asarray(coefficients)) + _noise(n, noise, seed))
 
@@ -157,7 +157,7 @@ def sine(
     noise: float = 0.0,
     seed: int = 0,
 ) -> Dataset:
-    """y = sin(frequency x) at n equally spaced x in [low, high]."""
+    """Return samples of y = sin(frequency x) at n equally spaced x in [low, high]."""
     x = np.linspace(low, high, n)
     return Dataset(x, np.sin(frequency * x) + _noise(n, noise, seed))
 
@@ -169,6 +169,6 @@ def _noise(n: int, scale: float, seed: int) -> FloatArray:
 
 
 def _moments(values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    constant = np.ptp(values, axis=0) == 0  # whose mean and deviation are rounded
+    constant = np.ptp(values, axis=0) == 0  # computed mean and deviation would have rounding errors
     mean, scale = np.where(constant, values[0], values.mean(axis=0)), np.where(constant, 1.0, values.std(axis=0))
     return mean, np.where(scale > 0, scale, 1.0)

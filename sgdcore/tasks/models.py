@@ -19,7 +19,7 @@ FloatArray = NDArray[np.float64]
 
 
 class Model(Protocol):
-    """What is fitted: features of the inputs go into a torch module of one output."""
+    """A model: it computes features of the inputs and passes them to a torch module with one output."""
 
     @property
     def linear(self) -> bool:
@@ -30,30 +30,30 @@ class Model(Protocol):
         """Whether a linear model has a bias, its last parameter."""
 
     def features(self, inputs: FloatArray) -> FloatArray:
-        """(n, d) inputs -> (n, k) features."""
+        """Return the (n, k) features of (n, d) inputs."""
 
     def parameter_names(self, width: int) -> tuple[str, ...]:
-        """Names of the P parameters for k = ``width`` features, in torch's order."""
+        """Return the names of the P parameters for k = ``width`` features, in torch's order."""
 
     def __hash__(self) -> int:
-        """Equal models share what is compiled for them."""
+        """Hash the model: equal models share compiled code."""
 
     def module(self, width: int) -> torch.nn.Module:
-        """A fresh module from (B, width) to (B, 1) or (B,), drawn from torch's global random state."""
+        """Return a fresh module from (B, width) to (B, 1) or (B,), initialised from torch's global random state."""
 
 
 class _Linear:
-    """What models linear in their parameters share: torch.nn.Linear over their features."""
+    """The base of models linear in their parameters: torch.nn.Linear over their features."""
 
     linear = True
     bias: bool
 
     def parameter_names(self, width: int) -> tuple[str, ...]:
-        """``weight`` (or ``weight.0``, ``weight.1``, ...) and ``bias``."""
+        """Return ``weight`` (or ``weight.0``, ``weight.1``, ...) and ``bias``."""
         return (*element_names("weight", (1, width)), *(["bias"] if self.bias else []))
 
     def module(self, width: int) -> torch.nn.Module:
-        """The layer."""
+        """Return a fresh layer."""
         import torch
 
         return torch.nn.Linear(width, 1, bias=self.bias)
@@ -66,7 +66,7 @@ class LinearModel(_Linear):
     bias: bool = True
 
     def features(self, inputs: FloatArray) -> FloatArray:
-        """The inputs, unchanged."""
+        """Return the inputs unchanged."""
         return inputs
 
 
@@ -78,28 +78,28 @@ class PolynomialModel(_Linear):
     bias: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse a polynomial without a variable."""
+        """Check the degree."""
         if not isinstance(self.degree, int) or self.degree < 1:
             raise InvalidTask(f"a polynomial model needs a whole degree >= 1, not {self.degree}")
 
     def features(self, inputs: FloatArray) -> FloatArray:
-        """(n, 1) inputs -> (n, degree) powers."""
+        """Return the (n, degree) powers of (n, 1) inputs."""
         if inputs.shape[1] != 1:
-            raise InvalidTask(f"a polynomial model takes one feature, the data set has {inputs.shape[1]}")
-        with np.errstate(over="ignore"):  # Task refuses features that are not finite
+            raise InvalidTask(f"a polynomial model takes one feature, but the data set has {inputs.shape[1]}")
+        with np.errstate(over="ignore"):  # Task rejects features that are not finite
             return np.power(inputs, np.arange(1, self.degree + 1))
 
 
 def element_names(tensor: str, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Names of a parameter tensor's elements: its own name, and their indices along axes longer than one."""
+    """Return the names of a parameter tensor's elements: its own name and their indices along axes longer than one."""
     axes = [size for size in shape if size > 1]
     return tuple(".".join([tensor, *map(str, index)]) for index in np.ndindex(*axes))
 
 
 def initialised(model: Model, width: int, seed: int, dtype: str) -> torch.nn.Module:
-    """The model's module as torch initialises it in this dtype after torch.manual_seed(seed).
+    """Return the model's module as torch initialises it in this dtype after torch.manual_seed(seed).
 
-    torch's global random state and default dtype are left as they were.
+    torch's global random state and default dtype are restored afterwards.
     """
     import torch
 
@@ -109,7 +109,7 @@ def initialised(model: Model, width: int, seed: int, dtype: str) -> torch.nn.Mod
 
 
 def initial_params(model: Model, width: int, seed: int, dtype: str) -> FloatArray:
-    """The (P,) parameters of :func:`initialised`."""
+    """Return the (P,) parameters of :func:`initialised`."""
     import torch
 
     parameters = [p.detach().flatten() for p in initialised(model, width, seed, dtype).parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""Models that are networks: a multi-layer perceptron, or any torch.nn.Module that a function returns."""
+"""Network models: a multi-layer perceptron, or any torch.nn.Module that a function returns."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu"]
-MAX_PARAMETERS = 1_000_000  # each has a name
+MAX_PARAMETERS = 1_000_000  # names are stored for each
 ACTIVATIONS = {"relu": "ReLU", "tanh": "Tanh", "sigmoid": "Sigmoid", "gelu": "GELU", "silu": "SiLU"}
 
 
 class _Network:
-    """What all networks share: they take the inputs as they are, and torch names their parameters."""
+    """The base of network models: the inputs are the features, and torch names the parameters."""
 
     linear = False
     bias = False
 
     def features(self, inputs: FloatArray) -> FloatArray:
-        """The inputs, unchanged."""
+        """Return the inputs unchanged."""
         return inputs
 
     def parameter_names(self, width: int) -> tuple[str, ...]:
-        """Names of all parameters' elements: 0.weight.3.1 is row 3, column 1 of the first layer's weight."""
+        """Return the names of all elements: 0.weight.3.1 is row 3, column 1 of the first layer's weight."""
         named = list(initialised(self, width, 0, "float32").named_parameters())
         _check_size(sum(p.numel() for _, p in named if p.requires_grad))
         return tuple(name for tensor, p in named if p.requires_grad for name in element_names(tensor, tuple(p.shape)))
 
     def module(self, width: int) -> torch.nn.Module:
-        """A fresh module."""
+        """Return a fresh module."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class MlpModel(_Network):
-    """A multi-layer perceptron: torch.nn.Sequential of Linear layers with an activation between.
+    """A multi-layer perceptron: torch.nn.Sequential of Linear layers with an activation between them.
 
     Args:
         hidden: widths of the hidden layers.
@@ -63,7 +63,7 @@ class MlpModel(_Network):
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
-        """Refuse layers without units, and activations that are not known."""
+        """Check layer widths and the activation."""
         object.__setattr__(self, "hidden", tuple(self.hidden))
         if not self.hidden or min(self.hidden) < 1:
             raise InvalidTask(f"an mlp needs hidden layers of at least one unit, not {self.hidden}")
@@ -71,13 +71,13 @@ class MlpModel(_Network):
             raise InvalidTask(f"activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
 
     def features(self, inputs: FloatArray) -> FloatArray:
-        """The inputs, unchanged; refused before a module is made that memory cannot hold."""
+        """Return the inputs unchanged; checks the size first, before a module is built that does not fit in memory."""
         widths = (inputs.shape[1], *self.hidden, 1)
         _check_size(sum((before + 1) * after for before, after in pairwise(widths)))
         return inputs
 
     def module(self, width: int) -> torch.nn.Module:
-        """Linear, activation, ..., Linear."""
+        """Return a fresh module: Linear, activation, ..., Linear."""
         from torch import nn
 
         layers: list[nn.Module] = []
@@ -92,22 +92,21 @@ class ModuleModel(_Network):
     """Any torch.nn.Module from (B, features) to (B, 1) or (B,).
 
     Args:
-        factory: a callable that returns a fresh module, or where to import one from: ``package.module:callable``.
-        arguments: keyword arguments for it.
+        factory: a callable that returns a fresh module, or its import path: ``package.module:callable``.
+        arguments: keyword arguments of the factory.
 
-    Its parameters must all take part in the output. Buffers must stay as they are (no running statistics), and
-    training must not draw random numbers (no dropout): what a trial does alone and what it does among others could
-    not be the same.
+    All parameters must take part in the output. Buffers must not change (no running statistics) and training must not
+    draw random numbers (no dropout): otherwise a trial's result would depend on the trials it is batched with.
     """
 
     factory: str | Callable[..., torch.nn.Module]
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def module(self, width: int) -> torch.nn.Module:
-        """What the factory returns.
+        """Return the factory's module.
 
         Raises:
-            InvalidTask: it cannot be imported, fails, or returns something else.
+            InvalidTask: the factory cannot be imported, fails, or returns something else.
         """
         from torch import nn
 
@@ -115,14 +114,15 @@ class ModuleModel(_Network):
         try:
             module = factory(**self.arguments)
         except (Exception, SystemExit) as error:
-            raise InvalidTask(f"{self._name}: it raised {type(error).__name__}: {_first_line(error)}") from error
+            reason = f"{type(error).__name__}: {_first_line(error)}"
+            raise InvalidTask(f"{self._name}: the factory raised {reason}") from error
         if not isinstance(module, nn.Module):
-            raise InvalidTask(f"{self._name}: it must return a torch.nn.Module, not {type(module).__name__}")
+            raise InvalidTask(f"{self._name}: the factory must return a torch.nn.Module, not {type(module).__name__}")
         return module
 
     @property
     def source_digest(self) -> str:
-        """SHA-256 of the file that defines the factory: another text may be another model. Empty if there is none."""
+        """SHA-256 of the file that defines the factory: another text can be another model. Empty if there is none."""
         try:
             file = inspect.getsourcefile(inspect.unwrap(self._factory()))
         except TypeError:
@@ -140,28 +140,28 @@ class ModuleModel(_Network):
             return self.factory
         place, colon, name = self.factory.partition(":")
         if not (colon and place and name):
-            raise InvalidTask(f"{self._name}: package.module:callable is needed")
+            raise InvalidTask(f"{self._name}: it must have the form package.module:callable")
         if place.partition(".")[0] in sys.stdlib_module_names:
-            raise InvalidTask(f"{self._name}: Python's standard library has no networks; nothing of it is called")
+            raise InvalidTask(f"{self._name}: Python's standard library has no networks; name a module of your own")
         try:
             found: Any = importlib.import_module(place)
             for part in name.split("."):
                 found = getattr(found, part)
-        except (Exception, SystemExit) as error:  # whatever the user's file does when it is imported
+        except (Exception, SystemExit) as error:  # importing runs arbitrary user code
             raise InvalidTask(
                 f"{self._name}: it cannot be imported: {type(error).__name__}: {_first_line(error)}"
             ) from error
         if not callable(found):
-            raise InvalidTask(f"{self._name}: a callable is needed, not {type(found).__name__}")
+            raise InvalidTask(f"{self._name}: it must be a callable, not {type(found).__name__}")
         if not _may_make_modules(found):
-            raise InvalidTask(f"{self._name}: a subclass of torch.nn.Module is needed, or a function of your own")
+            raise InvalidTask(f"{self._name}: it must be a subclass of torch.nn.Module or a function of your own")
         return found  # type: ignore[no-any-return, unused-ignore]
 
 
 def _may_make_modules(found: Any) -> bool:
-    """Whether it is a class of modules, or written in Python outside its standard library: os.system is neither.
+    """Return whether it is a module class, or written in Python outside the standard library (os.system is neither).
 
-    A module may have imported anything, so its name alone does not say what is called.
+    A module can import anything, so its name alone does not identify what is called.
     """
     from torch import nn
 
@@ -170,15 +170,15 @@ def _may_make_modules(found: Any) -> bool:
     if isinstance(found, type):
         return issubclass(found, nn.Module)
     found = inspect.unwrap(found)
-    found = getattr(found, "__func__", found)  # of a method
+    found = getattr(found, "__func__", found)  # the function of a method
     if not isinstance(found, FunctionType):
-        found = vars(type(found)).get("__call__")  # of an object
+        found = vars(type(found)).get("__call__")  # the class of a callable object
     return isinstance(found, FunctionType) and found.__module__.partition(".")[0] not in sys.stdlib_module_names
 
 
 def _check_size(parameters: int) -> None:
     if parameters > MAX_PARAMETERS:
-        raise InvalidTask(f"a network of {parameters:,} parameters; at most {MAX_PARAMETERS:,} are allowed")
+        raise InvalidTask(f"the network has {parameters:,} parameters; at most {MAX_PARAMETERS:,} are allowed")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Task: a data set, a model and a loss, and for squared loss the exact minimum of what SGD descends."""
+"""Task: a data set, a model and a loss, and for squared loss the exact minimum of the objective."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from sgdcore.tasks.models import LinearModel, Model, initial_params
 FloatArray = NDArray[np.float64]
 Loss = Literal["mse", "mae", "huber"]
 LOSSES = ("mse", "mae", "huber")
-_FEW = 8  # directions: below, a minimiser for every trial costs less than finding the equal weight decays
+_FEW = 8  # directions: up to this many, one minimiser per trial is cheaper than grouping equal weight decays
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What a trial learns.
+    """The task that a trial learns: a data set, a model and a loss.
 
     Args:
-        dataset: inputs and targets, with a validation set or without.
+        dataset: inputs and targets, with or without a validation set.
         model: linear by default.
         loss: the mean over the batch of squared errors (``mse``, torch.nn.functional.mse_loss), absolute errors
             (``mae``, l1_loss), or squared below and linear above ``huber_delta`` (``huber``, huber_loss).
-        huber_delta: where the Huber loss goes from squared to linear, > 0.
+        huber_delta: the error at which the Huber loss changes from squared to linear, > 0.
 
     Raises:
-        InvalidTask: a loss that is not known, or a model that does not fit the data.
+        InvalidTask: an unknown loss, or a model that does not fit the data.
     """
 
     dataset: Dataset
@@ -40,7 +40,7 @@ class Task:
     huber_delta: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse losses that are not known and models that do not fit."""
+        """Check that the loss is known and the model fits the data."""
         if self.loss not in LOSSES:
             raise InvalidTask(f"loss must be {', '.join(LOSSES[:-1])} or {LOSSES[-1]}, not {self.loss!r}")
         if not 0 < self.huber_delta < np.inf:
@@ -54,32 +54,32 @@ class Task:
 
     @cached_property
     def features(self) -> FloatArray:
-        """(n, k) features of the training set."""
+        """The (n, k) features of the training set."""
         return self.model.features(self.dataset.inputs)
 
     @property
     def samples(self) -> int:
-        """Number of training samples n."""
+        """The number of training samples n."""
         return len(self.dataset)
 
     @cached_property
     def parameter_names(self) -> tuple[str, ...]:
-        """Names of the P parameters, in torch's order."""
+        """The names of the P parameters, in torch's order."""
         return self.model.parameter_names(self.features.shape[1])
 
     def initial_params(self, seeds: NDArray[np.int64], dtype: str) -> FloatArray:
-        """(T,) seeds -> (T, P): the model's own initialisation, as torch draws it after torch.manual_seed(seed)."""
+        """Return (T, P) parameters for (T,) seeds, as torch initialises the model after torch.manual_seed(seed)."""
         width = self.features.shape[1]
         distinct, which = np.unique(seeds, return_inverse=True)
         drawn = [initial_params(self.model, width, int(seed), dtype) for seed in distinct]
         return np.array(drawn).reshape(len(drawn), len(self.parameter_names))[which]
 
     def quadratic(self, dtype: str = "float64") -> Quadratic:
-        """The training loss as a quadratic form, of the data rounded to ``dtype`` as the trials see it."""
+        """Return the training loss as a quadratic form, for data rounded to ``dtype`` as the trials see them."""
         return Quadratic.of(self.features, self.dataset.targets, self.model.bias, dtype)
 
     def validation_quadratic(self, dtype: str = "float64") -> Quadratic | None:
-        """The validation loss as a quadratic form, or None without a validation set."""
+        """Return the validation loss as a quadratic form, or None without a validation set."""
         held_out = self.dataset.validation
         if held_out is None:
             return None
@@ -88,12 +88,12 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Quadratic:
-    """L(p) = minimum + |factor p - centre|^2, exact for squared loss and a model linear in p.
+    """The quadratic form L(p) = minimum + |factor p - centre|^2, exact for squared loss and a model linear in p.
 
     With A = [features, 1] / sqrt(n) and z = targets / sqrt(n): L(p) = |A p - z|^2. A = U S V^T (singular values,
     without those that are zero to rounding, so that r is A's rank), S V^T = Q R (Householder): factor is R, centre is
-    Q^T U^T z, and minimum what of z lies outside U. Split this way the loss does not cancel near its minimum, and
-    holds however far the minimiser lies (data of condition 1e12 have it at 1e12).
+    Q^T U^T z, and minimum is the squared part of z outside the range of U. In this form the loss does not cancel near
+    its minimum, and it stays exact however far away the minimiser lies (1e12 for data of condition 1e12).
     """
 
     factor: FloatArray  # (r, P), upper triangular
@@ -105,7 +105,7 @@ class Quadratic:
 
     @classmethod
     def of(cls, features: FloatArray, targets: FloatArray, bias: bool, dtype: str) -> Quadratic:
-        """The loss of these samples, rounded to dtype, evaluated in float64.
+        """Return the loss of these samples, rounded to dtype and evaluated in float64.
 
         Raises:
             InvalidTask: samples that are not finite in dtype.
@@ -132,27 +132,27 @@ class Quadratic:
         )
 
     def value(self, params: FloatArray) -> FloatArray:
-        """(..., P) parameters -> (...) losses."""
+        """Return the (...) losses of (..., P) parameters."""
         residual = np.asarray(params, dtype=np.float64) @ self.factor.T - self.centre
         return np.asarray(self.minimum + np.square(residual).sum(axis=-1))
 
     def ridge_minimiser(self, weight_decay: FloatArray) -> FloatArray:
-        """(W,) weight decays -> (W, P) minimisers of L(p) + weight_decay/2 |p|^2, of least norm.
+        """Return the (W, P) minimisers of L(p) + weight_decay/2 |p|^2 of least norm, for (W,) weight decays.
 
         From the singular values: p = V diag(s / (s^2 + weight_decay/2)) U^T z.
         """
         half = np.asarray(weight_decay, dtype=np.float64) / 2
         by_parameter = np.zeros((self.right.shape[1], len(half)))
-        # One direction after the other: no row's bits then depend on the other rows, as those of a BLAS product may.
+        # One direction at a time: no row's bits depend on the other rows, as they could in a BLAS product.
         for s, left, right in zip(self.singular_values, self.left, self.right, strict=True):
             by_parameter += right[:, np.newaxis] * (s * left / (s**2 + half))
         return np.ascontiguousarray(by_parameter.T)
 
     def nearest_minimisers(self, weight_decay: FloatArray, start: FloatArray) -> FloatArray:
-        """(T,) weight decays, (T, P) starts -> (T, P): the minimiser of each trial's objective nearest to its start.
+        """Return for (T,) weight decays and (T, P) starts the (T, P) minimisers nearest to each trial's start.
 
-        Without weight decay and where the data leave directions undetermined, gradient descent never moves along
-        these, so the minimiser that it can reach keeps the start's component there.
+        Along directions that the data leave undetermined, gradient descent without weight decay never moves, so the
+        minimiser that it can reach keeps the start's component there.
         """
         if len(self.right) <= _FEW:
             targets = self.ridge_minimiser(weight_decay)
@@ -161,12 +161,12 @@ class Quadratic:
             targets = self.ridge_minimiser(decays)[which]
         if len(self.right) == start.shape[1]:
             return targets
-        # By einsum, whose sums for one row do not depend on the others, as those of a BLAS product may.
+        # einsum's sums for one row do not depend on the other rows, as those of a BLAS product could.
         free = start - np.einsum("tr,rp->tp", np.einsum("tp,rp->tr", start, self.right), self.right)
         return np.where((weight_decay == 0)[:, np.newaxis], targets + free, targets)
 
     def objective_minimum(self, weight_decay: FloatArray) -> FloatArray:
-        """(W,) weight decays -> (W,) least values of L(p) + weight_decay/2 |p|^2."""
+        """Return the (W,) least values of L(p) + weight_decay/2 |p|^2 for (W,) weight decays."""
         half = np.asarray(weight_decay, dtype=np.float64) / 2
         least = np.full(len(half), self.minimum)
         for s, left in zip(self.singular_values, self.left, strict=True):
@@ -175,10 +175,10 @@ class Quadratic:
 
 
 def rounded(values: FloatArray, dtype: str) -> NDArray[Any]:
-    """Features or targets in dtype, contiguous.
+    """Return features or targets in dtype, contiguous.
 
     Raises:
-        InvalidTask: they are not finite there.
+        InvalidTask: they are not finite in dtype.
     """
     with np.errstate(over="ignore"):
         result = np.ascontiguousarray(values, dtype=dtype)

@@ -222,11 +222,23 @@ ERROR_INPUTS = [
         InvalidTask,
         r"inputs must be \(n, d\) and targets \(n,\), not \(3, 2\) and \(2,\)",
     ),
-    ErrorInput("no samples", lambda: Dataset(np.ones((0, 2)), []), InvalidTask, r"needs samples and features"),
-    ErrorInput("no features", lambda: Dataset(np.ones((2, 0)), [1, 1]), InvalidTask, r"needs samples and features"),
+    ErrorInput(
+        "no samples", lambda: Dataset(np.ones((0, 2)), []), InvalidTask, r"need at least one sample and one feature"
+    ),
+    ErrorInput(
+        "no features",
+        lambda: Dataset(np.ones((2, 0)), [1, 1]),
+        InvalidTask,
+        r"need at least one sample and one feature",
+    ),
     ErrorInput("infinite inputs", lambda: Dataset([np.inf], [1]), InvalidTask, "inputs and targets must be finite"),
     ErrorInput("nan targets", lambda: Dataset([1], [np.nan]), InvalidTask, "inputs and targets must be finite"),
-    ErrorInput("names", lambda: Dataset([1], [1], ("a", "b")), InvalidTask, "feature_names must have 1 names, one per feature, not 2"),
+    ErrorInput(
+        "names",
+        lambda: Dataset([1], [1], ("a", "b")),
+        InvalidTask,
+        "feature_names must have 1 names, one per feature, not 2",
+    ),
     ErrorInput("nothing held out", lambda: line().split(0.01), InvalidTask, "leaves one part of 5 samples empty"),
     ErrorInput("all held out", lambda: line().split(1.0), InvalidTask, "leaves one part of 5 samples empty"),
     ErrorInput("n < d", lambda: linear(n=2, d=3), InvalidTask, "linear data needs n >= d, not n = 2 and d = 3"),
@@ -256,7 +268,9 @@ ERROR_INPUTS = [
     ErrorInput(
         "negative seed", _train(seeds=-1), InvalidTraining, r"seeds must be whole numbers from 0 to 2\^63 - 1, not -1"
     ),
-    ErrorInput("seeds", _train(seeds=[1, 2, 3]), InvalidTraining, r"must be one number or have the shape \(2,\), not \(3,\)"),
+    ErrorInput(
+        "seeds", _train(seeds=[1, 2, 3]), InvalidTraining, r"must be one number or have the shape \(2,\), not \(3,\)"
+    ),
     ErrorInput(
         "lr beyond float32",
         _train(hyperparams=Hyperparams(lr=1e39)),
@@ -359,7 +373,7 @@ ERROR_INPUTS = [
         "another loss for triton",
         _train(task=Task(line(), loss="huber"), kernel="triton"),
         KernelUnavailable,
-        "the triton kernel trains linear and polynomial models with mse only: use torch",
+        "the triton kernel trains linear and polynomial models with mse only: use kernel torch",
     ),
 ]
 

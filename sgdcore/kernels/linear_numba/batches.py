@@ -1,4 +1,4 @@
-"""How the batches of a segment reach the step functions: as samples, or as blocks of rows."""
+"""The batches of a segment as the step functions read them: single samples, or blocks of rows."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sgdcore.kernels.base import Problem, Segment
 from sgdcore.kernels.linear_numba.qr_blocks import blocks_of_rows
 from sgdcore.kernels.linear_numba.steps import RECTANGLE, TRIANGLE, Form
 
-EXACT = 2  # samples in a batch up to which torch's own sums are kept, bit for bit
-ROW_BYTES = 1 << 24  # of rows at a time, however long the run
+EXACT = 2  # largest batch whose sums equal torch's bit for bit
+ROW_BYTES = 1 << 24  # bytes of rows at a time, for a run of any length
 
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """The batches of the steps up to ``stop``: of step t, row (t - origin) % len(table) of the table.
+    """The batches of the steps up to ``stop``: step t uses row (t - origin) % len(table) of the table.
 
-    It holds, of samples, their places among ``data`` (the features) and ``targets``, -1 for none; of blocks of rows,
-    their places in ``data``.
+    For samples, the table holds their indices in ``data`` (the features) and ``targets``, -1 for none. For blocks of
+    rows, it holds their offsets in ``data``.
     """
 
     form: Form
@@ -34,9 +34,9 @@ class Batches:
     stop: int
 
     def arrays(self, ahead: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], int]:
-        """For the compiled code: data, targets, the table, and its length.
+        """Return data, targets, the table and its length, for the compiled code.
 
-        The table's beginning follows its end once more, so that ``ahead`` steps from any row on are rows in line.
+        The first rows of the table are repeated after its end, so that ``ahead`` steps from any row are contiguous.
         """
         rows, size = self.table.shape
         again = np.resize(self.table, (rows + ahead - 1, size)).astype(np.int64)
@@ -44,12 +44,12 @@ class Batches:
 
 
 def stretches(problem: Problem, segment: Segment, start: int) -> Iterator[Batches]:
-    """The segment's batches from step ``start`` on: all at once, or as many as memory should hold."""
+    """Yield the segment's batches from step ``start`` on: all at once, or in parts that fit in memory."""
     n, dtype = problem.features.shape[0], problem.features.dtype
     size, per_epoch = min(segment.batch_size, n), steps_per_epoch(n, segment.batch_size)
     origin, samples = segment.first_epoch * per_epoch, segment.samples.reshape(-1, n)
     if size == n and n > EXACT:
-        samples = np.arange(n, dtype=samples.dtype)[np.newaxis]  # in whatever order, all of them
+        samples = np.arange(n, dtype=samples.dtype)[np.newaxis]  # a full batch: the order does not matter
     table = np.full((len(samples), per_epoch * size), -1, samples.dtype)
     table[:, :n] = samples
     table = table.reshape(-1, size)
@@ -60,7 +60,7 @@ def stretches(problem: Problem, segment: Segment, start: int) -> Iterator[Batche
     design = np.hstack([problem.features, np.ones((n, int(problem.bias)), dtype)])
     parameters = design.shape[1]
     form = Form(*shape, TRIANGLE, parameters) if size > parameters else Form(*shape, RECTANGLE, size)
-    if segment.stop - start > len(table):  # each is used again
+    if segment.stop - start > len(table):  # each row is used more than once
         data, places = _laid_out(problem, design, table, form)
         yield Batches(form, data, problem.targets, places, origin, segment.stop)
         return
@@ -78,7 +78,7 @@ def stretches(problem: Problem, segment: Segment, start: int) -> Iterator[Batche
 def _laid_out(
     problem: Problem, design: NDArray[Any], table: NDArray[Any], form: Form
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The rows of these batches, and a table of their places."""
+    """Return the rows of these batches and a table of their offsets."""
     assert problem.training is not None
     directions = problem.training.right if len(problem.training.right) else np.zeros((1, design.shape[1]))
     steepest = directions[0] if form.batch == TRIANGLE else None

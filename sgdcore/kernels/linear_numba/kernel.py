@@ -1,11 +1,12 @@
 """The CPU kernel for models linear in their parameters: tiles of trials stepped as SIMD vectors, compiled by numba.
 
-A tile holds ``lanes`` trials of one kind: with or without momentum, weight decay, Nesterov. Their step function is
-compiled for just this kind, model and form of batches (steps); what drives it here is compiled once a dtype.
-Every lane does exactly the scalar arithmetic of sgdcore.rule: no bit of a trial depends on its tile, lane or thread.
+A tile holds ``lanes`` trials of one kind: with or without momentum, weight decay, Nesterov. Its step function is
+compiled for exactly this kind, model and form of batches (see steps); the driver in this module is compiled once per
+dtype. Every lane does exactly the scalar arithmetic of sgdcore.rule: no bit of a trial depends on its tile, lane or
+thread.
 
-A chunk of up to CHUNK steps is stepped unchecked. If a parameter is not finite after it, it is stepped again in parts,
-down to the single step, and chunks grow again: what is not finite never becomes finite again, so none is missed.
+A chunk of up to CHUNK steps runs unchecked. If a parameter is not finite after it, the chunk is stepped again in parts,
+down to single steps, and chunks then grow again. A non-finite value never becomes finite again, so none is missed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from sgdcore.kernels.linear_numba.batches import stretches
 from sgdcore.kernels.linear_numba.recording import blank, capacity, keep, write
 from sgdcore.kernels.linear_numba.steps import FIXED, call_steps, compile_steps, kinds_of
 from sgdcore.kernels.linear_numba.tiles import (
-    aligned,
     dampen,
     fill,
     nonfinite,
@@ -38,13 +38,14 @@ from sgdcore.kernels.linear_numba.tiles import (
     stop_lanes,
     write_back,
 )
+from sgdcore.kernels.simd.memory import aligned, or_empty
 from sgdcore.tasks.task import Quadratic
 from sgdcore.trajectories import Curves, State
 
-CHUNK = 256  # steps between two looks at whether all is finite, at most
-PART = 8  # a chunk in which something is not finite is looked through in parts of 1/PART
+CHUNK = 256  # maximum number of steps between two checks for non-finite values
+PART = 8  # a chunk with a non-finite value is repeated in parts of 1/PART
 
-# As in steps, for what is compiled here.
+# As in steps: part of the cache key of the functions compiled here.
 _FILES = [recording.__file__, tiles.__file__, __file__]
 _SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES), steps.SOURCE)
 
@@ -52,7 +53,7 @@ _SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES), steps
 def advance(
     problem: Problem, hyperparams: Hyperparams, state: State, segment: Segment, curves: Curves, resources: Resources
 ) -> None:
-    """Step all trials, whose tiles the threads share."""
+    """Step all trials; the threads share their tiles."""
     assert problem.training is not None
     trials, parameters = state.params.shape
     dtype, recorded = state.params.dtype, segment.recorded
@@ -103,7 +104,7 @@ def advance(
 
 
 def _by_kind(hyperparams: Hyperparams) -> tuple[list[tuple[int, int, int]], NDArray[np.int64]]:
-    """Ranges (kind, first, stop) of the trials in an order that puts like by like."""
+    """Return ranges (kind, first, stop) of the trials, and an order that groups trials of one kind."""
     kind = kinds_of(hyperparams)
     order = np.argsort(kind, kind="stable")
     counts = np.bincount(kind, minlength=1)
@@ -112,7 +113,7 @@ def _by_kind(hyperparams: Hyperparams) -> tuple[list[tuple[int, int, int]], NDAr
 
 
 def _shares(kinds: list[tuple[int, int, int]], lanes: int, threads: int) -> Iterator[tuple[int, int, int]]:
-    """Ranges of whole tiles: several a thread, which evens out trials that stop early."""
+    """Yield ranges of whole tiles: several per thread, to balance the load when trials stop early."""
     trials = sum(stop - first for _, first, stop in kinds)
     share = max(1, -(-trials // (lanes * threads * 8))) * lanes
     for kind, first, stop in kinds:
@@ -122,13 +123,13 @@ def _shares(kinds: list[tuple[int, int, int]], lanes: int, threads: int) -> Iter
 
 @cache
 def _clock(dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The steps of a chunk, as wide as the parameters."""
+    """Return the step numbers of a chunk, as wide as the parameters."""
     return np.arange(1, CHUNK + 1, dtype=f"int{8 * dtype.itemsize}")
 
 
 @cache
 def _compiled(argument_types: tuple[Any, ...]) -> Callable[..., None]:
-    """The driver for these types."""
+    """Return the driver compiled for these types."""
     source = types.literal(_SOURCE)  # type: ignore[no-untyped-call, unused-ignore]
     entry: Callable[..., None] = _run_tiles.compile((*argument_types, source))
     return entry
@@ -138,19 +139,14 @@ def _form(quadratic: Quadratic) -> tuple[NDArray[np.float64], NDArray[np.float64
     return quadratic.factor, quadratic.centre, quadratic.minimum
 
 
-def or_empty(array: NDArray[Any] | None, ndim: int, dtype: Any = np.float64) -> NDArray[Any]:
-    """What stands for an array that is not wanted: compiled code takes no None."""
-    return np.empty((0,) * ndim, dtype) if array is None else array
-
-
-# Compiled code; steps says how a tile lies in memory.
+# Compiled code; see steps for the memory layout of a tile.
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _run_tiles(  # type: ignore[no-untyped-def]
     first, stop, address, shape, batches, plan, recording, columns, state, training, validation, curves, source
 ):
-    """Step the trials of order[first:stop], tile by tile, to the stretch's end."""
+    """Step the trials of order[first:stop], tile by tile, to the end of the stretch."""
     literally(source)
     order, parameters, group, lanes = shape
     data, targets, table, period = batches
@@ -217,14 +213,14 @@ def _run_tiles(  # type: ignore[no-untyped-def]
                     if seen - written == len(snapshots):
                         until = at
             if nonfinite(after, size):
-                if until - step > 1:  # from here again, but not so far
+                if until - step > 1:  # repeat from here with fewer steps
                     ticks[:] = 0
                     length = max(1, length // PART)
                     continue
                 alive -= stop_lanes(
                     tile, after, ticks, fixed, peak_steps, running, trials, step, state, parameters, lanes
                 )
-            length = min(2 * length, CHUNK)  # trials that diverge have neighbours that do
+            length = min(2 * length, CHUNK)  # neighbours of diverging trials often diverge too
             settle(ticks, peak_steps, step)
             if step == 0:
                 dampen(fixed, trials, columns, running, parameters, lanes)

@@ -1,17 +1,17 @@
-"""Batches of more than two samples as blocks of rows: the samples, or fewer rows that have the same gradient.
+"""Batches of more than two samples as blocks of rows: the samples themselves, or fewer rows with the same gradient.
 
 With X the batch's design and y its targets, [X y] = Q [R t; 0 s] (Householder) gives the gradient 2/B X^T(X p - y) =
-2/B R^T(R p - t), whatever s is. R is upper triangular with P rows, so that a step costs P^2 multiply-adds instead of
-2 B P, where B > P. It is computed in float64 and rounded once. Its rounding errors are like those of samples: unlike
-those of the matrix X^T X, they grow with the condition of X, not with its square.
+2/B R^T(R p - t), for any s. R is upper triangular with P rows, so that a step costs P^2 multiply-adds instead of 2 B P
+if B > P. It is computed in float64 and rounded once. Its rounding errors are like those of samples: unlike those of
+the matrix X^T X, they grow with the condition of X, not with its square.
 
-A trial that diverges overflows first where numbers are largest: often in a sample's residual. So that it stops at the
-step at which it does with samples, R and t are scaled: in the steepest direction, the one in which trials diverge, the
-largest residual of the rows is that of the samples.
+A diverging trial overflows first where numbers are largest, often in a sample's residual. To make it stop at the same
+step as with samples, R and t are scaled: in the steepest direction, the one in which trials diverge, the largest
+residual of the rows equals that of the samples.
 
-Rows lie in memory by blocks: column after column, within a column the rows of the block. Behind the parameters come a
-column of targets and one of what the residuals are multiplied by, 2/B. Below the diagonal a triangle is zero; this is
-stored, and skipped.
+Rows are stored by blocks: column after column, and within a column the rows of the block. After the parameters' columns
+come a column of targets and one of the factors of the residuals, 2/B. Below the diagonal a triangle is zero; these
+zeros are stored, and skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from sgdcore.kernels.simd.lanes import Lanes, fused, intrinsic, parts_of, repeated, whole
 
-EXTRA = 2  # columns behind the parameters
+EXTRA = 2  # columns after the parameters' columns
 
 
 def blocks_of_rows(
@@ -35,9 +35,9 @@ def blocks_of_rows(
     block: int,
     steepest: NDArray[np.float64] | None,
 ) -> NDArray[Any]:
-    """One row a batch, in the design's dtype. ``batches`` are rows of sample indices, -1 where short.
+    """Return one row per batch, in the design's dtype. ``batches`` are rows of sample indices, -1 for none.
 
-    Triangles, with ``steepest`` the direction in which the loss is; None: the samples as they are.
+    With ``steepest``, the loss's steepest direction, the blocks are triangles; with None, the samples themselves.
     """
     parameters, size = design.shape[1], batches.shape[1]
     rows = size if steepest is None else min(size, parameters)
@@ -50,7 +50,7 @@ def blocks_of_rows(
 @njit(nogil=True, error_model="numpy", cache=True)
 def _factorise(design, targets, batches, result, steepest):  # type: ignore[no-untyped-def]
     block, parameters = result.shape[3], design.shape[1]
-    columns = np.empty((parameters + 1, batches.shape[1]))  # the batch, one row a feature; the targets last
+    columns = np.empty((parameters + 1, batches.shape[1]))  # the batch, one row per feature; the targets last
     for batch in range(len(batches)):
         size = np.sum(batches[batch] >= 0)
         for i in range(size):
@@ -75,7 +75,7 @@ def _factorise(design, targets, batches, result, steepest):  # type: ignore[no-u
 
 @njit(nogil=True, error_model="numpy")
 def _largest_along(columns, rows, direction):  # type: ignore[no-untyped-def]
-    """The largest prediction, in size, of these rows for parameters in this direction."""
+    """Return the largest absolute prediction of these rows for parameters in this direction."""
     largest = 0.0
     for i in range(rows):
         prediction = 0.0
@@ -87,7 +87,7 @@ def _largest_along(columns, rows, direction):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, error_model="numpy")
 def _reflect(columns, pivot):  # type: ignore[no-untyped-def]
-    """Householder: turn what lies behind the pivot of its column into the pivot."""
+    """Apply a Householder reflection that moves the column's entries after the pivot into the pivot."""
     reflector, largest, length = columns[pivot, pivot:], 0.0, 0.0
     for value in reflector:
         largest = max(largest, abs(value))
@@ -111,13 +111,13 @@ def _reflect(columns, pivot):  # type: ignore[no-untyped-def]
     reflector[0], reflector[1:] = length, 0.0
 
 
-# Compiled code for one block that holds the whole batch, unrolled. ``rows`` and ``parameters`` are literals; of a
-# triangle, ``triangular`` is 1, else 0.
+# Compiled code for one block that holds the whole batch, unrolled. ``rows`` and ``parameters`` are literals;
+# ``triangular`` is 1 for a triangle, else 0.
 
 
 @intrinsic
 def residuals(context: Any, array: Any, first: Any, params: Any, rows: Any, triangular: Any) -> Any:
-    """2/B (R p - t) of the rows at array[first]."""
+    """Return 2/B (R p - t) for the rows at array[first]."""
     if not isinstance(rows, types.IntegerLiteral):
         return None
     lanes, size = Lanes(params.dtype, rows.literal_value, params.width), rows.literal_value
@@ -133,7 +133,7 @@ def residuals(context: Any, array: Any, first: Any, params: Any, rows: Any, tria
             sums = [builder.fmul(factors[0], p) for p in groups[0]]
             for factor, group in zip(factors[1:], groups[1:], strict=True):
                 sums = [builder.call(function, [factor, p, s]) for p, s in zip(group, sums, strict=True)]
-            sums = [builder.fsub(s, target) for s in sums]  # last, where the two cancel: sums before are smaller
+            sums = [builder.fsub(s, target) for s in sums]  # last, because the two cancel: earlier sums stay smaller
             results += [builder.fmul(scale, s) for s in sums]
         return whole(builder, lanes, results)
 
@@ -142,7 +142,7 @@ def residuals(context: Any, array: Any, first: Any, params: Any, rows: Any, tria
 
 @intrinsic
 def slopes(context: Any, array: Any, first: Any, values_of_rows: Any, parameters: Any, triangular: Any) -> Any:
-    """R^T e of the rows at array[first]: the gradients, from what :func:`residuals` gives."""
+    """Return R^T e for the rows at array[first]: the gradients, from the result of :func:`residuals`."""
     if not isinstance(parameters, types.IntegerLiteral):
         return None
     e = values_of_rows
@@ -165,7 +165,7 @@ def slopes(context: Any, array: Any, first: Any, values_of_rows: Any, parameters
 
 
 def _everywhere(context: Any, builder: Any, sig: Any, values: Any, lanes: Any, offsets: list[int]) -> list[Any]:
-    """array[first + offset] in every element of a vector, for every offset."""
+    """Return array[first + offset] in every element of a vector, for every offset."""
     vectors = []
     for offset in offsets:
         place = builder.gep(values[0], [builder.add(values[1], ir.Constant(values[1].type, offset))])

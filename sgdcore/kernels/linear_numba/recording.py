@@ -1,9 +1,9 @@
-"""Recording of the numba kernel: what a tile keeps at the recorded steps, and how that reaches the curves.
+"""Recording in the numba kernel: what a tile keeps at the recorded steps, and how it is written to the curves.
 
-At a recorded step a tile keeps its parameters, no more: a snapshot. A tile's lanes are neighbours in the tile, but rows
-apart in the curves: so snapshots are gathered, as many as the cache should hold, and then written group of lanes by
-group of lanes: what is written of a trial is contiguous. ``curves`` are loss, squared_norm, validation_loss and path
-as in sgdcore.trajectories.Curves, the path (T, K * P), empty where not wanted.
+At a recorded step a tile keeps only its parameters: a snapshot. A tile's lanes are neighbours in the tile, but rows
+apart in the curves. So snapshots are collected, as many as fit in the cache, and then written one group of lanes at a
+time, so that the values of a trial are written contiguously. ``curves`` are loss, squared_norm, validation_loss and
+path as in sgdcore.trajectories.Curves, the path as (T, K * P); arrays that are not recorded are empty.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 from sgdcore.kernels.simd.lanes import GROUP, compiled, load, load_double, splat, store, transposed
 from sgdcore.trajectories import NEVER
 
-SNAPSHOT_BYTES = 1 << 18  # that a tile gathers
-SQUARE = 8  # trials and points that are transposed together: vectors of float64
+SNAPSHOT_BYTES = 1 << 18  # that a tile collects
+SQUARE = 8  # size of the blocks of trials and points that are transposed: vectors of float64
 
 
 @compiled
 def capacity(parameters, lanes, recorded):  # type: ignore[no-untyped-def]
-    """Snapshots that a tile gathers."""
+    """Return the number of snapshots that a tile collects."""
     return max(1, min(recorded, SNAPSHOT_BYTES // (4 * parameters * lanes)))
 
 
@@ -34,7 +34,7 @@ def keep(tile, snapshot):  # type: ignore[no-untyped-def]
 def write(  # type: ignore[no-untyped-def]
     curves, snapshots, trials, steps, offset, first, stop, stopped, training, validation, parameters, lanes
 ):
-    """Write points first:stop of the tile to the curves, from column ``offset`` on; NaN where a trial had stopped."""
+    """Write points first:stop of the tile to the curves, from column ``offset`` on; NaN after a trial stopped."""
     loss, squared_norm, validation_loss, path = curves
     points = stop - first
     kinds = 3 if squared_norm.size > 0 else 2 if validation_loss.size > 0 else 1
@@ -75,7 +75,7 @@ def write(  # type: ignore[no-untyped-def]
 
 @compiled
 def _by_trial(rows, columns):  # type: ignore[no-untyped-def]
-    """The transpose of rows of GROUP lanes, in squares of SQUARE."""
+    """Return the transpose of rows of GROUP lanes, in blocks of SQUARE."""
     count = len(rows)
     whole = count // SQUARE * SQUARE
     for row in range(0, whole, SQUARE):
@@ -89,7 +89,7 @@ def _by_trial(rows, columns):  # type: ignore[no-untyped-def]
 
 @compiled
 def _copy(values, first, curve, to, count):  # type: ignore[no-untyped-def]
-    """``count`` values from ``first`` on to the curves' number ``to`` and on."""
+    """Copy ``count`` values starting at ``first`` to the curve starting at index ``to``."""
     whole = count // SQUARE * SQUARE
     for k in range(0, whole, SQUARE):
         store(curve, to + k, 1, load(values, first + k, 1, 1, SQUARE))
@@ -99,7 +99,7 @@ def _copy(values, first, curve, to, count):  # type: ignore[no-untyped-def]
 
 @compiled
 def blank(curves, trials, first, last, parameters):  # type: ignore[no-untyped-def]
-    """NaN at the points that none of the tile's trials reaches."""
+    """Write NaN at the points that none of the tile's trials reaches."""
     if first < last:
         for trial in trials:
             _blank(curves, trial, first, last, parameters)
@@ -119,7 +119,7 @@ def _blank(curves, trial, first, last, parameters):  # type: ignore[no-untyped-d
 
 @compiled
 def _losses(snapshots, first, form, losses, to, parameters, lanes):  # type: ignore[no-untyped-def]
-    """minimum + |factor p - centre|^2 of a group of lanes, in float64; the factor is upper triangular."""
+    """Compute minimum + |factor p - centre|^2 of a group of lanes, in float64; the factor is upper triangular."""
     factor, centre, minimum = form
     loss = splat(minimum, GROUP)
     for i in range(factor.shape[0]):
@@ -132,7 +132,7 @@ def _losses(snapshots, first, form, losses, to, parameters, lanes):  # type: ign
 
 @compiled
 def _squared_norms(snapshots, first, norms, to, parameters, lanes):  # type: ignore[no-untyped-def]
-    """|p|^2 of a group of lanes, in float64."""
+    """Compute |p|^2 of a group of lanes, in float64."""
     norm = splat(0.0, GROUP)
     for j in range(parameters):
         value = load_double(snapshots, j * lanes + first, GROUP)

@@ -1,18 +1,18 @@
-"""The step functions of the linear CPU kernel: some steps of one tile, compiled for just its kind of trials and model.
+"""The step functions of the linear CPU kernel: they take steps of one tile, compiled for its kind of trials and model.
 
-A tile is rows of ``lanes`` neighbouring numbers, one a trial, in arrays of rows:
+A tile is rows of ``lanes`` adjacent numbers, one per trial, in arrays of rows:
 
     tile:  parameters, momentum buffers, peaks; P rows each. A peak is the largest value so far, past its target, of the
-           parameter with its sign turned so that its target lies above its start
-    ticks: by parameter, the step that reached the peak, counted from the chunk's start; 0 where it is older
+           parameter with its sign flipped so that its target lies above its start
+    ticks: per parameter, the step that reached the peak, counted from the chunk's start; 0 if it is older
     fixed: signs (P rows of 0 and -0), -lr, momentum, weight_decay, 1 - dampening; then room for residuals, gradients
 
 Parts of ``width`` lanes are stepped several steps in a row. A model of up to FEW parameters is unrolled and stays in
-registers, two parts at once; of a larger one, parameters come from the cache and go back. Whatever decides between ways
-of stepping is a constant, hence costs nothing: the flags of the trials in the tile, the form of its batches. New peaks
-are rare, so that a step only looks whether there is one, by the signs of what is left to the peaks so far.
+registers, two parts at once; for a larger one, parameters are loaded from the cache and stored back. Everything that
+decides between ways of stepping is a constant and costs nothing: the flags of the trials in the tile, the form of its
+batches. New peaks are rare, so a step only checks whether there is one, by the signs of the distances to the peaks.
 
-Samples: products and sums that are not the rule's own stay apart (numba contracts nothing by itself), in the order in
+Samples: products and sums that are not part of the rule stay separate (numba contracts nothing by itself), in the order
 which torch's Linear and mse_loss round them for batches of one and two. Larger batches: see qr_blocks.
 """
 
@@ -55,82 +55,82 @@ from sgdcore.kernels.simd.lanes import (
     with_one,
 )
 
-FEW = 16  # parameters up to which a step is unrolled
-PARTS = 2  # of the lanes that are unrolled together
-# Parameters up to which so many vectors of trials are a part: as many as it takes to hide latency, as few as registers
-# hold.
+FEW = 16  # largest number of parameters for which a step is unrolled
+PARTS = 2  # parts of the lanes that are unrolled together
+# (largest number of parameters, vectors of trials in a part): enough vectors to hide latency, few enough to fit in
+# registers.
 VECTORS = ((2, 3), (4, 2), (FEW, 1), (np.inf, 2)) if REGISTERS >= 32 else ((2, 2), (FEW, 1), (np.inf, 2))
-BLOCK = 4  # rows or parameters that are taken together, where there are more parameters
+BLOCK = 4  # rows or parameters processed together in larger models
 COLUMNS = 4  # rows of ``fixed`` that hold hyperparameters
-TILE_BYTES = 24_000  # what a tile should take,
-ROWS = 8  # times the parameters: rows of a tile and its surroundings
+TILE_BYTES = 24_000  # target size of a tile with the arrays around it,
+ROWS = 8  # which together have this many rows per parameter
 MOST_LANES = 512
-FIXED = COLUMNS + 2 * BLOCK  # rows of ``fixed`` besides P for signs and P for residuals and gradients on their way
-TRIANGLE, RECTANGLE = 0, 3  # what a batch of more than two samples is
+FIXED = COLUMNS + 2 * BLOCK  # rows of ``fixed`` apart from P for signs and P for intermediate residuals and gradients
+TRIANGLE, RECTANGLE = 0, 3  # forms of a batch of more than two samples
 MOMENTUM, DECAY, NESTEROV, DAMPENING = 1, 2, 4, 8  # bits of a kind of trials
 
-# numba's on-disk cache watches one file's date, but a step is compiled from four: their checksum is a constant of the
-# compiled function, hence part of its key.
+# numba's on-disk cache checks the date of one file only, but a step is compiled from four: their checksum is a constant
+# of the compiled function and so part of its key.
 _FILES = [rule.__file__, lanes.__file__, qr_blocks.__file__, __file__]
 SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES))
 
 
 @dataclass(frozen=True)
 class Form:
-    """What the steps of a run have in common."""
+    """The properties that all steps of a run share."""
 
     dtype: str
     features: int
     bias: bool
-    batch: int  # samples in a batch, 1 or 2; of more: 0 for triangles, RECTANGLE for the samples as they are
+    batch: int  # samples in a batch, 1 or 2; for more: 0 for triangles, RECTANGLE for the samples themselves
     rows: int = 0  # of a triangle or rectangle
 
     @property
     def parameters(self) -> int:
-        """P."""
+        """The number of parameters P."""
         return self.features + self.bias
 
     @property
     def constants(self) -> tuple[int, int, int, int, int, int]:
-        """What a step function is compiled for: features, P, batch, rows, trials in a tile, trials in a part."""
+        """The constants of a compiled step: features, P, batch, rows, trials in a tile, trials in a part."""
         return self.features, self.parameters, self.batch, self.rows, self.lanes, self.width
 
     @property
     def width(self) -> int:
-        """Trials in a part."""
+        """The number of trials in a part."""
         vectors = next(count for most, count in VECTORS if self.parameters <= most)
         return max(1, vectors * 4 // np.dtype(self.dtype).itemsize) * GROUP
 
     @property
     def together(self) -> int:
-        """Trials stepped together."""
+        """The number of trials stepped together."""
         return PARTS * self.width if self.unrolled else self.width
 
     @property
     def lanes(self) -> int:
-        """Trials in a tile."""
+        """The number of trials in a tile."""
         row = (ROWS * self.parameters + FIXED) * np.dtype(self.dtype).itemsize
         fitting = np.clip(TILE_BYTES // row, self.together, MOST_LANES)
         return int(fitting) // self.together * self.together
 
     @property
     def unrolled(self) -> bool:
-        """Whether a step is."""
+        """Whether a step is unrolled."""
         return self.parameters <= FEW
 
     @property
     def block(self) -> int:
-        """Rows in a block."""
+        """The number of rows in a block."""
         return self.rows if self.unrolled else BLOCK
 
     @property
     def numbers(self) -> int:
-        """How many a triangle or rectangle takes."""
+        """The number of entries of a triangle or rectangle."""
         return -(-self.rows // self.block) * self.block * (self.parameters + EXTRA)
 
 
 def kinds_of(hyperparams: Hyperparams) -> NDArray[np.uint8]:
-    """Each trial's kind."""
+    """Return each trial's kind."""
     momentum, decay = hyperparams.momentum != 0, hyperparams.weight_decay != 0
     dampening = momentum & (hyperparams.dampening != 0)
     kind = MOMENTUM * momentum + DECAY * decay + NESTEROV * hyperparams.nesterov + DAMPENING * dampening
@@ -139,15 +139,15 @@ def kinds_of(hyperparams: Hyperparams) -> NDArray[np.uint8]:
 
 @cached
 def compile_steps(form: Form, kind: int, cache: bool = True) -> Any:
-    """The step function, as a numba CFunc, of trials of one kind; ``cache`` says whether on disk."""
+    """Return the step function for trials of one kind, as a numba CFunc; ``cache`` enables the disk cache."""
     number = types.CPointer(numba.from_dtype(np.dtype(form.dtype)))  # type: ignore[no-untyped-call, unused-ignore]
     tick = types.CPointer(types.int32 if form.dtype == "float32" else types.int64)  # type: ignore[no-untyped-call, unused-ignore]
     place = types.CPointer(types.int64)  # type: ignore[no-untyped-call, unused-ignore]
     arguments = (number, number, tick, number, number, number, place, tick, types.intp, types.intp)
     many = _many_by_samples if form.batch in (1, 2) else _many_by_rows
     steps = (_few if form.unrolled else many)(form, kind, SOURCE)
-    # numba numbers the functions of a process to name them: among functions from the disk cache, which other processes
-    # have named, only the constants tell this one apart.
+    # numba numbers the functions of a process to name them. Functions from the disk cache were named by other
+    # processes, so only the constants distinguish this one from them.
     steps.__qualname__ = f"steps_{'_'.join(map(str, (*astuple(form), kind)))}"
     compile_function = numba.cfunc(types.intp(*arguments), cache=cache, error_model="numpy")  # type: ignore[no-untyped-call, unused-ignore]
     return compile_function(steps)
@@ -170,14 +170,14 @@ def call_steps(context: Any, address: Any, arrays: Any, numbers: Any) -> Any:
 _update = njit(forceinline=True)(rule.bind(fma, select))
 
 
-# What makes step functions: they take ``count`` steps with ``used`` lanes, from ``tile`` to ``after``. Each is compiled
-# as it stands: what calls another would have it optimised twice, which costs it its registers.
+# The makers of step functions. A step function takes ``count`` steps with ``used`` lanes, from ``tile`` to ``after``.
+# Each is compiled as a whole: called from another function it would be optimised twice and lose its registers.
 
 
 def _few(form: Form, kind: int, source: int) -> Callable[..., Any]:
-    """All parameters at a time, in registers from the first step to the last, of two parts of ``width`` lanes in turn.
+    """Return steps that keep all parameters in registers from first to last, for two parts of ``width`` lanes in turn.
 
-    One part's operations wait for each other; the other's fill the gaps, and need no registers while they do not.
+    The operations of one part wait for each other; those of the other part fill the gaps.
     """
     features, parameters, batch, rows, lanes, width = form.constants
 
@@ -208,7 +208,7 @@ def _few(form: Form, kind: int, source: int) -> Callable[..., Any]:
 
 @njit(forceinline=True)
 def _begin(tile, after, lane, parameters, lanes, width):  # type: ignore[no-untyped-def]
-    """The parameters and buffers at ``lane``; ``after`` gets the peaks so far."""
+    """Return the parameters and buffers at ``lane``; copies the peaks so far to ``after``."""
     buffers, peaks = parameters * lanes + lane, 2 * parameters * lanes + lane
     store(after, peaks, lanes, load(tile, peaks, lanes, parameters, width))
     return load(tile, lane, lanes, parameters, width), load(tile, buffers, lanes, parameters, width)
@@ -216,21 +216,21 @@ def _begin(tile, after, lane, parameters, lanes, width):  # type: ignore[no-unty
 
 @njit(forceinline=True)
 def _end(part, after, lane, parameters, lanes):  # type: ignore[no-untyped-def]
-    """Keep a part's parameters and buffers in ``after``."""
+    """Store a part's parameters and buffers in ``after``."""
     store(after, lane, lanes, part[0])
     store(after, parameters * lanes + lane, lanes, part[1])
 
 
 @njit(forceinline=True)
 def _left(params, after, fixed, at, length, some, lanes, width):  # type: ignore[no-untyped-def]
-    """How far ``some`` parameters, from ``at`` on, are from their peaks, merged: negative where farther than ever."""
+    """Return the distances of ``some`` parameters, from ``at`` on, to their peaks, merged: negative for a new peak."""
     reached = params ^ load(fixed, at, lanes, some, width)
     return merged(load(after, 2 * length + at, lanes, some, width) - reached)
 
 
 @njit(forceinline=True)
 def _note_peaks(params, after, ticks, fixed, clock, step, at, some, parameters, lanes, width):  # type: ignore[no-untyped-def]
-    """Note and date the new peaks of ``some`` parameters, from ``at`` on."""
+    """Store and date the new peaks of ``some`` parameters, from ``at`` on."""
     peaks = 2 * parameters * lanes + at
     reached = params ^ load(fixed, at, lanes, some, width)
     farther = reached > load(after, peaks, lanes, some, width)
@@ -240,7 +240,7 @@ def _note_peaks(params, after, ticks, fixed, clock, step, at, some, parameters, 
 
 @njit(forceinline=True)
 def _stepped(params, gradients, buffers, fixed, first, lanes, width, kind):  # type: ignore[no-untyped-def]
-    """Parameters and buffers after a step; a first one is a step from buffers of -0 without dampening."""
+    """Return parameters and buffers after a step; a first step is one from buffers of -0 without dampening."""
     new_params, new_buffers = _update(
         params,
         gradients,
@@ -258,7 +258,7 @@ def _stepped(params, gradients, buffers, fixed, first, lanes, width, kind):  # t
 
 
 def _gradients(*arguments: Any) -> Any:
-    """The gradients of a step's batch at ``params``."""
+    """Return the gradients of a step's batch at ``params``."""
     raise NotImplementedError("compiled code only")
 
 
@@ -290,7 +290,7 @@ def _choose_gradients(params, batches, step, features, parameters, batch, rows, 
 
 
 def _of_sample(*arguments: Any) -> Any:
-    """What one sample adds to the batch's gradients; ``scale`` is 2 / B."""
+    """Return one sample's contribution to the batch's gradients; ``scale`` is 2 / B."""
     raise NotImplementedError("compiled code only")
 
 
@@ -314,7 +314,7 @@ def _as_they_are(lanes):  # type: ignore[no-untyped-def]
 
 
 def _many_by_samples(form: Form, kind: int, source: int) -> Callable[..., Any]:
-    """One parameter at a time, from and to the cache at every step."""
+    """Return steps that process one parameter at a time, loaded from and stored to the cache at every step."""
     features, parameters, batch, _, lanes, width = form.constants
 
     def steps(tile, after, ticks, fixed, data, targets, places, clock, count, used):  # type: ignore[no-untyped-def]
@@ -344,7 +344,7 @@ def _many_by_samples(form: Form, kind: int, source: int) -> Callable[..., Any]:
 
 @njit(forceinline=True)
 def _residual(after, lane, data, targets, sample, features, parameters, lanes, width):  # type: ignore[no-untyped-def]
-    """x p - y of one sample."""
+    """Return x p - y for one sample."""
     x = sample * features
     prediction = spread(data, x, 1, 1, width) * load(after, lane, lanes, 1, width)
     for j in range(1, features):
@@ -355,7 +355,7 @@ def _residual(after, lane, data, targets, sample, features, parameters, lanes, w
 
 
 def _many_by_rows(form: Form, kind: int, source: int) -> Callable[..., Any]:
-    """Products of matrices: BLOCK rows' residuals at a time, then BLOCK parameters' gradients, in registers."""
+    """Return steps by matrix products in registers: the residuals of BLOCK rows, the gradients of BLOCK parameters."""
     _, parameters, batch, rows, lanes, width = form.constants
 
     def steps(tile, after, ticks, fixed, data, targets, places, clock, count, used):  # type: ignore[no-untyped-def]
@@ -371,12 +371,12 @@ def _many_by_rows(form: Form, kind: int, source: int) -> Callable[..., Any]:
                     e = _column(data, begin, first, width) * load(after, first * lanes + lane, lanes, 1, width)
                     for k in range(first + 1, parameters):
                         e = fma(_column(data, begin, k, width), load(after, k * lanes + lane, lanes, 1, width), e)
-                    e = e - _column(data, begin, parameters, width)  # last, where the two cancel
+                    e = e - _column(data, begin, parameters, width)  # last, because the two cancel
                     e = e * _column(data, begin, parameters + 1, width)
                     store(fixed, residuals + block * BLOCK * width, width, e)
                 stepped = 0
                 while stepped < parameters:
-                    first = min(stepped, parameters - BLOCK)  # the last block may overlap the one before
+                    first = min(stepped, parameters - BLOCK)  # the last block can overlap the previous one
                     at = rows_at + first * BLOCK
                     gradients = spread(data, at, BLOCK, BLOCK, width) * load(fixed, residuals, width, 1, width)
                     for row in range(1, min(rows, first + BLOCK) if batch == TRIANGLE else rows):
@@ -395,13 +395,13 @@ def _many_by_rows(form: Form, kind: int, source: int) -> Callable[..., Any]:
 
 @njit(forceinline=True)
 def _column(data, begin, k, width):  # type: ignore[no-untyped-def]
-    """Column k of the block of rows at ``begin``."""
+    """Return column k of the block of rows at ``begin``."""
     return spread(data, begin + k * BLOCK, 1, BLOCK, width)
 
 
 @njit(forceinline=True)
 def _carry_over(arrays, parameters, lanes):  # type: ignore[no-untyped-def]
-    """Begin ``after`` as ``tile``."""
+    """Copy ``tile`` to ``after`` before the first step."""
     tile, after, _, _ = arrays
     for i in range(3 * parameters * lanes):
         after[i] = tile[i]
@@ -409,7 +409,7 @@ def _carry_over(arrays, parameters, lanes):  # type: ignore[no-untyped-def]
 
 @njit(forceinline=True)
 def _step_one(arrays, batches, step, gradient, j, lane, parameters, lanes, width, kind):  # type: ignore[no-untyped-def]
-    """Step parameter j in ``after``, and watch its peak."""
+    """Step parameter j in ``after`` and update its peak."""
     _, after, ticks, fixed = arrays
     length, at = parameters * lanes, j * lanes + lane
     param, buffer = load(after, at, lanes, 1, width), load(after, length + at, lanes, 1, width)

@@ -1,7 +1,7 @@
-"""Tiles of the numba kernel between chunks: filling, checking, stopping lanes, writing back.
+"""Tiles of the numba kernel between chunks: fill, check, stop lanes, write back.
 
-steps says how a tile lies in memory. ``state`` are params, momentum_buffers, direction, peak, peak_step and
-first_nonfinite_step as in sgdcore.trajectories.State; ``trials`` are those in the tile, lane by lane.
+See steps for the memory layout of a tile. ``state`` are params, momentum_buffers, direction, peak, peak_step and
+first_nonfinite_step as in sgdcore.trajectories.State; ``trials`` are the trials in the tile, lane by lane.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sgdcore.trajectories import NEVER
 
 @compiled
 def nonfinite(tile, size):  # type: ignore[no-untyped-def]
-    """Whether any parameter of the tile is not finite."""
+    """Return whether any parameter of the tile is not finite."""
     zero = tile.dtype.type(0)
     count = 0
     for i in range(size):
@@ -25,7 +25,7 @@ def nonfinite(tile, size):  # type: ignore[no-untyped-def]
 
 @compiled
 def settle(ticks, peak_steps, step):  # type: ignore[no-untyped-def]
-    """Date the new peaks, and begin to count again."""
+    """Date the new peaks and reset the ticks."""
     for i in range(len(ticks)):
         peak_steps[i] = step + ticks[i] if ticks[i] > 0 else peak_steps[i]
         ticks[i] = 0
@@ -33,7 +33,7 @@ def settle(ticks, peak_steps, step):  # type: ignore[no-untyped-def]
 
 @compiled
 def fill(tile, fixed, peak_steps, running, trials, columns, state, parameters, lanes):  # type: ignore[no-untyped-def]
-    """Fill the tile with the trials; returns how many run. Idle lanes are zero and stay zero."""
+    """Fill the tile with the trials and return how many run. Idle lanes are zero and stay zero."""
     params, buffers, direction, peak, steps, stopped = state
     zero = tile.dtype.type(0)
     tile[:] = zero
@@ -50,7 +50,7 @@ def fill(tile, fixed, peak_steps, running, trials, columns, state, parameters, l
             at, towards = j * lanes + lane, direction[trial, j]
             tile[at] = params[trial, j]
             tile[parameters * lanes + at] = buffers[trial, j]
-            # A parameter that starts on its target has no direction: nothing is farther than infinity.
+            # A parameter that starts on its target has no direction: a peak of infinity is never exceeded.
             tile[2 * parameters * lanes + at] = peak[trial, j] * towards if towards != zero else tile.dtype.type(np.inf)
             fixed[at] = -zero if towards < zero else zero
             peak_steps[at] = steps[trial, j]
@@ -61,7 +61,7 @@ def fill(tile, fixed, peak_steps, running, trials, columns, state, parameters, l
 
 @compiled
 def prepare_first_step(tile, fixed, parameters, lanes):  # type: ignore[no-untyped-def]
-    """Make buf <- g a step like any other: momentum * -0 + 1 * g is g, to its sign of zero."""
+    """Make buf <- g a regular step: momentum * -0 + 1 * g is g, including the sign of zero."""
     size, undamped = parameters * lanes, (parameters + 3) * lanes
     tile[size : 2 * size] = -tile.dtype.type(0)
     fixed[undamped : undamped + lanes] = tile.dtype.type(1)
@@ -69,7 +69,7 @@ def prepare_first_step(tile, fixed, parameters, lanes):  # type: ignore[no-untyp
 
 @compiled
 def dampen(fixed, trials, columns, running, parameters, lanes):  # type: ignore[no-untyped-def]
-    """After the first step, 1 - dampening as it is."""
+    """Restore 1 - dampening after the first step."""
     for lane in range(lanes):
         fixed[(parameters + 3) * lanes + lane] = columns[3, trials[lane]] if running[lane] else fixed.dtype.type(0)
 
@@ -89,9 +89,9 @@ def write_back(tile, peaks, peak_steps, lane, trial, state, parameters, lanes): 
 
 @compiled
 def stop_lanes(before, tile, ticks, fixed, peak_steps, running, trials, step, state, parameters, lanes):  # type: ignore[no-untyped-def]
-    """Write back and idle the lanes that this step made non-finite; returns how many.
+    """Write back and idle the lanes that this step made non-finite; return how many.
 
-    An idle lane sits at p = 0, where the gradient itself can overflow: it is set back to zero and not counted.
+    An idle lane stays at p = 0, where the gradient itself can overflow: it is reset to zero and not counted.
     """
     zero = tile.dtype.type(0)
     count = 0
@@ -114,11 +114,3 @@ def stop_lanes(before, tile, ticks, fixed, peak_steps, running, trials, step, st
         for row in range(parameters):
             ticks[row * lanes + lane] = 0
     return count
-
-
-@compiled
-def aligned(size, dtype):  # type: ignore[no-untyped-def]
-    """An uninitialised array that begins at a cache line, so that no vector lies across two."""
-    raw = np.empty(size + 64, dtype)
-    skip = -np.int64(raw.ctypes.data) % 64 // raw.itemsize
-    return raw[skip : skip + size]

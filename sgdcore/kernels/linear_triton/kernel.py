@@ -1,11 +1,11 @@
-"""The CUDA kernel for models linear in their parameters: trials stepped in registers for whole launches, by Triton.
+"""The CUDA kernel for models linear in their parameters: Triton steps trials in registers for whole launches.
 
-A block of trials is one Triton program, one or two trials a thread. What a trial is made of - parameters, momentum
-buffers, peaks, the steps that reached them - stays in registers from a launch's first step to its last; samples are
-the same for a whole block, hence one cached load for all. Blocks do not wait for each other, and a block's trials see
-the samples in one order, so that any mix of orders runs side by side in one launch.
+A block of trials is one Triton program, with one or two trials per thread. The state of a trial - parameters, momentum
+buffers, peaks, the steps that reached them - stays in registers from the first to the last step of a launch. Samples
+are the same for a whole block, so one cached load serves all its trials. Blocks do not wait for each other, and a
+block's trials share one sample order, so that any mix of orders runs in one launch.
 
-Recorded steps leave a launch as parameters; losses are taken of these afterwards, in float64.
+A launch returns the parameters at the recorded steps; their losses are computed afterwards, in float64.
 """
 
 from __future__ import annotations
@@ -26,20 +26,23 @@ from sgdcore.kernels.linear_triton.program import OPTIONS
 from sgdcore.tasks.task import Quadratic
 from sgdcore.trajectories import NEVER, Curves, State
 
-THREADS = 32 * OPTIONS["num_warps"]  # of a block
-PAIRED_BYTES = 32  # parameters of a trial up to which a thread steps two: 8 in float32, 4 in float64
-LAUNCH_STEPS = 1 << 20  # steps of one launch: about a second at most, which the driver's watchdog and Ctrl-C allow
-LAUNCH_NUMBERS = 1 << 27  # recorded numbers that one launch may leave on the device
+THREADS = 32 * OPTIONS["num_warps"]  # per block
+PAIRED_BYTES = 32  # parameter bytes of a trial up to which a thread steps two trials: 8 in float32, 4 in float64
+LAUNCH_STEPS = 1 << 20  # steps per launch: at most about a second, for the driver's watchdog and Ctrl-C
+LAUNCH_NUMBERS = 1 << 27  # recorded numbers that one launch can keep on the device
 
 
 def advance(
     problem: Problem, hyperparams: Hyperparams, state: State, segment: Segment, curves: Curves, resources: Resources
 ) -> None:
-    """Step all trials on the GPU; threads of the CPU are not used."""
+    """Step all trials on the GPU; CPU threads are not used."""
     assert problem.training is not None
     if not len(hyperparams):
         return
-    with _on(resources.device), np.errstate(over="ignore", invalid="ignore"):  # of trials that diverge, interpreted
+    with (
+        _on(resources.device),
+        np.errstate(over="ignore", invalid="ignore"),
+    ):  # diverging trials, interpreted
         block = block_of(state.params.shape[1], state.params.dtype.itemsize)
         slots, orders = _slots(segment.order, block)
         run = _Run(problem, segment, orders, resources.device)
@@ -52,7 +55,7 @@ def advance(
 
 
 def block_of(parameters: int, itemsize: int) -> int:
-    """Trials in a block."""
+    """Return the number of trials in a block."""
     return THREADS * (2 if parameters * itemsize <= PAIRED_BYTES else 1)
 
 
@@ -61,7 +64,7 @@ def _on(device: str) -> AbstractContextManager[Any]:
 
 
 def _slots(order: NDArray[np.intp], block: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """Trials laid out in blocks of one order each: (S,) the trial in each slot, -1 for none; each block's order."""
+    """Assign trials to blocks of one order: return the (S,) trial in each slot, -1 for none, and each block's order."""
     slots, orders = [], []
     for number in np.unique(order):
         trials = np.flatnonzero(order == number)
@@ -72,7 +75,7 @@ def _slots(order: NDArray[np.intp], block: int) -> tuple[NDArray[np.intp], NDArr
 
 
 def _launches(state: State, segment: Segment, curves: Curves, slots: int) -> Iterator[tuple[int, int, slice]]:
-    """Cut the segment into launches: (first step, last step, the recorded points from the one to the other)."""
+    """Yield the launches of the segment: first step, last step, and the recorded points between them."""
     most = max(1, LAUNCH_NUMBERS // (slots * state.params.shape[1]))
     steps, low, stop = curves.steps[: segment.recorded.stop], segment.recorded.start, state.step
     while stop < segment.stop or low < len(steps):
@@ -86,15 +89,15 @@ def _launches(state: State, segment: Segment, curves: Curves, slots: int) -> Ite
 
 @dataclass(frozen=True, eq=False)
 class _Pack:
-    """The trials' state on the device, a column a slot; P is the number of parameters."""
+    """The trials' state on the device, one column per slot; P is the number of parameters."""
 
     table: torch.Tensor  # (4 P + 5, S): parameters, buffers, peaks times directions, directions, columns
-    dates: torch.Tensor  # (P + 1, S): the steps that reached the peaks; the step that was not finite
+    dates: torch.Tensor  # (P + 1, S): the steps that reached the peaks; the first non-finite step
     slot_of: torch.Tensor  # (T,): each trial's slot
 
     @classmethod
     def of(cls, hyperparams: Hyperparams, state: State, slots: NDArray[np.intp], device: str) -> _Pack:
-        """Upload. An empty slot holds zeros and does not run."""
+        """Upload the state. An empty slot holds zeros and does not run."""
         parts = (state.params, state.momentum_buffers, state.peak * state.direction, state.direction)
         table = np.vstack([*(part.T for part in parts), columns(hyperparams, state.params.dtype)])
         dates = np.vstack([state.peak_step.T, state.first_nonfinite_step])
@@ -106,7 +109,7 @@ class _Pack:
         return cls(*(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in (table, dates, slot_of)))
 
     def put(self, state: State) -> None:
-        """Write back what steps change."""
+        """Write back the arrays that steps change."""
         parameters = state.params.shape[1]
         table = self.table[: 3 * parameters, self.slot_of].cpu().numpy()
         dates = self.dates[:, self.slot_of].cpu().numpy()
@@ -116,10 +119,10 @@ class _Pack:
 
 
 class _Run:
-    """A problem and a segment's samples on the device, and how to step a pack on them."""
+    """A problem and a segment's samples on the device, with a method that steps a pack."""
 
     def __init__(self, problem: Problem, segment: Segment, orders: NDArray[np.int64], device: str) -> None:
-        """Upload; ``orders``: of each block."""
+        """Upload the problem; ``orders`` holds each block's order."""
         self.samples, self.features = problem.features.shape
         self.bias = problem.bias
         self.batch_size = min(segment.batch_size, self.samples)
@@ -131,14 +134,14 @@ class _Run:
         )
 
     def launch(self, pack: _Pack, start: int, cuts: NDArray[np.int64]) -> torch.Tensor:
-        """Step from ``start`` to ``start + cuts[-1]``; (cuts, P, S) parameters at each cut, NaN after a stop."""
+        """Step from ``start`` to ``start + cuts[-1]``; return (cuts, P, S) parameters at each cut, NaN after a stop."""
         epoch, batch = divmod(start, -(-self.samples // self.batch_size))
         first = batch * self.batch_size
         blocks, slots = len(self.orders), pack.table.shape[1]
         path = pack.table.new_empty(len(cuts), len(pack.dates) - 1, slots)
         program.advance[(blocks,)](
             pack.table,
-            pack.table,  # once more: as one argument, its addresses would sit in registers from head to end
+            pack.table,  # passed twice: as one argument, its addresses would occupy registers throughout
             pack.dates,
             pack.dates[-1],
             path,
@@ -181,7 +184,7 @@ def _record(problem: Problem, curves: Curves, points: slice, path: torch.Tensor)
 
 
 def _losses(form: Quadratic, params: list[torch.Tensor]) -> torch.Tensor:
-    """minimum + |factor p - centre|^2, one operation at a time: no value's bits then depend on its neighbours."""
+    """Compute minimum + |factor p - centre|^2 one operation at a time: no value's bits depend on its neighbours."""
     loss = torch.full_like(params[0], form.minimum)
     for i, (row, centre) in enumerate(zip(form.factor.tolist(), form.centre.tolist(), strict=True)):
         weighted = (weight * value for weight, value in zip(row[i:], params[i:], strict=True))

@@ -1,7 +1,7 @@
-"""The compiled code of linear_triton: one program steps one block of trials, in registers from head to end.
+"""The compiled code of linear_triton: one program steps one block of trials, in registers throughout.
 
-A block's quantity is a vector of its trials; what there is of every parameter is a tuple of such vectors, unrolled.
-The arithmetic is linear_numba's, operation for operation: sgdcore.rule compiled as it stands, sums from left to right,
+A quantity of a block is a vector over its trials; a quantity per parameter is a tuple of such vectors, unrolled.
+The arithmetic is linear_numba's, operation for operation: sgdcore.rule compiled unchanged, sums from left to right,
 nothing contracted (launch with :data:`OPTIONS`).
 """
 
@@ -12,7 +12,7 @@ import triton.language as tl
 
 from sgdcore import rule
 
-OPTIONS = {"num_warps": 1, "enable_fp_fusion": False}  # one warp a block: blocks share nothing
+OPTIONS = {"num_warps": 1, "enable_fp_fusion": False}  # one warp per block: blocks share nothing
 
 
 @triton.jit
@@ -25,13 +25,13 @@ def _select(condition, yes, no):
     return tl.where(condition, yes, no)
 
 
-# The source is compiled with its annotations, and interpreted with tl among its globals.
+# Compilation needs the annotations in the source; interpretation needs tl among its globals.
 _update = triton.jit(rule.bind(_fma, _select, tl=tl, bool=tl.int1, float=float, tuple=tuple))
 
 
 @triton.jit
 def _load(first, stride, COUNT: tl.constexpr):
-    """COUNT values, ``stride`` apart."""
+    """Load COUNT values, ``stride`` apart."""
     values = ()
     for _ in tl.static_range(COUNT):
         values += (tl.load(first),)
@@ -48,14 +48,14 @@ def _store(first, stride, values):
 
 @triton.jit
 def _draw(inputs, order, entries, position, number, COUNT: tl.constexpr):
-    """Sample ``number``'s features and target, the position after this one, and the sample number there."""
+    """Return sample ``number``'s features and target, the next position, and the sample number there."""
     position = tl.where(position + 1 == entries, 0, position + 1)
     return _load(inputs + number.to(tl.int64) * COUNT, 1, COUNT), position, tl.load(order + position)
 
 
 @triton.jit
 def _gradients(params, sample, scale, FEATURES: tl.constexpr, BIAS: tl.constexpr):
-    """What one sample adds to the batch's gradients."""
+    """Return one sample's contribution to the batch's gradients."""
     prediction = sample[0] * params[0]
     for j in tl.static_range(1, FEATURES):
         prediction += sample[j] * params[j]
@@ -80,7 +80,7 @@ def _sum(left, right):
 
 @triton.jit
 def _step(params, buffers, gradients, is_first, hyperparameters, runs):
-    """One step of the trials that run: parameters, buffers, and who runs after it. The rest stays as it is."""
+    """Step the running trials: return parameters, buffers and which trials still run. The others are unchanged."""
     stepped, buffered, finite = (), (), runs
     for j in tl.static_range(len(params)):
         param, buffer = _update(params[j], gradients[j], buffers[j], is_first, *hyperparameters)
@@ -92,7 +92,7 @@ def _step(params, buffers, gradients, is_first, hyperparameters, runs):
 
 @triton.jit
 def _watch(params, directions, peaks, ticks, runs, clock):
-    """The peaks and their dates after a step that ends at ``clock``."""
+    """Return the peaks and their dates after a step that ends at ``clock``."""
     highest, dated = (), ()
     for j in tl.static_range(len(params)):
         reached = params[j] * directions[j]
@@ -102,7 +102,7 @@ def _watch(params, directions, peaks, ticks, runs, clock):
     return highest, dated
 
 
-@triton.jit(do_not_specialize=range(18))  # no code of its own for aligned addresses or numbers that happen to be 1
+@triton.jit(do_not_specialize=range(18))  # no separate code for aligned addresses or arguments equal to 1
 def advance(
     table_at,
     after_at,
@@ -128,9 +128,9 @@ def advance(
     BLOCK: tl.constexpr,
     NEVER: tl.constexpr,
 ):
-    """Step one block of trials from ``start`` on, from cut to cut (counted from there), and store the path at each.
+    """Step one block of trials from ``start`` through all cuts (counted from there), and store the path at each.
 
-    ``position`` is where the first batch begins among the ``entries`` of an order, ``first`` where in its epoch.
+    ``position`` is the first batch's index among the ``entries`` of an order, ``first`` its index in the epoch.
     """
     P: tl.constexpr = FEATURES + BIAS
     slots = tl.cast(slots, tl.int64)
@@ -158,12 +158,12 @@ def advance(
         nesterov != 0,
     )
     runs = tl.load(stops_at) == NEVER
-    ran = tl.zeros((BLOCK,), tl.int32)  # each trial's last step, counted from the first, that left it finite
-    ticks = (ran,) * P  # the steps of this launch that reached the peaks, so counted; 0 where these are older
-    once = tl.where(start == 0, 0, -1)  # when the clock shows this, it is the run's first step
+    ran = tl.zeros((BLOCK,), tl.int32)  # each trial's last step with finite values, counted from the start
+    ticks = (ran,) * P  # the steps of this launch that reached the peaks, counted likewise; 0 if older
+    once = tl.where(start == 0, 0, -1)  # the clock's value at the run's first step
     clock = 0
 
-    # The next sample is loaded before the parameters are stepped, its number one sample earlier still.
+    # The next sample is loaded before the parameters are stepped, its number one sample earlier.
     WIDTH: tl.constexpr = FEATURES + 1
     scale, number = tl.load(scales_at), tl.load(order_at + position)
     sample, position, number = _draw(inputs_at, order_at, entries, position, number, WIDTH)

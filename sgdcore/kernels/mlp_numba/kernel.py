@@ -1,11 +1,11 @@
-"""The CPU kernel for perceptrons: a tile of trials, one trial an element of every SIMD vector, compiled by numba.
+"""The CPU kernel for perceptrons: a tile of trials, one per element of every SIMD vector, compiled by numba.
 
-A tile holds as many trials as a vector has elements: the tile's weights, momentum buffers, gradients and activations
-stay in the core's caches from the segment's first step to its last. No sum goes across a vector, so that no bit of a
-trial depends on its tile, its place in it, or the thread; sums are chains of fused multiply-adds in a fixed order, and
-equal to torch's to rounding. The update is sgdcore.rule's.
+A tile holds as many trials as a vector has elements. Its weights, momentum buffers, gradients and activations stay in
+the core's caches from the segment's first step to its last. No sum crosses a vector, so no bit of a trial depends on
+its tile, its position in it, or the thread. Sums are chains of fused multiply-adds in a fixed order and equal torch's
+to rounding. The update is sgdcore.rule's.
 
-Sizes are numbers at run time: a new shape costs no compilation, only a new dtype or activation, and batches of one.
+Sizes are run-time values: a new shape needs no compilation; only a new dtype or activation does, and batches of one.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from numpy.typing import NDArray
 from sgdcore import rule
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment, columns
-from sgdcore.kernels.linear_numba.kernel import or_empty
-from sgdcore.kernels.linear_numba.tiles import aligned
 from sgdcore.kernels.mlp_numba import layers as mlp_layers
 from sgdcore.kernels.mlp_numba import passes as mlp_passes
 from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, SUMS, inner
@@ -36,34 +34,35 @@ from sgdcore.kernels.simd import lanes as simd_lanes
 from sgdcore.kernels.simd import math as simd_math
 from sgdcore.kernels.simd import matmul as simd_matmul
 from sgdcore.kernels.simd.lanes import fma, load, select, splat, store
+from sgdcore.kernels.simd.memory import aligned, or_empty
 from sgdcore.tasks.networks import MlpModel
 from sgdcore.tasks.task import LOSSES
 from sgdcore.trajectories import NEVER, Curves, State
 
 COLUMNS = 5  # rows of a tile that hold hyperparameters
 VECTOR_BYTES = 64 if get_host_cpu_features().get("avx512f") else 32  # no result depends on it
-UNITS_BYTES = 1 << 16  # what the activations of the samples that are worked on together may take
+UNITS_BYTES = 1 << 16  # limit for the activations of the samples processed together
 
 _FILES = [str(module.__file__) for module in (rule, simd_lanes, simd_matmul, simd_math, mlp_layers, mlp_passes)] + [
     __file__
 ]
-_SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES))  # as in linear_numba: part of the key
+_SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES))  # part of the cache key, as in linear_numba
 
 
 def advance(
     problem: Problem, hyperparams: Hyperparams, state: State, segment: Segment, curves: Curves, resources: Resources
 ) -> None:
-    """Step all trials, whose tiles the threads share."""
+    """Step all trials; the threads share their tiles."""
     model, dtype, threads = problem.task.model, problem.features.dtype, resources.threads
     assert isinstance(model, MlpModel)
     curves.blank(segment.recorded)
     batch = min(segment.batch_size, len(problem.targets))
-    at_once = 1 if batch == 1 else SUMS // 4  # samples a block
+    at_once = 1 if batch == 1 else SUMS // 4  # samples per block
     width = VECTOR_BYTES // dtype.itemsize
     shape = np.array([problem.features.shape[1], *model.hidden, 1])
     pitch = _pitch(shape, at_once, batch)
     arguments = (
-        np.argsort(segment.order, kind="stable"),  # trials that see the same samples side by side
+        np.argsort(segment.order, kind="stable"),  # adjacent trials see the same samples
         segment.order,
         (
             _padded(problem.features, problem.targets, at_once),
@@ -94,27 +93,27 @@ def advance(
 
 
 def _pitch(shape: NDArray[np.int64], at_once: int, batch: int) -> int:
-    """Samples whose activations are kept together: equal parts of a batch, whole blocks; no result depends on it."""
+    """Return how many samples' activations are kept together: equal parts of a batch; no result depends on it."""
     room = max(1, UNITS_BYTES // (int(shape.sum()) * VECTOR_BYTES * at_once))
     blocks = -(-batch // at_once)
     return at_once * -(-blocks // -(-blocks // room))
 
 
 def _padded(features: NDArray[Any], targets: NDArray[Any], at_once: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Features, row after row, with zeros behind so that whole blocks can be read; and the targets."""
+    """Return features, padded with zeros so that whole blocks can be read, and targets."""
     return np.concatenate([features.ravel(), np.zeros(at_once * features.shape[1], features.dtype)]), targets
 
 
 @cache
 def _compiled(argument_types: tuple[Any, ...], constants: tuple[int, ...]) -> Callable[..., None]:
-    """The kernel for these types and constants."""
+    """Return the kernel compiled for these types and constants."""
     entry: Callable[..., None] = _run_tiles.compile((*argument_types, *map(types.literal, constants)))
     return entry
 
 
 # Compiled code. A tile's numbers are rows of ``width``, row r at [r * width]:
 #   tile: parameters, their gradients, their momentum buffers; P rows each; then the COLUMNS hyperparameters
-#   scratch: what passes works in
+#   scratch: work arrays of the passes
 
 _update = njit(forceinline=True)(rule.bind(fma, select))
 
@@ -182,7 +181,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
 
 @inner()
 def _change(tile, doubt, is_first, parameters, width):  # type: ignore[no-untyped-def]
-    """Update all parameters; ``doubt`` becomes NaN where one of a trial's is not finite, else 0."""
+    """Update all parameters; ``doubt`` becomes NaN for trials with a non-finite parameter, else 0."""
     literally(width)
     gradients, buffers, columns = parameters * width, 2 * parameters * width, 3 * parameters * width
     zero = splat(tile.dtype.type(0), width)
@@ -216,7 +215,7 @@ def _change(tile, doubt, is_first, parameters, width):  # type: ignore[no-untype
 
 @inner()
 def _load(tile, running, lanes, columns, state, parameters, width):  # type: ignore[no-untyped-def]
-    """Fill the tile; returns how many trials run. What does not run is zero."""
+    """Fill the tile and return how many trials run. Lanes that do not run are zero."""
     params, buffers, stopped = state
     tile[:] = tile.dtype.type(0)
     alive = 0
@@ -245,7 +244,7 @@ def _store(tile, lane, trial, state, parameters, width):  # type: ignore[no-unty
 
 @inner()
 def _stop(tile, doubt, running, lanes, step, state, parameters, width):  # type: ignore[no-untyped-def]
-    """Write back the trials that this step made non-finite; returns how many. Their lanes idle on, unread."""
+    """Write back the trials that this step made non-finite; return how many. Their lanes idle and are not read."""
     count = 0
     for lane in range(len(lanes)):
         if running[lane] and doubt[lane] != doubt.dtype.type(0):
@@ -258,7 +257,7 @@ def _stop(tile, doubt, running, lanes, step, state, parameters, width):  # type:
 
 @inner()
 def _record(tile, running, lanes, values, curves, point, parameters, width):  # type: ignore[no-untyped-def]
-    """Write the running trials' losses, and what follows from their parameters, to the curves."""
+    """Write the running trials' losses, norms and paths to the curves."""
     loss, squared_norm, validation_loss, path = curves
     for lane in range(len(lanes)):
         if not running[lane]:

@@ -1,4 +1,4 @@
-"""A perceptron's layers for the numba kernel: forward, gradients and backward of a tile of trials, in register blocks.
+"""A perceptron's layers for the numba kernel: forward, gradients and backward for a tile, in register blocks.
 
 Every number of a trial is one element of a row of ``width``, so that all three products are sums over rows:
 
@@ -6,11 +6,11 @@ Every number of a trial is one element of a row of ``width``, so that all three 
     gradients  g[i, k] = sum_s delta[s, i] h[s, k]
     backward   d[s, k] = slope[s, k] sum_i weight[i, k] delta[s, i]
 
-Each is computed a block of 16 sums at a time: what a block reads is used four times. Every sum is a chain of fused
-multiply-adds in the order of its index, whatever the block: no bit depends on how work is cut.
+Each is computed in blocks of 16 sums, so that a value that a block reads is used four times. Every sum is a chain of
+fused multiply-adds in the order of its index for any block, so no bit depends on how the work is split.
 
-``tile`` and ``units`` are flat arrays of rows. In ``units``, unit u of a layer whose units begin at ``place`` is at
-sample s row (place + u) * pitch + s; backward writes a layer's deltas over its outputs. The first layer's inputs are
+``tile`` and ``units`` are flat arrays of rows. In ``units``, unit u at sample s of a layer that begins at ``place`` is
+row (place + u) * pitch + s; backward overwrites a layer's outputs with its deltas. The first layer's inputs are
 numbers that all trials share, or rows like other layers' outputs.
 """
 
@@ -27,16 +27,16 @@ from sgdcore.kernels.simd.lanes import aligned_stack, load, splat, store
 from sgdcore.kernels.simd.math import Row, elementwise, elementwise_of_two, sigmoid, tanh
 from sgdcore.kernels.simd.matmul import add_product, add_product_shared, grid, load_grid, store_grid
 
-SUMS = 16  # of a block: with their factors they fill the registers of AVX-512
-GRADIENTS = 4  # inputs, and units, of a block of gradients
+SUMS = 16  # sums per block: with their factors they fill the registers of AVX-512
+GRADIENTS = 4  # inputs, and also units, per block of gradients
 
 
 class Activation(NamedTuple):
-    """What an activation does to a layer's sums z, and to the derivatives d by its outputs h."""
+    """The functions of an activation. z are a layer's sums, h its outputs, d the derivatives with respect to h."""
 
     output: Callable[[Row], Row]
-    delta: Callable[[Row, Row], Row]  # of h, or of what was kept, and d
-    kept: Callable[[Row], Row] | None = None  # of z, where delta does not follow from h
+    delta: Callable[[Row, Row], Row]  # of (h, d), or of (kept value, d)
+    kept: Callable[[Row], Row] | None = None  # of z, if delta cannot be computed from h
 
 
 def _silu_slope(z: Row) -> Row:
@@ -56,21 +56,21 @@ ACTIVATIONS = {
 
 
 class Layers(NamedTuple):
-    """Compiled functions for one dtype, activation and number of samples a block."""
+    """The compiled functions for one dtype, activation and number of samples per block."""
 
-    first: Any  # forward: of the first layer, whose inputs are shared
-    hidden: Any  # of layers whose inputs are rows
-    output: Any  # of the last layer: one unit, without an activation
+    first: Any  # forward: the first layer, whose inputs are shared
+    hidden: Any  # layers whose inputs are rows
+    output: Any  # the last layer: one unit, without an activation
     first_gradients: Any
     gradients: Any
     backward: Any
 
 
 def inner(*constants: Any) -> Callable[[Callable[..., Any]], Any]:
-    """numba's decorator for functions that only compiled code calls and that allocate nothing: they compile sooner.
+    """Return a decorator for functions that only compiled code calls and that allocate nothing; they compile faster.
 
-    The constants that a function is made for become part of its name. numba tells functions of one name apart by a
-    count that begins anew in every process: code from its disk cache would call another process's function.
+    The constants that a function is made for become part of its name. numba distinguishes functions of one name by a
+    counter that restarts in every process: code from its disk cache would call another process's function.
     """
     options = {"nogil": True, "error_model": "numpy", "_nrt": False}
     options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -84,7 +84,7 @@ def inner(*constants: Any) -> Callable[[Callable[..., Any]], Any]:
 
 @cache
 def layers(dtype: str, activation: str, samples: int, width: int) -> Layers:
-    """Functions that take ``samples`` at a time; they read and write so many even of a shorter rest."""
+    """Return functions that process ``samples`` at a time; a shorter last block still reads and writes all of them."""
     constants = dtype, activation, samples, width
     return Layers(
         first=_forward(True, *constants),
@@ -97,7 +97,7 @@ def layers(dtype: str, activation: str, samples: int, width: int) -> Layers:
 
 
 def _forward(shared: bool, dtype: str, activation: str, samples: int, width: int) -> Any:
-    """One layer's outputs. ``across`` and ``along`` are the distances of the source's samples and of its inputs."""
+    """Return the forward function; ``across`` and ``along`` are the strides of the source's samples and inputs."""
     units, kind, add = SUMS // samples, ACTIVATIONS[activation], add_product_shared if shared else add_product
     output, keeps, kept = elementwise(kind.output), kind.kept is not None, elementwise(kind.kept or kind.output)
 
@@ -149,7 +149,7 @@ def _forward(shared: bool, dtype: str, activation: str, samples: int, width: int
 
 
 def _output(samples: int, width: int) -> Any:
-    """The last layer's one output."""
+    """Return the forward function of the last layer, which has one output."""
 
     @inner(samples, width)
     def output(source, at, by_input, tile, weights, inputs, results, to, length):  # type: ignore[no-untyped-def]
@@ -163,7 +163,7 @@ def _output(samples: int, width: int) -> Any:
 
 
 def _gradients(shared: bool, width: int) -> Any:
-    """One layer's gradients, added to those in the tile; here ``across`` is the distance of inputs."""
+    """Return the function that adds one layer's gradients to the tile; here ``across`` is the stride of inputs."""
 
     add = add_product_shared if shared else add_product
 
@@ -209,7 +209,7 @@ def _gradients(shared: bool, width: int) -> Any:
 
 
 def _backward(dtype: str, activation: str, samples: int, width: int) -> Any:
-    """The deltas of the layer below, over its outputs."""
+    """Return the function that overwrites the outputs of the layer below with its deltas."""
     inputs_at_once, zero = SUMS // samples, np.dtype(dtype).type(0)
     delta = elementwise_of_two(ACTIVATIONS[activation].delta)
 

@@ -1,9 +1,9 @@
-"""A perceptron's passes for the numba kernel: a batch's gradients, or the losses over a whole set, of a tile of trials.
+"""A perceptron's passes for the numba kernel: a batch's gradients, or the losses over a whole set, for a tile.
 
-``scratch`` is what a pass works in: ``units`` and ``slopes`` as layers has them (the first layer's inputs at the
-head, for trials that differ in their samples), the batch's features as (s, k) numbers, and its targets as rows.
-``network`` is (shape, pitch, loss, delta): the layers' widths from the inputs to the output, samples worked on
-together, the loss's place in LOSSES, and the Huber loss's delta.
+``scratch`` holds the work arrays of a pass: ``units`` and ``slopes`` as in layers (starting with the first layer's
+inputs if trials differ in their samples), the batch's features as (s, k) numbers, and its targets as rows.
+``network`` is (shape, pitch, loss, delta): the layers' widths from inputs to output, samples processed together, the
+loss's index in LOSSES, and the Huber loss's delta.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from sgdcore.kernels.linear_numba.tiles import aligned
 from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, inner, layers
 from sgdcore.kernels.simd.lanes import compiled, load, load_double, select, splat, store
+from sgdcore.kernels.simd.memory import aligned
 from sgdcore.tasks.task import LOSSES
 
 _MSE, _MAE = LOSSES.index("mse"), LOSSES.index("mae")
@@ -26,7 +26,7 @@ _OPTIONS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "
 
 @compiled
 def make_scratch(dtype, network, keeps, width):  # type: ignore[no-untyped-def]
-    """Room for a tile's passes; finite from the start, as blocks reach beyond a batch's end."""
+    """Allocate the work arrays for a tile; finite from the start, because blocks reach beyond a batch's end."""
     shape, pitch, _, _ = network
     units, inputs, goals = shape.sum() * pitch * width, pitch * shape[0], pitch * width
     room = aligned((1 + keeps) * units + goals + inputs, dtype)
@@ -36,9 +36,9 @@ def make_scratch(dtype, network, keeps, width):  # type: ignore[no-untyped-def]
 
 
 def run_pass(*arguments: Any) -> None:
-    """Leave the gradients of a batch's mean loss in the tile; or every trial's mean loss over ``data`` in ``losses``.
+    """Write the gradients of a batch's mean loss to the tile, or every trial's mean loss over ``data`` to ``losses``.
 
-    Without a batch it is the losses.
+    Without a batch, it computes the losses.
     """
     raise NotImplementedError("compiled code only")
 
@@ -64,7 +64,7 @@ def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
         shape, pitch, _, _ = network
         lanes, orders, _, count, _ = batch
         last = len(shape) - 2
-        parameters, above = np.intp(0), np.intp(0)  # all of them; the units before the output
+        parameters, above = np.intp(0), np.intp(0)  # the total; the units before the output
         for layer in range(last + 1):
             parameters += (shape[layer] + 1) * shape[layer + 1]
             above += shape[layer]
@@ -136,7 +136,7 @@ def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
 def _gather(width: int) -> Any:
     @inner(width)
     def gather(scratch, training, samples, batch, start, many, own, network):  # type: ignore[no-untyped-def]
-        """Fetch the features and targets of ``many`` of the batch's samples."""
+        """Copy the features and targets of ``many`` of the batch's samples."""
         units, _, features, goals = scratch
         lanes, orders, first, _, entries = batch
         source, targets = training
@@ -166,7 +166,7 @@ def _loss_deltas(dtype: str, at_once: int, width: int) -> Any:
 
     @inner(dtype, at_once, width)
     def loss_deltas(scratch, at, network, length, count):  # type: ignore[no-untyped-def]
-        """The derivatives of the batch's mean loss, over the outputs; as torch has them, NaN included."""
+        """Overwrite the outputs with the derivatives of the batch's mean loss, as in torch, including NaN."""
         units, _, _, goals = scratch
         _, _, loss, delta = network
         scale = splat(number((2.0 if loss == _MSE else 1.0) / count), width)
@@ -193,7 +193,7 @@ def _loss_deltas(dtype: str, at_once: int, width: int) -> Any:
 def _add_losses(width: int) -> Any:
     @inner(width)
     def add_losses(units, at, targets, start, many, network, losses):  # type: ignore[no-untyped-def]
-        """Add every trial's losses, of outputs that are rows."""
+        """Add every trial's losses for outputs that are rows."""
         _, _, loss, delta = network
         sums, zero, half, knee = (
             load(losses, 0, width, 1, width),

@@ -1,4 +1,4 @@
-"""A module as a function of its parameters: torch.func takes its gradient and runs it for a pack of trials."""
+"""A module as a function of its parameters: torch.func computes gradients and outputs for a pack of trials."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Network:
-    """A model's module without values of its own for what is trained. Parameters of T trials are flat (T, P) rows."""
+    """A model's module without values for its trainable parameters. Parameters of T trials are flat (T, P) rows."""
 
     def __init__(self, model: Model, width: int, dtype: str, device: str) -> None:
-        """Build the module once; its buffers and frozen parameters are the same for every trial.
+        """Build the module once; its buffers and frozen parameters are shared by all trials.
 
         Raises:
-            InvalidTask: they depend on the seed, or nothing is trained.
+            InvalidTask: buffers or frozen parameters depend on the seed, or there is nothing to train.
         """
         self.module = initialised(model, width, 0, dtype).to(device)
         other = initialised(model, width, 1, dtype).state_dict()
@@ -38,48 +38,49 @@ class Network:
         for name, values in fixed.items():
             if not torch.equal(values.cpu(), other[name]):
                 raise InvalidTask(
-                    f"module: {name!r} is not trained, and random: make it a parameter, or give it a seed"
+                    f"module: {name!r} is random but not trained: make it a parameter or give it a fixed seed"
                 )
         if not trained:
-            raise InvalidTask("module: it has no parameters to train")
+            raise InvalidTask("module: it has no trainable parameters")
         self.names, self.shapes = list(trained), [p.shape for p in trained.values()]
         self.sizes = [p.numel() for p in trained.values()]
         self.checked: set[int] = set()  # batch sizes
 
     def outputs(self, params: Parameters, features: torch.Tensor) -> torch.Tensor:
-        """One trial's parameters, (B, k) features -> (B,) outputs."""
+        """Return (B,) outputs for one trial's parameters and (B, k) features."""
         outputs: torch.Tensor = functional_call(self.module, params, (features,))
         return outputs[:, 0] if outputs.ndim == 2 else outputs
 
     def split(self, flat: torch.Tensor) -> Parameters:
-        """(..., P) flat parameters as the module's tensors, (..., *shape); views."""
+        """Return (..., P) flat parameters as the module's tensors, (..., *shape); views."""
         parts = torch.split(flat, self.sizes, dim=-1)
         leading = flat.shape[:-1]
         return {n: p.view(*leading, *s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
 
     def join(self, params: Parameters) -> torch.Tensor:
-        """The inverse of :meth:`split` for (T, *shape) tensors."""
+        """Invert :meth:`split` for (T, *shape) tensors."""
         return torch.cat([params[name].reshape(len(params[name]), -1) for name in self.names], dim=1)
 
 
 @lru_cache(maxsize=8)
 def network(model: Model, width: int, dtype: str, device: str) -> Network:
-    """The network of a model, made once in a process: compiled steps are kept with it."""
+    """Return the network of a model, built once per process; compiled steps are cached with it."""
     return Network(model, width, dtype, device)
 
 
 @lru_cache(maxsize=8)
 def loss_function(loss: str, huber_delta: float) -> LossFunction:
-    """The mean loss over a batch, as torch.nn.functional has it."""
+    """Return the mean loss over a batch, as in torch.nn.functional."""
     if loss == "huber":
         return lambda outputs, targets: functional.huber_loss(outputs, targets, delta=huber_delta)
     return functional.mse_loss if loss == "mse" else functional.l1_loss
 
 
 def gradients(net: Network, loss: LossFunction, own_samples: bool) -> Callable[..., Parameters]:
-    """(T, ...) parameters, a batch's (B, k) features and (B,) targets -> (T, ...) gradients of its mean loss.
+    """Return a function of (T, ...) parameters, (B, k) features and (B,) targets that returns (T, ...) gradients.
 
-    With ``own_samples`` every trial has a batch of its own: (T, B, k) and (T, B).
+    These are gradients of the batch's mean loss. With ``own_samples`` every trial has its own batch: (T, B, k) and
+    (T, B).
     """
 
     def batch_loss(params: Parameters, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -92,7 +93,7 @@ def gradients(net: Network, loss: LossFunction, own_samples: bool) -> Callable[.
 def full_losses(
     net: Network, loss: LossFunction, params: torch.Tensor, samples: tuple[torch.Tensor, torch.Tensor], trials: int
 ) -> torch.Tensor:
-    """(T, P) -> (T,): each trial's loss over a whole set, ``trials`` at a time; the mean is taken in float64."""
+    """Return (T,) losses over a whole set for (T, P) parameters, ``trials`` at a time; means are taken in float64."""
 
     def one(values: Parameters) -> torch.Tensor:
         return loss(net.outputs(values, samples[0]).double(), samples[1].double())
@@ -102,7 +103,7 @@ def full_losses(
 
 
 def saved_bytes(net: Network, samples: tuple[torch.Tensor, torch.Tensor], loss: LossFunction) -> int:
-    """What autograd keeps of one trial's forward pass over these samples, parameters left out."""
+    """Return the bytes that autograd keeps of one trial's forward pass over these samples, without parameters."""
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -119,8 +120,8 @@ def check_module(task: Task, dtype: str, batch_size: int) -> None:
     """Try a step of the task's module alone and in a pack.
 
     Raises:
-        InvalidTask: its output has another shape than (B,) or (B, 1), a parameter takes no part in it, it changes its
-            buffers, draws random numbers, or cannot be run for several trials at a time.
+        InvalidTask: its output is not of shape (B,) or (B, 1), a parameter takes no part in it, or it changes its
+            buffers, draws random numbers, or cannot run for several trials at a time.
     """
     net = network(task.model, task.features.shape[1], dtype, "cpu")
     sizes = {min(batch_size, task.samples), task.samples % batch_size or batch_size}
@@ -137,7 +138,7 @@ def check_module(task: Task, dtype: str, batch_size: int) -> None:
     if changed:
         net.module.load_state_dict(before)
         raise InvalidTask(
-            f"module: training changes its buffer {changed[0]!r}; running statistics cannot be kept for each trial: "
+            f"module: training changes its buffer {changed[0]!r}; running statistics per trial are not supported: "
             "use BatchNorm with track_running_stats=False, LayerNorm or GroupNorm"
         )
     net.checked.update(sizes)
@@ -145,7 +146,7 @@ def check_module(task: Task, dtype: str, batch_size: int) -> None:
 
 @contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """The module in evaluation and without gradients, for a while; then every part in the mode that it was in."""
+    """Put the module into evaluation mode without gradients inside the context; then restore every part's mode."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -158,7 +159,7 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
-    """torch's own number of threads, for a while; small operations of many threads wait for each other."""
+    """Set torch's number of threads inside the context; small operations are slower with more threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))))
     try:
@@ -172,7 +173,7 @@ def _try_alone(net: Network, loss: LossFunction, features: torch.Tensor, targets
     try:
         with torch.random.fork_rng(devices=[]):
             raw = net.module(features)
-    except Exception as error:  # whatever the user's module raises
+    except Exception as error:  # the user's module can raise anything
         raise InvalidTask(f"module: it fails on a batch of {batch}: {type(error).__name__}: {_line(error)}") from error
     if not isinstance(raw, torch.Tensor) or tuple(raw.shape) not in ((batch,), (batch, 1)):
         shape = tuple(raw.shape) if isinstance(raw, torch.Tensor) else type(raw).__name__
@@ -182,7 +183,7 @@ def _try_alone(net: Network, loss: LossFunction, features: torch.Tensor, targets
     parts = torch.autograd.grad(loss(outputs, targets), trained, allow_unused=True)
     for name, part in zip(net.names, parts, strict=True):
         if part is None:
-            raise InvalidTask(f"module: its parameter {name!r} takes no part in the output")
+            raise InvalidTask(f"module: its parameter {name!r} does not affect the output: use it or freeze it")
 
 
 def _try_in_a_pack(net: Network, loss: LossFunction, features: torch.Tensor, targets: torch.Tensor) -> None:
@@ -190,16 +191,16 @@ def _try_in_a_pack(net: Network, loss: LossFunction, features: torch.Tensor, tar
     pack = {name: torch.stack([value, value]) for name, value in values.items()}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch says where vmap is slow
+            warnings.simplefilter("ignore")  # torch warns if vmap is slow
             net.join(gradients(net, loss, own_samples=False)(pack, features, targets))
     except RuntimeError as error:
         if "randomness" in str(error):
             raise InvalidTask(
-                "module: it draws random numbers in training (dropout?), which a pack cannot do"
+                "module: it draws random numbers in training, which is not supported: remove dropout and the like"
             ) from error
         if "running_mean" in str(error) or "in-place" in str(error):
-            return  # the buffers it changes are told of by name
-        raise InvalidTask(f"module: it cannot be run for several trials at a time: {_line(error)}") from error
+            return  # the caller reports changed buffers by name
+        raise InvalidTask(f"module: it cannot run for several trials at a time: {_line(error)}") from error
 
 
 def _line(error: Exception) -> Any:

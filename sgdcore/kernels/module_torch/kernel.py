@@ -1,8 +1,8 @@
-"""The kernel for any model and loss, on CPU and CUDA: torch.func's gradients of a pack of trials, stepped together.
+"""The kernel for any model and loss, on CPU and CUDA: torch.func's gradients of a pack of trials stepped together.
 
-A pack's parameters, buffers and hyperparameters are (T, P) and (T, 1) tensors; sgdcore.rule runs on them as it stands.
-torch sums a pack's products in another order than a single trial's: results are equal to torch.optim.SGD's to
-rounding, not bit for bit. Packs are of one size, chosen from memory, so that a compiled step fits them all.
+A pack's parameters, buffers and hyperparameters are (T, P) and (T, 1) tensors; sgdcore.rule runs on them unchanged.
+torch sums a pack's products in a different order than a single trial's: results equal torch.optim.SGD's to rounding,
+not bit for bit. All packs have one size, chosen from memory, so that one compiled step fits them all.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from sgdcore.kernels.module_torch.functional import (
 )
 from sgdcore.trajectories import NEVER, Curves, State
 
-PACK_TRIALS = 1024  # more do not make a step cheaper
-_CPU_BYTES, _GPU_SHARE = 1 << 28, 0.25  # what a pack may take of memory
-_LOOK = 64  # steps between two looks at whether any trial still runs
+PACK_TRIALS = 1024  # more trials do not make a step cheaper per trial
+_CPU_BYTES, _GPU_SHARE = 1 << 28, 0.25  # memory limit of a pack
+_LOOK = 64  # steps between two checks whether any trial still runs
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 Step = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
@@ -56,7 +56,7 @@ def advance(
 
 
 class _Data:
-    """What all packs of a segment share."""
+    """The data that all packs of a segment share."""
 
     def __init__(self, problem: Problem, segment: Segment, net: Network, device: str) -> None:
         self.problem, self.net, self.device = problem, net, device
@@ -67,7 +67,7 @@ class _Data:
         self.loss = loss_function(problem.task.loss, problem.task.huber_delta)
         batch = min(segment.batch_size, len(problem.targets))
         room = _room(device)
-        # Values of a pack: parameters, buffers, gradients and the rule's temporaries; and a step's activations,
+        # Values of a pack: parameters, buffers, gradients and temporaries of the rule; and a step's activations,
         # forward and backward.
         values = 12 * sum(net.sizes) * problem.features.itemsize
         activations = 3 * saved_bytes(net, (self.training[0][:batch], self.training[1][:batch]), self.loss)
@@ -75,12 +75,12 @@ class _Data:
         self.at_once = int(np.clip(room // max(1, 3 * saved_bytes(net, self.training, self.loss)), 1, self.pack))
 
     def losses(self, params: torch.Tensor) -> NDArray[np.float64]:
-        """(T, P) -> (T,) training losses."""
+        """Return (T,) training losses for (T, P) parameters."""
         form = self.problem.training
         return form.value(_numpy(params.double())) if form else self._full(params, self.training)
 
     def validation_losses(self, params: torch.Tensor) -> NDArray[np.float64]:
-        """(T, P) -> (T,) validation losses."""
+        """Return (T,) validation losses for (T, P) parameters."""
         assert self.validation is not None
         form = self.problem.validation
         return form.value(_numpy(params.double())) if form else self._full(params, self.validation)
@@ -90,7 +90,7 @@ class _Data:
 
 
 class _Pack:
-    """Trials that are stepped together."""
+    """A set of trials that are stepped together."""
 
     def __init__(self, hyperparams: Hyperparams, state: State, data: _Data, order: NDArray[np.intp]) -> None:
         self.data, self.before = data, state
@@ -122,7 +122,7 @@ class _Pack:
         self.watched = bool(state.direction.any())
 
     def run(self, segment: Segment, curves: Curves, compiled: bool) -> None:
-        """Go to the segment's end, recording on the way."""
+        """Run to the segment's end and record on the way."""
         data = self.data
         n, start = len(data.problem.targets), self.before.step
         per_epoch = -(-n // segment.batch_size)
@@ -146,7 +146,7 @@ class _Pack:
                 self.record(points[t + 1], curves)
 
     def step(self, t: int, step: Step, features: torch.Tensor, targets: torch.Tensor) -> None:
-        """Take step t with the trials that still run; the others stay where they stopped."""
+        """Take step t for the running trials; the others stay where they stopped."""
         running = self.stopped == NEVER
         self.params, self.buffers, finite = step(self.params, self.buffers, running, self.columns, features, targets)
         self.stopped = torch.where(running & ~finite, t + 1, self.stopped)
@@ -157,9 +157,9 @@ class _Pack:
             self.peak_step = torch.where(farther, t + 1, self.peak_step)
 
     def record(self, point: int, curves: Curves) -> None:
-        """Fill one point of the curves, of the trials that still run."""
+        """Fill one point of the curves for the running trials."""
         running = _numpy(self.stopped == NEVER)
-        with np.errstate(over="ignore", invalid="ignore"):  # of trials that diverge
+        with np.errstate(over="ignore", invalid="ignore"):  # from diverging trials
             curves.loss[running, point] = self.data.losses(self.params)[running]
             if curves.squared_norm is not None:
                 curves.squared_norm[running, point] = _numpy(self.params.double().square().sum(1))[running]
@@ -169,7 +169,7 @@ class _Pack:
             curves.path[running, point] = _numpy(self.params)[running]
 
     def state(self) -> State:
-        """Where the trials stand."""
+        """Return the state of the trials."""
         before = self.before
         return State(
             before.step,
@@ -194,7 +194,7 @@ _update = rule.bind(
 
 @lru_cache(maxsize=32)
 def _step(net: Network, loss: Any, own_samples: bool, is_first: bool, compiled: bool) -> Step:
-    """The function that takes a pack one step on; a compiled one is made anew for every shape that it meets."""
+    """Return the function that takes one step of a pack; a compiled one is recompiled for every new shape."""
     gradient = gradients(net, loss, own_samples)
 
     def step(
@@ -220,13 +220,13 @@ def _compiled(step: Step) -> Step:
                 return made(*arguments)
         except torch._dynamo.exc.BackendCompilerFailed as error:
             reason = str(error.__cause__ or error).strip().partition("\n")[0]
-            raise KernelUnavailable(f"torch.compile failed: {reason}; compile: false goes without it") from error
+            raise KernelUnavailable(f"torch.compile failed: {reason}; set compile: false to run without it") from error
 
     return run
 
 
 def _room(device: str) -> float:
-    """Bytes that a pack may take: fixed on the CPU, so that a pack is the same everywhere."""
+    """Return the bytes that a pack can use: fixed on the CPU, so that packs are the same on every machine."""
     return _GPU_SHARE * torch.cuda.mem_get_info(device)[1] if device != "cpu" else _CPU_BYTES
 
 

@@ -1,1 +1,1 @@
-"""SIMD vectors for numba: lanes, elementwise functions and matrix products over them."""
+"""SIMD vectors for numba: lanes, elementwise functions and matrix products."""

@@ -1,15 +1,15 @@
-"""Lanes: rows of neighbouring numbers as one numba value, so that scalar code compiles to SIMD code.
+"""Lanes: rows of adjacent numbers as one numba value, so that scalar code compiles to SIMD code.
 
-A Lanes value is ``rows`` rows of ``width`` elements; LLVM sees a row as vectors of GROUP elements, which this CPU's
-registers hold (float64: takes in two parts). ``+``, ``-``, ``*``, ``^`` and ``|`` (of bits), ``>``, ``!=``, :func:`fma`
-and :func:`select` work row by row; a value of one row meets every row of the other. Each is IEEE's operation, once for
-every element: nothing is contracted or reordered, so that an element's bits do not depend on its neighbours or on the
-CPU's vectors.
+A Lanes value is ``rows`` rows of ``width`` elements. LLVM sees a row as vectors of GROUP elements, the size of this
+CPU's registers (float64 takes two). ``+``, ``-``, ``*``, ``^`` and ``|`` (bitwise), ``>``, ``!=``, :func:`fma` and
+:func:`select` work row by row; a value of one row is combined with every row of the other. Each is the IEEE operation,
+once per element: nothing is contracted or reordered, so an element's bits do not depend on its neighbours or on the
+CPU's vector size.
 
-What :func:`load`, :func:`store` and :func:`spread` call an array is an array or a pointer; nothing is checked.
+In :func:`load`, :func:`store` and :func:`spread`, ``array`` is an array or a pointer; bounds are not checked.
 
-Why this is not left to LLVM's loop vectoriser: around the update rule's selects it makes loads conditional, as
-gathers, and it does not keep values in registers from one step to the next. That costs a factor of two to three.
+LLVM's loop vectoriser is no substitute: around the update rule's selects it makes loads conditional, as gathers, and
+it does not keep values in registers from one step to the next. That costs a factor of two to three.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from numba.core.datamodel.registry import register_default
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 
 AVX512 = get_host_cpu_features().get("avx512f", False)
-REGISTERS = 32 if AVX512 else 16  # of the CPU, for vectors
-GROUP = 16 if AVX512 else 8  # elements of an LLVM vector: float32 in a register; a narrower row is one vector
+REGISTERS = 32 if AVX512 else 16  # vector registers of the CPU
+GROUP = 16 if AVX512 else 8  # elements of an LLVM vector: a register of float32; a narrower row is one vector
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
-    """numba's decorator, which is not typed."""
+    """Apply numba's decorator, which is not typed."""
     return extending.intrinsic(function)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """numba's decorator as kernels use it."""
+    """Apply numba's decorator with the kernels' options."""
     return njit(nogil=True, error_model="numpy")(function)
 
 
 class Lanes(types.Type):  # type: ignore[misc, unused-ignore]
-    """``rows`` rows of ``width`` elements of ``dtype``: floats, integers, or booleans, as comparisons give."""
+    """The type of ``rows`` rows of ``width`` elements of ``dtype``: floats, integers, or booleans from comparisons."""
 
     def __init__(self, dtype: Any, rows: int, width: int) -> None:
         self.dtype, self.rows, self.width = dtype, rows, width
@@ -51,17 +51,17 @@ class Lanes(types.Type):  # type: ignore[misc, unused-ignore]
 
     @property
     def groups(self) -> int:
-        """LLVM vectors in a row."""
+        """The number of LLVM vectors in a row."""
         return self.width // self.group
 
     @property
     def group(self) -> int:
-        """Elements of each."""
+        """The number of elements of each vector."""
         return min(self.width, GROUP)
 
     @property
     def vector(self) -> Any:
-        """Their type."""
+        """The LLVM type of the vectors."""
         bits = 1 if self.dtype == types.boolean else self.dtype.bitwidth
         if not isinstance(self.dtype, types.Float):
             return ir.VectorType(ir.IntType(bits), self.group)
@@ -69,12 +69,12 @@ class Lanes(types.Type):  # type: ignore[misc, unused-ignore]
 
     @property
     def alignment(self) -> int:
-        """Bytes at which every array begins at least."""
+        """The alignment in bytes that every array has at least."""
         return int(self.dtype.bitwidth) // 8
 
     @property
     def layout(self) -> Any:
-        """The LLVM type of all: row after row."""
+        """The LLVM type of all rows, one after the other."""
         return ir.ArrayType(self.vector, self.rows * self.groups)
 
 
@@ -86,7 +86,7 @@ class _Model(PrimitiveModel):  # type: ignore[misc, unused-ignore]
 
 @intrinsic
 def load(context: Any, array: Any, first: Any, stride: Any, rows: Any, width: Any) -> Any:
-    """array[first + r * stride : ...] as row r < ``rows``. ``rows`` and ``width`` are literals."""
+    """Return array[first + r * stride : ...] as row r < ``rows``. ``rows`` and ``width`` are literals."""
     if not literal(rows, width):
         return None
     lanes = Lanes(array.dtype, rows.literal_value, width.literal_value)
@@ -100,7 +100,7 @@ def load(context: Any, array: Any, first: Any, stride: Any, rows: Any, width: An
 
 @intrinsic
 def load_double(context: Any, array: Any, first: Any, width: Any) -> Any:
-    """One row of array[first : ...] in float64."""
+    """Return one row from array[first : ...] in float64."""
     if not literal(width):
         return None
     lanes, source = (Lanes(dtype, 1, width.literal_value) for dtype in (types.float64, array.dtype))
@@ -129,7 +129,7 @@ def store(context: Any, array: Any, first: Any, stride: Any, lanes: Any) -> Any:
 
 @intrinsic
 def store_where(context: Any, array: Any, first: Any, stride: Any, lanes: Any, condition: Any) -> Any:
-    """As :func:`store`, only the elements where the condition holds; one row is written as every row."""
+    """Write like :func:`store`, but only elements where the condition holds; a single row is written to every row."""
     if not (isinstance(lanes, Lanes) and isinstance(condition, Lanes)):
         return None
     written = Lanes(lanes.dtype, condition.rows, condition.width)
@@ -151,7 +151,7 @@ def store_where(context: Any, array: Any, first: Any, stride: Any, lanes: Any, c
 
 @intrinsic
 def spread(context: Any, array: Any, first: Any, stride: Any, rows: Any, width: Any) -> Any:
-    """array[first + r * stride] in every element of row r < ``rows``. ``rows`` and ``width`` are literals."""
+    """Return array[first + r * stride] in every element of row r < ``rows``. ``rows`` and ``width`` are literals."""
     if not literal(rows, width):
         return None
     lanes = Lanes(array.dtype, rows.literal_value, width.literal_value)
@@ -166,7 +166,7 @@ def spread(context: Any, array: Any, first: Any, stride: Any, rows: Any, width: 
 
 @intrinsic
 def splat(context: Any, number: Any, width: Any) -> Any:
-    """One row with the number in every element."""
+    """Return one row with the number in every element."""
     if not literal(width):
         return None
     lanes = Lanes(number, 1, width.literal_value)
@@ -179,7 +179,7 @@ def splat(context: Any, number: Any, width: Any) -> Any:
 
 @intrinsic
 def splat_like(context: Any, array: Any, number: Any, width: Any) -> Any:
-    """One row with the number, cast to the array's dtype, in every element."""
+    """Return one row with the number, cast to the array's dtype, in every element."""
     if not literal(width):
         return None
     lanes = Lanes(array.dtype, 1, width.literal_value)
@@ -192,7 +192,7 @@ def splat_like(context: Any, array: Any, number: Any, width: Any) -> Any:
 
 @intrinsic
 def with_one(context: Any, lanes: Any) -> Any:
-    """The rows, and one more of the constant 1: what is multiplied by it costs nothing."""
+    """Return the rows followed by a row of the constant 1; multiplying by it costs nothing."""
     more = Lanes(lanes.dtype, lanes.rows + 1, lanes.width)
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -204,7 +204,7 @@ def with_one(context: Any, lanes: Any) -> Any:
 
 @intrinsic
 def total(context: Any, lanes: Any) -> Any:
-    """One row: the sum of all rows, from the first on."""
+    """Return one row: the sum of all rows, starting with the first."""
     one = Lanes(lanes.dtype, 1, lanes.width)
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -216,7 +216,7 @@ def total(context: Any, lanes: Any) -> Any:
 
 @intrinsic
 def transposed(context: Any, lanes: Any) -> Any:
-    """Columns as rows, of as many rows as an LLVM vector has elements, a power of two."""
+    """Return columns as rows; there must be as many rows as an LLVM vector has elements, a power of two."""
     count = lanes.rows
     if lanes.width != count or lanes.groups != 1 or count & (count - 1):
         return None
@@ -236,7 +236,7 @@ def transposed(context: Any, lanes: Any) -> Any:
 
 @intrinsic
 def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once."""
+    """Return a * b + c, rounded once."""
     lanes = _joined(a, b, c)
     if lanes is None:
         return None
@@ -250,7 +250,7 @@ def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
 
 @intrinsic
 def select(context: Any, condition: Any, yes: Any, no: Any) -> Any:
-    """``yes`` where the condition, one boolean or Lanes of them, holds, else ``no``."""
+    """Return ``yes`` where the condition, one boolean or Lanes of them, holds, else ``no``."""
     lanes = _joined(yes, no)
     if lanes is None:
         return None
@@ -263,7 +263,7 @@ def select(context: Any, condition: Any, yes: Any, no: Any) -> Any:
 
 @intrinsic
 def merged(context: Any, lanes: Any) -> Any:
-    """One vector with every bit that any vector of the rows has."""
+    """Return one vector with every bit that any vector of the rows has set."""
     one = Lanes(lanes.dtype, 1, lanes.group)
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -275,7 +275,7 @@ def merged(context: Any, lanes: Any) -> Any:
 
 @intrinsic
 def any_negative(context: Any, lanes: Any) -> Any:
-    """Whether the sign of any element of one vector is minus: taken to be rare."""
+    """Return whether any element of one vector has a negative sign; compiled as a rare case."""
     if not isinstance(lanes, Lanes):
         return None
 
@@ -292,7 +292,7 @@ def any_negative(context: Any, lanes: Any) -> Any:
 
 @intrinsic
 def aligned_stack(context: Any) -> Any:
-    """Say at a function's head that its stack begins at a cache line: what is spilt then never lies across two."""
+    """Align the stack of the calling function to a cache line, so that no spilled vector crosses two lines."""
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         builder.function.attributes.alignstack = 64
@@ -303,7 +303,7 @@ def aligned_stack(context: Any) -> Any:
 
 
 def _operator(function: Callable[..., Any], emit: Callable[..., Any], compares: bool = False) -> None:
-    """Give an operator of Python a meaning for two Lanes."""
+    """Define a Python operator for two Lanes."""
 
     class Template(AbstractTemplate):  # type: ignore[misc, unused-ignore]
         def generic(self, args: Any, kws: Any) -> Any:
@@ -329,12 +329,12 @@ _operator(operator.or_, lambda builder, a, b: _bitwise(builder.or_, builder, a, 
 
 
 def literal(*numbers: Any) -> bool:
-    """Whether these are compile-time constants; numba asks first without, then with them."""
+    """Return whether these are compile-time constants; numba first calls without them, then with them."""
     return all(isinstance(number, types.IntegerLiteral) for number in numbers)
 
 
 def _joined(*operands: Any) -> Lanes | None:
-    """What an operation on these gives, None where they are not Lanes that fit."""
+    """Return the type of the result for these operands, or None if they are not compatible Lanes."""
     if not all(isinstance(operand, Lanes) for operand in operands):
         return None
     lanes: Lanes = max(operands, key=lambda operand: int(operand.rows))
@@ -346,7 +346,7 @@ def _joined(*operands: Any) -> Lanes | None:
 
 
 def by_vector(builder: Any, sig: Any, values: Any, emit: Callable[..., Any]) -> Any:
-    """``emit`` for every vector of the operands; a row meets every row, a plain number all."""
+    """Apply ``emit`` to every vector of the operands; a single row is combined with every row, a number with all."""
     lanes, operands = sig.return_type, []
     for operand, value in zip(sig.args, values, strict=True):
         parts = parts_of(builder, operand, value) if isinstance(operand, Lanes) else [value]
@@ -355,12 +355,12 @@ def by_vector(builder: Any, sig: Any, values: Any, emit: Callable[..., Any]) -> 
 
 
 def parts_of(builder: Any, lanes: Lanes, value: Any) -> list[Any]:
-    """The LLVM vectors of a value, row after row."""
+    """Return the LLVM vectors of a value, row after row."""
     return [builder.extract_value(value, i) for i in range(lanes.rows * lanes.groups)]
 
 
 def whole(builder: Any, lanes: Lanes, parts: Iterable[Any]) -> Any:
-    """The value of these LLVM vectors."""
+    """Return the value that consists of these LLVM vectors."""
     all_parts = ir.Constant(lanes.layout, ir.Undefined)
     for i, vector in enumerate(parts):
         all_parts = builder.insert_value(all_parts, vector, i)
@@ -368,13 +368,13 @@ def whole(builder: Any, lanes: Lanes, parts: Iterable[Any]) -> Any:
 
 
 def repeated(builder: Any, lanes: Lanes, numbers: list[Any]) -> Any:
-    """Row r has number r in every element."""
+    """Return a value whose row r has number r in every element."""
     vectors = [everywhere(builder, lanes, number) for number in numbers for _ in range(lanes.groups)]
     return whole(builder, lanes, vectors)
 
 
 def everywhere(builder: Any, lanes: Lanes, number: Any) -> Any:
-    """An LLVM vector with the number in every element."""
+    """Return an LLVM vector with the number in every element."""
     undefined = ir.Constant(lanes.vector, ir.Undefined)
     first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes.group), [0] * lanes.group)
@@ -382,36 +382,36 @@ def everywhere(builder: Any, lanes: Lanes, number: Any) -> Any:
 
 
 def fused(builder: Any, lanes: Lanes) -> Any:
-    """LLVM's fused multiply-add of two such vectors and a third."""
+    """Return LLVM's fused multiply-add function for three such vectors."""
     return _function(builder, f"llvm.fma.v{lanes.group}f{lanes.dtype.bitwidth}", lanes.vector, 3)
 
 
 def _function(builder: Any, name: str, value: Any, arguments: int) -> Any:
-    """An LLVM function of so many values that gives another one."""
+    """Return an LLVM function with this many arguments of the value's type and a result of the same type."""
     function_type = ir.FunctionType(value, [value] * arguments)
     return cgutils.get_or_insert_function(builder.module, function_type, name)  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def _bitwise(operation: Callable[..., Any], builder: Any, a: Any, b: Any) -> Any:
-    """An operation on the bits of two LLVM vectors."""
+    """Apply an operation to the bits of two LLVM vectors."""
     words = _words(a.type)
     return builder.bitcast(operation(builder.bitcast(a, words), builder.bitcast(b, words)), a.type)
 
 
 def _words(vector: Any) -> Any:
-    """Integers as wide as the floats of an LLVM vector."""
+    """Return the type of integers as wide as the floats of an LLVM vector."""
     return ir.VectorType(ir.IntType(32 if isinstance(vector.element, ir.FloatType) else 64), vector.count)
 
 
 def _data(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-    """The address of the call's first argument, an array or a pointer."""
+    """Return the address of the call's first argument, an array or a pointer."""
     if isinstance(sig.args[0], types.CPointer):
         return values[0]
     return context.make_array(sig.args[0])(context, builder, values[0]).data
 
 
 def _vectors(context: Any, builder: Any, sig: Any, values: Any, lanes: Lanes) -> Iterator[Any]:
-    """Where the vectors of such Lanes lie, of a call that begins (array, first, stride) or has but one row."""
+    """Yield pointers to the vectors of these Lanes, for a call that begins (array, first, stride) or has one row."""
     data = _data(context, builder, sig, values)
     for row in range(lanes.rows):
         at = _row(builder, values, row)
@@ -421,7 +421,7 @@ def _vectors(context: Any, builder: Any, sig: Any, values: Any, lanes: Lanes) ->
 
 
 def _row(builder: Any, values: Any, row: int) -> Any:
-    """Where a row of a call that begins (array, first, stride) begins."""
+    """Return the start of a row, for a call that begins (array, first, stride)."""
     return builder.add(values[1], builder.mul(values[2], ir.Constant(values[2].type, row))) if row else values[1]
 
 

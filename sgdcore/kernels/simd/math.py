@@ -1,9 +1,9 @@
-"""exp, tanh and the logistic function of SIMD vectors, to a few units in the last place, and formulas made of them.
+"""exp, tanh and the logistic function for SIMD vectors, accurate to a few ulps, and formulas built from them.
 
-exp(x) = 2^n exp(r) with n = round(x / ln 2), so that |r| <= ln 2 / 2 and Taylor's series ends soon. Everything is
+exp(x) = 2^n exp(r) with n = round(x / ln 2), so that |r| <= ln 2 / 2 and a short Taylor series is enough. All of it is
 IEEE arithmetic element by element: the same bits on every CPU. NaN stays NaN.
 
-Formulas are Python functions of Row values, run once while the kernel is compiled: each operation adds its instruction.
+Formulas are Python functions of Row values that run once at compile time: each operation adds its instruction.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Row:
         return isinstance(self.value.type.element, ir.FloatType)
 
     def constant(self, number: float) -> Row:
-        """The number in every element."""
+        """Return the number in every element."""
         vector = self.value.type
         return Row(self.builder, ir.Constant(vector, [number] * vector.count))
 
@@ -46,7 +46,7 @@ class Row:
         return Row(self.builder, self.builder.fdiv(self.value, other.value))
 
     def times_plus(self, factor: Row, summand: Row) -> Row:
-        """self * factor + summand, rounded once."""
+        """Return self * factor + summand, rounded once."""
         vector = self.value.type
         name = f"llvm.fma.v{vector.count}f{32 if self.is_single else 64}"
         module = self.builder.module
@@ -54,24 +54,24 @@ class Row:
         return Row(self.builder, self.builder.call(function, [self.value, factor.value, summand.value]))
 
     def where_above(self, bound: Row, yes: Row, no: Row) -> Row:
-        """``yes`` where self > bound; ``no`` elsewhere, and where either is NaN."""
+        """Return ``yes`` where self > bound, else ``no``, also where either is NaN."""
         above = self.builder.fcmp_ordered(">", self.value, bound.value)
         return Row(self.builder, self.builder.select(above, yes.value, no.value))
 
     def where_zero(self, yes: Row, no: Row) -> Row:
-        """``yes`` where self is 0, else ``no``."""
+        """Return ``yes`` where self is 0, else ``no``."""
         zero = self.builder.fcmp_ordered("==", self.value, self.constant(0).value)
         return Row(self.builder, self.builder.select(zero, yes.value, no.value))
 
     def clamped(self, limit: float) -> Row:
-        """Within [-limit, limit]."""
+        """Return self limited to [-limit, limit]."""
         high, low = self.constant(limit), self.constant(-limit)
         below = self.where_above(high, high, self)
         return low.where_above(below, low, below)
 
 
 def elementwise(formula: Callable[[Row], Row]) -> Any:
-    """A formula as a function of compiled code, of Lanes."""
+    """Turn a formula into a function of Lanes for compiled code."""
 
     @intrinsic
     def call(context: Any, x: Any) -> Any:
@@ -82,7 +82,7 @@ def elementwise(formula: Callable[[Row], Row]) -> Any:
 
 
 def elementwise_of_two(formula: Callable[[Row, Row], Row]) -> Any:
-    """The same for two Lanes."""
+    """Turn a formula of two values into a function of two Lanes for compiled code."""
 
     @intrinsic
     def call(context: Any, x: Any, y: Any) -> Any:
@@ -97,13 +97,13 @@ def _of_rows(formula: Callable[..., Row]) -> Callable[[Any], Callable[..., Any]]
 
 
 def sigmoid(x: Row) -> Row:
-    """1 / (1 + exp(-x))."""
+    """Return 1 / (1 + exp(-x))."""
     one = x.constant(1)
     return one / (one + _exp(x * x.constant(-1)))
 
 
 def tanh(x: Row) -> Row:
-    """e / (e + 2), where e = exp(2 x) - 1 does not cancel near 0."""
+    """Return e / (e + 2) with e = exp(2 x) - 1, which does not cancel near 0."""
     n, p = _reduced(x.constant(2) * x.clamped(10 if x.is_single else 20))
     power = _power_of_two(n)
     e = power.times_plus(p, power - x.constant(1))
@@ -112,20 +112,20 @@ def tanh(x: Row) -> Row:
 
 def _exp(x: Row) -> Row:
     n, p = _reduced(x.clamped(110 if x.is_single else 760))
-    # 2^n in two factors: where it overflows or underflows, exp(x) need not.
+    # 2^n in two factors: it can overflow or underflow although exp(x) does not.
     half = _rounded(n * x.constant(0.5))
     return (p + x.constant(1)) * _power_of_two(half) * _power_of_two(n - half)
 
 
 def _reduced(x: Row) -> tuple[Row, Row]:
-    """n, and exp(r) - 1."""
-    # ln 2 in two parts; n times the first is exact.
+    """Return n and exp(r) - 1."""
+    # ln 2 in two parts: n times the first part is exact.
     high, low = (
         (0.693359375, -2.12194440e-4) if x.is_single else (6.93147180369123816490e-01, 1.90821492927058770002e-10)
     )
     n = _rounded(x * x.constant(1 / math.log(2)))
     r = n.times_plus(x.constant(-low), n.times_plus(x.constant(-high), x))
-    terms = 7 if x.is_single else 13  # of Taylor's series: the next is below half a unit in the last place
+    terms = 7 if x.is_single else 13  # of the Taylor series: the next term is below half an ulp
     series = x.constant(1 / math.factorial(terms))
     for k in range(terms - 1, 1, -1):
         series = series.times_plus(r, x.constant(1 / math.factorial(k)))
@@ -133,17 +133,17 @@ def _reduced(x: Row) -> tuple[Row, Row]:
 
 
 def _rounded(x: Row) -> Row:
-    """The nearest whole number, of numbers that are not large."""
+    """Return the nearest whole number; the numbers must not be large."""
     return x + _shift(x) - _shift(x)
 
 
 def _shift(x: Row) -> Row:
-    """Added to a number, this leaves its whole part in the lowest bits of the sum."""
+    """Return a number that, added to x, leaves the integer part of x in the lowest bits of the sum."""
     return x.constant(1.5 * 2 ** (23 if x.is_single else 52))
 
 
 def _power_of_two(n: Row) -> Row:
-    """2^n, for a whole n within the exponent's range."""
+    """Return 2^n for a whole n within the exponent's range."""
     bits, mantissa, bias = (32, 23, 127) if n.is_single else (64, 52, 1023)
     count = n.value.type.count
     whole = ir.VectorType(ir.IntType(bits), count)

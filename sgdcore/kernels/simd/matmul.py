@@ -1,7 +1,7 @@
 """Grids: blocks of a matrix product whose elements are SIMD vectors; all sums of a block stay in registers.
 
-A grid of ``across`` x ``down`` vectors is a Lanes value of ``across * down`` rows, row ``r`` being (r % across,
-r // across). One trial is one element of every vector, so that no sum of a product goes across a vector.
+A grid of ``across`` x ``down`` vectors is a Lanes value of ``across * down`` rows; row ``r`` is element
+(r % across, r // across). One trial is one element of every vector, so that no sum of a product crosses a vector.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sgdcore.kernels.simd.math import Row
 def load_grid(
     context: Any, array: Any, first: Any, by_across: Any, by_down: Any, across: Any, down: Any, width: Any
 ) -> Any:
-    """array[first + a * by_across + d * by_down : ...] as (a, d); nothing is checked."""
+    """Return array[first + a * by_across + d * by_down : ...] as (a, d); bounds are not checked."""
     if not literal(across, down, width):
         return None
     lanes = Lanes(array.dtype, across.literal_value * down.literal_value, width.literal_value)
@@ -35,7 +35,7 @@ def load_grid(
 
 @intrinsic
 def store_grid(context: Any, array: Any, first: Any, by_across: Any, by_down: Any, across: Any, lanes: Any) -> Any:
-    """Write (a, d) to array[first + a * by_across + d * by_down : ...]; nothing is checked."""
+    """Write (a, d) to array[first + a * by_across + d * by_down : ...]; bounds are not checked."""
     if not literal(across):
         return None
 
@@ -53,7 +53,7 @@ def store_grid(context: Any, array: Any, first: Any, by_across: Any, by_down: An
 
 @intrinsic
 def grid(context: Any, across: Any, down: Any) -> Any:
-    """A grid whose every line across is ``down``: (a, d) is down[d]; ``across`` is a literal."""
+    """Return a grid whose elements (a, d) are down[d]; ``across`` is a literal."""
     if not literal(across):
         return None
     lanes = Lanes(down.dtype, across.literal_value * down.rows, down.width)
@@ -83,7 +83,7 @@ def _product(shared: bool) -> Any:
     ) -> Any:
         """sums[a, d] + sum_k source[at + a * across + k * along] * array[first + d * by_down + k * by_step : ...].
 
-        k = 0 .. count - 1, one fused multiply-add after the other; ``lines`` is how many a there are, a literal.
+        k = 0 .. count - 1, by successive fused multiply-adds; ``lines``, the number of a, is a literal.
         """
         if not literal(lines):
             return None
@@ -120,12 +120,12 @@ def _product(shared: bool) -> Any:
     return add_product
 
 
-add_product_shared = _product(True)  # source holds numbers that all trials share
+add_product_shared = _product(True)  # source holds numbers shared by all trials
 add_product = _product(False)  # source holds rows, like array
 
 
 def _repeat(builder: Any, count: Any, before: list[Any], body: Any) -> list[Any]:
-    """``values = body(k, values)`` for k = 0 .. count - 1; the values stay in registers."""
+    """Loop ``values = body(k, values)`` for k = 0 .. count - 1; the values stay in registers."""
     zero, one = ir.Constant(count.type, 0), ir.Constant(count.type, 1)
     entry, loop, done = builder.block, builder.append_basic_block("products"), builder.append_basic_block("summed")
     builder.cbranch(builder.icmp_signed(">", count, zero), loop, done)
@@ -155,7 +155,7 @@ def _load(builder: Any, data: Any, place: Any, lanes: Lanes) -> Any:
 
 
 def _steps(builder: Any, *axes: tuple[Any, int]) -> Iterator[Any]:
-    """Distances of a grid's elements from its first: ``count`` elements a ``stride`` apart, along each axis."""
+    """Yield the offsets of a grid's elements from its first: ``count`` elements a ``stride`` apart, along each axis."""
     (stride, count), *rest = axes
     for outer in _steps(builder, *rest) if rest else [ir.Constant(stride.type, 0)]:
         for index in range(count):

@@ -205,10 +205,10 @@ def test_one_trial_and_none():
     [
         ("dropout", {}, "it draws random numbers in training"),
         ("normalised", {"layer": "BatchNorm1d"}, r"training changes its buffer '1.running_mean'; running statistics"),
-        ("Fourier", {"fixed": False}, "'frequencies' is not trained, and random"),
-        ("Unused", {}, "its parameter 'spare.weight' takes no part in the output"),
+        ("Fourier", {"fixed": False}, "'frequencies' is random but not trained"),
+        ("Unused", {}, "its parameter 'spare.weight' does not affect the output"),
         ("two_outputs", {}, r"its output for a batch of 2 must be \(2, 1\) or \(2,\), not \(2, 2\)"),
-        ("nothing_to_train", {}, "it has no parameters to train"),
+        ("nothing_to_train", {}, "it has no trainable parameters"),
         ("not_a_module", {}, "the factory must return a torch.nn.Module, not int"),
         ("small", {"width": 3}, r"the factory raised TypeError: small\(\) got an unexpected keyword argument 'width'"),
         ("nowhere", {}, "it cannot be imported: AttributeError"),
