@@ -211,7 +211,7 @@ def test_the_whole_cluster_is_lost(cli: Cli, store: Store, tmp_path: Path, undis
         assert process.returncode == 3, out + err
         [told] = [line for line in err.splitlines() if line.startswith("error: ")]
         assert "lost" in told
-        assert told.endswith(f"go on with: sweeps resume {files.sweep_id}")
+        assert told.endswith(f"continue with: sweeps resume {files.sweep_id}")
         assert files.shards.failures() == []
     cli("resume", files.sweep_id, "--executor", chance.choice(("ray", "inline")))
     assert_whole(files, undisturbed(LARGE), logged=50)

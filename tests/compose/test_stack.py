@@ -82,7 +82,7 @@ def test_a_sweep_is_submitted_from_outside(stack: Stack) -> None:
     said = stack.submit(ROOT / "configs" / "seed.yaml", "--wait")
     assert "computed 4 of 4" in said
     assert "writer:   bulk" in said
-    assert "is there already" in stack.submit(ROOT / "configs" / "seed.yaml")
+    assert "exists already" in stack.submit(ROOT / "configs" / "seed.yaml")
     runs = stack.runs("seed")
     tags = [{tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs]
     [parent] = [run for run, its in zip(runs, tags, strict=True) if its.get("sweeps.kind") == "sweep"]

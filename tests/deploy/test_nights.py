@@ -62,7 +62,7 @@ class Service:
         }
         log = folder / "scheduler.log"
         command = [BIN / "sweeps", "schedule", "run", self.schedules]
-        self.scheduler = Part(command, environment, log, lambda: "what is due is kept in" in log.read_text())
+        self.scheduler = Part(command, environment, log, lambda: "ticks are kept in" in log.read_text())
         key = service_stack.secrets / "dashboard_session_key"
         command = [BIN / "sweeps", "dashboard", "--port", str(port), "--secret-key-file", key]
         ready = f"{self.page}/healthz"

@@ -135,7 +135,7 @@ def test_replay_tells_what_the_store_holds_otherwise(cli: Cli, store: Store, con
     files.shards.replace(1, table.set_column(place, "final", pa.array(final, table.schema.field("final").type)))
     told = cli("replay", files.sweep_id, 7, code=4)
     assert "bit for bit equal to torch.optim.SGD; the STORE HOLDS OTHER values" in told.stdout
-    assert told.stderr == "error: the store or the engine and torch.optim.SGD differ\n"
+    assert told.stderr == "error: the store or the engine differs from torch.optim.SGD\n"
     replayed = json.loads(cli("replay", files.sweep_id, 7, "--json", code=4).stdout)
     assert (replayed["store_holds_the_same"], replayed["exact"], replayed["agrees"]) == (False, False, False)
     assert json.loads(cli("replay", files.sweep_id, 6, "--json").stdout)["agrees"] is True
@@ -161,7 +161,7 @@ def test_an_interrupted_sweep_names_the_command_that_finishes_it(
     assert process.returncode == 130, out + err
     assert "Traceback" not in err
     sweep_id = only_id(cli)
-    assert f"go on with: sweeps resume {sweep_id}\n" in err
+    assert f"continue with: sweeps resume {sweep_id}\n" in err
     client = MlflowClient(store.tracking_uri)
     experiment = client.get_experiment_by_name("small").experiment_id
     [parent] = client.search_runs([experiment], "tags.`sweeps.kind` = 'sweep'")

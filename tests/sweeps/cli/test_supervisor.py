@@ -12,7 +12,7 @@ import pytest
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
-from sweeps.cli.supervision import leave, supervise, tell
+from sweeps.cli.supervisor import leave, supervise, tell
 arguments = {arguments!r}
 supervise(arguments)
 tell("sweeps resume abcd")
@@ -55,10 +55,14 @@ def child_of(process: "subprocess.Popen[str]", folder: Path) -> int:
         (
             "os._exit(1)",
             3,
-            "Ray has ended its process: its node or its cluster is lost; go on with: sweeps resume abcd",
+            "Ray has ended its process: its node or its cluster is lost; continue with: sweeps resume abcd",
         ),
-        ("os.abort()", 3, "Ray has ended its process (signal 6): its node or its cluster is lost; go on with: "),
-        ("os.kill(os.getpid(), signal.SIGKILL)", 137, "its process was killed (signal 9); go on with: sweeps resume"),
+        ("os.abort()", 3, "Ray has ended its process (signal 6): its node or its cluster is lost; continue with: "),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            137,
+            "its process was killed (signal 9); continue with: sweeps resume",
+        ),
     ],
 )
 def test_the_end_is_told(tmp_path: Path, does: str, code: int, told: str) -> None:

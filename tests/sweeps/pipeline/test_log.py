@@ -120,8 +120,8 @@ def test_what_is_not_computed_is_told_and_logged_later(
 ) -> None:
     (files.shards.folder / "00001.parquet").unlink()
     [line] = cli("log", files.sweep_id, code=3).stderr.splitlines()
-    again = f"sweeps resume {files.sweep_id}; then log them: sweeps log {files.sweep_id}"
-    assert line == f"error: 4 of 12 trials are not computed, and so not logged; compute them: {again}"
+    again = f"sweeps resume {files.sweep_id}; then log them with: sweeps log {files.sweep_id}"
+    assert line == f"error: 4 of 12 trials are neither computed nor logged; compute them with: {again}"
     client, name = MlflowClient(store.tracking_uri), prepared.config.experiment
     assert name is not None
     assert len(runs(client, name, "child")) == 8
@@ -159,7 +159,7 @@ def test_a_server_that_fails_between_is_told_without_passwords(cli: Cli, files: 
     uri = faulty.uri.replace("://", "://user:geheim@")
     failed = cli("log", files.sweep_id, "--tracking-uri", uri, code=5, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
     assert "12 trials are not in MLflow yet: " in failed.stderr
-    assert f"log what is missing: sweeps log {files.sweep_id} --tracking-uri 'http://user:***@" in failed.stderr
+    assert f"log what is missing with: sweeps log {files.sweep_id} --tracking-uri 'http://user:***@" in failed.stderr
     kept = json.loads((files.folder / "tracking.json").read_text())
     assert "geheim" not in failed.stdout + failed.stderr + json.dumps(kept)
     assert kept["logged"] == 0

@@ -28,7 +28,7 @@ def test_a_sweep_asked_for_twice_is_run_once(cli: Cli, config: Config, store: St
     first = cli(*asked).stdout
     before = written(store, "abc123")
     again = cli(*asked).stdout
-    assert "sweep abc123 is in the store, and complete" in again
+    assert "sweep abc123 is in the store and complete" in again
     told = first[first.index("7 of 12 trials converged") : first.index("sweep:")]
     assert told in again
     assert written(store, "abc123") == before
@@ -52,7 +52,7 @@ def test_a_sweep_that_lacks_something_is_gone_on_with(cli: Cli, config: Config, 
     whole = {path.name: path.read_bytes() for path in files.shards.folder.iterdir()}
     (files.shards.folder / "00001.parquet").unlink()
     again = cli(*asked).stdout
-    assert "sweep abc123 is in the store; going on with it" in again
+    assert "sweep abc123 is in the store; resuming it" in again
     assert "computed 4 of 4" in again
     assert {path.name: path.read_bytes() for path in files.shards.folder.iterdir()} == whole
     assert json.loads(cli("verify", "abc123", "--json").stdout)["clean"]

@@ -264,7 +264,7 @@ def test_what_a_server_keeps_goes_with_the_store(postgres: Cluster, cli: Cli, st
     assert not list((tmp_path / "taken back").iterdir())
     said = cli("restore", archive, "--store", tmp_path / "3").stdout
     for what in ("database", "artifacts"):
-        assert f"the archive holds a tracking server's {what} too, not restored (--{what})" in said
+        assert f"not restored: the tracking server's {what} in the archive (restore with --{what})" in said
     wrong = uri.replace(postgres.password, "wrong")
     failed = cli("backup", tmp_path / "no.tar.zst", "--database", "$THEIRS", THEIRS=wrong, code=2)
     [line] = failed.stderr.splitlines()

@@ -39,7 +39,7 @@ def test_this_machine_is_well(cli: Cli, store: Store, tracking_server: TrackingS
     assert found["ray"]["found"].startswith("local Ray: 1 node")
     assert found["store"]["found"].startswith(f"{store.root}: ")
     done = cli("doctor", "--address", "127.0.0.1:1", "--tracking-uri", tracking_server.uri, code=4)
-    assert done.stderr == "error: not as it should be: ray\n"
+    assert done.stderr == "error: failed checks: ray\n"
     for name in found:
         assert f" {name}: " in done.stdout
     assert f"     ok  tracking: {tracking_server.uri}: experiments can be read; writer client" in done.stdout

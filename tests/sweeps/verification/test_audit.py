@@ -317,8 +317,8 @@ def test_the_command_line(cli: Cli, store: Store, tmp_path: Path) -> None:
     cli("run", path, "--executor", "inline")
     [files] = store.sweeps()
     out = cli("verify", files.sweep_id, "--sample", 3).stdout
-    assert "store:    12 of 12 trials are as planned\n" in out
-    assert "tracking: 12 trials are as stored, at sqlite:///" in out
+    assert "store:    12 of 12 trials match the plan\n" in out
+    assert "tracking: 12 trials match the store, at sqlite:///" in out
     assert "sample:   3 trials trained by torch.optim.SGD, 3 are equal bit for bit\n" in out
     with closing(sqlite3.connect(store.root / "mlflow.db")) as database, database:
         database.execute(

@@ -52,13 +52,13 @@ def test_submitted_twice_is_one_job(
     told = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     firsts = sorted(out.splitlines()[0] for out, _ in told)
-    assert "is there already" in firsts[0]
+    assert "exists already" in firsts[0]
     assert firsts[1].startswith("submitted once-")
     assert all("computed 12 of 12" in out for out, _ in told)
     [job] = [row for row in json.loads(remote("jobs", "--json").stdout) if row["name"] == "once"]
     assert (job["state"], job["exit code"], job["attempt"]) == (SUCCEEDED, 0, 1)
     again = remote("submit", path, "--wait").stdout
-    assert f"{job['id']} is there already: succeeded" in again
+    assert f"{job['id']} exists already: succeeded" in again
     assert "computed 12 of 12" in remote("logs", "once").stdout
     # The data was sent along, and stays with the sweep.
     files = Store(head.store).find(job["sweep"])
@@ -111,17 +111,17 @@ def test_a_killed_and_a_cancelled_job_are_gone_on_with(
     waiting.send_signal(signal.SIGINT)
     out, err = waiting.communicate(timeout=240)
     assert waiting.returncode == 130
-    assert f"submitted {job_id}-2 (sweep {files.sweep_id}, attempt 2: it goes on with what the store has)" in out
-    follow = f"follow it: sweeps logs {job_id}-2 --address {head.address} --follow"
-    assert f"interrupted; {job_id}-2 goes on; {follow}" in err
-    assert f"{job_id}-2: is told to end" in remote("cancel", "long").stdout
+    assert f"submitted {job_id}-2 (sweep {files.sweep_id}, attempt 2: resumes from the store)" in out
+    follow = f"follow it with: sweeps logs {job_id}-2 --address {head.address} --follow"
+    assert f"interrupted; {job_id}-2 keeps running; {follow}" in err
+    assert f"{job_id}-2: stopping" in remote("cancel", "long").stdout
     until(lambda: job()["state"] == CANCELLED)
     assert (job()["id"], job()["exit code"]) == (f"{job_id}-2", 130)
     before = len(files.shards.done())
     assert before < shards
 
     third = remote("submit", path, "--wait").stdout
-    assert f"sweep {files.sweep_id} is in the store; going on with it" in third
+    assert f"sweep {files.sweep_id} is in the store; resuming it" in third
     left = (shards - before) * per_shard
     assert f"computed {left:,} of {left:,}" in third
     assert differences(files, sample=0) == []

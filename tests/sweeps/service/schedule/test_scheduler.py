@@ -571,7 +571,7 @@ def test_a_schedule_of_this_machine_from_end_to_end(cli: Cli, store: Store, tmp_
     cli("schedule", "run", "--once", **where)
     assert "nightly is paused" in cli("schedule", "pause", "nightly", **where).stdout
     assert "paused" in cli("schedule", "list", **where).stdout
-    assert "nightly goes on: next at " in cli("schedule", "resume", "nightly", **where).stdout
+    assert "nightly is resumed; next tick at " in cli("schedule", "resume", "nightly", **where).stdout
     coming = json.loads(cli("schedule", "next", "-n", 2, "--json", **where).stdout)
     assert [row["local"][11:16] for row in coming] == ["02:00", "02:00"]
     [line] = cli("schedule", "pause", "nightli", code=2, **where).stderr.splitlines()

@@ -205,7 +205,7 @@ def test_every_command_works_on_s3(s3_store: Store, store: Store, config: Path, 
     assert sweeps("report", files.sweep_id, *on_s3) == f"report: {page}\n"
     assert sweeps("report", files.sweep_id, "--format", "csv", *on_s3).count("\n") == 13
     assert "equal" in sweeps("replay", files.sweep_id, 3, *on_s3)
-    assert "12 of 12 trials are as planned" in sweeps("verify", files.sweep_id, *on_s3)
+    assert "12 of 12 trials match the plan" in sweeps("verify", files.sweep_id, *on_s3)
     elsewhere = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     sweeps("log", files.sweep_id, *on_s3, "--tracking-uri", elsewhere)
     assert [place["uri"] for place in files.tracking_record.places()] == [store.tracking_uri, elsewhere]

@@ -162,7 +162,7 @@ def test_a_server_that_is_killed_in_mid_sweep_and_started_again(cli: Cli, store:
     assert files.state() == "computed"
     told = re.search(
         r"all trials are computed and reported, but (\d+) trials are not in MLflow yet: .*"
-        rf"log what is missing: sweeps resume {files.sweep_id}\n",
+        rf"log what is missing with: sweeps resume {files.sweep_id}\n",
         err,
     )
     assert told is not None, err
