@@ -1,1 +1,1 @@
-"""The report: pages, tables, figures and notes about a sweep's results."""
+"""Reports on a sweep's results: pages, tables, figures and notes."""

@@ -1,6 +1,6 @@
-"""Palette: the verdicts' colours and symbols, on pages and on terminals."""
+"""The colours and symbols of verdicts, on pages and in terminals."""
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart
+# The palette of Okabe and Ito, distinguishable with colour blindness
 COLOURS = {
     "converged": "#009E73",
     "converging": "#56B4E9",

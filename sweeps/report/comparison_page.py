@@ -1,4 +1,4 @@
-"""The comparison's page: figures and comparison_tables as the report has them, for sweeps against each other, in one HTML file."""
+"""The comparison page: figures and tables of several sweeps in one HTML file."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from sweeps.store.backends import written_aside
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
-    """Write the page, aside first.
+    """Write the page atomically.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: the file cannot be written.
     """
     text = comparison_html(comparison)
     try:
         with written_aside(path) as file:
             file.write(text)
     except OSError as error:
-        raise StoreError(f"{path}: the comparison cannot be written: {error.strerror}") from error
+        raise StoreError(f"{path}: cannot write the comparison: {error.strerror}") from error
 
 
 def comparison_html(comparison: Comparison) -> str:
-    """The whole page."""
+    """Return the page as HTML."""
     ids = [results.files.sweep_id for results in comparison.sweeps]
     names = list(dict.fromkeys(results.config.name for results in comparison.sweeps))
-    name = names[0] if len(names) == 1 else " against ".join(names)
+    name = names[0] if len(names) == 1 else " vs ".join(names)
     labels = [
         f"{letter}: {results.config.name}, sweep {results.files.sweep_id}, {created(results)}"
         for letter, results in zip(comparison.letters, comparison.sweeps, strict=True)
@@ -55,24 +55,24 @@ def comparison_html(comparison: Comparison) -> str:
 
 
 def comparison_sections(comparison: Comparison) -> Iterator[Section]:
-    """The page's parts, in order."""
+    """Yield the sections of the page in order."""
     from sweeps.report import figures
 
     has = any(results.stored for results in comparison.sweeps)
     yield Section("sweeps", "The sweeps", tables=["sweeps", "best", "settings"])
     shares = figures.compared_shares(comparison) if has else None
-    yield Section("shares", "What became of the trials", "The share of each verdict.", shares, tables=["common"])
-    map_note = "What became of each setting: a cell shows the best of its trials. All maps have the same colour scale."
+    yield Section("shares", "Outcomes", "The share of trials by verdict.", shares, tables=["common"])
+    map_note = "Each cell shows the outcome of its best trial. All maps share one colour scale."
     yield Section("maps", "Where they are stable", map_note, figures.compared_maps(comparison))
     for letter, pair in comparison.others:
         changed = figures.changed_map(pair, ("A", letter), most=MAX_CELLS // (4 * len(comparison.pairs)))
-        note = f"Cell by cell, the best trials of both. {_capital(pair.why)}."
+        note = f"Each cell compares the best trials of both sweeps. {_capital(pair.why)}."
         keys = [f"transitions-{letter}"]
         folded = [f"changes-{letter}", f"losses-{letter}"]
-        yield Section(f"changed-{letter}", f"From A to {letter}", note, changed, keys, folded)
+        yield Section(f"changed-{letter}", f"Changes from A to {letter}", note, changed, keys, folded)
     curve_note = (
-        "Solid: the loss of each sweep's best trial that settles. Dotted: the median of all that settle; half of them "
-        f"lie in the band. Of each verdict a fair sample of up to {SAMPLED} trials is drawn."
+        "Solid: the loss of each sweep's best settled trial. Dotted: the median of all settled trials; the band holds "
+        f"half of them. The median and band use a uniform sample of up to {SAMPLED} trials per verdict."
     )
     yield Section("curves", "Loss curves", curve_note, figures.compared_curves(comparison))
 

@@ -1,4 +1,4 @@
-"""A comparison of sweeps in words and tables."""
+"""Sentences and tables that compare sweeps."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _MADE_BY = ("kernel", "device")
 
 
 def comparison_sentences(comparison: Comparison) -> list[str]:
-    """Each sweep against the first, in words."""
+    """Return one sentence per sweep that compares it with the first."""
     figures = [KeyMetrics.of(results) for results in comparison.sweeps]
-    told = []
+    sentences = []
     for letter, now in zip(comparison.letters[1:], figures[1:], strict=True):
         was = figures[0]
         if now.best is None or was.best is None:
@@ -34,32 +34,30 @@ def comparison_sentences(comparison: Comparison) -> list[str]:
             loss = f"{lone} has no trial with a loss"
         else:
             loss = f"The best {heading(now.metric)} of {letter} is {number(now.best)}, {_against(now.best, was.best)}"
-        stable = f"{percent(now.stable, now.stored)} of its trials are stable, {percent(was.stable, was.stored)} of A's"
-        told.append(f"{loss}; {stable}.")
-    return told
+        share = percent(was.stable, was.stored)
+        sentences.append(f"{loss}; {percent(now.stable, now.stored)} of its trials are stable (A: {share}).")
+    return sentences
 
 
 def comparison_findings(comparison: Comparison) -> list[str]:
-    """The same trials that did not come out the same."""
-    told = []
+    """Report sweeps in which identical trials have different final losses."""
+    findings = []
     for letter, pair in comparison.others:
         differing = pair.common.differing.total
         if pair.by != "trial" or not differing:
             continue
-        told.append(
-            f"{differing:,} of {pair.common.trials:,} trials that A and {letter} have in common end with another final "
-            f"loss, though they are the same trials: {_why_apart(pair)}"
+        findings.append(
+            f"{differing:,} of {pair.common.trials:,} trials that A and {letter} have in common differ in final loss, "
+            f"although the trials are identical: {_why_apart(pair)}"
         )
-    return told
+    return findings
 
 
 def comparison_tables(comparison: Comparison, n: int = 10) -> list[Table]:
-    """All comparison_tables that have something to say."""
+    """Return all tables of the comparison that have rows."""
     found = [
-        Table(
-            "sweeps", "Sweeps", "stable are trials that neither diverged nor are diverging", compared_sweeps(comparison)
-        ),
-        Table("best", "Best trials", "of each sweep, by its own metric", best_settings(comparison)),
+        Table("sweeps", "Sweeps", "stable trials neither diverged nor are diverging", compared_sweeps(comparison)),
+        Table("best", "Best trials", "one per sweep, by the sweep's own metric", best_settings(comparison)),
         Table("settings", "Settings that differ", "", different_settings(comparison)),
         Table("common", "Trials in common with A", "", common_trials(comparison)),
     ]
@@ -67,22 +65,22 @@ def comparison_tables(comparison: Comparison, n: int = 10) -> list[Table]:
         common = pair.common
         between = f"A and {letter}"
         if common.trials:
-            note = f"rows: in A; columns: in {letter}; {pair.why}"
+            note = f"rows: verdict in A; columns: verdict in {letter}; {pair.why}"
             found.append(Table(f"transitions-{letter}", f"Verdicts in {between}", note, transitions(pair)))
-        note = f"those that break first{_of(n, common.changed)}"
+        note = f"newly diverging trials first{_of(n, common.changed)}"
         found.append(
-            Table(f"changes-{letter}", f"Trials with another verdict in {between}", note, verdict_changes(pair, n))
+            Table(f"changes-{letter}", f"Trials with different verdicts in {between}", note, verdict_changes(pair, n))
         )
         if pair.by == "trial":
-            note = f"the largest relative difference first{_of(n, common.differing)}"
-            title = f"Trials with another final loss in {between}"
+            note = f"largest relative difference first{_of(n, common.differing)}"
+            title = f"Trials with different final losses in {between}"
             found.append(Table(f"losses-{letter}", title, note, loss_differences(pair, n)))
     return [table for table in found if len(table.frame)]
 
 
 def _against(now: float, was: float) -> str:
     if now == was:
-        return "as A's"
+        return "equal to A's"
     way = "lower" if now < was else "higher"
     if was <= 0:
         return f"{way} than A's {number(was)}"
@@ -91,17 +89,19 @@ def _against(now: float, was: float) -> str:
 
 
 def _why_apart(pair: Pair) -> str:
-    """What made the two, as far as it differs."""
+    """Explain why identical trials differ: the kernel, device or versions that differ between the sweeps."""
     made = [{**pair.first.manifest.get("versions", {}), **_maker(pair.first)}]
     made.append({**pair.second.manifest.get("versions", {}), **_maker(pair.second)})
     apart = [
-        f"{name} {made[0].get(name)} and {made[1].get(name)}" for name in made[0] if made[0][name] != made[1].get(name)
+        f"{name} ({made[0].get(name)} and {made[1].get(name)})"
+        for name in made[0]
+        if made[0][name] != made[1].get(name)
     ]
     if apart:
-        return f"they were made by {', '.join(apart)}"
+        return f"the sweeps differ in {', '.join(apart)}"
     if not MODEL_KINDS[pair.first.config.task.model.kind].is_linear:
-        return "a network's last bits depend on the trials that are trained beside it"
-    return "kernel, device and versions are the same, so something is not deterministic"
+        return "the last bits of a network's results depend on the trials trained together with it"
+    return "kernel, device and versions are equal, so some computation is not deterministic"
 
 
 def _maker(results: Results) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Expected results in words: a table and sentences."""
+"""The table and sentences that compare results with the expected cases of the sweep file."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from sweeps.report.trial_tables import MAX_FINAL
 from sweeps.results.expected_outcome import ExpectedOutcome
 from sweeps.text.formatting import number
 
-_MAX_EXPECTED = 50  # rows of the table
+_MAX_EXPECTED = 50  # rows in the table
 _FATES = {"diverging": "is diverging", "converging": "is converging", "stalled": "has stalled"}
 
 
 def expected_sentence(outcome: ExpectedOutcome) -> str | None:
-    """How far the trial went past its target and what became of it, in words; None where nothing overshot."""
+    """Describe a trial's overshoot and outcome; None if no parameter overshot."""
     if not outcome.overshoot_percent or outcome.peak_value is None or outcome.target is None:
         return None
     fate = _FATES.get(outcome.verdict or "", f"has {outcome.verdict}")
     return (
-        f"{outcome.case}: {outcome.overshoot_parameter} overshoots its target {number(outcome.target, 3)} "
-        f"to {number(outcome.peak_value, 3)}, {number(outcome.overshoot_percent, 3)} % of the way from its start "
-        f"past the target, and {fate}"
+        f"{outcome.case}: {outcome.overshoot_parameter} overshoots its target {number(outcome.target, 3)} by "
+        f"{number(outcome.overshoot_percent, 3)} % of the distance from its start, peaks at "
+        f"{number(outcome.peak_value, 3)}, and {fate}"
     )
 
 
 def expected_sentences(expected: Sequence[ExpectedOutcome]) -> list[str]:
-    """Those of the cases that overshoot and do not come back; at most ten."""
+    """Describe the cases that overshoot and diverge; at most ten."""
     lost = [outcome for outcome in expected if outcome.verdict in ("diverging", "diverged")]
     return [line for outcome in lost if (line := expected_sentence(outcome))][:10]
 
 
 def expected_table(expected: Sequence[ExpectedOutcome]) -> pd.DataFrame:
-    """The expected cases beside what came out; what does not match stands first where there are many."""
+    """Return the expected cases with the actual results; if there are too many, mismatches come first."""
     shown = list(expected)
     if len(shown) > _MAX_EXPECTED:
         shown = sorted(shown, key=lambda outcome: outcome.matches)[:_MAX_EXPECTED]
@@ -59,7 +59,7 @@ def expected_table(expected: Sequence[ExpectedOutcome]) -> pd.DataFrame:
 
 
 def _decimals(outcome: ExpectedOutcome, name: str) -> str | None:
-    """A final parameter, to as many decimals as it is compared to."""
+    """Format a final parameter with the number of decimals used for the comparison."""
     value = outcome.final.get(name)
     return None if value is None or math.isnan(value) else f"{value:.{outcome.decimals}f}"
 
@@ -71,6 +71,7 @@ def _expectation(outcome: ExpectedOutcome) -> str:
 
 
 def expected_note(expected: Sequence[ExpectedOutcome]) -> str:
+    """Return how many cases match, as the note of the table."""
     matching = sum(outcome.matches for outcome in expected)
-    shown = f"; {_MAX_EXPECTED} are shown" if len(expected) > _MAX_EXPECTED else ""
+    shown = f"; the table shows {_MAX_EXPECTED}" if len(expected) > _MAX_EXPECTED else ""
     return f"{matching:,} of {len(expected):,} match{shown}"

@@ -1,4 +1,4 @@
-"""The report's files, report.html, report.md, report.json and trials.csv, each written aside and renamed."""
+"""Write the report's files, report.html, report.md, report.json and trials.csv, each atomically."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ FORMATS = ("html", "md", "csv", "json")
 
 
 def write_report(results: Results, expected: Sequence[ExpectedOutcome] | None = None) -> str:
-    """Write the report's four files into the sweep's report folder, and return the path or URI of report.html.
+    """Write the report's files into the sweep's report folder, and return the path or URI of report.html.
 
-    Of more than remarks.MAX_CSV_TRIALS there is no trials.csv: the shard files hold them, in a tenth of the room.
+    For more than notices.MAX_CSV_TRIALS trials there is no trials.csv: the shard files hold them in a tenth of the
+    space.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -39,7 +40,7 @@ def write_report(results: Results, expected: Sequence[ExpectedOutcome] | None = 
             write_csv(results, file)
     else:
         files.report.remove(FILES["csv"])
-    for format in ("json", "md", "html"):  # html last: where it is, the report is whole
+    for format in ("json", "md", "html"):  # html last: if it exists, the report is complete
         text = render_report(results, format, expected)
         with files.report.writing(FILES[format]) as file:
             file.write(text)
@@ -47,10 +48,10 @@ def write_report(results: Results, expected: Sequence[ExpectedOutcome] | None = 
 
 
 def render_report(results: Results, format: str, expected: Sequence[ExpectedOutcome] | None = None) -> str:
-    """The report in one of FORMATS, as text.
+    """Return the report in one of FORMATS, as text.
 
     Raises:
-        ValueError: another format.
+        ValueError: ``format`` is not one of FORMATS.
     """
     renderers = {"html": html, "md": _markdown, "json": _json}
     if format == "csv":
@@ -63,7 +64,7 @@ def render_report(results: Results, format: str, expected: Sequence[ExpectedOutc
 
 
 def write_csv(results: Results, file: TextIO) -> None:
-    """All stored trials as CSV, one row a trial, shard by shard."""
+    """Write all stored trials as CSV, one row per trial, shard by shard."""
     for i, frame in enumerate(results.frames()):
         frame.to_csv(file, index=False, lineterminator="\n", header=i == 0)
     if not results.shards:
@@ -90,7 +91,7 @@ def _json(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
 
 
 def _clean(value: Any) -> Any:
-    """What strict JSON can hold: null for what is missing or not finite, Python's numbers for numpy's."""
+    """Convert a value to strict JSON types: missing and non-finite values to None, numpy scalars to Python's."""
     if isinstance(value, dict):
         return {str(key): _clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The outcome of a sweep in words."""
+"""Sentences that summarise the outcome of a sweep."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sweeps.text.formatting import cell, heading, meaning, number, percent
 
 
 def lead_sentences(results: Results) -> list[str]:
-    """The outcome in plain words: how many trials converge, where the edge of stability is, what to use."""
+    """Return the summary: how many trials converged, where the edge of stability is, and which setting to use."""
     if not results.stored:
         return [headline(results)]
     return [line for line in (headline(results), edge_sentence(results), advice(results)) if line]
 
 
 def headline(results: Results) -> str:
-    """The outcome in a sentence."""
+    """Summarise the outcome in one sentence."""
     done, planned = results.stored, results.planned
     if not done:
         return f"None of the {planned:,} trials is stored yet."
@@ -38,18 +38,18 @@ def headline(results: Results) -> str:
     metric = results.config.metric.name
     row = best.iloc[0]
     at = ", ".join(f"{heading(name)} {cell(row[name])}" for name in results.swept[:MAX_COLUMNS])
-    what = "final loss" if metric == "final_loss" else "loss on the way"
+    what = "final loss" if metric == "final_loss" else "loss during training"
     return _sentence(f"{so_far}{converged}{lost}; the best {what} is {number(row[metric])}{f', at {at}' if at else ''}")
 
 
 def finding(results: Results) -> str | None:
-    """Where theory and outcome disagree, and what can be behind it; None where they do not."""
+    """Describe contradictions between prediction and outcome, with possible causes; None if there are none."""
     grew, _, settled = results.aggregate.predictions.contradicted.tolist()
     causes = {
-        "that theory lets settle ended above the start: on a noise floor, of batches without a common optimum near "
-        "the stable boundary, or beyond the range of the dtype": grew,
-        "that theory lets diverge did not: for a start without the growing direction, or an error in "
-        "the theory": settled,
+        "predicted to settle ended above the initial loss (possible causes: a noise floor, batches without a common "
+        "optimum near the stability boundary, or values beyond the range of the dtype)": grew,
+        "predicted to diverge did not (possible causes: a start without a component in the growing direction, or an "
+        "error in the theory)": settled,
     }
     found = [f"{count:,} {'trial' if count == 1 else 'trials'} {cause}" for cause, count in causes.items() if count]
     return "; ".join(found) or None
@@ -60,9 +60,9 @@ def _sentence(text: str) -> str:
 
 
 def edge_sentence(results: Results) -> str | None:
-    """Where the edge is, at the least value of the axis beside lr and at the best trial's, or else at the largest.
+    """Describe the edge of stability at two values of the axis next to lr: the smallest and the best trial's.
 
-    None where lr is no axis, or nothing settled.
+    If these are the same, the second is the largest value. None if lr is not an axis or no trial settled.
     """
     best = results.shown(results.aggregate.best_settled)
     found = lr_maps(results)
@@ -73,32 +73,32 @@ def edge_sentence(results: Results) -> str | None:
     if name:
         used = int(cells.axes[1].places([float(best[name].iloc[0])])[0])
         rows += [used or cells.trial.shape[1] - 1]
-    told = []
+    edges = []
     for i in dict.fromkeys(rows):
         where = f"at {heading(name)} {cell(meaning(cells.axes[1].labels[i], name), name)} " if name else ""
-        told.append(f"{where}{_edge_words(edge_in_row(cells, i))}")
+        edges.append(f"{where}{_edge_words(edge_in_row(cells, i))}")
     title = f" ({panel.title})" if panel.title else ""
-    of_the_best = ", the best of each setting's trials" if (cells.trials > 1).any() else ""
-    return f"The edge of stability{title}{of_the_best}: {'; '.join(told)}."
+    of_the_best = ", for the best trial of each setting" if (cells.trials > 1).any() else ""
+    return f"The edge of stability{title}{of_the_best}: {'; '.join(edges)}."
 
 
 def advice(results: Results) -> str | None:
-    """What to use: the best trial's settings, how soon it arrives, and how far from the edge it is.
+    """Recommend the best trial's setting, with its steps to tolerance and its distance from the edge of stability.
 
-    None where it did not converge.
+    None if the best trial did not converge.
     """
     best = results.shown(results.aggregate.best_settled)
     axes = [name for name in results.swept if name != "seed"]
     if not len(best) or not axes or best["verdict"].iloc[0] != "converged":
         return None
     row = best.iloc[0]
-    told = f"Use {', '.join(f'{heading(name)} {cell(row[name], name)}' for name in axes[:6])}"
+    text = f"Use {', '.join(f'{heading(name)} {cell(row[name], name)}' for name in axes[:6])}"
     if pd.notna(row["steps_to_tolerance"]):
-        told += f": within tolerance after {row['steps_to_tolerance']:,} steps"
+        text += f": it reaches tolerance after {row['steps_to_tolerance']:,} steps"
     factor = breaking_factor(results, int(row["trial"]), float(row["lr"]))
     if factor is not None:
-        told += f"; at {number(factor, 2)} times that lr it breaks"
-    return f"{told}."
+        text += f"; at {number(factor, 2)} times this lr it diverges"
+    return f"{text}."
 
 
 def _edge_words(edge: dict[str, float]) -> str:
@@ -107,8 +107,8 @@ def _edge_words(edge: dict[str, float]) -> str:
     if np.isnan(edge["largest_settling"]):
         return "no lr settles"
     if np.isnan(edge["settles_up_to"]):
-        return f"already the least lr breaks, others settle up to {number(edge['largest_settling'])}"
-    told = f"trials settle up to lr {number(edge['settles_up_to'])} and break at {number(edge['breaks_at'])}"
+        return f"the smallest lr diverges, but others settle up to {number(edge['largest_settling'])}"
+    text = f"trials settle up to lr {number(edge['settles_up_to'])} and diverge at {number(edge['breaks_at'])}"
     if edge["largest_settling"] > edge["breaks_at"]:
-        told += f", though some settle again up to {number(edge['largest_settling'])}"
-    return told
+        text += f", although some settle again up to {number(edge['largest_settling'])}"
+    return text

@@ -1,4 +1,4 @@
-"""The report page: sections of figures, tables and words, in one HTML file that stands alone."""
+"""The report page: sections of figures, tables and text in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A part of the page; one without a figure, tables and code is left out."""
+    """A section of the page; it is omitted if it has no figure, tables or code."""
 
     key: str
     title: str
     note: str = ""
     figure: go.Figure | None = None
     tables: Sequence[str] = ()  # keys of tables
-    folded: Sequence[str] = ()  # the same, shown when they are opened
-    code: dict[str, str] = field(default_factory=dict)  # folded text by its title
+    folded: Sequence[str] = ()  # keys of tables that are collapsed at first
+    code: dict[str, str] = field(default_factory=dict)  # collapsed text by title
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Trials by verdict, as a bar and in numbers; the label is empty where there is only one."""
+    """The trials of a sweep by verdict, drawn as a bar with counts; the label is empty if there is only one strip."""
 
     label: str
     verdicts: list[dict[str, Any]]
@@ -47,9 +47,9 @@ class Strip:
 
 @dataclass(frozen=True)
 class Head:
-    """What stands above and below a page's sections."""
+    """The text above and below the sections of a page."""
 
-    title: str  # of the browser's window
+    title: str  # title of the browser window
     over: str
     name: str
     description: str
@@ -60,7 +60,7 @@ class Head:
 
 
 def html(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
-    """The whole page."""
+    """Return the report page as HTML."""
     sweep_id = results.files.sweep_id
     moment = created(results)
     return rendered(
@@ -81,7 +81,7 @@ def html(results: Results, expected: Sequence[ExpectedOutcome]) -> str:
 
 
 def strip(results: Results, label: str = "") -> Strip:
-    """A sweep's verdicts."""
+    """Return the verdict strip of a sweep."""
     counts = verdict_counts(results)
     return Strip(
         label,
@@ -93,7 +93,7 @@ def strip(results: Results, label: str = "") -> Strip:
 
 
 def rendered(parts: Iterable[Section], tables: Iterable[Table], head: Head, expectations: Sequence[str] = ()) -> str:
-    """A page of these sections, in one HTML file that opens without a network."""
+    """Render sections as one HTML file that opens without a network."""
     import jinja2
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
@@ -127,62 +127,60 @@ def rendered(parts: Iterable[Section], tables: Iterable[Table], head: Head, expe
 
 
 def sections(results: Results) -> Iterator[Section]:
-    """The page's parts, in order; those of results without trials have no figures."""
+    """Yield the sections of the page in order; without stored trials they have no figures."""
     from sweeps.report import figures
     from sweeps.report.figures.loss_curves import FEW
 
     has = results.stored > 0
     stability = figures.stability_map(results) if has else None
     map_note = (
-        "What became of each setting: a cell shows the best of its trials. The black line is where theory, before "
-        "anything is run, puts the edge."
+        "Each cell shows the outcome of its best trial. The black line is the edge of stability that theory predicts "
+        "before running."
         if results.aggregate.predictions.counts.any()
-        else "What became of each setting: a cell shows the best of its trials."
+        else "Each cell shows the outcome of its best trial."
     )
     yield Section("map", "Where it is stable", map_note, stability, folded=["edge", "diverged"])
     if stability is None and has:
         yield Section("shares", "Where it is stable", "", figures.verdict_shares(results), folded=["edge", "diverged"])
-    speed_note = "The fewest steps until the loss is within tolerance of the least possible, over all other parameters."
+    speed_note = "The fewest steps until the loss is within tolerance of its minimum, over all other parameters."
     yield Section("speed", "How fast it converges", speed_note, figures.convergence_speed(results) if has else None)
-    yield Section("best", "The best trials", tables=["best"])
-    sampled = f" Of each verdict a fair sample of up to {SAMPLED} trials is drawn, the same ones every time."
+    yield Section("best", "Best trials", tables=["best"])
+    sampled = f" Curves use a reproducible uniform sample of up to {SAMPLED} trials per verdict."
     curve_note = (
-        "Every trial's loss."
+        "The loss of every trial."
         if results.stored <= FEW
-        else "The median of each verdict; half of its trials lie in the darker band, four fifths in the lighter one."
+        else "The median loss of each verdict; the darker band holds 50 % of its trials, the lighter one 80 %."
         + (sampled if results.aggregate.verdicts.max() > SAMPLED else "")
     )
     yield Section("curves", "Loss curves", curve_note, figures.loss_curves(results) if has else None)
     surface = loss_surface(results) if has else None
     path_note = (
-        "The two parameters on their way over the contours of the training loss. A star marks where a parameter went "
-        "farthest past its target, the cross the least loss. Lines join the recorded steps."
+        "The paths of the two parameters over the contours of the training loss. A star marks where a parameter was "
+        "farthest past its target; the cross marks the minimum loss. Lines join the recorded steps."
     )
     paths = figures.parameter_paths(results, surface) if surface is not None else None
-    yield Section("paths", "Paths over the loss", path_note, paths)
+    yield Section("paths", "Parameter paths", path_note, paths)
     yield Section("overshoots", "Overshoots", tables=["overshoots"], folded=["overshoots_diverging"])
     effect_note = (
-        "Each parameter by itself: the share of its trials that settle, and the mean final loss of those (geometric; "
-        "the band is a standard deviation of log10 loss). Below, the share of the variance that it explains."
+        "For each parameter by itself: the share of trials that settle and the geometric mean of their final loss (the "
+        "band is one standard deviation of log10 loss). Below: the share of variance that the parameter explains."
     )
     effects = figures.main_effects(results) if has else None
-    yield Section("effects", "What each parameter does", effect_note, effects, folded=["effects"])
+    yield Section("effects", "Effect of each parameter", effect_note, effects, folded=["effects"])
     seeds = figures.seed_intervals(results) if has else None
     seed_note = f"{_capital(seeds_note(results))}." if seeds is not None else ""
     yield Section("seeds", "How much the seed matters", seed_note, seeds, folded=["seeds"])
     theory = figures.prediction_histogram(results) if has else None
-    theory_note = "Left of 1 theory lets a setting settle, right of 1 it does not."
-    yield Section(
-        "theory", "Prediction against outcome", theory_note, theory, ["predictions"], folded=["contradictions"]
-    )
-    yield Section("dropped", "What was not run", tables=["dropped"])
+    theory_note = "Theory predicts that settings below 1 settle and settings above 1 diverge."
+    yield Section("theory", "Prediction and outcome", theory_note, theory, ["predictions"], folded=["contradictions"])
+    yield Section("dropped", "Combinations not run", tables=["dropped"])
     sweep_id = results.files.sweep_id[:8]
     commands = f"sweeps run config.yaml         # the same trials, with the same ids\nsweeps report {sweep_id}\n"
-    commands += f"sweeps replay {sweep_id} TRIAL   # one trial step by step beside torch.optim.SGD"
+    commands += f"sweeps replay {sweep_id} TRIAL   # replay one trial step by step with torch.optim.SGD"
     yield Section(
         "reproduce",
-        "How to reproduce it",
-        "Save the config as config.yaml, install these versions, and run it.",
+        "How to reproduce this sweep",
+        "Save the config as config.yaml, install the listed versions, and run the commands.",
         tables=["settings"],
         folded=["provenance"],
         code={"config.yaml": results.files.config_yaml(), "Commands": commands},

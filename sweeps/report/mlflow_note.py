@@ -1,4 +1,4 @@
-"""note(): a sweep in a page of Markdown, as MLflow's UI shows it on the sweep's own run."""
+"""The Markdown note that MLflow's UI shows on the sweep's parent run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sweeps.tracking.names import NOTE_LENGTH, TRIAL_ID, VERDICT
 if TYPE_CHECKING:
     from sweeps.tracking.base import ModelPlace
 
-_TRAINING = "?workflowType=machine_learning"  # or MLflow shows a run among those of language models
-_ROWS = 10  # of the best trials
-_DESCRIPTION = 1000  # characters
+_TRAINING = "?workflowType=machine_learning"  # without it, MLflow's UI opens the view for language models
+_ROWS = 10  # best trials to list
+_DESCRIPTION = 1000  # maximum characters of the description
 
 
 def note(
@@ -28,17 +28,17 @@ def note(
     model: ModelPlace | None = None,
     files: list[str] | None = None,
 ) -> str:
-    """The outcome in words, the verdicts, the best trials with links to their runs, and where to go on from there.
+    """Return the note: summary, verdicts, best trials with links to their runs, and how to find more.
 
-    Links are relative to MLflow's UI, so that they hold wherever it is served. The best trials are the first to go
-    where MLflow would cut the text.
+    Links are relative to MLflow's UI, so they work wherever it is served. If the text exceeds MLflow's limit, rows of
+    the best trials are dropped first.
 
     Args:
-        results: the sweep's.
-        place: the parent's ``experiment_id`` and ``run_id`` in MLflow.
-        runs: the run id of each of the best trials, by number, as far as it has one of its own.
-        model: the best trial's, if it is logged.
-        files: paths of further artifacts that are worth a link.
+        results: Results of the sweep.
+        place: The parent run's ``experiment_id`` and ``run_id`` in MLflow.
+        runs: MLflow run ids of the best trials, by trial number; trials without their own run are missing.
+        model: The best trial's model, if it is logged.
+        files: Paths of additional artifacts to link to.
     """
     for rows in (_ROWS, 3, 0):
         text = "\n\n".join(_parts(results, place, runs, model, files or [], rows)) + "\n"
@@ -62,7 +62,7 @@ def _parts(
     artifacts = f"{_run(place['experiment_id'], place['run_id'])}/artifacts"
     report = [f"report/{FILES[kind]}" for kind in ("html", "md")]
     links = [f"[{path.rpartition('/')[2]}]({artifacts}/{quote(path)}{_TRAINING})" for path in [*report, *files]]
-    parts.append(f"Look at: {', '.join(links).replace('_', '&#95;')}")
+    parts.append(f"See: {', '.join(links).replace('_', '&#95;')}")
     if results.stored:
         parts += ["### Verdicts", markdown(verdict_counts(results))]
     parts += _best(results, place, runs, rows)
@@ -88,27 +88,27 @@ def _best(results: Results, place: dict[str, Any], runs: dict[int, str], rows: i
 
 
 def _find(results: Results, model: ModelPlace | None) -> list[str]:
-    """How to find trials, here and at the command line."""
+    """Explain how to find trials in MLflow's UI and on the command line."""
     sweep_id = results.files.sweep_id[:8]
     best = best_trials(results, 1)["trial"].tolist()
     search = [f"tags.\"{VERDICT}\" = 'diverged'"]
     search += [f"tags.\"{TRIAL_ID}\" = '{row['trial_id']}'" for row in results.ids(best)]
     commands = [
-        f"sweeps show {sweep_id}          # the map and the figures in a terminal",
-        f"sweeps replay {sweep_id} {best[0] if best else 'TRIAL'}    # a trial step by step beside torch.optim.SGD",
-        f"sweeps report {sweep_id}        # the report, written anew",
+        f"sweeps show {sweep_id}          # show the map and the figures in the terminal",
+        f"sweeps replay {sweep_id} {best[0] if best else 'TRIAL'}    # replay a trial with torch.optim.SGD",
+        f"sweeps report {sweep_id}        # write the report again",
     ]
     parts = [
         "### Find trials",
-        "In the search field above the runs, verdicts and single trials:",
+        "In the search field above the runs, search for a verdict or a single trial:",
         _code(search),
-        "At the command line:",
+        "On the command line:",
         _code(commands),
     ]
     if model is not None:
         parts += [
             "### The best trial's model",
-            f"[{escaped(model.uri)}]({model.page}) predicts from the data set's own features:",
+            f"[{escaped(model.uri)}]({model.page}) predicts from the features of the data set:",
             _code([f'mlflow.pyfunc.load_model("{model.uri}").predict(table)']),
         ]
     return parts

@@ -1,4 +1,4 @@
-"""Remarks that the page and the Markdown report share: what is missing, where every number is, what made them."""
+"""Notices shared by the HTML and Markdown reports: missing trials, location of the data, and versions."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ MAX_CSV_TRIALS = 200_000  # about 60 MB
 
 
 def notices(results: Results) -> list[str]:
-    """What a reader must know before the figures: missing trials, failed shards, contradictions of the theory."""
+    """Return the notices to show first: missing trials, failed shards and contradictions of the theory."""
     found = []
     if 0 < results.stored < results.planned:
         found.append(f"Partial: {results.stored:,} of {results.planned:,} trials are stored.")
     if failed := len(results.files.shards.failures()):
-        found.append(f"{failed:,} shards could not be run; their tracebacks are in the sweep's failures folder.")
+        found.append(f"Failed shards: {failed:,}. Their tracebacks are in the sweep's failures folder.")
     if (contradiction := finding(results)) is not None:
         found.append(f"Finding: {contradiction}.")
     return found
 
 
 def has_csv(results: Results) -> bool:
-    """Whether the trials are so few that trials.csv holds them."""
+    """Return whether the trials are few enough for trials.csv."""
     return results.stored <= MAX_CSV_TRIALS
 
 
 def every_number(results: Results) -> str:
-    """Where all trials are."""
+    """Return a sentence that says where the data of all trials are."""
     if has_csv(results):
-        return f"Every number is in {FILES['csv']} beside this page."
+        return f"All numbers are in {FILES['csv']} next to this page."
     return (
-        f"Every number is in the Parquet files of the sweep's folder shards, too many for a "
-        f" {FILES['csv']} ('sweeps report {results.files.sweep_id} --format csv' prints it)."
+        f"All numbers are in the Parquet files of the sweep's shards folder. There are too many for {FILES['csv']}; "
+        f"to print them, run 'sweeps report {results.files.sweep_id} --format csv'."
     )
 
 
 def made_by(results: Results) -> str:
-    """Kernel and versions."""
+    """Return the kernel and versions that produced the results."""
     versions = results.manifest.get("versions", {})
     made = [f"{name} {version}" for name, version in versions.items()]
     kernel = f"kernel {results.metadata['kernel']}" if results.metadata["kernel"] else "no kernel yet"

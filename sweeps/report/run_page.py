@@ -1,4 +1,4 @@
-"""parent_page(): what MLflow's UI shows of a finished sweep on its own run: a note, figures, a table and a curve."""
+"""The content of a sweep's parent run in MLflow: a note, figures, a table and a curve."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 TABLE = "best_trials.json"
 _TABLE_ROWS = 100
-_MAX_POINTS = 500  # of a curve; a call takes 1,000
+_MAX_POINTS = 500  # points of a curve; MLflow accepts up to 1,000 per call
 
 
 def run_page(results: Results, tracker: Tracker, place: dict[str, Any], model: ModelPlace | None) -> RunPage:
-    """The page of a sweep, as far as it is stored.
+    """Build the page of a sweep from its stored trials.
 
     Args:
-        results: the sweep's.
-        tracker: knows the trials' runs.
-        place: the parent's ``experiment_id`` and ``run_id``.
-        model: the best trial's, if it is logged.
+        results: Results of the sweep.
+        tracker: Tracker that logged the trials' runs.
+        place: The parent run's ``experiment_id`` and ``run_id``.
+        model: The best trial's model, if it is logged.
     """
     table = best_trials(results, _TABLE_ROWS)
     numbers = {str(row["trial_id"]): int(row["trial"]) for row in results.ids(table["trial"].tolist())}
@@ -41,7 +41,7 @@ def run_page(results: Results, tracker: Tracker, place: dict[str, Any], model: M
     if len(table):
         artifacts[TABLE] = _table(table.assign(run_id=table["trial"].map(runs)))
     metric = results.config.metric.name
-    complete = results.stored == results.planned  # what comes later could change the curve, not only lengthen it
+    complete = results.stored == results.planned  # later trials could change the curve
     return RunPage(
         note=note(results, place, runs, model, list(artifacts)),
         curves={f"best_so_far/{metric}": best_so_far(results.files, metric)} if complete else {},
@@ -51,7 +51,7 @@ def run_page(results: Results, tracker: Tracker, place: dict[str, Any], model: M
 
 
 def best_so_far(files: SweepFiles, metric: str) -> list[tuple[int, float]]:
-    """(trial, metric) wherever a trial that did not diverge is better than all before it, and at the last trial."""
+    """Return (trial, metric) of each trial that did not diverge and beats all before it, and of the last trial."""
     points: list[tuple[int, float]] = []
     last = 0
     for table in files.shards.tables(["trial", "verdict", metric]):
@@ -67,6 +67,6 @@ def best_so_far(files: SweepFiles, metric: str) -> list[tuple[int, float]]:
 
 
 def _table(frame: pd.DataFrame) -> bytes:
-    """A table as ``mlflow.log_table`` writes it, so that ``mlflow.load_table`` reads it; with all digits."""
+    """Serialise a table in the format of ``mlflow.log_table``, readable by ``mlflow.load_table``, with all digits."""
     rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
     return json.dumps({"columns": list(frame), "data": rows}, ensure_ascii=False, allow_nan=False).encode()

@@ -1,4 +1,4 @@
-"""The report's tables: what became of the trials, the best of them, the diverged ones, overshoots, fixed settings."""
+"""The report's tables: verdicts, best and diverged trials, overshoots, predictions, effects and settings."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from sweeps.results.top_k import TopK
 from sweeps.text.formatting import heading
 
 _EDGE_NOTE = (
-    "the best trials of each cell of the map, for some values of the axis beside lr; the predicted edge is where the "
-    "radius first passes 1"
+    "for the best trial of each cell of the map, at selected values of the axis next to lr; the predicted edge is the "
+    "lr at which the radius first exceeds 1"
 )
 _EFFECTS_NOTE = (
-    "eta squared of one-way analyses: of whether a trial settles, and of log10 of the final loss of those that do"
+    "eta squared of one-way analyses of variance: of whether a trial settles, and of log10 of the final loss of "
+    "settled trials"
 )
 
 
@@ -46,12 +47,14 @@ class Table:
 
 
 def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None = None, n: int = 10) -> list[Table]:
-    """All tables that have something to say, in the report's order."""
+    """Return all tables that have rows, in the order of the report."""
     expected = expected or ()
     aggregate = results.aggregate
-    against = f"the most decided first; radius: {prediction_kind(results)}; growth: the last finite loss over the first"
+    against = (
+        f"clearest prediction first; radius: {prediction_kind(results)}; growth: last finite loss divided by the first"
+    )
     found = [
-        Table("expected", "Held against what was expected", expected_note(expected), expected_table(expected)),
+        Table("expected", "Expected results", expected_note(expected), expected_table(expected)),
         Table("verdicts", "Verdicts", "", verdict_counts(results)),
         Table(
             "best",
@@ -62,16 +65,16 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
         Table(
             "diverged",
             "Diverged and diverging trials",
-            f"the earliest first; growth is the last finite loss over the first{_of(n, aggregate.earliest)}",
+            f"earliest first; growth is the last finite loss divided by the first{_of(n, aggregate.earliest)}",
             diverged_trials(results, n),
         ),
         Table(
             "overshoots",
-            "Overshoots of trials that came back",
-            f"farthest past the target, in percent of the way from start to target{_of(n, aggregate.overshoots)}",
+            "Overshoots of settled trials",
+            f"largest first, in percent of the distance from start to target{_of(n, aggregate.overshoots)}",
             overshoots(results, n),
         ),
-        Table("predictions", "Prediction against outcome", _prediction_note(results), predictions(results)),
+        Table("predictions", "Prediction and outcome", _prediction_note(results), predictions(results)),
         Table(
             "contradictions",
             "Trials that contradict the prediction",
@@ -80,15 +83,15 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
         ),
         Table(
             "overshoots_diverging",
-            "Overshoots of trials that are diverging",
-            "finite at the end, and farther away than at the start",
+            "Overshoots of diverging trials",
+            "the final values are finite, but the objective is above its initial value",
             overshoots(results, n, include_diverging=True).query("verdict == 'diverging'"),
         ),
         Table("edge", "Edge of stability", _EDGE_NOTE, edge_of_stability(results)),
-        Table("effects", "Share of the variance that each parameter explains", _EFFECTS_NOTE, effects(results)),
+        Table("effects", "Share of variance explained by each parameter", _EFFECTS_NOTE, effects(results)),
         Table("seeds", "Settings over seeds", seeds_note(results), seed_spread(results, n)),
         Table("dropped", "Combinations that were not run", "", dropped_and_merged(results)),
-        Table("settings", "Settings that all trials share", "", settings(results)),
+        Table("settings", "Settings shared by all trials", "", settings(results)),
         Table("provenance", "Versions and digests", "", provenance(results)),
     ]
     return [table for table in found if len(table.frame)]
@@ -98,23 +101,23 @@ def _prediction_note(results: Results) -> str:
     predicted = results.aggregate.predictions
     against, disagreeing = int(predicted.contradicted.sum()), predicted.disagreeing
     contradict = "one trial contradicts" if against == 1 else f"{against:,} trials contradict"
-    short = f"; {disagreeing - against:,} more disagree, over too few epochs to tell" if disagreeing > against else ""
+    short = f"; {disagreeing - against:,} more disagree, but ran for too few epochs" if disagreeing > against else ""
     return f"by the {prediction_kind(results)}; {contradict} it{short}"
 
 
 def seeds_note(results: Results) -> str:
-    """How many settings cannot be told from the best, and how that was tested."""
+    """Return how many settings tie with the best and how that was tested, as the note of the table."""
     spread = seed_spread(results)
     if not len(spread):
         return ""
     tied = int(spread["tied"].sum())
     return (
-        f"{tied:,} of {len(spread):,} settings that settled with every seed cannot be told from the best (Welch's "
-        f"one-sided t-test on log10 of the final loss, p of {LEVEL} or more, not corrected for comparing many); "
-        "geometric means and their 95 % intervals (Student's t)"
+        f"{tied:,} of {len(spread):,} settings that settled with every seed are not significantly worse than the best "
+        f"(Welch's one-sided t-test on log10 of the final loss, p of {LEVEL} or more, not corrected for multiple "
+        "comparisons); geometric means with 95 % intervals (Student's t)"
     )
 
 
 def _of(n: int, ranking: TopK) -> str:
-    """How much of a ranking is shown, where it is not all."""
+    """Return how much of a ranking is shown, or an empty string if all of it is."""
     return f"; the first {n:,} of {ranking.total:,}" if ranking.total > n else ""

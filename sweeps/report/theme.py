@@ -1,4 +1,4 @@
-"""How figures look: scales, patterns, and the template that all of them share; the palette is a room of its own."""
+"""The appearance of figures: colour scales, patterns and the common plotly template."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARKERS = {
 }
 _PATTERNS = {"converged": "", "converging": "/", "stalled": "-", "diverging": "\\", "diverged": "x"}
 DASHES = {"converged": "solid", "converging": "solid", "stalled": "solid", "diverging": "dash", "diverged": "dot"}
-NOT_YET = "#b8bec7"  # cells without the number that is shown
+NOT_YET = "#b8bec7"  # cells without a value
 ACCENT = "#0072B2"
 LOSS_SCALE = [(0.0, "#08306b"), (0.25, "#1c6aaf"), (0.5, "#5ba3cf"), (0.75, "#a6cee3"), (1.0, "#e3eef7")]
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7B5B3A")
@@ -45,13 +45,13 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 
 
 
 def faded(colour: str, strength: float) -> str:
-    """A colour such as #0072B2, see-through."""
+    """Return a colour such as #0072B2 as a transparent rgba() colour."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{strength})"
 
 
 def pattern(verdict: str) -> dict[str, object]:
-    """What tells a verdict's bars from others without colours."""
+    """Return the fill pattern that distinguishes a verdict's bars without colours."""
     return {
         "shape": _PATTERNS[verdict],
         "size": 6,
@@ -62,7 +62,7 @@ def pattern(verdict: str) -> dict[str, object]:
 
 
 def template() -> go.layout.Template:
-    """What all figures share: light, with transparent paper, so that a dark page shows through."""
+    """Return the template of all figures; its paper is transparent, so it suits light and dark pages."""
     axis = {
         "gridcolor": _LINE,
         "linecolor": _LINE,

@@ -1,4 +1,4 @@
-"""Tables of trials: verdicts, the best, the diverged, overshoots, predictions."""
+"""Tables of trials: verdicts, best trials, diverged trials, overshoots and predictions."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from sgdcore.stability import Kind
 from sgdcore.verdict import VERDICTS
 from sweeps.results.results import Results
 
-MAX_COLUMNS = 8  # swept parameters in a table
-MAX_FINAL = 4  # parameters whose final values are shown beside a trial
+MAX_COLUMNS = 8  # swept parameters shown in a table
+MAX_FINAL = 4  # models with more parameters have no final values in tables
 
 
 def verdict_counts(results: Results) -> pd.DataFrame:
-    """Number and share of trials by verdict."""
+    """Return the number and share of trials by verdict."""
     counts = results.aggregate.verdicts
     return pd.DataFrame({"verdict": list(VERDICTS), "trials": counts, "share": counts / max(results.stored, 1)})
 
 
 def best_trials(results: Results, n: int = 10) -> pd.DataFrame:
-    """The n best trials by the sweep's metric among those that have not diverged; the faster of equals first.
+    """Return the n best trials that did not diverge, by the sweep's metric, then by fewer steps to tolerance.
 
     As in all tables of trials, n is at most 1,000 (sweeps.results.aggregate.MAX_ROWS).
     """
@@ -39,16 +39,16 @@ def best_trials(results: Results, n: int = 10) -> pd.DataFrame:
 
 
 def diverged_trials(results: Results, n: int = 10) -> pd.DataFrame:
-    """Trials that left the finite numbers, the earliest first, then those that grew, the fastest first."""
+    """Return trials by first non-finite step, earliest first, then diverging trials by growth, fastest first."""
     return results.shown(results.aggregate.earliest, n)[
         [*_identifying_columns(results), "first_nonfinite_step", "growth"]
     ]
 
 
 def overshoots(results: Results, n: int = 10, *, include_diverging: bool = False) -> pd.DataFrame:
-    """The trials whose parameter went farthest past its target: which one, from where, past what, to where and when.
+    """Return the trials with the largest overshoots: the parameter, its start, target, peak and peak step.
 
-    Trials that diverged are left out, and those that are diverging too unless they are asked for.
+    Diverged trials are excluded; diverging trials are included only with ``include_diverging``.
     """
     past = results.shown(results.aggregate.overshoots, n)
     if include_diverging:
@@ -66,7 +66,7 @@ def overshoots(results: Results, n: int = 10, *, include_diverging: bool = False
 
 
 def predictions(results: Results) -> pd.DataFrame:
-    """Verdicts of the trials by what their predicted growth per epoch says; empty where none is known."""
+    """Return the verdicts of the trials by predicted outcome; empty if no prediction is known."""
     predicted = results.aggregate.predictions
     if not predicted.counts.sum():
         return pd.DataFrame()
@@ -84,18 +84,19 @@ def predictions(results: Results) -> pd.DataFrame:
 
 
 def contradicting_trials(results: Results, n: int = 10) -> pd.DataFrame:
-    """The n trials whose outcome contradicts the theory, of those that ran long enough for it to show.
+    """Return the n trials whose outcome contradicts the theory, clearest prediction first.
 
-    Those whose outcome was predicted most decidedly come first.
+    Only trials that ran long enough for the predicted outcome to show are included.
     """
     shown = results.shown(results.aggregate.contradictions, n)
     return shown[[*_identifying_columns(results), "predicted_radius", "growth"]]
 
 
 def prediction_kind(results: Results) -> str:
+    """Return what the predicted radius is, in words."""
     return results.metadata["prediction"] or Kind.EPOCH_MAP
 
 
 def _identifying_columns(results: Results) -> list[str]:
-    """The columns that say which trial it is and what became of it."""
+    """Return the columns that identify a trial, and its verdict."""
     return ["trial", *results.swept[:MAX_COLUMNS], "verdict"]

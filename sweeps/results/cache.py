@@ -30,7 +30,8 @@ _LEAST_TRIALS = 50_000  # for fewer, a pass takes no longer than writing the cac
 _CLASSES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        binning.MapAxis, heatmap.Cells, heatmap.Panel, top_k.DistinctValues, top_k.TopK, aggregate.Predictions, aggregate.Aggregate,
+        binning.MapAxis, heatmap.Cells, heatmap.Panel, top_k.DistinctValues, top_k.TopK,
+        aggregate.Predictions, aggregate.Aggregate,
     )
 }  # fmt: skip
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException)

@@ -54,7 +54,7 @@ def compare(files: Sequence[SweepFiles]) -> Comparison:
         StoreError: a file of a sweep is damaged.
     """
     if not 2 <= len(files) <= MAX_SWEEPS:
-        raise InputError(f"cannot compare {len(files)} sweeps: give 2 to {MAX_SWEEPS}")
+        raise InputError(f"{len(files)} given; compare needs 2 to {MAX_SWEEPS} sweeps")
     first, *others = (load_results(each) for each in files)
     return Comparison((first, *others), tuple(match(first, other) for other in others))
 

@@ -38,6 +38,7 @@ from sgdcore.kernels.linear_numba.tiles import (
     stop_lanes,
     write_back,
 )
+from sgdcore.kernels.simd import memory
 from sgdcore.kernels.simd.memory import aligned, or_empty
 from sgdcore.tasks.task import Quadratic
 from sgdcore.trajectories import Curves, State
@@ -46,7 +47,7 @@ CHUNK = 256  # maximum number of steps between two checks for non-finite values
 PART = 8  # a chunk with a non-finite value is repeated in parts of 1/PART
 
 # As in steps: part of the cache key of the functions compiled here.
-_FILES = [recording.__file__, tiles.__file__, __file__]
+_FILES = [memory.__file__, recording.__file__, tiles.__file__, __file__]
 _SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES), steps.SOURCE)
 
 

@@ -33,6 +33,7 @@ from sgdcore.kernels.mlp_numba.passes import make_scratch, run_pass
 from sgdcore.kernels.simd import lanes as simd_lanes
 from sgdcore.kernels.simd import math as simd_math
 from sgdcore.kernels.simd import matmul as simd_matmul
+from sgdcore.kernels.simd import memory
 from sgdcore.kernels.simd.lanes import fma, load, select, splat, store
 from sgdcore.kernels.simd.memory import aligned, or_empty
 from sgdcore.tasks.networks import MlpModel
@@ -43,9 +44,9 @@ COLUMNS = 5  # rows of a tile that hold hyperparameters
 VECTOR_BYTES = 64 if get_host_cpu_features().get("avx512f") else 32  # no result depends on it
 UNITS_BYTES = 1 << 16  # limit for the activations of the samples processed together
 
-_FILES = [str(module.__file__) for module in (rule, simd_lanes, simd_matmul, simd_math, mlp_layers, mlp_passes)] + [
-    __file__
-]
+_FILES = [
+    str(module.__file__) for module in (rule, simd_lanes, simd_matmul, simd_math, memory, mlp_layers, mlp_passes)
+] + [__file__]
 _SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES))  # part of the cache key, as in linear_numba
 
 

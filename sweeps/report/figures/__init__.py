@@ -1,4 +1,4 @@
-"""The report's figures, as plotly figures that also show in a notebook; None where there is nothing to show."""
+"""The report's plotly figures, also for notebooks; a function returns None if there is nothing to draw."""
 
 from sweeps.report.figures.comparison import compared_curves, compared_maps, compared_shares
 from sweeps.report.figures.convergence_speed import convergence_speed

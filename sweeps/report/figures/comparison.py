@@ -1,4 +1,4 @@
-"""Sweeps side by side: their stability maps on one scale, their loss curves over each other, their verdicts' shares."""
+"""Figures that compare sweeps: stability maps on one scale, overlaid loss curves, and shares of verdicts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sweeps.results.heatmap import Panel
 from sweeps.results.results import Results
 from sweeps.results.stability_map import MAX_CELLS, make_panels
 
-_DASHES = ("solid", "dash", "dot")  # of the sweeps that share a colour
+_DASHES = ("solid", "dash", "dot")  # distinguish sweeps that share a colour
 _QUANTILES = (0.25, 0.5, 0.75)
 _MOST_IN_A_ROW = 4
 
@@ -26,12 +26,12 @@ FloatArray = NDArray[np.float64]
 
 
 def compared_maps(comparison: Comparison, view: str = "verdict") -> go.Figure | None:
-    """The sweeps' stability maps on one colour scale; None where none of them has one.
+    """Draw the sweeps' stability maps on one colour scale; None if no sweep has a map.
 
-    See :func:`sweeps.report.figures.stability_map`. All together have the cells of one sweep's map.
+    See :func:`sweeps.report.figures.stability_map`. All maps together have as many cells as the map of one sweep.
 
     Raises:
-        ValueError: another view.
+        ValueError: ``view`` is not one of the map's views.
     """
     most = MAX_CELLS // len(comparison.sweeps)
     found = [make_panels(results, most) for results in comparison.sweeps]
@@ -46,10 +46,10 @@ def compared_maps(comparison: Comparison, view: str = "verdict") -> go.Figure | 
 
 
 def compared_curves(comparison: Comparison) -> go.Figure | None:
-    """The loss of each sweep's best trial, and the median of those that settle; None where no trial does.
+    """Draw the loss of each sweep's best trial and the median of its settled trials; None if no trial settled.
 
-    Half of a sweep's settling trials lie in its band: of a fair sample of them, weighted by how frequent their verdicts
-    are.
+    The band holds half of a sweep's settled trials. It is computed from a uniform sample per verdict, weighted by the
+    number of trials with that verdict.
     """
     figure = go.Figure(layout={"template": template(), "height": 480})
     curves = [_curves(results) for results in comparison.sweeps]
@@ -71,7 +71,7 @@ def compared_curves(comparison: Comparison) -> go.Figure | None:
 
 
 def compared_shares(comparison: Comparison) -> go.Figure:
-    """The share of each verdict among a sweep's stored trials, a bar a sweep."""
+    """Draw the share of each verdict among the stored trials, one bar per sweep."""
     bars = [
         (name, results) for name, results in zip(comparison.names, comparison.sweeps, strict=True) if results.stored
     ]
@@ -94,7 +94,7 @@ def compared_shares(comparison: Comparison) -> go.Figure:
 
 
 def _curves(results: Results) -> pd.DataFrame:
-    """Curves of the sampled trials that settled, each with the number of trials that it stands for."""
+    """Return the curves of the sampled settled trials, each weighted by the number of trials it represents."""
     aggregate = results.aggregate
     parts = []
     for verdict, count in zip(VERDICTS, aggregate.verdicts.tolist(), strict=True):
@@ -123,7 +123,7 @@ def _add(figure: go.Figure, results: Results, curves: pd.DataFrame, name: str, p
         mode="lines",
         line={"color": colour, "dash": "dot", "width": 1.8},
         legendgroup=name,
-        hovertemplate="step %{x:,}<br>median %{y:.3~g}<br>half between %{customdata[0]:.3~g} and %{customdata[1]:.3~g}",
+        hovertemplate="step %{x:,}<br>median %{y:.3~g}<br>50 % between %{customdata[0]:.3~g} and %{customdata[1]:.3~g}",
     )
     leader = curves[curves["best"]].dropna(subset=["loss"])
     if len(leader):
@@ -139,7 +139,7 @@ def _add(figure: go.Figure, results: Results, curves: pd.DataFrame, name: str, p
 
 
 def _quantiles(losses: FloatArray, weights: FloatArray) -> FloatArray:
-    """(Q, K) weighted quantiles of (T, K) losses: the least loss up to which that share of the weight lies."""
+    """Return (Q, K) weighted quantiles of (T, K) losses: the smallest loss that reaches each share of the weight."""
     order = np.argsort(losses, axis=0)
     share = np.cumsum(weights[order], axis=0) / weights.sum()
     first = np.stack([(share >= quantile - 1e-12).argmax(axis=0) for quantile in _QUANTILES])

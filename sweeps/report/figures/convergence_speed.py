@@ -1,4 +1,4 @@
-"""Convergence speed: the fewest steps to tolerance along the map's first axis, for some values of the second."""
+"""Convergence speed: the fewest steps to tolerance along the map's first axis, for selected values of the second."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sweeps.results.stability_map import stability_panels
 from sweeps.text.formatting import cell, heading, meaning
 
 _MOST_LINES = 4
-_FEWEST = 3  # points that make a line
+_FEWEST = 3  # minimum number of points to draw
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
 
 def convergence_speed(results: Results) -> go.Figure | None:
-    """The fewest steps to tolerance; None where hardly any trial got there, or nothing but seeds is swept."""
+    """Draw the fewest steps to tolerance; None if too few trials reach it or only the seed is swept."""
     found = stability_panels(results)
     if found:
         across, up = found[0].cells.axes

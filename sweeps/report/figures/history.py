@@ -1,4 +1,4 @@
-"""History: best loss and stable share of a name's sweeps over time, such as a schedule has made."""
+"""Best loss and stable share over time of sweeps with one name, for example those of a schedule."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from sweeps.report.theme import ACCENT, LINES, template
 from sweeps.results.binning import ticks
 from sweeps.text.formatting import heading
 
-_ROOM = 0.08  # around the losses, as a share of the axis
+_ROOM = 0.08  # padding around the losses, as a share of the axis
 
 
 def history_lines(history: pd.DataFrame) -> go.Figure | None:
-    """Best loss above, stable share below, a point a sweep; None of fewer than two.
+    """Draw the best loss (top) and stable share (bottom), one point per sweep; None for fewer than two sweeps.
 
     Args:
-        history: rows as of :func:`sweeps.results.history.history`: id, created, metric, best, stable_share. Each
-            point's customdata is its id.
+        history: Rows of :func:`sweeps.results.history.history`; uses id, created, metric, best and stable_share. The
+            customdata of a point is the sweep's id.
     """
     rows = history[history["stable_share"].notna()].sort_values("created")
     if len(rows) < 2:
         return None
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.58, 0.42])
     metric = heading(rows["metric"].iloc[-1])
-    told = {"x": rows["created"], "customdata": rows["id"], "mode": "lines+markers", "showlegend": False}
+    common = {"x": rows["created"], "customdata": rows["id"], "mode": "lines+markers", "showlegend": False}
     lines = (
         (1, rows["best"], ACCENT, f"best {metric} %{{y:.4~g}}"),
         (2, rows["stable_share"], LINES[2], "stable %{y:.1%}"),
     )
     for row, values, colour, text in lines:
         figure.add_scatter(
-            **told,
+            **common,
             y=values,
             line={"color": colour, "width": 2},
             marker={"size": 9, "color": colour, "line": {"width": 1.5, "color": "#ffffff"}},
@@ -47,7 +47,7 @@ def history_lines(history: pd.DataFrame) -> go.Figure | None:
 
 
 def _loss_axis(losses: pd.Series) -> dict[str, object]:
-    """Logarithmic where all are positive, with some room."""
+    """Return the layout of the loss axis: logarithmic if all losses are positive, with padding."""
     known = losses.dropna().to_numpy(dtype=np.float64)
     if not len(known) or (known <= 0).any():
         return {"rangemode": "tozero"}

@@ -1,4 +1,4 @@
-"""Loss curves: of every trial where there are few, else the median of each verdict with bands around it."""
+"""Loss curves: every trial if there are few, else the median of each verdict with bands."""
 
 from __future__ import annotations
 
@@ -17,23 +17,27 @@ from sweeps.results.binning import ticks
 from sweeps.results.results import Results
 from sweeps.text.formatting import cell, heading
 
-FEW = 12  # trials up to which each one has a curve of its own
+FEW = 12  # up to this many trials, each has its own curve
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-STEP_ZERO = 0.5  # where step 0 stands on a logarithmic axis
+STEP_ZERO = 0.5  # position of step 0 on a logarithmic axis
 LEAST = 1e-300
-LOG_STEPS = 20  # from here on the steps' axis is logarithmic
-_ROOM = 0.06  # around the curves, as a share of the axis
+LOG_STEPS = 20  # with more steps, the step axis is logarithmic
+_ROOM = 0.06  # padding around the curves, as a share of the axis
 SETTLED = VERDICTS[:3]
 
 FloatArray = NDArray[np.float64]
 
 
 def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Figure:
-    """Training loss by step: of up to FEW trials each one, else by verdict; or each of ``trials``, by number.
+    """Draw the training loss by step: one curve per trial for up to FEW trials, else curves by verdict.
 
-    By verdict: the median, and bands that hold half and four fifths of a fair sample of its trials, always the same
-    one; a trial that has stopped counts as infinitely bad. The loss axis spans what trials that settled show: what
-    diverges leaves it at the top.
+    A verdict's curve is the median, with bands that hold 50 % and 80 % of a uniform, reproducible sample of its trials;
+    the loss of a stopped trial counts as infinite. The loss axis spans the settled trials, so diverging curves leave it
+    at the top.
+
+    Args:
+        results: The sweep's results.
+        trials: Numbers of the trials to draw, one curve each, instead of the default.
     """
     figure = go.Figure(layout={"template": template(), "height": 460})
     drawn = sampled_trials(results) if trials is None else results.rows(trials)[["trial", "verdict", *results.swept]]
@@ -60,7 +64,7 @@ def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Fig
 
 
 def band(steps: FloatArray, low: FloatArray, high: FloatArray, colour: str, group: str) -> go.Scatter:
-    """What lies between two curves."""
+    """Return a filled band between two curves."""
     return go.Scatter(
         x=np.concatenate([steps, steps[::-1]]),
         y=np.concatenate([high, low[::-1]]),
@@ -74,7 +78,7 @@ def band(steps: FloatArray, low: FloatArray, high: FloatArray, colour: str, grou
 
 
 def sampled_trials(results: Results) -> pd.DataFrame:
-    """The trials whose curves are drawn: a fair sample of each verdict, and the best of those that settled."""
+    """Return the trials whose curves are drawn: a uniform sample of each verdict and the best settled trial."""
     aggregate = results.aggregate
     parts = [results.shown(aggregate.samples[verdict]) for verdict in VERDICTS]
     found = pd.concat([results.shown(aggregate.best_settled), *parts], ignore_index=True)
@@ -122,8 +126,8 @@ def _by_verdict(figure: go.Figure, results: Results, curves: pd.DataFrame, floor
             line={"color": COLOURS[verdict], "dash": DASHES[verdict], "width": 2.4},
             marker={"symbol": MARKERS[verdict], "size": 6, "maxdisplayed": 8},
             legendgroup=verdict,
-            hovertemplate="step %{x:,}<br>median %{customdata[2]:.3~g}<br>half between %{customdata[1]:.3~g} and "
-            "%{customdata[3]:.3~g}<br>four fifths between %{customdata[0]:.3~g} and %{customdata[4]:.3~g}",
+            hovertemplate="step %{x:,}<br>median %{customdata[2]:.3~g}<br>50 % between %{customdata[1]:.3~g} and "
+            "%{customdata[3]:.3~g}<br>80 % between %{customdata[0]:.3~g} and %{customdata[4]:.3~g}",
         )
     best = results.shown(results.aggregate.best_settled)
     if len(best):
@@ -144,13 +148,13 @@ def _settings(results: Results, trial: pd.Series) -> str:
 
 
 def _below(curves: pd.DataFrame, factor: float) -> pd.Series[float]:
-    """The losses that are not yet that much larger than their trial's first."""
+    """Return the losses that are at most ``factor`` times the first loss of their trial."""
     first = curves.groupby("trial")["loss"].transform("first")
     return curves["loss"][curves["loss"] <= factor * first]
 
 
 def loss_axis(losses: pd.Series[float], floor: float) -> dict[str, Any]:
-    """The axis' range in powers of ten, what is shown and a little room, and its ticks."""
+    """Return the range (in powers of ten, with padding) and ticks of a logarithmic loss axis."""
     exponents = np.log10(losses.dropna().clip(lower=floor).to_numpy(dtype=np.float64))
     if not len(exponents):
         return {}
@@ -160,7 +164,7 @@ def loss_axis(losses: pd.Series[float], floor: float) -> dict[str, Any]:
 
 
 def step_axis(last: int, logarithmic: bool) -> dict[str, object]:
-    """The axis of steps up to the last one; on a logarithmic one step 0 stands at STEP_ZERO."""
+    """Return the layout of the step axis up to ``last``; on a logarithmic axis step 0 is drawn at STEP_ZERO."""
     if not logarithmic:
         return {"rangemode": "tozero"}
     powers = [10**k for k in range(len(str(last)))]

@@ -1,4 +1,4 @@
-"""Effects: by value of each swept parameter, the share of trials that settle and the mean loss of those that do."""
+"""Main effects: the share of trials that settle and their mean loss, by value of each swept parameter."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sweeps.results.importance import effects, main_effect
 from sweeps.results.results import Results
 from sweeps.text.formatting import heading
 
-_MOST = 6  # parameters
+_MOST = 6  # parameters drawn
 
 
 def main_effects(results: Results) -> go.Figure | None:
-    """A column a parameter: the share that settles above, the geometric mean of their final loss below.
+    """Draw one column per parameter: the share that settles (top) and the geometric mean of the final loss (bottom).
 
-    The band is a standard deviation of log10 loss to both sides. None where fewer than two parameters are swept.
+    The band is one standard deviation of log10 loss on each side. None if fewer than two parameters are swept.
     """
     shares = effects(results)
     if not len(shares):
         return None
     names = [name for name in shares["parameter"] if name in results.axes][:_MOST]
-    told = shares.set_index("parameter")
+    explained = shares.set_index("parameter")
     figure = make_subplots(
         rows=2,
         cols=len(names),
@@ -44,7 +44,7 @@ def main_effects(results: Results) -> go.Figure | None:
         _add_effect(figure, parts[name], places, column, f"{heading(name)} %{{x:.4~g}}<br>")
         layout = {**axis.layout(), "showticklabels": True}
         figure.update_xaxes(**(layout | {"showticklabels": False}), row=1, col=column)
-        figure.update_xaxes(**layout, row=2, col=column, title_text=_explained(told.loc[name]))
+        figure.update_xaxes(**layout, row=2, col=column, title_text=_explained(explained.loc[name]))
     figure.update_xaxes(title_font_size=11, nticks=4)
     figure.update_yaxes(title_text="share that settles", tickformat=".0%", range=[-0.05, 1.05], row=1, col=1)
     every = pd.concat(parts.values())
@@ -102,9 +102,9 @@ def _add_effect(figure: go.Figure, part: pd.DataFrame, places: np.ndarray, colum
 
 
 def _explained(row: pd.Series) -> str:
-    told = [
+    parts = [
         f"{share:.0%} of {what}"
         for what, share in (("settling", row["of_settling"]), ("log loss", row["of_log_loss"]))
         if pd.notna(share)
     ]
-    return "explains<br>" + "<br>".join(told) if told else ""
+    return "explains<br>" + "<br>".join(parts) if parts else ""

@@ -1,4 +1,4 @@
-"""What is drawn over the stability map: the verdicts' symbols, and the boundary that theory predicts."""
+"""Overlays of the stability map: symbols of the verdicts and the predicted stability boundary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sweeps.results.heatmap import Cells
 
 
 def glyphs(cells: Cells, lattice: tuple[int, int]) -> dict[str, go.Scatter]:
-    """Symbols of the verdicts on a lattice of cells, so that the map can be read without colours."""
+    """Return verdict symbols on a lattice of cells, so that the map is readable without colours."""
     across, up = cells.axes
     columns, rows = (
         np.unique(np.linspace(0, n - 1, 2 * min(n, most) + 1)[1::2].round().astype(int))
@@ -35,7 +35,7 @@ def glyphs(cells: Cells, lattice: tuple[int, int]) -> dict[str, go.Scatter]:
 
 
 def boundary(cells: Cells, in_legend: bool) -> list[go.Scatter]:
-    """Where the predicted radius is 1: a dark line with a light edge, to be seen on every colour."""
+    """Return the line where the predicted radius is 1, dark with a light edge to be visible on any colour."""
     import contourpy
 
     known = np.isfinite(cells.radius)

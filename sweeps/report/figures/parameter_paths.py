@@ -1,4 +1,4 @@
-"""Paths of a model's two parameters over the contours of its loss, with the overshoots marked."""
+"""The paths of a model's two parameters over the contours of the loss, with overshoots marked."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from sweeps.report.theme import CONTOURS, DASHES, PATHS, template
 from sweeps.results.results import Results
 from sweeps.text.formatting import cell, heading, number
 
-_POINTS = 90  # of the contours, along each axis
-_REACH = {True: 4.0, False: 0.3}  # how many times as far as what settles other paths may stretch the axes, if few
+_POINTS = 90  # grid points of the contours along each axis
+# By whether there are few trials: how far other paths extend the axes, relative to the extent of settled paths.
+_REACH = {True: 4.0, False: 0.3}
 _MOST = 6
 
 FloatArray = NDArray[np.float64]
 
 
 def parameter_paths(results: Results, quadratic: Quadratic, trials: Sequence[int] | None = None) -> go.Figure | None:
-    """The paths of a few trials over the contours of the training loss; None unless the model has two parameters.
+    """Draw the paths of up to six trials over the contours of the training loss; None unless there are two parameters.
 
-    Shown are ``trials`` (numbers, at most six); by default the best, the worst and the farthest overshoots of trials
-    that settled, one that is diverging and one that diverged. A star marks where a parameter was farthest past its
-    target. Lines join the recorded steps. The axes hold the trials that settled, and of the others at most four times
-    as much, in sweeps of many trials a third.
+    By default, the trials are the best, the worst and the largest overshoot of the settled ones, the largest
+    overshoots of the diverging ones, and one that diverged; ``trials`` selects others by number. A star marks where a
+    parameter was farthest past its target. Lines join the recorded steps. The axes span the settled trials and extend
+    towards the others by up to 4 times that span, or 0.3 times in sweeps of many trials.
     """
     names = results.parameters
     if len(names) != 2 or quadratic.factor.shape[0] != 2 or not results.stored:
@@ -50,8 +51,8 @@ def parameter_paths(results: Results, quadratic: Quadratic, trials: Sequence[int
         y=[optimum[1]],
         mode="markers",
         marker={"symbol": "cross-thin", "size": 16, "line": {"width": 3, "color": "#111827"}},
-        name="least loss",
-        hovertemplate=f"least loss {number(quadratic.minimum, 3)}<br>{names[0]} %{{x:.4~g}}<br>{names[1]} %{{y:.4~g}}"
+        name="minimum loss",
+        hovertemplate=f"minimum loss {number(quadratic.minimum, 3)}<br>{names[0]} %{{x:.4~g}}<br>{names[1]} %{{y:.4~g}}"
         "<extra></extra>",
     )
     figure.update_xaxes(title_text=f"{names[0]} (w)" if names[0] == "weight" else names[0], range=x, showgrid=False)
@@ -61,7 +62,7 @@ def parameter_paths(results: Results, quadratic: Quadratic, trials: Sequence[int
 
 
 def path_trials(results: Results) -> pd.DataFrame:
-    """The trials whose paths are drawn, at most six, no trial twice."""
+    """Return the trials whose paths are drawn by default, at most six and without duplicates."""
     aggregate = results.aggregate
     wanted = [
         (aggregate.best_settled, 1),
@@ -77,7 +78,7 @@ def path_trials(results: Results) -> pd.DataFrame:
 def _ranges(
     trials: pd.DataFrame, paths: dict[int, FloatArray], optimum: FloatArray, reach: float
 ) -> tuple[list[float], list[float]]:
-    """Both axes' ends: what settles with some room, and of what does not up to ``reach`` times as much."""
+    """Return the ranges of both axes: the settled paths with padding, extended by up to ``reach`` times their span."""
     bad = trials["verdict"].isin(["diverging", "diverged"])
     calm = [paths[t] for t in trials["trial"][~bad]]
     wild = [paths[t] for t in trials["trial"][bad]]
@@ -116,7 +117,7 @@ def _add_path(
     ends: tuple[list[float], list[float]],
 ) -> None:
     name = f"trial {trial['trial']}, {trial['verdict']}"
-    # Points far outside are cut: plotly's lines to 1e30 end nowhere near where they should.
+    # Cut points far outside the axes: plotly draws lines to coordinates such as 1e30 in wrong places.
     spans = np.array([[high - low, high + low] for low, high in ends]) / 2
     distance = np.abs((path - spans[:, 1]) / spans[:, 0]).max(axis=1)
     end = int((distance > 40).argmax()) if (distance > 40).any() else len(path)

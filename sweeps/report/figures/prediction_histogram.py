@@ -1,4 +1,4 @@
-"""Theory: outcomes by the predicted growth per epoch, which says before running whether a setting settles."""
+"""The prediction histogram: outcomes by the growth per epoch that theory predicts before running."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sweeps.results.results import Results
 
 
 def prediction_histogram(results: Results) -> go.Figure | None:
-    """Trials by predicted radius and verdict, with the line between settling and diverging; None where none is known.
+    """Draw trials by predicted radius and verdict, with a line at radius 1; None if no prediction is known.
 
-    The last bar holds all radii from 2 on.
+    The last bar holds all radii of 2 or more.
     """
     counts = results.aggregate.predictions.histogram
     if not counts.sum():

@@ -1,4 +1,4 @@
-"""Seeds: the best settings' mean loss over seeds with confidence intervals."""
+"""Seed intervals: the mean loss over seeds of the best settings, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _APART = "#8a93a0"
 
 
 def seed_intervals(results: Results) -> go.Figure | None:
-    """Geometric mean over seeds and 95 % interval of the best settings; None without several seeds.
+    """Draw the geometric mean over seeds and the 95 % interval of the best settings; None without several seeds.
 
-    Settings that cannot be told from the best are filled and in a colour of their own.
+    Settings that are not significantly worse than the best are filled and highlighted.
     """
     spread = seed_spread(results, _SHOWN)
     if not len(spread):
@@ -27,7 +27,7 @@ def seed_intervals(results: Results) -> go.Figure | None:
     labels = [", ".join(cell(row[name], name) for name in names) for _, row in spread.iterrows()]
     figure = go.Figure(layout={"template": template(), "height": 130 + 24 * len(spread)})
     for tied, colour, symbol, name in (
-        (True, ACCENT, "circle", "cannot be told from the best"),
+        (True, ACCENT, "circle", "not significantly worse than the best"),
         (False, _APART, "circle-open", "worse than the best (p < 0.05)"),
     ):
         rows = np.flatnonzero(spread["tied"].to_numpy(dtype=bool) == tied)
@@ -54,7 +54,7 @@ def seed_intervals(results: Results) -> go.Figure | None:
             hovertemplate="%{text}<br>mean loss %{x:.4~g} (%{customdata[0]:.4~g} to %{customdata[1]:.4~g})"
             "<br>p %{customdata[2]:.2~g}<extra></extra>",
         )
-    # Intervals of two or three seeds can be huge: the means set the axis, with some room.
+    # Intervals over two or three seeds can be huge, so the means determine the axis range.
     means = np.log10(spread["mean_loss"].to_numpy())
     reach = max(1.5 * float(np.ptp(means)), 0.02)
     low = max(np.log10(spread["low"].min()), means.min() - reach)

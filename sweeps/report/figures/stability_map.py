@@ -1,4 +1,4 @@
-"""The stability map: verdict, final loss or steps to tolerance over two axes, and the predicted boundary."""
+"""The stability map: verdict, final loss or steps to tolerance over two axes, with the predicted boundary."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from sweeps.results.stability_map import stability_panels
 from sweeps.text.formatting import heading
 
 VIEWS = ("verdict", "final loss", "steps to tolerance")
-_LEVELS = 224  # of a colour scale; those above are for trials without a number
+_LEVELS = 224  # levels of a colour scale; higher levels are for cells without a value
 _MISSING = {"not yet": 232, "diverging": 240, "diverged": 248, "nothing": 254}
 CLEAR = "rgba(0,0,0,0)"
 _LEAST = 1e-300
-_GLYPHS = {1: (28, 9), 2: (14, 9), 3: (9, 5), 4: (7, 5)}  # symbols across and up a panel, by the panels in a row
+_GLYPHS = {1: (28, 9), 2: (14, 9), 3: (9, 5), 4: (7, 5)}  # symbols across and up a panel, by panels per row
 _PANEL_HEIGHT = {1: 430, 2: 340, 3: 250}  # pixels, by the number of rows
-_ABOVE, _BELOW, _BETWEEN = 84, 150, 64  # pixels, for titles of two lines
-_BUTTONS_HEIGHT = 50  # pixels, with the room above
-_LINE, _AXIS_TITLE = 15, 56  # pixels: of each line more, and where every panel names its own axis
+_ABOVE, _BELOW, _BETWEEN = 84, 150, 64  # pixels, for two-line titles
+_BUTTONS_HEIGHT = 50  # pixels, including the space above
+_LINE, _AXIS_TITLE = 15, 56  # pixels per additional title line, and per axis title if every panel has its own
 
 FloatArray = NDArray[np.float64]
 
 
 def stability_map(results: Results, view: str = "verdict") -> go.Figure | None:
-    """What became of each setting over the two widest axes; None where fewer than two are swept.
+    """Draw the outcome of each setting over the two widest axes; None if fewer than two axes are swept.
 
     See :func:`draw_maps`.
     """
@@ -43,14 +43,14 @@ def stability_map(results: Results, view: str = "verdict") -> go.Figure | None:
 
 
 def draw_maps(found: Sequence[Panel], view: str = "verdict", in_a_row: int | None = None) -> go.Figure | None:
-    """Maps on one scale; None where there are none.
+    """Draw maps on one scale; None if there are none.
 
-    A cell shows the best of its trials, its fewest steps to tolerance and, where it is known, the least predicted
-    radius: where that is 1 lies the drawn boundary. Buttons switch between VIEWS; ``view`` is shown first. So many
-    panels stand ``in_a_row``, by default as many as suits their number.
+    A cell shows its best trial and its fewest steps to tolerance. The boundary is drawn where the smallest predicted
+    radius of a cell is 1. Buttons switch between VIEWS, starting with ``view``. ``in_a_row`` is the number of panels
+    per row, by default chosen from their number.
 
     Raises:
-        ValueError: another view.
+        ValueError: ``view`` is not one of VIEWS.
     """
     if view not in VIEWS:
         raise ValueError(f"view must be one of {', '.join(VIEWS)}, not {view!r}")
@@ -87,7 +87,7 @@ def draw_maps(found: Sequence[Panel], view: str = "verdict", in_a_row: int | Non
 
 
 def panes(found: Sequence[Panel], in_a_row: int | None = None) -> tuple[go.Figure, int]:
-    """The empty panels side by side, and how many stand in a row."""
+    """Return a figure with empty panels, and the number of panels per row."""
     columns = in_a_row or min(len(found), 3 if len(found) in (3, 5, 6) else 2 if len(found) <= 4 else 4)
     rows = math.ceil(len(found) / columns)
     height = _PANEL_HEIGHT.get(rows, 230)
@@ -108,11 +108,11 @@ def panes(found: Sequence[Panel], in_a_row: int | None = None) -> tuple[go.Figur
     for place, panel in enumerate(found):
         across, up = panel.cells.axes
         row, column = 1 + place // columns, 1 + place % columns
-        ends = place + columns >= len(found)  # nothing stands below it
-        told = {"title_text": heading(across.name), "showticklabels": True} if ends or not alike else {}
-        figure.update_xaxes(showgrid=False, **across.layout(), **told, row=row, col=column)
-        told = {"title_text": heading(up.name)} if column == 1 or not alike else {}
-        figure.update_yaxes(showgrid=False, **up.layout(), **told, row=row, col=column)
+        ends = place + columns >= len(found)  # the lowest panel of its column
+        title = {"title_text": heading(across.name), "showticklabels": True} if ends or not alike else {}
+        figure.update_xaxes(showgrid=False, **across.layout(), **title, row=row, col=column)
+        title = {"title_text": heading(up.name)} if column == 1 or not alike else {}
+        figure.update_yaxes(showgrid=False, **up.layout(), **title, row=row, col=column)
     figure.update_annotations(font_size=13 if columns < 3 else 11)
     return figure.update_layout(
         template=template(),
@@ -123,7 +123,7 @@ def panes(found: Sequence[Panel], in_a_row: int | None = None) -> tuple[go.Figur
 
 
 def same_cells(one: Cells, other: Cells) -> bool:
-    """Whether two maps have the same axes, value by value."""
+    """Check that two maps have the same axes with the same values."""
     return all(
         mine.name == theirs.name and np.array_equal(mine.labels, theirs.labels)
         for mine, theirs in zip(one.axes, other.axes, strict=True)
@@ -144,7 +144,7 @@ def _measures(
     span: tuple[float, float],
     in_legend: bool,
 ) -> go.Heatmap:
-    """Cells by the logarithm of a number; where there is none the scale goes on with what happened instead."""
+    """Draw cells by the logarithm of a value; levels above the scale show the outcome of cells without one."""
     low, high = span
     with np.errstate(invalid="ignore"):
         level = (np.log10(np.maximum(values, 10**low)) - low) / (high - low) * (_LEVELS - 1)
@@ -153,7 +153,7 @@ def _measures(
     ramp: list[tuple[float, str]] = LOSS_SCALE if name == "final loss" else SPEED_SCALE
     scale = [(place * _LEVELS / 256, colour) for place, colour in ramp]
     first = _LEVELS / 256
-    not_yet = ramp[-1][1] if name == "final loss" else NOT_YET  # each has a loss
+    not_yet = ramp[-1][1] if name == "final loss" else NOT_YET  # every settled cell has a final loss
     for word, colour in zip(_MISSING, (not_yet, COLOURS["diverging"], COLOURS["diverged"], CLEAR), strict=True):
         last = min(1.0, (_MISSING[word] + 4) / 256)
         scale += [(first, colour), (last, colour)]
@@ -164,14 +164,14 @@ def _measures(
     powers = ticks(low, high)
     at = ((np.log10(powers["tickvals"]) - low) / (high - low) * (_LEVELS - 1)).tolist()
     ends = {
-        "final loss": "at the end: diverging, diverged",
-        "steps to tolerance": "at the end: none, diverging, diverged",
+        "final loss": "end of scale: diverging, diverged",
+        "steps to tolerance": "end of scale: not reached, diverging, diverged",
     }
     return with_scale(drawn, f"{name} ({ends[name]})", at, powers["ticktext"])
 
 
 def with_scale(drawn: go.Heatmap, title: str, at: Sequence[float], words: Sequence[str]) -> go.Heatmap:
-    """The map with its colour scale below the figure, and words at some of the scale's numbers."""
+    """Add a colour scale below the figure, with the labels ``words`` at the levels ``at``."""
     return drawn.update(
         showscale=True,
         colorbar={
@@ -192,7 +192,7 @@ def with_scale(drawn: go.Heatmap, title: str, at: Sequence[float], words: Sequen
 
 
 def heat(cells: Cells, levels: NDArray[np.number], scale: object, least: float, greatest: float) -> go.Heatmap:
-    """Cells in the colours of their levels, whole numbers up to 255."""
+    """Draw cells coloured by level; levels are integers from 0 to 255."""
     across, up = cells.axes
     return go.Heatmap(
         **places(across, up),
@@ -206,16 +206,16 @@ def heat(cells: Cells, levels: NDArray[np.number], scale: object, least: float, 
 
 
 def _hover(cells: Cells) -> go.Heatmap:
-    """An invisible layer that all views share, since what it says takes the most room."""
+    """Return an invisible hover layer, shared by all views because hover data take the most space."""
     across, up = cells.axes
     lines = [hover_line(axis, letter) for axis, letter in ((across, "x"), (up, "y"))]
     run = cells.trials > 0
     loss = np.where(cells.loss < np.finfo(np.float32).max, cells.loss, np.nan)
-    told = np.stack([cells.trial, loss], axis=-1).swapaxes(0, 1)
+    hover_data = np.stack([cells.trial, loss], axis=-1).swapaxes(0, 1)
     return go.Heatmap(
         **places(across, up),
-        z=np.where(run, 0, np.nan).T.astype(np.uint8 if run.all() else np.float32),  # a byte a cell where it can be
-        customdata=told.astype(np.float32),
+        z=np.where(run, 0, np.nan).T.astype(np.uint8 if run.all() else np.float32),  # one byte per cell if possible
+        customdata=hover_data.astype(np.float32),
         opacity=0,
         showscale=False,
         hoverongaps=False,
@@ -225,12 +225,12 @@ def _hover(cells: Cells) -> go.Heatmap:
 
 
 def hover_line(axis: MapAxis, letter: str) -> str:
-    """What is said of an axis' value where somebody points."""
+    """Return the hover text template for a value on an axis."""
     return f"{heading(axis.name)} %{{{letter}{'' if axis.kind == 'listed' else ':.5~g'}}}"
 
 
 def places(across: MapAxis, up: MapAxis) -> dict[str, FloatArray]:
-    """Where a map's cells lie."""
+    """Return the coordinates of a map's cells."""
     return {
         letter: axis.positions if len(axis.labels) > 1 else axis.edges for letter, axis in (("x", across), ("y", up))
     }
@@ -247,7 +247,7 @@ def _legend_entry(verdict: str) -> go.Scatter:
 
 
 def _span(parts: Sequence[FloatArray]) -> tuple[float, float]:
-    """The powers of ten between which some numbers lie."""
+    """Return the range of the positive finite values, in powers of ten."""
     values = np.concatenate([part[np.isfinite(part)] for part in parts])
     positive = values[values > 0]
     if not len(positive):
@@ -257,7 +257,7 @@ def _span(parts: Sequence[FloatArray]) -> tuple[float, float]:
 
 
 def buttons(visible: dict[str, list[bool]], view: str, layout: go.Layout) -> dict[str, object]:
-    """Buttons above the maps of such a layout that switch between views, each with the traces that it shows."""
+    """Return buttons above the maps that switch between views; ``visible`` lists the traces that each view shows."""
     above = layout.margin.t
     inner = layout.height - above - _BELOW
     return {

@@ -1,4 +1,4 @@
-"""Stills: the report's main figures as PNG files of some 50 kB, for viewers that run no scripts, such as MLflow's."""
+"""Static figures: the report's main figures as PNG files of about 50 kB, for viewers without scripts (MLflow's UI)."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 _DPI = 110
 _COLUMNS = 4
-_MOST_LABELS = 12  # of an axis with listed values
+_MOST_LABELS = 12  # labels on an axis of listed values
 _DASHES = {"dash": "--", "dot": ":", "dashdot": "-."}
 _RGBA = re.compile(r"rgba\((\d+),(\d+),(\d+),([\d.]+)\)")
 _GRID = "#d9dce1"
 
 
 def stills(results: Results) -> dict[str, bytes]:
-    """PNG files by name, as far as there is something to draw."""
+    """Return the PNG files by name; figures with nothing to draw are omitted."""
     drawn = {"stability_map.png": _stability_map(results), "loss_curves.png": _loss_curves(results)}
     return {name: _png(figure) for name, figure in drawn.items() if figure is not None}
 
 
 def _stability_map(results: Results) -> Figure | None:
-    """The verdict of each cell of the map, and the boundary that theory predicts."""
+    """Draw the verdict of each cell of the map and the predicted boundary."""
     panels = stability_panels(results)
     if not panels:
         return None
@@ -97,7 +97,7 @@ def _legend(figure: Figure, pane: Axes, verdicts: list[str]) -> None:
 
 
 def _loss_curves(results: Results) -> Figure | None:
-    """The report's loss curves: its bands and lines, on its axes."""
+    """Redraw the report's loss curves with matplotlib."""
     if not results.stored:
         return None
     page = loss_curves(results)
@@ -156,5 +156,5 @@ def _colour(text: str) -> tuple[float, ...] | str:
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib does not take for a formula."""
+    """Escape text so that matplotlib does not parse it as a formula."""
     return text.replace("$", r"\$")

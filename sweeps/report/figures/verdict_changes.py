@@ -1,4 +1,4 @@
-"""The map of what changed between two sweeps: which settings settle in both, in one or in neither, and their losses."""
+"""The map of changes between two sweeps: which settings settle in both, one or neither, and the ratio of losses."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sweeps.results.trial_matching import Pair
 from sweeps.text.formatting import number
 
 VIEWS = ("what settles", "final loss ratio")
-# Of cells: settles in both, only now, only before, in neither, not run in both.
+# Kinds of cells: settles in both, only in the second, only in the first, in neither; not run in both.
 _COLOURS = ("#cfe3f2", "#0072B2", "#D55E00", "#8b93a0", CLEAR)
 _SIGNS = ("", "+", SYMBOLS["diverged"], "", "")
 _RATIO_SCALE = [(0.0, "#0072B2"), (0.5, "#f4f4f2"), (1.0, "#D55E00")]
-_LEVELS = 200  # of the ratio's scale; the cells without a ratio are above
-_MOST = 3.0  # powers of ten that the scale shows
-_LEAST = 0.05  # so that rounding does not fill the scale
+_LEVELS = 200  # levels of the ratio scale; higher levels are for cells without a ratio
+_MOST = 3.0  # maximum range of the scale, in powers of ten
+_LEAST = 0.05  # minimum range, so that rounding differences do not fill the scale
 _TINY = 1e-300
 _SIGNS_ACROSS, _SIGNS_UP = 28, 9
 
@@ -28,13 +28,14 @@ _SIGNS_ACROSS, _SIGNS_UP = 28, 9
 def changed_map(
     pair: Pair, names: tuple[str, str] = ("A", "B"), view: str = "what settles", most: int = MAX_CELLS // 4
 ) -> go.Figure | None:
-    """What changed from the first sweep to the second, cell by cell; None where their maps have other axes.
+    """Draw the changes from the first sweep to the second per cell; None if their maps have different axes.
 
-    A cell compares the best trials of both. The ratio is the second's final loss over the first's, where both settle.
-    Buttons switch between VIEWS; ``view`` is shown first. All panels have at most ``most`` cells.
+    A cell compares the best trials of both sweeps. The ratio is the second sweep's final loss divided by the first's,
+    if both settle. Buttons switch between VIEWS, starting with ``view``. All panels together have at most ``most``
+    cells.
 
     Raises:
-        ValueError: another view.
+        ValueError: ``view`` is not one of VIEWS.
     """
     if view not in VIEWS:
         raise ValueError(f"view must be one of {', '.join(VIEWS)}, not {view!r}")
@@ -78,7 +79,7 @@ def changed_map(
 
 
 def _kinds(was: Cells, now: Cells) -> NDArray[np.intp]:
-    """Places in _COLOURS."""
+    """Return the kind of each cell as an index into _COLOURS."""
     missing = (was.trials == 0) | (now.trials == 0)
     before, after = was.badness == 0, now.badness == 0
     kinds = np.select([missing, before & after, ~before & after, before & ~after], [4, 0, 1, 2], 3)
@@ -86,7 +87,7 @@ def _kinds(was: Cells, now: Cells) -> NDArray[np.intp]:
 
 
 def _ratio(was: Cells, now: Cells) -> NDArray[np.float64]:
-    """log10 of the second's final loss over the first's; NaN where one of them does not settle."""
+    """Return log10 of the ratio of final losses, second to first; NaN if either does not settle."""
     settled = (was.badness == 0) & (now.badness == 0) & np.isfinite(was.loss) & np.isfinite(now.loss)
     ratio = np.full(was.loss.shape, np.nan)
     ratio[settled] = np.log10(np.maximum(now.loss[settled], _TINY)) - np.log10(np.maximum(was.loss[settled], _TINY))
@@ -106,12 +107,12 @@ def _ratios(
         return drawn
     powers = np.linspace(-span, span, 5)
     at = ((powers + span) / (2 * span) * (_LEVELS - 1)).tolist()
-    title = f"final loss, {names[1]} over {names[0]} (at the end: not in both)"
+    title = f"final loss, {names[1]} over {names[0]} (end of scale: does not settle in both)"
     return with_scale(drawn, title, at, [number(float(10**power), 3) for power in powers])
 
 
 def _signs(cells: Cells, where: NDArray[np.bool_], sign: str) -> go.Scatter:
-    """A sign on some of the cells, so that the map can be read without colours."""
+    """Draw a sign on a subset of the cells, so that the map is readable without colours."""
     across, up = cells.axes
     step = [max(1, -(-n // most)) for n, most in zip(where.shape, (_SIGNS_ACROSS, _SIGNS_UP), strict=True)]
     columns, rows = (np.arange(s // 2, n, s) for n, s in zip(where.shape, step, strict=True))
@@ -129,10 +130,10 @@ def _signs(cells: Cells, where: NDArray[np.bool_], sign: str) -> go.Scatter:
 
 
 def _hover(was: Cells, now: Cells, names: tuple[str, str]) -> go.Heatmap:
-    """An invisible layer that both views share."""
+    """Return an invisible hover layer, shared by both views."""
     across, up = now.axes
     run = (was.trials > 0) & (now.trials > 0)
-    told = np.stack([was.trial, _shown(was), now.trial, _shown(now)], axis=-1).swapaxes(0, 1)
+    hover_data = np.stack([was.trial, _shown(was), now.trial, _shown(now)], axis=-1).swapaxes(0, 1)
     lines = [hover_line(axis, letter) for axis, letter in ((across, "x"), (up, "y"))]
     lines += [
         f"{name}: trial %{{customdata[{2 * i}]:d}}, final loss %{{customdata[{2 * i + 1}]:.4~g}}"
@@ -141,7 +142,7 @@ def _hover(was: Cells, now: Cells, names: tuple[str, str]) -> go.Heatmap:
     return go.Heatmap(
         **places(across, up),
         z=np.where(run, 0, np.nan).T.astype(np.uint8 if run.all() else np.float32),
-        customdata=told.astype(np.float32),
+        customdata=hover_data.astype(np.float32),
         opacity=0,
         showscale=False,
         hoverongaps=False,

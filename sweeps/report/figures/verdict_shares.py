@@ -1,4 +1,4 @@
-"""Shares: how much of the trials each verdict takes, along one axis; the stability map of sweeps over a single one."""
+"""Shares of the verdicts along one axis: the stability map of sweeps over a single parameter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ MIN_VALUES = 3
 
 
 def verdict_shares(results: Results, axis: str | None = None) -> go.Figure | None:
-    """The share of each verdict at each value of an axis, by default the widest; None where it has under MIN_VALUES."""
+    """Draw the share of each verdict by value of an axis, by default the widest.
+
+    None if the axis has fewer than MIN_VALUES values.
+    """
     axis = axis or next((name for name in results.axes if name != "seed"), None)
     if axis is None or len(results.values[axis]) < MIN_VALUES:
         return None

@@ -20,8 +20,10 @@ from typing import Any, TextIO
 import pyarrow as pa
 
 from sweeps.errors import StoreError, StoreUnavailable
+from sweeps.store.backends import s3_lease
 from sweeps.store.backends.local_lease import Holder
-from sweeps.store.backends.s3_client import Bucket, ConditionFailed, Object
+from sweeps.store.backends.s3_client import Bucket, ConditionFailed, Object, StoredObject
+from sweeps.store.backends.s3_reader import RangedFile
 from sweeps.text.redact import redact_uri
 from sweeps.text.sanitize import visible
 
@@ -140,9 +142,7 @@ class S3Storage:
     @contextmanager
     def reading(self, name: str) -> Iterator[pa.PythonFile]:
         """A file of which only the parts that are asked for travel."""
-        from sweeps.store.backends.s3_reader import RangedFile
-
-        yield pa.PythonFile(RangedFile(self, name), mode="r")
+        yield pa.PythonFile(RangedFile(StoredObject(self._bucket, self._key(name))), mode="r")
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
@@ -187,16 +187,17 @@ class S3Storage:
     @contextmanager
     def lease(self, what: str) -> Iterator[Any]:
         """An object that its holder keeps writing anew; see :mod:`sweeps.store.backends.s3_lease`."""
-        from sweeps.store.backends import s3_lease
-
-        with s3_lease.held(self, what) as lease:
+        with s3_lease.held(self.lease_object, what) as lease:
             yield lease
 
     def holder(self) -> Holder | None:
         """Who holds the root now."""
-        from sweeps.store.backends import s3_lease
+        return s3_lease.holder(self.lease_object)
 
-        return s3_lease.holder(self)
+    @property
+    def lease_object(self) -> StoredObject:
+        """The object that the lease is written to."""
+        return StoredObject(self._bucket, self._key("lease"))
 
     def get(self, name: str, part: str | None = None, etag: str | None = None) -> Object:
         """As Bucket.get()."""

@@ -155,6 +155,26 @@ class Bucket:
             raise StoreUnavailable(f"{self.locate(key)}: {_told(error)}") from error
 
 
+@dataclass(frozen=True)
+class StoredObject:
+    """One object of a bucket, which need not exist."""
+
+    bucket: Bucket
+    key: str
+
+    def locate(self) -> str:
+        """Return its URI."""
+        return self.bucket.locate(self.key)
+
+    def get(self, part: str | None = None, etag: str | None = None) -> Object:
+        """Read it, as Bucket.get()."""
+        return self.bucket.get(self.key, part, etag)
+
+    def put(self, content: Any, new: bool = False, replaces: str | None = None) -> str:
+        """Write it, as Bucket.put()."""
+        return self.bucket.put(self.key, content, new, replaces)
+
+
 def _told(error: Exception, code: str = "") -> str:
     """What is wrong, in a line without secrets."""
     from botocore.exceptions import NoCredentialsError

@@ -19,15 +19,13 @@ from typing import Any
 
 from sweeps.errors import StoreUnavailable, SweepHeld
 from sweeps.store.backends.local_lease import Holder, myself
-from sweeps.store.backends.s3 import S3Storage
-from sweeps.store.backends.s3_client import ConditionFailed
+from sweeps.store.backends.s3_client import ConditionFailed, StoredObject
 
 LAPSES_SECONDS = 60.0  # after its last heartbeat
 _BEATS = 4  # in that time
 _ROUNDING_SECONDS = 1.0  # HTTP's times are whole seconds
 _TRIES = 5
 _GOODBYE_SECONDS = 10.0  # for a heartbeat under way when the holder is done
-_FILE = "lease"
 
 
 @dataclass(frozen=True)
@@ -49,21 +47,21 @@ class _Found:
             return Holder()
 
 
-def holder(storage: S3Storage) -> Holder | None:
+def holder(stored: StoredObject) -> Holder | None:
     """Who has the lease; None if nobody has."""
-    found = _look(storage)
+    found = _look(stored)
     return found.holder if found else None
 
 
 @contextmanager
-def held(storage: S3Storage, what: str) -> Iterator[Heartbeat]:
+def held(stored: StoredObject, what: str) -> Iterator[Heartbeat]:
     """Hold the lease for as long as the context lasts, this process lives and the server can be reached.
 
     Raises:
         SweepHeld: somebody else has it; the message says who.
         StoreUnavailable: the server cannot be reached, or refuses.
     """
-    heartbeat = Heartbeat(storage, what)
+    heartbeat = Heartbeat(stored, what)
     try:
         yield heartbeat
     finally:
@@ -73,9 +71,9 @@ def held(storage: S3Storage, what: str) -> Iterator[Heartbeat]:
 class Heartbeat:
     """A lease that was taken, and the thread that keeps it."""
 
-    def __init__(self, storage: S3Storage, what: str) -> None:
+    def __init__(self, stored: StoredObject, what: str) -> None:
         """Take the lease; raises as held() does."""
-        self._storage, self._what, self._seconds = storage, what, LAPSES_SECONDS
+        self._stored, self._what, self._seconds = stored, what, LAPSES_SECONDS
         self._myself = asdict(myself())
         self._token = secrets.token_hex(8)  # by which it knows its own writing
         self._etag, self._until = "", 0.0
@@ -105,12 +103,12 @@ class Heartbeat:
         if self._thread.is_alive() or self._lost:
             return
         try:
-            self._storage.put(_FILE, b"{}", replaces=self._etag)
+            self._stored.put(b"{}", replaces=self._etag)
         except (StoreUnavailable, OSError):
             return  # it lapses by itself; what this process has come to says more than that
 
     def _take(self) -> None:
-        found = _look(self._storage)
+        found = _look(self._stored)
         for _ in range(_TRIES):
             if found is not None and (holder := found.holder) is not None and not self._is_ours(found):
                 lapses = float(found.facts.get("lapses", LAPSES_SECONDS))
@@ -122,7 +120,7 @@ class Heartbeat:
                 self._write(found.etag if found else None)
                 return
             except (ConditionFailed, BlockingIOError):
-                found = _look(self._storage)  # somebody else was faster, or the answer to this very write was lost
+                found = _look(self._stored)  # somebody else was faster, or the answer to this very write was lost
         raise SweepHeld(f"{self._what} is taken by others again and again; wait for them")
 
     def _beat(self) -> None:
@@ -140,7 +138,7 @@ class Heartbeat:
     def _look_for_own(self) -> None:
         """Another writing is there than the last that was answered: perhaps this holder's own."""
         try:
-            found = _look(self._storage)
+            found = _look(self._stored)
         except StoreUnavailable as error:
             self._fault = str(error)
             return
@@ -155,16 +153,16 @@ class Heartbeat:
         began = _clock()
         # Each heartbeat has other bytes, and so another ETag.
         facts = {"holder": self._myself, "lapses": self._seconds, "token": self._token, "beat": secrets.token_hex(8)}
-        self._etag = self._storage.put(_FILE, json.dumps(facts).encode(), new=replaces is None, replaces=replaces)
+        self._etag = self._stored.put(json.dumps(facts).encode(), new=replaces is None, replaces=replaces)
         self._until = began + self._seconds
 
     def _is_ours(self, found: _Found) -> bool:
         return found.facts.get("token") == self._token
 
 
-def _look(storage: S3Storage) -> _Found | None:
+def _look(stored: StoredObject) -> _Found | None:
     try:
-        found = storage.get(_FILE)
+        found = stored.get()
     except FileNotFoundError:
         return None
     try:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
 
 from sweeps.errors import StoreUnavailable
-from sweeps.store.backends.s3_client import ConditionFailed
-
-if TYPE_CHECKING:
-    from sweeps.store.backends.s3 import S3Storage
+from sweeps.store.backends.s3_client import ConditionFailed, StoredObject
 
 _TAIL = 1 << 16  # bytes; a Parquet file is read from its end, where its footer is, and a small one is here at once
 
@@ -17,11 +13,11 @@ _TAIL = 1 << 16  # bytes; a Parquet file is read from its end, where its footer 
 class RangedFile(io.RawIOBase):
     """Reads one content of an object: should another take its place meanwhile, reading ends with an error."""
 
-    def __init__(self, storage: S3Storage, name: str) -> None:
+    def __init__(self, stored: StoredObject) -> None:
         """Asks for the end of the file; raises as S3Storage.get() does."""
         super().__init__()
-        self._storage, self._name, self._place = storage, name, 0
-        tail = storage.get(name, f"bytes=-{_TAIL}")
+        self._stored, self._place = stored, 0
+        tail = stored.get(f"bytes=-{_TAIL}")
         self._tail, self._etag, self._size = tail.content, tail.etag, tail.size
 
     def readable(self) -> bool:
@@ -52,6 +48,6 @@ class RangedFile(io.RawIOBase):
         if start >= first:
             return self._tail[start - first : stop - first]
         try:
-            return self._storage.get(self._name, f"bytes={start}-{stop - 1}", self._etag).content
+            return self._stored.get(f"bytes={start}-{stop - 1}", self._etag).content
         except ConditionFailed as error:
-            raise StoreUnavailable(f"{self._storage.locate(self._name)}: written anew while it was read") from error
+            raise StoreUnavailable(f"{self._stored.locate()}: written anew while it was read") from error

@@ -19,6 +19,7 @@ from sweeps.errors import SweepHeld
 from sweeps.plan.shards import Shard, ShardResult
 from sweeps.store.backends import s3_lease, storage_at
 from sweeps.store.backends.s3 import S3Storage
+from sweeps.store.backends.s3_client import StoredObject
 from sweeps.store.store import Store, SweepFiles
 from tests.support.processes import until
 from tests.support.s3 import S3Server
@@ -26,9 +27,9 @@ from tests.support.s3 import S3Server
 LAPSES = 3.0
 HOLD = """
 import sys
-from sweeps.storage import heartbeat, storage_at
+from sweeps.store.backends import s3_lease, storage_at
 s3_lease.LAPSES_SECONDS = float(sys.argv[2])
-with s3_lease.held(storage_at(sys.argv[1]), "it"):
+with storage_at(sys.argv[1]).lease("it"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -96,7 +97,7 @@ def test_of_many_takers_of_a_lapsed_lease_one_wins(storage: S3Storage) -> None:
 
     def take(_: int) -> s3_lease.Heartbeat | None:
         try:
-            return s3_lease.Heartbeat(storage, "it")
+            return s3_lease.Heartbeat(storage.lease_object, "it")
         except SweepHeld:
             return None
 
@@ -112,16 +113,16 @@ def test_who_comes_between_looking_and_taking_wins(storage: S3Storage, monkeypat
     look = s3_lease._look
     faster: list[s3_lease.Heartbeat] = []
 
-    def slowly(storage: S3Storage) -> object:
-        found = look(storage)
+    def slowly(stored: StoredObject) -> object:
+        found = look(stored)
         if not faster:
             monkeypatch.setattr(s3_lease, "_look", look)
-            faster.append(s3_lease.Heartbeat(storage, "it"))
+            faster.append(s3_lease.Heartbeat(storage.lease_object, "it"))
         return found
 
     monkeypatch.setattr(s3_lease, "_look", slowly)
     with pytest.raises(SweepHeld, match="it is held by"):
-        s3_lease.Heartbeat(storage, "it")
+        s3_lease.Heartbeat(storage.lease_object, "it")
     faster[0].check()
     faster[0].end()
 
@@ -183,15 +184,15 @@ def test_a_holder_that_cannot_say_that_it_lives_stops_before_another_may_take_it
 
 
 def test_a_heartbeat_whose_answer_was_lost_is_known_again(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    put, etags = S3Storage.put, []
+    put, etags = StoredObject.put, []
 
-    def losing(self: S3Storage, *arguments: Any, **options: Any) -> str:
+    def losing(self: StoredObject, *arguments: Any, **options: Any) -> str:
         etags.append(put(self, *arguments, **options))
         if len(etags) in (1, 3):  # of the taking, and of the first heartbeat
             raise s3_lease.ConditionFailed  # as when boto3 repeats the call
         return etags[-1]
 
-    monkeypatch.setattr(S3Storage, "put", losing)
+    monkeypatch.setattr(StoredObject, "put", losing)
     with storage.lease("it") as lease:
         assert lease is not None
         assert len(etags) == 2
