@@ -93,9 +93,7 @@ def _why_apart(pair: Pair) -> str:
     made = [{**pair.first.manifest.get("versions", {}), **_maker(pair.first)}]
     made.append({**pair.second.manifest.get("versions", {}), **_maker(pair.second)})
     apart = [
-        f"{name} ({made[0].get(name)} and {made[1].get(name)})"
-        for name in made[0]
-        if made[0][name] != made[1].get(name)
+        f"{name} ({made[0][name]} and {made[1].get(name)})" for name in made[0] if made[0][name] != made[1].get(name)
     ]
     if apart:
         return f"the sweeps differ in {', '.join(apart)}"

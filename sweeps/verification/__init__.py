@@ -1,1 +1,1 @@
-"""Verification: audits, replays, expected results and regression checks."""
+"""Verification of sweeps: audits, replays, expected results and regression checks."""

@@ -1,4 +1,4 @@
-"""verify(): holds a sweep's store against its plan, MLflow against the store, and a sample against torch.optim.SGD."""
+"""Audit a sweep: check the store against the plan, MLflow against the store, and a sample against torch.optim.SGD."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ from sweeps.tracking.policy import runs_wanted
 from sweeps.tracking.trial_runs import expected_runs
 from sweeps.verification.tolerance import TrialOutcome, outcome_differences, trained_by_torch, trial_outcome
 
-_SAMPLE = 20  # trials, if nobody says how many,
-_SAMPLE_STEPS = 100_000  # and if torch does no more steps for them than in half a minute; seven times where all amplify
+_SAMPLE = 20  # default number of trials to recompute
+# Maximum torch steps of the default sample: half a minute, or seven times that if all trials amplify rounding.
+_SAMPLE_STEPS = 100_000
 _OUTCOME = {"verdict", "final_loss", "first_nonfinite_step", "final", "loss"}
 _COLUMNS = {"trial", "trial_id", *HYPERPARAMETERS, "seed", *_OUTCOME}
-_ALONE = (b"numba", b"triton")  # kernels whose trials are the same bits alone as among others
+_ALONE = (b"numba", b"triton")  # kernels whose results for a trial do not depend on the other trials
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that is not as it ought to be."""
+    """A difference between what is expected and what was found."""
 
     what: str
     where: str
@@ -51,42 +52,42 @@ class Difference:
     found: str
 
     def __str__(self) -> str:
-        """A line for the user."""
+        """Return the difference as one line."""
         return f"{self.what} ({self.where}): expected {self.expected}, found {self.found}"
 
 
 @dataclass
 class Audit:
-    """What was looked at, and what differs."""
+    """The result of an audit: what was checked and what differs."""
 
     sweep_id: str
-    trials: int = 0  # planned
-    steps: int = 0  # of a trial
-    stored: int = 0  # of them in the store, as planned
-    logged: int = 0  # trials of which MLflow has one run, as stored
-    recomputed: int = 0  # of the sample
-    curtailed: bool = False  # whether the sample is smaller than usual, for its steps would take long
-    exact: int = 0  # of these bit for bit
-    verdicts: Counter[str] = field(default_factory=Counter)  # of the store's trials
-    best: float | None = None  # metric of the store's trials that did not diverge
+    trials: int = 0  # planned trials
+    steps: int = 0  # steps per trial
+    stored: int = 0  # stored trials that match the plan
+    logged: int = 0  # trials with exactly one MLflow run that matches the store
+    recomputed: int = 0  # trials recomputed for the sample
+    curtailed: bool = False  # whether the sample was reduced because its trials take many steps
+    exact: int = 0  # recomputed trials that are equal bit for bit
+    verdicts: Counter[str] = field(default_factory=Counter)  # stored trials by verdict
+    best: float | None = None  # best metric of the stored trials that did not diverge
     differences: list[Difference] = field(default_factory=list)
 
 
 def verify(files: SweepFiles, tracker: Tracker, sample: int | None = None, seed: int = 0) -> Audit:
-    """Audit a sweep; nothing is written.
+    """Audit a sweep without writing anything.
 
     Args:
-        files: the sweep.
-        tracker: where it is logged.
-        sample: how many trials to train again, by torch.optim.SGD itself; by default 20, or fewer where they take long.
-        seed: of the choice of these.
+        files: Files of the sweep.
+        tracker: Tracker to which the sweep is logged.
+        sample: Number of trials to retrain with torch.optim.SGD; by default 20, or fewer if they take many steps.
+        seed: Seed for choosing the sample.
 
     Raises:
-        SweepHeld: a process works on the sweep.
+        SweepHeld: another process holds the sweep.
         InputError: the plan cannot be read, or the tracking URI cannot be reached.
     """
     if (holder := files.holder()) is not None:
-        raise SweepHeld(f"sweep {files.sweep_id} is held by {holder}; verify it when that is done")
+        raise SweepHeld(f"sweep {files.sweep_id} is held by {holder}; verify it when that process is done")
     manifest = files.manifest()
     prepared = prepare(files.config(), files.config_location, int(manifest["trials_per_shard"]))
     plan_differences = list(_plan_differences(prepared, manifest))
@@ -98,7 +99,7 @@ def verify(files: SweepFiles, tracker: Tracker, sample: int | None = None, seed:
         audit.curtailed = sample < min(_SAMPLE, len(prepared.plan))
     audit.differences += plan_differences
     if audit.differences:
-        return audit  # of another plan's trials there is nothing to hold the store against
+        return audit  # the store cannot be compared with a different plan
     tracker.check()
     audit.differences += _store_differences(prepared, files, audit)
     if not audit.differences:
@@ -120,31 +121,31 @@ def _plan_differences(prepared: PreparedSweep, manifest: dict[str, Any]) -> Iter
 
 
 def _stage_differences(prepared: PreparedSweep, files: SweepFiles) -> Iterator[Difference]:
-    """Stages that do not follow from the config and the results of the stages before them; all shards are stored."""
+    """Check that each stage follows from the config and the results of earlier stages; requires all shards."""
     stages = prepared.plan.stages
     for index in range(1, len(stages) + 1):
         follows = next_stage(files, prepared, index)
         expected = [] if follows is None else list(TrialTable.of(follows.trials).keys())
         found = [] if index == len(stages) else list(TrialTable.of(stages[index].trials).keys())
         if expected != found:
-            yield Difference("stage", f"stage {index}", f"{len(expected):,} trials", f"{len(found):,} other trials")
+            yield Difference("stage", f"stage {index}", f"{len(expected):,} trials", f"{len(found):,} different trials")
             return
     if not files.planned().is_complete:
-        yield Difference("stages", "stages.json", "a complete search", "one that is not complete")
+        yield Difference("stages", "stages.json", "a complete search", "an incomplete search")
 
 
 def _store_differences(prepared: PreparedSweep, files: SweepFiles, audit: Audit) -> Iterator[Difference]:
-    """Every planned trial once, in its row, with finite numbers or none."""
+    """Check that every planned trial is stored once, in its row, and that numbers are finite or null."""
     done = files.shards.done()
     planned = range(len(prepared.plan.shards()))
     for index in sorted(done - set(planned)):
-        yield Difference("shard", f"{index:05}.parquet", "none of this number", "a file")
+        yield Difference("shard", f"{index:05}.parquet", "no shard with this number", "a file")
     for shard in prepared.plan.shards():
         where = f"{shard.index:05}.parquet"
         if shard.index not in done:
             tries = files.shards.tries(shard.index)
             yield Difference(
-                "shard", where, f"{len(shard)} trials", f"given up, tries: {tries}" if tries else "no file"
+                "shard", where, f"{len(shard)} trials", f"no file after {tries} tries" if tries else "no file"
             )
             continue
         table = _table(files, shard.index)
@@ -160,14 +161,16 @@ def _store_differences(prepared: PreparedSweep, files: SweepFiles, audit: Audit)
 
 
 def _verdict_differences(prepared: PreparedSweep, files: SweepFiles) -> Iterator[Difference]:
-    """Verdicts that are held against the best of the whole sweep."""
+    """Check verdicts that depend on the best loss of the whole sweep."""
     for index, table, judged in final_verdicts(files, Thresholds(**prepared.config.verdict.model_dump())):
         if not table.equals(judged):
-            yield Difference("verdicts", f"{index:05}.parquet", "those that follow from the sweep's losses", "others")
+            yield Difference(
+                "verdicts", f"{index:05}.parquet", "verdicts that follow from the sweep's losses", "different verdicts"
+            )
 
 
 def _table(files: SweepFiles, index: int) -> pa.Table | None:
-    """A shard's table; None where the file is damaged."""
+    """Return a shard's table, or None if the file is damaged."""
     try:
         table = files.shards.read(index)
     except StoreError:
@@ -195,7 +198,7 @@ def _shard_differences(prepared: PreparedSweep, shard: Shard, table: pa.Table) -
         flat = table[name].combine_chunks()
         flat = flat.flatten() if pa.types.is_list(flat.type) else flat
         if pa.types.is_floating(flat.type) and not pc.all(pc.is_finite(flat), min_count=0).as_py():
-            yield name, "finite values, or none", "others"
+            yield name, "finite values or nulls", "non-finite values"
     if strange := set(table["verdict"].to_pylist()) - set(VERDICTS):
         yield "verdict", f"one of {', '.join(VERDICTS)}", ", ".join(map(str, strange))
 
@@ -203,10 +206,10 @@ def _shard_differences(prepared: PreparedSweep, shard: Shard, table: pa.Table) -
 def _tracking_differences(
     prepared: PreparedSweep, files: SweepFiles, tracker: Tracker, audit: Audit
 ) -> Iterator[Difference]:
-    """One parent with the right totals; of each trial that is wanted one child with what the store holds of it."""
+    """Check that there is one parent run with the right totals, and one matching child run per selected trial."""
     sweep = TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
     parents: list[LoggedRun] = []
-    children: dict[str, list[tuple[str, bytes]]] = {}  # digests: the facts of all runs at once might not fit in memory
+    children: dict[str, list[tuple[str, bytes]]] = {}  # digests, because the facts of all runs might not fit in memory
     for run in tracker.logged_runs(sweep):
         if not run.trial_id:
             parents.append(run)
@@ -218,7 +221,7 @@ def _tracking_differences(
     steps, best = recorded_steps(prepared), _best(prepared, files)
     for index in sorted(files.shards.done()):
         if (table := _table(files, index)) is None:
-            continue  # told above
+            continue  # reported by _store_differences
         among = np.full(len(table), prepared.config.tracking.trials == "all")
         if best is not None:
             among = np.isin(table["trial"].to_numpy(), best.get(index, []))
@@ -234,19 +237,19 @@ def _tracking_differences(
 
 
 def _best(prepared: PreparedSweep, files: SweepFiles) -> dict[int, list[int]] | None:
-    """The trials, by shard, that are to be in MLflow where only the best are; None where it is all or none."""
+    """Return the trials to log, by shard, if only the best are logged; None if all or none are."""
     policy = prepared.config.tracking.trials
     if not policy.startswith("top:"):
         return None
     try:
         return best_trials(files, prepared.config.metric.name, runs_wanted(policy, len(prepared.plan)))
     except StoreError:
-        return {}  # with a damaged shard, told above, nobody knows which they are
+        return {}  # unknown with a damaged shard, which _store_differences reports
 
 
 def _parent_differences(parents: list[LoggedRun], audit: Audit, metric: str) -> Iterator[Difference]:
     if len(parents) != 1:
-        yield Difference("mlflow: the sweep's own run", "runs", "1", str(len(parents)))
+        yield Difference("mlflow: parent run", "runs", "1", str(len(parents)))
         return
     facts: dict[str, str | float] = {"status": "FINISHED", "metric trials": float(audit.verdicts.total())}
     facts |= {f"metric trials/{verdict}": float(audit.verdicts[verdict]) for verdict in VERDICTS}
@@ -254,7 +257,7 @@ def _parent_differences(parents: list[LoggedRun], audit: Audit, metric: str) -> 
         facts[f"metric best/{metric}"] = audit.best
     for name, fact in facts.items():
         if parents[0].facts.get(name) != fact:
-            yield Difference(f"mlflow: {name}", "the sweep's own run", str(fact), str(parents[0].facts.get(name)))
+            yield Difference(f"mlflow: {name}", "parent run", str(fact), str(parents[0].facts.get(name)))
 
 
 def _child_differences(expected: LoggedRun, found: list[tuple[str, bytes]], tracker: Tracker) -> Iterator[Difference]:
@@ -277,7 +280,7 @@ def _digest(run: LoggedRun) -> bytes:
 def _sample_differences(
     prepared: PreparedSweep, files: SweepFiles, audit: Audit, random: np.random.Generator, size: int
 ) -> Iterator[Difference]:
-    """Some trials, trained again by torch.optim.SGD itself, to the tolerance of ``sweeps replay``."""
+    """Retrain sampled trials with torch.optim.SGD and compare them, with the tolerance of ``sweeps replay``."""
     chosen = np.sort(random.choice(len(prepared.plan), min(size, len(prepared.plan)), replace=False))
     shards = prepared.plan.shards().holding(chosen)
     for index in sorted(set(shards.tolist()) & files.shards.done()):
@@ -285,26 +288,27 @@ def _sample_differences(
         rows = chosen[shards == index] - shard.start
         table = _table(files, index)
         if table is None or len(table) != len(shard):
-            continue  # told above
+            continue  # reported by _store_differences
         trials, sample = prepared.plan.trials(shard.start, shard.stop).take(rows), table.take(rows)
-        # What both find, a verdict that is another one, is told once.
+        # Both can find the same difference, such as a wrong verdict; report it once.
         yield from dict.fromkeys(
             [*_engine_differences(prepared, trials, sample), *_torch_differences(prepared, trials, sample, audit)]
         )
 
 
 def _engine_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table) -> Iterator[Difference]:
-    """What follows from a trial's training and is not as the engine finds it today, where it finds the same losses.
+    """Retrain trials with the engine and compare all columns of trials whose losses are the same.
 
-    It does where trials are the same bits alone as among others, but for libraries of linear algebra, in which machines
-    differ. Parameters and losses are left to torch; verdicts that depend on all trials have been looked at.
+    Losses are the same if the kernel's results do not depend on the other trials, unless linear algebra libraries
+    differ between machines. Parameters and losses are compared with torch instead; verdicts that depend on all trials
+    are checked separately.
     """
     if (table.schema.metadata or {}).get(b"kernel") not in _ALONE:
         return
     again = train_table(prepared, trials, device="cpu", threads=1)
-    told = {"final", "loss"} if prepared.task.is_quadratic else {"final", "loss", "verdict", "steps_to_tolerance"}
+    skipped = {"final", "loss"} if prepared.task.is_quadratic else {"final", "loss", "verdict", "steps_to_tolerance"}
     same = [ours == theirs for ours, theirs in zip(table["loss"].to_pylist(), again["loss"].to_pylist(), strict=True)]
-    for name in [name for name in again.column_names if name not in told]:
+    for name in [name for name in again.column_names if name not in skipped]:
         expected = again[name].to_pylist()
         found = table[name].to_pylist() if name in table.column_names else [None] * len(expected)
         for row in np.flatnonzero(same):
@@ -314,7 +318,7 @@ def _engine_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table
 
 
 def _is_as(found: Any, expected: Any) -> bool:
-    """Equal; floats to six digits, lists of them to six digits of the largest."""
+    """Compare two values: floats to six digits, lists of floats to six digits of the largest, others exactly."""
     if not isinstance(expected, float | list) or type(found) is not type(expected):
         return bool(found == expected)
     ours, theirs = np.array(found, dtype=np.float64), np.array(expected, dtype=np.float64)
@@ -336,6 +340,6 @@ def _torch_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table,
         if exact and prepared.task.is_quadratic and verdict != verdicts[row]:
             yield Difference("verdict", where, str(verdicts[row]), verdict)
         if verdict in ("diverging", "diverged") and not prepared.task.is_quadratic:
-            continue  # a network that diverges amplifies its rounding beyond any tolerance
+            continue  # a diverging network amplifies rounding beyond any tolerance
         for what, *facts in outcome_differences(prepared, trials.take(np.array([row])), ours, theirs):
             yield Difference(what, where, *facts)

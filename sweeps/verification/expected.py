@@ -1,4 +1,4 @@
-"""check_expected(): holds the trials that a sweep file names under ``expected`` against published figures or torch.optim.SGD."""
+"""Check the ``expected`` cases of a sweep file against published figures or torch.optim.SGD."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHOWN = (
 
 
 def check_expected(prepared: PreparedSweep, results: Results) -> list[ExpectedOutcome]:
-    """One outcome for each stored trial of each expected case; cases that are torch.optim.SGD's are trained by it."""
+    """Return one outcome per stored trial of each expected case; cases without figures are trained by torch."""
     return [
         trial_outcome
         for expected in results.config.expected
@@ -65,7 +65,7 @@ def _outcome(
     target: float | None = None,
     agreement: tuple[bool, bool] = (False, False),
 ) -> ExpectedOutcome:
-    """Without a row: that of a case of which no trial is stored."""
+    """Build an outcome; without ``row``, that of a case without a stored trial."""
     published = expected.final if isinstance(expected.final, dict) else None
     found = {name: _or_none(row[name]) if row else None for name in _SHOWN}
     return ExpectedOutcome(
@@ -82,7 +82,7 @@ def _outcome(
 
 
 def _columns(results: Results, key: str) -> list[str]:
-    """The columns that a key of ``where`` means; init.weight means all of a model's weights, as in the sweep file."""
+    """Return the columns that a key of ``where`` selects; init.weight selects all weights, as in the sweep file."""
     if key in (*HYPERPARAMETERS, *results.starts, "seed"):
         return [key]
     return [c for c in results.starts if c.startswith(f"{key}.")]
@@ -95,7 +95,7 @@ def _agrees(found: Mapping[str, float], published: Mapping[str, float], decimals
 
 
 def _reference(prepared: PreparedSweep, numbers: Sequence[int], **changes: Any) -> dict[int, NDArray[Any]]:
-    """What torch.optim.SGD itself makes of these trials."""
+    """Return the final parameters of these trials, trained by torch.optim.SGD."""
     found: dict[int, NDArray[Any]] = {}
     runs = np.split(np.asarray(numbers), np.flatnonzero(np.diff(numbers) != 1) + 1)
     for run in runs:
@@ -106,7 +106,7 @@ def _reference(prepared: PreparedSweep, numbers: Sequence[int], **changes: Any) 
 
 
 def _same_bits(stored: NDArray[Any], reference: NDArray[Any]) -> bool:
-    """Equal bit for bit; a value that is not finite is stored as NaN."""
+    """Check that parameters are equal bit for bit; non-finite values are stored as NaN."""
     finite = np.isfinite(reference)
     return (
         stored.dtype == reference.dtype
@@ -116,7 +116,7 @@ def _same_bits(stored: NDArray[Any], reference: NDArray[Any]) -> bool:
 
 
 def _as_close(stored: NDArray[Any], reference: NDArray[Any], precise: NDArray[Any]) -> bool:
-    """No farther from the float64 run than twice what torch's own run is: the bar where sums are reordered."""
+    """Check that the distance to a float64 run is at most twice torch's: the tolerance for reordered sums."""
     if not np.array_equal(np.isfinite(stored), np.isfinite(reference)):
         return False
     finite = np.isfinite(stored) & np.isfinite(precise)
@@ -125,7 +125,7 @@ def _as_close(stored: NDArray[Any], reference: NDArray[Any], precise: NDArray[An
 
 
 def _target(prepared: PreparedSweep, row: Mapping[Hashable, Any]) -> float | None:
-    """The minimiser's value of the parameter that overshot."""
+    """Return the minimiser's value of the parameter that overshot, or None."""
     parameter = _or_none(row["overshoot_parameter"])
     if parameter is None:
         return None

@@ -1,4 +1,4 @@
-"""check(): a sweep held against limits and against a baseline, one verdict a limit, for scheduled jobs and CI."""
+"""Check a sweep against limits and a baseline, one result per limit, for scheduled jobs and CI."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from sweeps.store.store import Store, SweepFiles
 from sweeps.text.formatting import number
 
 LATEST = "latest"
-_ROUNDING = 1e-12  # of shares
+_ROUNDING = 1e-12  # tolerance when comparing shares
 _BAD = ("diverging", "diverged")
-_MANY = 10.0  # times as much, from which on a percentage says little
+_MANY = 10.0  # from this ratio on, an increase is shown as a factor instead of a percentage
 
 
 def _increase(value: Any) -> Any:
     try:
         _increase_of(value)
     except ValueError as error:
-        problem = "a percent of the baseline's loss is needed, such as 5%, or a number >= 0"
+        problem = "a percentage of the baseline's loss, such as 5%, or a number >= 0 is needed"
         raise PydanticCustomError(CUSTOM, problem) from error
     return value
 
@@ -42,9 +42,9 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a sweep must keep to; None is no limit. As keys of a mapping they are read by :meth:`of`.
+    """The limits of a check; None means no limit. :meth:`of` reads them from a mapping.
 
-    ``max_loss_increase`` is a percent of the baseline's best loss (``5%``), or how much it may rise (``0.01``).
+    ``max_loss_increase`` is relative to the baseline's best loss (``5%``) or absolute (``0.01``).
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -52,15 +52,15 @@ class Limits:
     max_loss_increase: Increase | None = "1%"
     min_stable_share: Share | None = None
     max_stable_share_drop: Share | None = 0.01
-    no_new_divergence: Flag = False  # no trial that converged in the baseline may diverge
-    allow_incomplete: Flag = False  # trials may be missing
+    no_new_divergence: Flag = False  # fail if a trial that converged in the baseline diverges
+    allow_incomplete: Flag = False  # pass even if trials are missing
 
     @classmethod
     def of(cls, document: Mapping[str, Any], where: str = "limits") -> Limits:
-        """The limits of a mapping such as a YAML file holds.
+        """Read limits from a mapping, such as the content of a YAML file.
 
         Raises:
-            ConfigError: an unknown key, or a value that is not allowed.
+            ConfigError: a key is unknown or a value is not allowed.
         """
         known = [field.name for field in fields(cls)]
         if unknown := [name for name in document if name not in known]:
@@ -73,27 +73,27 @@ class Limits:
 
 @dataclass(frozen=True)
 class Check:
-    """One limit, and whether the sweep keeps to it."""
+    """The result of checking one limit."""
 
     name: str  # the limit's key, or ``complete``
     passed: bool
-    message: str  # a line: what was measured, and what is allowed
-    measured: float | None  # None where there is nothing to measure
+    message: str  # one line: what was measured and what is allowed
+    measured: float | None  # None if there is nothing to measure
     allowed: float | None
-    skipped: bool = False  # there is no baseline yet; it counts as passed
+    skipped: bool = False  # whether there is no baseline yet; a skipped check counts as passed
 
 
 def check(files: SweepFiles, baseline: SweepFiles | None, limits: Limits | None = None) -> list[Check]:
-    """Hold a sweep against a baseline.
+    """Check a sweep against limits and a baseline.
 
     Args:
-        files: the sweep.
-        baseline: the sweep that it is held against; None where there is none yet: what needs one is skipped.
-        limits: by default those of ``Limits()``.
+        files: Files of the sweep.
+        baseline: The sweep to compare with; None if there is none yet, then checks that need it are skipped.
+        limits: The limits; by default ``Limits()``.
 
     Raises:
         StoreError: a file of either sweep is damaged.
-        InputError: the two cannot be compared: they are the same sweep, or minimise different losses.
+        InputError: the sweeps are not comparable: they are the same sweep, or differ in loss or metric.
     """
     limits = limits or Limits()
     results = load_results(files)
@@ -115,13 +115,13 @@ def check(files: SweepFiles, baseline: SweepFiles | None, limits: Limits | None 
 
 
 def baseline_of(files: SweepFiles, wanted: str = LATEST) -> SweepFiles | None:
-    """The sweep of an id, or ``latest``: the newest complete one of the same name, planned no later than this one.
+    """Find a baseline: the sweep with a given id or, for ``latest``, the newest complete sweep of the same name.
 
     Returns:
-        The baseline; None where ``latest`` finds none.
+        The baseline, planned no later than this sweep if ``latest``; None if ``latest`` finds none.
 
     Raises:
-        StoreError: no sweep, or more than one, has that id.
+        StoreError: no sweep, or more than one, matches the id.
     """
     store = Store.of(files)
     if wanted != LATEST:
@@ -136,13 +136,13 @@ def baseline_of(files: SweepFiles, wanted: str = LATEST) -> SweepFiles | None:
 
 
 def is_complete(files: SweepFiles) -> bool:
-    """Whether every trial of a sweep is stored, and nobody is at work on it."""
+    """Return whether every trial of a sweep is stored and no process holds it."""
     planned = files.planned()
     return planned.is_complete and len(files.shards.done()) == planned.shards and files.holder() is None
 
 
 def junit(files: SweepFiles, checks: Sequence[Check]) -> str:
-    """The checks as JUnit's XML, one test case a check."""
+    """Return the checks as JUnit XML, one test case per check."""
     name = _xml(str(files.manifest()["name"]))
     failures, skipped = sum(not c.passed for c in checks), sum(c.skipped for c in checks)
     totals = {"tests": str(len(checks)), "failures": str(failures), "errors": "0"}
@@ -163,16 +163,16 @@ def junit(files: SweepFiles, checks: Sequence[Check]) -> str:
 
 
 def _increase_of(given: str | float) -> tuple[float, bool]:
-    """How much, and whether that is a share of the baseline's loss.
+    """Parse an increase: the amount, and whether it is a share of the baseline's loss.
 
     Raises:
-        ValueError: neither a number nor a percent, or negative.
+        ValueError: the value is neither a number nor a percentage, or it is negative.
     """
     text = str(given).strip()
     relative = text.endswith("%")
     amount = float(text.removesuffix("%")) / (100 if relative else 1)
     if not 0 <= amount < math.inf:
-        raise ValueError(f"{given}: at least 0")
+        raise ValueError(f"{given}: must be finite and at least 0")
     return amount, relative
 
 
@@ -184,15 +184,15 @@ def _check_comparable(results: Results, before: Results) -> None:
         ("metric.name", results.config.metric.name, before.config.metric.name),
     ):
         if mine != theirs:
-            told = f"its {what} is {theirs}, that of {results.files.sweep_id} {mine}"
-            raise InputError(f"baseline {before.files.sweep_id}: cannot be compared: {told}")
+            values = f"its {what} is {theirs}, that of {results.files.sweep_id} is {mine}"
+            raise InputError(f"baseline {before.files.sweep_id}: not comparable: {values}; choose another baseline")
 
 
 def _complete(results: Results) -> Check:
     stored, planned = results.stored, results.planned
     failed = len(results.files.shards.failures())
-    told = f"{stored:,} of {planned:,} trials are stored" + (f", {failed:,} shards could not be run" if failed else "")
-    return Check("complete", stored == planned, told, stored, planned)
+    message = f"{stored:,} of {planned:,} trials are stored" + (f"; failed shards: {failed:,}" if failed else "")
+    return Check("complete", stored == planned, message, stored, planned)
 
 
 def _loss(now: KeyMetrics, was: KeyMetrics | None, limit: str | float, before: Results | None) -> Check:
@@ -200,24 +200,24 @@ def _loss(now: KeyMetrics, was: KeyMetrics | None, limit: str | float, before: R
     if was is None or before is None:
         return _skipped(name)
     if was.best is None:
-        return Check(name, True, "no trial of the baseline has a loss to be held against", now.best, None)
+        return Check(name, True, "no trial of the baseline has a loss to compare with", now.best, None)
     amount, relative = _increase_of(limit)
-    # Losses within the verdicts' absolute tolerance are equal: of 1e-15 any rounding is many percent.
+    # Losses within the verdicts' absolute tolerance count as equal: relative to 1e-15, any rounding is many percent.
     allowed = was.best * (1 + amount) + before.config.verdict.atol if relative else was.best + amount
     if now.best is None:
         return Check(name, False, f"every trial diverged; the baseline's best loss is {_loss_word(was)}", None, allowed)
     share = ""
     if was.best > 0:
         times = now.best / was.best
-        told = f"{number(times)} times as much" if times >= _MANY else f"{100 * (times - 1):+.3g} %"
-        share = f" ({told})"
-    kept = f"at most {limit if relative else number(amount)} more than the baseline's {_loss_word(was)} is allowed"
-    return Check(name, now.best <= allowed, f"the best loss is {_loss_word(now)}{share}; {kept}", now.best, allowed)
+        change = f"{number(times)} times as much" if times >= _MANY else f"{100 * (times - 1):+.3g} %"
+        share = f" ({change})"
+    rule = f"at most {limit if relative else number(amount)} more than the baseline's {_loss_word(was)} is allowed"
+    return Check(name, now.best <= allowed, f"the best loss is {_loss_word(now)}{share}; {rule}", now.best, allowed)
 
 
 def _share(now: KeyMetrics, limit: float) -> Check:
-    told = f"{_share_word(now)} of the trials are stable; at least {_percent(limit)} is allowed"
-    return Check("min_stable_share", now.stable_share >= limit, told, _measured(now), limit)
+    message = f"{_share_word(now)} of the trials are stable; at least {_percent(limit)} is required"
+    return Check("min_stable_share", now.stable_share >= limit, message, _measured(now), limit)
 
 
 def _drop(now: KeyMetrics, was: KeyMetrics | None, limit: float) -> Check:
@@ -225,12 +225,12 @@ def _drop(now: KeyMetrics, was: KeyMetrics | None, limit: float) -> Check:
     if was is None:
         return _skipped(name)
     if not was.stored:
-        return Check(name, True, "the baseline has no trials to be held against", _measured(now), None)
-    # Compared as whole trials are: in floating point 0.9 - 0.8 is more than 0.1.
+        return Check(name, True, "the baseline has no trials to compare with", _measured(now), None)
+    # Compare with a tolerance: in floating point, 0.9 - 0.8 is more than 0.1.
     allowed = max(was.stable_share - limit, 0.0)
-    told = f"{_share_word(now)} of the trials are stable, {_share_word(was)} in the baseline"
+    shares = f"{_share_word(now)} of the trials are stable, {_share_word(was)} in the baseline"
     passed = now.stable_share >= allowed - _ROUNDING
-    return Check(name, passed, f"{told}; a drop by {_percent(limit)} is allowed", _measured(now), allowed)
+    return Check(name, passed, f"{shares}; a drop of up to {_percent(limit)} is allowed", _measured(now), allowed)
 
 
 def _divergence(results: Results, before: Results | None) -> Check:
@@ -240,14 +240,14 @@ def _divergence(results: Results, before: Results | None) -> Check:
     pair = match(before, results)
     common, broken = pair.common.trials, pair.common.broken
     if not common:
-        return Check(name, False, "no trial is in both sweeps, so nothing is known of new divergence", None, 0)
-    told = f"{broken:,} of {common:,} common trials converged in the baseline and diverge now"
+        return Check(name, False, "the sweeps have no trials in common, so new divergence is unknown", None, 0)
+    message = f"{broken:,} of {common:,} common trials converged in the baseline and diverge now"
     if broken:
-        worst = pair.common.changed.table.to_pylist()  # those that broke first
+        worst = pair.common.changed.table.to_pylist()  # sorted by newly diverging trials first
         row = next((row for row in worst if row["verdict_before"] == "converged" and row["verdict"] in _BAD), None)
-        told += f"; the first is trial {row['trial']}" if row else ""
+        message += f"; the first is trial {row['trial']}" if row else ""
     by = "" if pair.by == "trial" else f" ({pair.why})"
-    return Check(name, broken == 0, f"{told}{by}", broken, 0)
+    return Check(name, broken == 0, f"{message}{by}", broken, 0)
 
 
 def _skipped(name: str) -> Check:
@@ -272,5 +272,5 @@ def _percent(share: float) -> str:
 
 
 def _xml(text: str) -> str:
-    """Text without what XML cannot hold."""
+    """Replace characters that XML does not allow."""
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\N{REPLACEMENT CHARACTER}", text)

@@ -1,4 +1,4 @@
-"""replay_trial(): a stored trial step by step beside torch.optim.SGD, and whether the store holds the same result."""
+"""Replay a stored trial step by step with torch.optim.SGD, and compare the result with the store."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ from sweeps.store.store import SweepFiles
 from sweeps.text.formatting import cell
 from sweeps.verification.tolerance import AMPLIFIED, ROUNDING, overflow_steps, twins
 
-_WHOLE_ID = 32  # characters
-_MAX_SHOWN = 4  # parameters that are shown one by one
+_WHOLE_ID = 32  # characters of a complete trial id
+_MAX_SHOWN = 4  # models with more parameters are shown as norms
 
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """A replayed trial."""
+    """The result of replaying a trial."""
 
     title: str
     facts: dict[str, Any]
-    frame: pd.DataFrame  # one row a step; of models with many parameters, norms instead of values
-    exact: bool  # bit for bit
-    agrees: bool  # exact, or equal to rounding where sums run in another order
+    frame: pd.DataFrame  # one row per step; norms instead of values for models with many parameters
+    exact: bool  # whether the trial equals torch's and the stored one bit for bit
+    agrees: bool  # whether it is exact, or equal within rounding if sums run in another order
     conclusion: str
 
 
 def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Replay:
-    """Replay a trial, named by its number or by its id or the start of it.
+    """Replay a trial.
 
     Args:
-        files: the sweep.
-        trial: which one.
-        most: replay only so many steps; of a trial that has more, the end is not held against the store.
+        files: Files of the sweep.
+        trial: Number of the trial, its id, or a unique prefix of the id.
+        most: Maximum number of steps; if the trial has more, its end is not compared with the store.
 
     Raises:
-        StoreError: there is no such trial, or the data set has changed.
+        StoreError: no trial or several trials match, or the data set has changed.
     """
     prepared = reopen(files)
     number = _number(files, prepared, trial)
@@ -61,8 +61,8 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
     stored, verdict = _stored(files, prepared, number)
     stored = None if cut else stored
     from_stored = 0.0 if stored is None else _distance(stored, steps[-1].params)
-    # Another kernel of a linear model makes the same bits; a network's depend on how many trials are trained together,
-    # and where it diverges nothing is the measure of its rounding.
+    # All kernels give the same bits for a linear model. A network's bits depend on how many trials are trained
+    # together, and if it diverges, its rounding has no bound.
     quadratic = prepared.task.is_quadratic
     allowed = ROUNDING[training.dtype] if quadratic or verdict not in ("diverging", "diverged") else math.inf
     compared = _compared(prepared, trials, steps, allowed)
@@ -104,7 +104,7 @@ def _steps(prepared: PreparedSweep, trials: Trials, task: Task, start: np.ndarra
 
 
 def _compared(prepared: PreparedSweep, trials: Trials, steps: list[Step], allowed: float) -> list[Step]:
-    """All steps; but those before the first overflow where rounding decides at which step a trial overflows."""
+    """Return the steps to compare: all, or those before the first overflow if rounding decides when it happens."""
     finite = [step for step in steps if np.isfinite(step.deviation)]
     if len(finite) == len(steps) or not any(step.deviation for step in finite):
         return steps
@@ -116,19 +116,19 @@ def _compared(prepared: PreparedSweep, trials: Trials, steps: list[Step], allowe
 
 
 def _amplified(prepared: PreparedSweep, trials: Trials, steps: list[Step]) -> float:
-    """How far torch's own rounding takes it from the trial, as a share of the largest value."""
+    """Return how far torch's own rounding moves the trial, relative to the largest value."""
     farthest = 0.0
     for twin in twins(prepared, trials):
         for mine, theirs in zip(steps, _steps(prepared, trials, twin.task, twin.start), strict=False):
             params, buffers = (v / twin.factor for v in (theirs.torch_params, theirs.torch_momentum_buffers))
             deviation = replace(mine, params=params, momentum_buffers=buffers).relative_deviation
-            if np.isfinite(deviation):  # the last step before an overflow may be another one
+            if np.isfinite(deviation):  # the twin can overflow at a different step
                 farthest = max(farthest, deviation)
     return farthest
 
 
 def _distance(stored: np.ndarray, last: np.ndarray) -> float:
-    """The largest difference, as a share of the largest value; infinite where one of two is not finite."""
+    """Return the largest difference relative to the largest value; inf if only one of two values is finite."""
     finite = np.isfinite(last)
     if not np.array_equal(finite, np.isfinite(stored)):
         return math.inf
@@ -141,7 +141,7 @@ def _number(files: SweepFiles, prepared: PreparedSweep, trial: str) -> int:
     if trial.isascii() and trial.isdigit() and len(trial) < 10:
         if int(trial) < len(prepared.plan):
             return int(trial)
-        raise StoreError(f"trial {trial}: the sweep's trials are 0 to {len(prepared.plan) - 1}")
+        raise StoreError(f"trial {trial}: no such trial; give a number from 0 to {len(prepared.plan) - 1}")
     matches = []
     for table in files.shards.tables(["trial", "trial_id"]):
         matches += table.filter(pc.starts_with(table["trial_id"], trial))["trial"].to_pylist()
@@ -149,19 +149,22 @@ def _number(files: SweepFiles, prepared: PreparedSweep, trial: str) -> int:
             break
     if len(matches) == 1:
         return int(matches[0])
-    which = "no trial" if not matches else f"{len(matches)} trials"
-    raise StoreError(f"trial {trial!r}: {which} of sweep {files.sweep_id} begin so")
+    problem = "no trial has" if not matches else f"{len(matches)} trials have"
+    next_step = "give its number or the start of its id" if not matches else "give more characters"
+    raise StoreError(f"trial {trial!r}: {problem} an id with this prefix in sweep {files.sweep_id}; {next_step}")
 
 
 def _stored(files: SweepFiles, prepared: PreparedSweep, number: int) -> tuple[np.ndarray | None, str]:
-    """The trial's final parameters and verdict in the store."""
+    """Return the stored final parameters and verdict of a trial; None and "" if its shard is not stored."""
     index = int(prepared.plan.shards().holding(np.array([number]))[0])
     if index not in files.shards.done():
         return None, ""
     table = files.shards.read(index, ["trial", "final", "verdict"])
     rows = table.filter(pc.equal(table["trial"], number)).to_pylist()
     if len(rows) != 1:
-        raise StoreError(f"trial {number}: {len(rows)} rows in shard {index:05}.parquet; 'sweeps verify' tells more")
+        raise StoreError(
+            f"trial {number}: {len(rows)} rows in shard {index:05}.parquet; run 'sweeps verify' for details"
+        )
     [row] = rows
     final = np.array([np.nan if v is None else v for v in row["final"]], dtype=prepared.config.training.dtype)
     return final, row["verdict"]
@@ -198,8 +201,8 @@ def _conclusion(
     equal = "bit for bit equal to torch.optim.SGD"
     if deviation:
         equal = f"largest deviation from torch.optim.SGD {deviation:.3g}, {relative:.2g} of the largest value"
-        equal += "; the trial diverges, and rounding with it" if allowed == math.inf else ""
+        equal += "; the trial diverges, so its rounding errors are unbounded" if allowed == math.inf else ""
     if amplified is not None:
-        equal += f"; the trial amplifies rounding, torch's own to {amplified:.2g}"
-    store = "" if not is_stored else "; the store holds the same" if same else "; the STORE HOLDS OTHER values"
+        equal += f"; the trial amplifies rounding, torch's own errors to {amplified:.2g}"
+    store = "" if not is_stored else "; the stored values match" if same else "; the STORED VALUES DIFFER"
     return f"{steps:,} steps, {equal}{store}"

@@ -1,4 +1,4 @@
-"""How far rounding may take a trial from torch.optim.SGD's, where sums run in another order than torch's."""
+"""Tolerances for comparing trials with torch.optim.SGD when sums run in another order than torch's."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ from sweeps.execution.training import start_values, train_trials
 from sweeps.plan.plan import Trials
 from sweeps.plan.prepared import PreparedSweep
 
-ROUNDING = {"float32": 1e-5, "float64": 1e-12}  # of the largest value: allowed to any trial
-AMPLIFIED = 10  # times what torch's own rounding changes: allowed to trials that amplify theirs
-# No powers of two, which change no rounding; and so near one that few trials overflow at another step.
+ROUNDING = {"float32": 1e-5, "float64": 1e-12}  # tolerance for every trial, relative to the largest value
+AMPLIFIED = 10  # tolerance for trials that amplify rounding, as a multiple of the effect of torch's own rounding
+# Not powers of two, which leave rounding unchanged, and close to 1, so that few trials overflow at another step.
 _UNITS = (0.97, 0.98, 0.99, 1.01, 1.02, 1.03)
 
 
 @dataclass(frozen=True, eq=False)
 class TrialOutcome:
-    """What a trial came to; NaN is whatever is not finite."""
+    """The outcome of a trial; non-finite values are NaN."""
 
     stop: int  # first_nonfinite_step
-    values: dict[str, Any]  # final parameters, and losses at the recorded steps
+    values: dict[str, Any]  # final parameters and losses at the recorded steps
 
     def masked(self, where: dict[str, Any]) -> TrialOutcome:
-        """The same, with NaN at some places."""
+        """Return a copy with NaN where the masks are true."""
         return replace(self, values={name: np.where(where[name], np.nan, v) for name, v in self.values.items()})
 
 
 def trained_by_torch(prepared: PreparedSweep, trials: Trials, **changes: Any) -> Trajectories:
-    """Train some trials of the plan by torch.optim.SGD itself; ``changes`` override arguments of sgdcore.train."""
+    """Train trials of the plan with torch.optim.SGD; ``changes`` override arguments of sgdcore.train."""
     return train_trials(prepared, trials, kernel="reference", device="cpu", **changes)
 
 
 def trial_outcome(trained: Trajectories, row: int, factor: float = 1.0) -> TrialOutcome:
-    """What the trial in a row came to, or the trial whose twin it is."""
+    """Return the outcome of the trial in a row; for a twin, divide by its ``factor`` to get the original's outcome."""
     values = {"final": _plain(trained.params[row] / factor), "loss": _plain(trained.loss[row] / factor**2)}
     return TrialOutcome(int(trained.first_nonfinite_step[row]), values)
 
 
 @dataclass(frozen=True, eq=False)
 class Twins:
-    """Trials that are the same but for rounding, with parameters ``factor`` times as large, losses its square times."""
+    """Trials equal to the originals up to rounding, with parameters scaled by ``factor``, losses by ``factor**2``."""
 
     factor: float
     task: Task
     start: NDArray[np.float64]  # (T, P)
 
     def train(self, prepared: PreparedSweep, trials: Trials) -> Trajectories:
-        """What torch makes of them."""
+        """Train the twins with torch.optim.SGD."""
         return trained_by_torch(replace(prepared, task=self.task), trials, start=self.start)
 
 
 def twins(prepared: PreparedSweep, trials: Trials) -> Iterator[Twins]:
-    """Some for each trial: how far torch takes them from it shows how much the trial amplifies rounding.
+    """Yield twins of each trial; their distance from it under torch measures how much it amplifies rounding.
 
-    Of linear models with squared loss they are the trials in other units, in which every step rounds anew. Of others
-    the start is moved at random, by as much as the rounding of all steps together may move the parameters.
+    For linear models with squared loss, twins are the trials in other units, so that every step rounds differently. For
+    other tasks, the start is perturbed at random, by as much as the rounding of all steps can move the parameters.
     """
     if prepared.task.is_quadratic:
         yield from in_other_units(prepared, trials, _UNITS)
@@ -78,11 +78,11 @@ def twins(prepared: PreparedSweep, trials: Trials) -> Iterator[Twins]:
 
 
 def in_other_units(prepared: PreparedSweep, trials: Trials, factors: Sequence[float]) -> Iterator[Twins]:
-    """The trials with targets and start ``factor`` times as large, of a linear model with squared loss.
+    """Yield the trials of a linear model with squared loss, with targets and start scaled by each factor.
 
-    A step of SGD, p - lr (2/n A^T (A p - z) + weight_decay p), with momentum or without, is homogeneous in parameters
-    p and targets z together: all parameters are ``factor`` times, and the losses its square times, the trial's own.
-    By powers of two they are so bit for bit, until something overflows.
+    A step of SGD, p - lr (2/n A^T (A p - z) + weight_decay p), with or without momentum, is homogeneous in parameters
+    p and targets z together: parameters scale by ``factor`` and losses by its square. For powers of two this holds bit
+    for bit until a value overflows.
     """
     start = start_values(prepared, trials)
     for factor in factors:
@@ -91,10 +91,10 @@ def in_other_units(prepared: PreparedSweep, trials: Trials, factors: Sequence[fl
 
 
 def overflow_steps(prepared: PreparedSweep, trial: Trials) -> tuple[int, int]:
-    """The steps between which a trial may overflow, whatever the order of its sums; one more than it has is never.
+    """Return the first and last step at which a trial can overflow in any order of sums; steps + 1 means never.
 
-    Sums of a batch, of which one order takes the mean first and another last, are apart by no more than its size. Of
-    other tasks than a linear model's with squared loss, it is where the trial's twins overflow.
+    Sums over a batch that take the mean first or last differ by at most a factor of the batch size. For tasks other
+    than linear models with squared loss, the range is that of the steps at which the trial's twins overflow.
     """
     others = twins(prepared, trial)
     if prepared.task.is_quadratic:
@@ -111,7 +111,7 @@ def overflow_steps(prepared: PreparedSweep, trial: Trials) -> tuple[int, int]:
 def outcome_differences(
     prepared: PreparedSweep, trial: Trials, ours: TrialOutcome, theirs: TrialOutcome
 ) -> Iterator[tuple[str, str, str]]:
-    """What of a trial is not as torch has it, to rounding: its name, torch's value and ours."""
+    """Yield the differences from torch beyond rounding: name, torch's value and ours."""
     if any(_distances(ours, theirs).values()):
         ours, theirs = _in_range(prepared, trial, ours, theirs)
     if ours.stop != theirs.stop:
@@ -130,14 +130,14 @@ def outcome_differences(
 
 
 def _distances(one: TrialOutcome, other: TrialOutcome) -> dict[str, Any]:
-    """The largest differences between values that are finite in both."""
+    """Return the largest difference between values that are finite in both, by name."""
     return {name: np.nanmax(np.abs(one.values[name] - other.values[name]), initial=0.0) for name in one.values}
 
 
 def _in_range(
     prepared: PreparedSweep, trial: Trials, ours: TrialOutcome, theirs: TrialOutcome
 ) -> tuple[TrialOutcome, TrialOutcome]:
-    """What is to be compared: both without what has overflowed in one only, where rounding decides that."""
+    """Return both outcomes without values that overflowed in only one, if rounding decides when they overflow."""
     stops = [
         prepared.plan.steps + 1 if trial_outcome.stop == NEVER else trial_outcome.stop
         for trial_outcome in (ours, theirs)
@@ -149,23 +149,23 @@ def _in_range(
         if not min(first, stops[1]) <= stops[0] <= max(last, stops[1]):
             return ours, theirs
     in_one = {name: np.isnan(ours.values[name]) != np.isnan(theirs.values[name]) for name in ours.values}
-    apart = stops[0] != stops[1]  # then the final parameters are of two steps
+    apart = stops[0] != stops[1]  # then the final parameters belong to different steps
     gone = {"final": in_one["final"] | apart, "loss": in_one["loss"] & apart}
     return replace(ours, stop=theirs.stop).masked(gone), theirs.masked(gone)
 
 
 def _amplified(prepared: PreparedSweep, trial: Trials, theirs: TrialOutcome) -> dict[str, Any]:
-    """How far torch's own rounding takes it from its outcome of a trial."""
+    """Return how far torch's own rounding moves its outcome of a trial, by name."""
     farthest = dict.fromkeys(theirs.values, 0.0)
     for twin in twins(prepared, trial):
         again = trial_outcome(twin.train(prepared, trial), 0, twin.factor)
         distances = _distances(again, theirs)
         if again.stop != theirs.stop:
-            distances["final"] = 0.0  # of another step
+            distances["final"] = 0.0  # final parameters of a different step
         farthest = {name: max(far, distances[name]) for name, far in farthest.items()}
     return farthest
 
 
 def _plain(values: Any) -> Any:
-    """As the store has it: NaN for all that is not finite."""
+    """Replace non-finite values by NaN, as in the store."""
     return np.where(np.isfinite(values), values, np.nan)

@@ -48,7 +48,7 @@ def test_the_published_cases_come_out_of_the_command_as_the_shell_starts_it(tmp_
             assert line.count(value) == 2, line  # what came out, and what was published
         assert " yes " in line
     assert "bit for bit" in next(row for row in rows.values() if row.strip().startswith("both"))
-    assert "momentum: weight overshoots its target 0.8 to 5.57, 326 %" in out
+    assert "momentum: weight overshoots its target 0.8 by 326 %" in out
     assert "is diverging" in out
     assert "local Ray" in out
 
@@ -120,7 +120,7 @@ def test_replay_shows_the_trial_beside_torch(cli: Cli, config: Callable[..., Pat
     assert {step["deviation"] for step in replayed["steps"]} == {0.0}
     text = cli("replay", sweep_id, 7, "--steps", 3).stdout
     assert "17 more steps" in text
-    assert "20 steps, bit for bit equal to torch.optim.SGD; the store holds the same" in text
+    assert "20 steps, bit for bit equal to torch.optim.SGD; the stored values match" in text
     for trial, message in (("99", "the sweep's trials are 0 to 11"), ("zzzz", "no trial of sweep")):
         assert message in cli("replay", sweep_id, trial, code=2).stderr
 
@@ -134,7 +134,7 @@ def test_replay_tells_what_the_store_holds_otherwise(cli: Cli, store: Store, con
     place = table.column_names.index("final")
     files.shards.replace(1, table.set_column(place, "final", pa.array(final, table.schema.field("final").type)))
     told = cli("replay", files.sweep_id, 7, code=4)
-    assert "bit for bit equal to torch.optim.SGD; the STORE HOLDS OTHER values" in told.stdout
+    assert "bit for bit equal to torch.optim.SGD; the STORED VALUES DIFFER" in told.stdout
     assert told.stderr == "error: the store or the engine differs from torch.optim.SGD\n"
     replayed = json.loads(cli("replay", files.sweep_id, 7, "--json", code=4).stdout)
     assert (replayed["store_holds_the_same"], replayed["exact"], replayed["agrees"]) == (False, False, False)
@@ -269,7 +269,7 @@ BAD_RUNS = {
     "no such file": (["run", "nope.yaml"], "nope.yaml: cannot be read: No such file or directory"),
     "config": (["run", "sweep.yaml", "--set", "training.epochs=-1"], "training.epochs: given -1; must be >= 1"),
     "two problems": (["run", "sweep.yaml", "--set", "nme=x", "--set", "method=magic"], "nme: unknown key"),
-    "override": (["run", "sweep.yaml", "--set", "epochs"], "KEY=VALUE is needed"),
+    "override": (["run", "sweep.yaml", "--set", "epochs"], "must be KEY=VALUE"),
     "data file": (
         ["run", "sweep.yaml", "--set", "task.dataset={kind: csv, path: no.csv, target: y}"],
         "there is no such file (task.dataset.path)",

@@ -139,11 +139,11 @@ def test_the_same_trials_with_other_losses_are_a_finding(store: Store) -> None:
     files = [stored(store, "a1", rows), stored(store, "b2", other, versions={"numpy": "9"})]
     comparison = comparing.compare(files)
     [finding] = comparison_findings(comparison)
-    assert finding.startswith("1 of 60 trials that A and B have in common end with another final loss")
+    assert finding.startswith("1 of 60 trials that A and B have in common differ in final loss")
     assert "not deterministic" in finding
     assert comparing.loss_differences(comparison.pairs[0])["trial"].tolist() == [7]
     made = [stored(store, f"c{i}", r, versions={"numpy": str(i)}) for i, r in enumerate((rows, other))]
-    assert "numpy 0 and 1" in comparison_findings(comparing.compare(made))[0]
+    assert "differ in numpy (0 and 1)" in comparison_findings(comparing.compare(made))[0]
 
 
 def test_tables_are_those_of_pandas(store: Store) -> None:
@@ -167,7 +167,7 @@ def test_tables_are_those_of_pandas(store: Store) -> None:
 def test_too_few_and_too_many_sweeps(store: Store) -> None:
     files = stored(store, "a1", trials())
     for count in (1, 13):
-        with pytest.raises(InputError, match=f"{count} given; 2 to 12 sweeps can be compared"):
+        with pytest.raises(InputError, match=f"{count} given; compare needs 2 to 12 sweeps"):
             comparing.compare([files] * count)
 
 

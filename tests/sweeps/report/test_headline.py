@@ -61,7 +61,7 @@ class TestEdge:
         settles, breaks = (f"{table[name].loc[0]:.4g}" for name in ("settles_up_to", "breaks_at"))
         told = lead_sentences(results)[1]
         assert told.startswith(
-            f"The edge of stability: at momentum 0 trials settle up to lr {settles} and break at {breaks}"
+            f"The edge of stability: at momentum 0 trials settle up to lr {settles} and diverge at {breaks}"
         )
 
     def test_stability_that_comes_back(self, plane: Results) -> None:
@@ -71,17 +71,17 @@ class TestEdge:
             if some["bad"].any():
                 assert row["breaks_at"] == some["lr"][some["bad"]].min()
             assert row["largest_settling"] == some["lr"][~some["bad"]].max()
-        assert "though some settle again up to" in " ".join(lead_sentences(plane))
+        assert "although some settle again up to" in " ".join(lead_sentences(plane))
 
     def test_what_to_use_is_the_best_trial(self, plane: Results) -> None:
         best = plane.settled.sort_values(["final_loss", "steps_to_tolerance"]).iloc[0]
         told = lead_sentences(plane)[2]
-        assert told.startswith(f"Use lr {best['lr']:.6g}, momentum {best['momentum']:.6g}: within tolerance after ")
+        assert told.startswith(f"Use lr {best['lr']:.6g}, momentum {best['momentum']:.6g}: it reaches tolerance after ")
 
     def test_only_lr(self, make_prepared: Make, stored: Store) -> None:
         axes = {"lr": {"values": [0.01, 0.02, 0.5]}, "momentum": {"value": 0}}
         results = load_results(stored(make_prepared(parameters=axes | START, training={"epochs": 200})))
-        assert lead_sentences(results)[1] == ("The edge of stability: trials settle up to lr 0.02 and break at 0.5.")
+        assert lead_sentences(results)[1] == ("The edge of stability: trials settle up to lr 0.02 and diverge at 0.5.")
         assert figures.stability_map(results) is None
         assert 'id="shares"' in render_report(results, "html")
 
@@ -89,7 +89,7 @@ class TestEdge:
         training = {"epochs": 200, "order": "shuffled"}
         prepared = make_prepared(parameters={"lr": {"values": [0.01, 0.5]}} | START, training=training, seeds=[0, 1])
         assert lead_sentences(load_results(stored(prepared)))[1] == (
-            "The edge of stability, the best of each setting's trials: trials settle up to lr 0.01 and break at 0.5."
+            "The edge of stability, for the best trial of each setting: trials settle up to lr 0.01 and diverge at 0.5."
         )
 
     def test_no_lr_no_edge(self, make_prepared: Make, stored: Store) -> None:
@@ -169,11 +169,14 @@ class TestSeeds:
     def test_the_page_says_how_many_are_tied(self, seeds: Results) -> None:
         table = seed_spread(seeds)
         page = render_report(seeds, "md")
-        assert f"{table['tied'].sum()} of {len(table)} settings that settled with every seed cannot be told" in page
+        tied = (
+            f"{table['tied'].sum()} of {len(table)} settings that settled with every seed are not significantly worse"
+        )
+        assert tied in page
         figure = figures.seed_intervals(seeds)
         assert figure is not None
         shown = {trace.name: len(trace.x) for trace in figure.data}
-        assert shown["cannot be told from the best"] == table["tied"].sum()
+        assert shown["not significantly worse than the best"] == table["tied"].sum()
         assert sum(shown.values()) == len(table)
 
     def test_one_seed_has_no_spread(self, plane: Results) -> None:

@@ -230,7 +230,7 @@ class TestExpected:
             ("both", 3, True, True),
         ]
         assert expected_sentence(outcomes[2]) == (
-            "momentum: weight overshoots its target 0.8 to 5.57, 326 % of the way from its start past the target, "
+            "momentum: weight overshoots its target 0.8 by 326 % of the distance from its start, peaks at 5.57, "
             "and is diverging"
         )
 
@@ -633,15 +633,15 @@ def test_a_contradiction_is_a_finding(
     assert contradicting_trials(loaded, 2)["trial"].tolist() == [3, 2]
     found = finding(loaded)
     assert found is not None
-    assert found.startswith("1 trial that theory lets settle ended above the start")
-    assert "; 3 trials that theory lets diverge did not" in found
+    assert found.startswith("1 trial predicted to settle ended above the initial loss")
+    assert "; 3 trials predicted to diverge did not" in found
     for page in (render_report(loaded, "md"), render_report(loaded, "html")):
         assert f"Finding: {found}." in page
         assert "Trials that contradict the prediction" in page
     training = loaded.config.training.model_copy(update={"epochs": 3})
     short = replace(loaded, config=loaded.config.model_copy(update={"training": training}))
     assert finding(short) is None
-    assert "0 trials contradict it; 4 more disagree, over too few epochs to tell" in render_report(short, "md")
+    assert "0 trials contradict it; 4 more disagree, but ran for too few epochs" in render_report(short, "md")
 
 
 def test_a_noise_floor_above_the_start_is_told(

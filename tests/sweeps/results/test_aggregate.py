@@ -256,7 +256,7 @@ class TestLargeSweeps:
         monkeypatch.setattr(import_module("sweeps.report.notices"), "MAX_CSV_TRIALS", 10)
         page = Path(write_report(loaded)).read_text(encoding="utf-8")
         assert not csv.exists()
-        assert "Every number is in the Parquet files of the sweep&#39;s folder shards" in page
+        assert "All numbers are in the Parquet files of the sweep&#39;s shards folder" in page
         assert "--format csv" in render_report(loaded, "md")
         assert len(render_report(loaded, "csv").splitlines()) == 1 + loaded.stored
 

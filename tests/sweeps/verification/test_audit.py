@@ -91,12 +91,12 @@ STORE: dict[str, tuple[Callable[[SweepFiles], object], str]] = {
             (files.shards.folder / "00001.parquet").unlink(),
             files.shards.write_failure(ShardFailure(files_shard(1), "died", 4)),
         ),
-        "shard (00001.parquet): expected 4 trials, found given up, tries: 4",
+        "shard (00001.parquet): expected 4 trials, found no file after 4 tries",
     ),
     "a flipped bit": (lambda files: flip(files.shards.folder / "00001.parquet"), "found a damaged file; remove it"),
     "one too many": (
         lambda files: files.shards.replace(7, files.shards.read(1)),
-        "shard (00007.parquet): expected none of this number, found a file",
+        "shard (00007.parquet): expected no shard with this number, found a file",
     ),
     "rows": (
         lambda files: files.shards.replace(1, files.shards.read(1).slice(0, 3)),
@@ -107,7 +107,7 @@ STORE: dict[str, tuple[Callable[[SweepFiles], object], str]] = {
     "lr": (lambda files: tampered(files, "lr", nudge), "lr of trial 6 (00001.parquet): expected 0.01, found 0.01001"),
     "infinite": (
         lambda files: tampered(files, "final_loss", lambda v: v.__setitem__(3, np.inf)),
-        "final_loss (00001.parquet): expected finite values, or none, found others",
+        "final_loss (00001.parquet): expected finite values or nulls, found non-finite values",
     ),
     "steps": (
         lambda files: files.shards.replace(
@@ -204,7 +204,7 @@ def test_the_verdicts_of_networks_are_held_against_all_losses(
     files = swept(prepared)
     assert lines(files) == []
     tampered(files, "steps_to_tolerance", lambda values: values.__setitem__(0, 4 if values[0] != 4 else 3))
-    assert "verdicts (00001.parquet): expected those that follow from the sweep's losses, found others" in lines(files)
+    assert "verdicts (00001.parquet): expected verdicts from the sweep's losses, found others" in lines(files)
 
 
 def test_a_bit_that_flips_anywhere_is_found(
@@ -255,7 +255,7 @@ def test_what_is_wrong_in_mlflow_is_told(
         f"mlflow: status (trial {ids[4]}): expected FINISHED, found FAILED",
         f"mlflow: runs (trial {ids[5]}): expected 1, found 2",
         f"mlflow: trial {'f' * 32} (runs): expected a trial of this sweep, found {stranger.info.run_id}",
-        "mlflow: metric trials (the sweep's own run): expected 12.0, found 13.0",
+        "mlflow: metric trials (parent run): expected 12.0, found 13.0",
     ):
         assert told in found
     assert audit(files).logged == 12 - 6
@@ -266,7 +266,7 @@ def test_a_sweep_that_mlflow_does_not_know(
 ) -> None:
     files = swept(make_prepared())
     found = verify(files, MlflowTracker(f"sqlite:///{migrated_database}"), 0)
-    assert "mlflow: the sweep's own run (runs): expected 1, found 0" in map(str, found.differences)
+    assert "mlflow: parent run (runs): expected 1, found 0" in map(str, found.differences)
     assert len(found.differences) == 13
     assert found.recomputed == 0
 
@@ -295,7 +295,7 @@ def test_a_sweep_that_is_being_worked_on_is_not_audited(
     swept: Callable[[PreparedSweep], SweepFiles], make_prepared: MakePrepared
 ) -> None:
     files = swept(make_prepared(tracking={"trials": "none"}))
-    with files.lease(), pytest.raises(SweepHeld, match="verify it when that is done"):
+    with files.lease(), pytest.raises(SweepHeld, match="verify it when that process is done"):
         audit(files)
 
 

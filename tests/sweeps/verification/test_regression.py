@@ -120,7 +120,7 @@ def test_sweeps_that_cannot_be_compared(store: Store) -> None:
     with pytest.raises(InputError, match="a1 cannot be its own baseline"):
         check(files, files)
     huber = {"task": {"dataset": {"kind": "line"}, "loss": "huber"}}
-    with pytest.raises(InputError, match=r"baseline b2: .* its task.loss is huber, that of a1 mse"):
+    with pytest.raises(InputError, match=r"baseline b2: .* its task.loss is huber, that of a1 is mse"):
         check(files, stored(store, "b2", rows(3), config=huber))
     best = {"metric": {"name": "best_loss"}}
     with pytest.raises(InputError, match=r"metric\.name is best_loss"):
@@ -160,7 +160,7 @@ BAD_LIMITS = {
     "flag": ({"max_loss_increase": True}, "max_loss_increase: given true"),
     "share": ({"min_stable_share": 1.5}, "min_stable_share: given 1.5; must be <= 1"),
     "drop": ({"max_stable_share_drop": -0.1}, "max_stable_share_drop: given -0.1; must be >= 0"),
-    "text": ({"no_new_divergence": "yes"}, "no_new_divergence: given 'yes'; true or false is needed"),
+    "text": ({"no_new_divergence": "yes"}, "no_new_divergence: given 'yes'; must be true or false"),
     "key": ({"min_stable_shares": 1}, "min_stable_shares: unknown key (did you mean min_stable_share?)"),
 }
 
@@ -252,13 +252,13 @@ def test_the_command_line(cli: Cli, store: Store, tmp_path: Path) -> None:
     assert [entry["name"] for entry in document["checks"]] == ["complete", "max_loss_increase"]
     assert "--max-loss-increase: given 'x'" in cli("check", "b2", "--max-loss-increase", "x", code=2).stderr
     told = cli("check", "b2", "--min-stable-share", "x", code=2).stderr
-    assert told == "error: --min-stable-share: given 'x'; a number is needed\n"
+    assert told == "error: --min-stable-share: given 'x'; must be a number\n"
     page = tmp_path / "page.html"
     shown = cli("compare", "a1", "b2", "--html", page).stdout
-    assert "Trials with another verdict in A and B" in shown
+    assert "Trials with different verdicts in A and B" in shown
     assert HOSTILE in shown
     assert page.exists()
     compared = json.loads(cli("compare", "a1", "b2", "--json").stdout)
     [common] = compared["tables"]["common"]
     assert (common["common"], common["broken"], common["equal_loss"]) == (10, 2, 10)
-    assert "1 given; 2 to 12 sweeps" in cli("compare", "a1", code=2).stderr
+    assert "1 given; compare needs 2 to 12 sweeps" in cli("compare", "a1", code=2).stderr

@@ -59,7 +59,7 @@ def test_rounding_that_grows_is_no_difference(
     assert audit(files) == []
     replays = [replay_trial(files, str(trial)) for trial in range(12)]
     assert [replay.agrees for replay in replays] == [True] * 12
-    assert any("the trial amplifies rounding, torch's own to " in replay.conclusion for replay in replays)
+    assert any("the trial amplifies rounding, torch's own errors to " in replay.conclusion for replay in replays)
 
 
 CHAOTIC: dict[str, Any] = {
@@ -79,7 +79,7 @@ def test_a_network_that_amplifies_rounding_is_no_difference(
     assert audit(files) == []
     replays = [replay_trial(files, str(trial)) for trial in range(4)]
     assert [replay.agrees for replay in replays] == [True] * 4
-    assert any("the trial amplifies rounding, torch's own to " in replay.conclusion for replay in replays)
+    assert any("the trial amplifies rounding, torch's own errors to " in replay.conclusion for replay in replays)
 
 
 def test_more_than_rounding_is_told_of_trials_that_amplify_it(
