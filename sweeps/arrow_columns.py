@@ -1,4 +1,4 @@
-"""Arrow columns from arrays and back; null stands for what is not finite, or not there."""
+"""Conversion between NumPy arrays and Arrow columns; null stands for missing values and values that are not finite."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from sgdcore.trajectories import NEVER
 
 
 def floats(values: NDArray[Any]) -> pa.Array:
-    """Values with null where they are not finite."""
+    """Return values as a column, with null for values that are not finite."""
     return pa.array(values, mask=~np.isfinite(values))
 
 
 def steps(values: NDArray[Any]) -> pa.Array:
-    """Steps with null where there is none."""
+    """Return steps as a column, with null for NEVER."""
     return pa.array(values, mask=values == NEVER)
 
 
 def texts(indices: NDArray[np.intp], words: Sequence[str]) -> pa.Array:
-    """Words by their place; null where it is negative."""
+    """Return ``words[index]`` for each index as a column, with null for negative indices."""
     places = pa.array(indices.astype(np.int32), mask=indices < 0)
     return pa.DictionaryArray.from_arrays(places, pa.array(words, pa.string())).cast(pa.string())
 
 
 def lists(values: NDArray[Any]) -> pa.Array:
-    """(T, K) values as T lists of K, null where they are not finite.
+    """Return (T, K) values as a column of T lists of length K, with null for values that are not finite.
 
-    The lists' field has the name that Parquet gives it, so that a table that was read is stored with the same bytes.
+    The list field has the name that Parquet gives it, so that writing a table that was read produces the same bytes.
     """
     trials, points = values.shape
     flat = np.ascontiguousarray(values).reshape(-1)
@@ -41,11 +41,11 @@ def lists(values: NDArray[Any]) -> pa.Array:
 
 
 def matrix(column: pa.ChunkedArray, rows: int) -> NDArray[Any]:
-    """A column of lists of equal length as a (rows, K) matrix; null becomes NaN."""
+    """Return a column of lists of equal length K as a (rows, K) matrix; null becomes NaN."""
     values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return np.asarray(values).reshape(rows, -1)
 
 
 def numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """A column of numbers or booleans; null becomes NaN."""
+    """Return a column of numbers or booleans as a float64 array; null becomes NaN."""
     return np.asarray(column.to_numpy(), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Events of a sweep's life, logged to the logger ``sweeps``; sweeps.service.monitoring.event_log formats them."""
+"""Sweep events, logged to the logger ``sweeps`` and formatted by sweeps.service.monitoring.event_log."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ LOGGER.addHandler(logging.NullHandler())
 
 
 def log_event(name: str, sweep_id: str, /, level: int = logging.INFO, **fields: Any) -> None:
-    """Log an event of a sweep, with its fields."""
+    """Log a sweep event with its fields."""
     LOGGER.log(level, name, extra={"fields": {"sweep_id": sweep_id} | fields})

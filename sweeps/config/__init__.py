@@ -1,1 +1,1 @@
-"""The sweep file: schema, reading, overrides, checks and messages."""
+"""The sweep file: schema, loading, overrides, checks and error messages."""

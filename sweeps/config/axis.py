@@ -1,4 +1,4 @@
-"""Axis: the values of one parameter of a sweep file."""
+"""The axes of a sweep file: the values of one parameter each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Axis(Model):
-    """One parameter's values: ``value``, ``values``, or ``min``/``max``/``count`` with a ``scale``."""
+    """The values of one parameter: ``value``, ``values``, or ``min``, ``max`` and ``count`` with a ``scale``."""
 
     value: Value | None = None
     values: Annotated[tuple[Value, ...], Field(min_length=1)] | None = None
@@ -40,23 +40,23 @@ class Axis(Model):
         if given in ({"value"}, {"values"}):
             return self
         if not ({"min", "max", "count"} <= given <= {"min", "max", "count", "scale"}):
-            raise PydanticCustomError(CUSTOM, "value, values, or min with max and count (and scale) is needed")
+            raise PydanticCustomError(CUSTOM, "must have value, values, or min, max and count (scale is optional)")
         assert self.min is not None
         assert self.max is not None
         if self.min > self.max:
-            raise PydanticCustomError(CUSTOM, "min must not be above max")
+            raise PydanticCustomError(CUSTOM, "min must not exceed max")
         if self.scale == "log" and self.min <= 0:
-            raise PydanticCustomError(CUSTOM, "a log scale needs min > 0")
+            raise PydanticCustomError(CUSTOM, "a log scale requires min > 0")
         if not math.isfinite(self.max - self.min):
-            raise PydanticCustomError(CUSTOM, "a range whose width float64 can hold is needed")
+            raise PydanticCustomError(CUSTOM, "max - min must not overflow float64")
         return self
 
     def __len__(self) -> int:
-        """Number of values."""
+        """Return the number of values."""
         return self.count or len(self.named())
 
     def named(self) -> tuple[bool | float, ...]:
-        """The values that the file names: all of them, or both ends of a range."""
+        """Return the values written in the file: all of them, or both ends of a range."""
         if self.values is not None:
             return self.values
         if self.value is not None:
@@ -66,7 +66,7 @@ class Axis(Model):
         return (self.min, self.max)
 
     def points(self) -> NDArray[np.float64]:
-        """The axis' values, in order; booleans as 0 and 1."""
+        """Return all values in order, as a float64 array of length ``len(self)``; booleans as 0 and 1."""
         import numpy as np
 
         if self.count is None:

@@ -1,4 +1,4 @@
-"""Model: the base class of everything in a sweep file."""
+"""The base class of all pydantic models of the sweep file."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 
 class Model(BaseModel):
-    """Frozen, and with no keys but its own."""
+    """A frozen model that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="wrap")
     @classmethod
     def _known_keys(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Tell of unknown keys together with what is wrong with the known ones."""
+        """Report unknown keys together with the problems of known ones."""
         if isinstance(given, cls):
             return handler(given)
         if not isinstance(given, dict):
-            raise PydanticCustomError(CUSTOM, "a mapping is needed")
+            raise PydanticCustomError(CUSTOM, "must be a mapping")
         unknown = [key for key in given if key not in cls.model_fields]
         if not unknown:
             return handler(given)

@@ -1,4 +1,4 @@
-"""Checks of a sweep file beyond its schema: names and values of axes, and of expected trials."""
+"""Checks of a sweep file beyond its schema: the names and values of axes and of expected trials."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INIT = re.compile(r"init\.\w+(\.\w+)*")
 
 
 def parameter_problems(config: SweepConfig) -> Iterator[str]:
-    """What is wrong with the names and values of axes, and of the trials that are expected."""
+    """Yield a line for each invalid name or value of an axis or of an expected trial."""
     for i, mapping in enumerate(config.mappings()):
         path = f"parameters[{i}]" if isinstance(config.parameters, list) else "parameters"
         for name, axis in mapping.items():
@@ -33,7 +33,7 @@ def parameter_problems(config: SweepConfig) -> Iterator[str]:
         for name, value in expected.where.items():
             problem = _name_problem(name, (*HYPERPARAMETERS, "seed"))
             if problem is None and not math.isfinite(value):
-                problem = f"given {shown(value)}; a finite number is needed"
+                problem = f"given {shown(value)}; must be a finite number"
             if problem:
                 yield f"expected[{i}].where.{key(name)}: {problem}"
 
@@ -45,7 +45,7 @@ def _name_problem(name: str, known: Sequence[str]) -> str | None:
 
 
 def _axis_problems(path: str, name: str, axis: Axis, dtype: str) -> Iterator[str]:
-    """The first value that is wrong."""
+    """Yield the problem of the first invalid value."""
     for i, value in enumerate(axis.named()):
         if problem := _value_problem(name, value, dtype):
             place = f"values[{i}]" if axis.values else "value" if axis.value is not None else ("min", "max")[i]
@@ -55,13 +55,13 @@ def _axis_problems(path: str, name: str, axis: Axis, dtype: str) -> Iterator[str
 
 def _value_problem(name: str, value: bool | float, dtype: str) -> str | None:
     if name == "nesterov":
-        return None if isinstance(value, bool) else "true or false is needed"
+        return None if isinstance(value, bool) else "must be true or false"
     if isinstance(value, bool):
-        return "a number is needed"
+        return "must be a number"
     if not math.isfinite(value):
-        return "a finite number is needed"
+        return "must be a finite number"
     if abs(value) > LARGEST[dtype]:
-        return f"{dtype} holds numbers up to {LARGEST[dtype]:.4g}"
+        return f"exceeds the largest {dtype} number, {LARGEST[dtype]:.4g}"
     if value < 0 and name in ("lr", "momentum", "weight_decay"):
         return f"{name} must be >= 0"
     return None

@@ -1,4 +1,4 @@
-"""Data sets of a sweep file."""
+"""The data sets of a sweep file."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ if TYPE_CHECKING:
 
 
 class DataConfig(Model):
+    """The options that all data sets share; ``validation`` is the share of samples that is held out."""
+
     standardize: Literal["none", "features", "all"] = "none"
     validation: Fraction = 0.0
     split_seed: Seed = 0
 
 
 class LineData(DataConfig):
-    """y = slope x + intercept."""
+    """A line, y = slope x + intercept."""
 
     kind: Literal["line"]
     slope: Number = 0.8
@@ -48,7 +50,7 @@ class LineData(DataConfig):
 
 
 class LinearData(DataConfig):
-    """Random linear data of a given condition number."""
+    """Random linear data with ``n`` samples, ``d`` features and a given condition number."""
 
     kind: Literal["linear"]
     n: Size = 100
@@ -59,7 +61,7 @@ class LinearData(DataConfig):
 
 
 class PolynomialData(DataConfig):
-    """y = c0 + c1 x + c2 x^2 + ..."""
+    """A polynomial, y = c0 + c1 x + c2 x^2 + ..., sampled between ``low`` and ``high``."""
 
     kind: Literal["polynomial"]
     coefficients: Annotated[tuple[Number, ...], Field(min_length=1)] = (0, 0, 1)
@@ -71,7 +73,7 @@ class PolynomialData(DataConfig):
 
 
 class SineData(DataConfig):
-    """y = sin(frequency x)."""
+    """A sine, y = sin(frequency x), sampled between ``low`` and ``high``."""
 
     kind: Literal["sine"]
     n: Size = 50
@@ -83,7 +85,7 @@ class SineData(DataConfig):
 
 
 class FileData(DataConfig):
-    """A table in a CSV or Parquet file; features: all columns but the target if not named."""
+    """A table in a CSV or Parquet file; by default all columns except the target are features."""
 
     kind: Literal["csv", "parquet"]
     path: FilePath
@@ -91,16 +93,16 @@ class FileData(DataConfig):
     features: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
-    def _tells_features_from_the_target(self) -> Self:
+    def _check_features(self) -> Self:
         for name in dict.fromkeys(self.features or ()):
             if name == self.target:
                 raise PydanticCustomError(CUSTOM, "{name} is the target and cannot be a feature", {"name": shown(name)})
             if (self.features or ()).count(name) > 1:
-                raise PydanticCustomError(CUSTOM, "features name {name} more than once", {"name": shown(name)})
+                raise PydanticCustomError(CUSTOM, "features lists {name} more than once", {"name": shown(name)})
         return self
 
 
 class DiabetesData(DataConfig):
-    """scikit-learn's bundled diabetes data, 442 x 10, unscaled."""
+    """The unscaled diabetes data that scikit-learn bundles, 442 samples x 10 features."""
 
     kind: Literal["diabetes"]

@@ -1,4 +1,4 @@
-"""The loader: a sweep file read, overridden and validated."""
+"""The loader of sweep files: read, apply overrides, validate."""
 
 from __future__ import annotations
 
@@ -25,67 +25,77 @@ from sweeps.config.schema import SweepConfig
 
 
 def load(path: Path, overrides: list[str] | None = None) -> SweepConfig:
-    """Read and validate a sweep file; ``overrides`` are KEY=VALUE with dotted keys and YAML values.
+    """Read and validate a sweep file.
 
-    A data file's relative path is taken from the sweep file's folder.
+    Args:
+        path: the sweep file; the path of its data file is relative to the sweep file's folder.
+        overrides: KEY=VALUE, with dotted keys and YAML values.
 
     Raises:
-        ConfigError: with one line a problem.
+        ConfigError: the file is invalid, with one line per problem.
     """
     return loads(read_text(path), str(path), path.parent, overrides)
 
 
 def loads(text: str, where: str, folder: Path = Path(), overrides: list[str] | None = None) -> SweepConfig:
-    """The same of a sweep file's text, read from ``where``; relative paths start from ``folder``."""
+    """Validate the text of a sweep file that was read from ``where``; relative paths start at ``folder``.
+
+    Raises:
+        ConfigError: the text is invalid, with one line per problem.
+    """
     document = strict_yaml.read(text, where)
     if not isinstance(document, dict):
-        raise ConfigError(where, ["a mapping with the keys of a sweep is needed"])
+        raise ConfigError(where, ["must be a mapping with the keys of a sweep"])
     for override in overrides or []:
         apply_override(document, override)
     return parse(document, where, folder)
 
 
 def parse(document: Any, where: str, folder: Path = Path()) -> SweepConfig:
-    """Validate a document that was read from ``where``."""
+    """Validate a document that was read from ``where``; relative paths start at ``folder``.
+
+    Raises:
+        ConfigError: the document is invalid, with one line per problem.
+    """
     try:
         config = SweepConfig.model_validate(document)
     except ValidationError as error:
         raise ConfigError(where, problem_lines(error)) from error
     problems = list(islice(parameter_problems(config), MAX_PROBLEMS + 1))
     if config.tracking.register and config.tracking.model == "none":
-        problems.insert(0, "tracking.register: there is no model to register with tracking.model: none")
+        problems.insert(0, "tracking.register: no model to register, because tracking.model is none; set it to best")
     if problems:
         raise ConfigError(where, problems)
     dataset = config.task.dataset
     if isinstance(dataset, FileData):
         path = os.path.realpath(folder / dataset.path)
         if path != visible(path):
-            raise ConfigError(where, ["task.dataset.path: no folder's name may hold control characters"])
+            raise ConfigError(where, ["task.dataset.path: folder names must not contain control characters"])
         config = with_data_at(config, path)
     return config
 
 
 def with_data_at(config: SweepConfig, path: str) -> SweepConfig:
-    """The same config with its data file elsewhere."""
+    """Return a copy of the config with another path for its data file."""
     dataset = config.task.dataset.model_copy(update={"path": path})
     return config.model_copy(update={"task": config.task.model_copy(update={"dataset": dataset})})
 
 
 def read_text(path: Path) -> str:
-    """A YAML file's text, of a bounded length.
+    """Return the text of a YAML file, up to a bounded length.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     try:
         if path.exists() and not path.is_file():  # a pipe or a device may never end
-            raise ConfigError(str(path), ["cannot be read: it is not a file"])
+            raise ConfigError(str(path), ["cannot be read: not a regular file"])
         with path.open("rb") as file:
             content = file.read(4 * strict_yaml.MAX_CHARACTERS + 1)
         return content.decode("utf-8", errors="strict" if len(content) <= 4 * strict_yaml.MAX_CHARACTERS else "ignore")
     except UnicodeDecodeError as error:
-        raise ConfigError(str(path), ["not a text file in UTF-8"]) from error
+        raise ConfigError(str(path), ["cannot be read: not UTF-8 text"]) from error
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
-    except ValueError as error:  # a name that no file can have
+    except ValueError as error:  # an invalid file name, e.g. with a null character
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from error

@@ -1,4 +1,4 @@
-"""problem_lines(): what pydantic finds wrong with a sweep file, a line each: path, what was given, what is allowed."""
+"""Messages for invalid sweep files, one line per problem: the key's path, what was given and what is allowed."""
 
 from __future__ import annotations
 
@@ -14,41 +14,42 @@ from sweeps.config.types import SECRET
 from sweeps.errors import MAX_PROBLEMS
 from sweeps.text.sanitize import visible
 
-UNKNOWN = "unknown_key"  # a pydantic error type of this package's own
+UNKNOWN = "unknown_key"  # a custom pydantic error type
 _MAX_SHOWN = 60  # characters of a key or a value
-_MAX_LISTED = 20  # of the names that are allowed
+_MAX_LISTED = 20  # allowed names in a message
 
 
 def problem_lines(error: ValidationError) -> list[str]:
-    """One line an error, and no more than can be told; a list that is too short because its entries are wrong is told
-    by its entries.
+    """Return one line per validation error, at most one more than are reported.
+
+    A list that is too short only because its entries are invalid is not reported; its entries are.
     """
     errors = error.errors(include_url=False)
     inside = {place[:depth] for place in (problem["loc"] for problem in errors) for depth in range(len(place))}
-    told = (problem for problem in errors if problem["type"] != "too_short" or problem["loc"] not in inside)
-    return [_line(problem) for problem in islice(told, MAX_PROBLEMS + 1)]
+    reported = (problem for problem in errors if problem["type"] != "too_short" or problem["loc"] not in inside)
+    return [_line(problem) for problem in islice(reported, MAX_PROBLEMS + 1)]
 
 
 def hint(given: Any, allowed: Sequence[str]) -> str:
-    """The allowed name that is meant, or else what is allowed."""
+    """Return the end of a message about an unknown name: the closest allowed name, or a list of allowed names."""
     close = difflib.get_close_matches(str(given), allowed, n=1)
     return f" (did you mean {close[0]}?)" if close else f"; allowed: {listed(allowed)}"
 
 
 def listed(names: Sequence[str]) -> str:
-    """Some names, and how many more there are."""
+    """Return the first names, and how many more there are."""
     more = f" and {len(names) - _MAX_LISTED:,} more" if len(names) > _MAX_LISTED else ""
     return ", ".join(visible(name, _MAX_SHOWN) for name in names[:_MAX_LISTED]) + more
 
 
 def shown(value: Any) -> str:
-    """A value as the sweep file has it, or its beginning."""
+    """Return a value as the sweep file writes it, cut to a readable length."""
     words = {True: "true", False: "false", None: "nothing"}
     return words[value] if isinstance(value, bool | None) else visible(repr(value), _MAX_SHOWN)
 
 
 def key(name: Any) -> str:
-    """A key as part of a path."""
+    """Return a key as part of a path."""
     return visible(str(name), _MAX_SHOWN)
 
 
@@ -74,16 +75,16 @@ def _line(problem: ErrorDetails) -> str:
         "greater_than_equal": f"must be >= {context.get('ge')}",
         "less_than": f"must be < {context.get('lt')}",
         "less_than_equal": f"must be <= {context.get('le')}",
-        "too_short": "at least one entry is needed",
-        "tuple_type": "a list is needed",
-        "list_type": "a list is needed",
+        "too_short": "must have at least one entry",
+        "tuple_type": "must be a list",
+        "list_type": "must be a list",
         "too_long": f"at most {context.get('max_length')} entries are allowed",
-        "dict_type": "a mapping is needed",
-        "model_attributes_type": "a mapping is needed",
-        "finite_number": "a finite number is needed",
-        "string_type": "text is needed",
-        "bool_type": "true or false is needed",
-        "string_too_short": "text that is not empty is needed",
+        "dict_type": "must be a mapping",
+        "model_attributes_type": "must be a mapping",
+        "finite_number": "must be a finite number",
+        "string_type": "must be text",
+        "bool_type": "must be true or false",
+        "string_too_short": "must not be empty",
         "string_too_long": f"at most {context.get('max_length')} characters are allowed",
     }
     prefix = f"{path}: {given}; " if path else ""
@@ -91,7 +92,7 @@ def _line(problem: ErrorDetails) -> str:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    """parameters[1].lr.values[0], without the tags that pydantic puts behind a union's key."""
+    """Return a path such as parameters[1].lr.values[0], without the tags that pydantic adds for unions."""
     path, before = "", None
     for part in location:
         if isinstance(part, int):

@@ -1,4 +1,4 @@
-"""Models of a sweep file."""
+"""The models of a sweep file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class LinearModel(Model):
-    """torch.nn.Linear; ``init`` says where parameters start that no init.* axis sets."""
+    """A linear model (torch.nn.Linear); ``init`` applies to parameters without an init.* axis."""
 
     kind: Literal["linear"]
     bias: Flag = True
@@ -38,7 +38,7 @@ class PolynomialModel(Model):
 
 
 class MlpModel(Model):
-    """A multi-layer perceptron: Linear layers of these widths with an activation between, torch's initialisation."""
+    """A multi-layer perceptron: Linear layers of these widths with activations between, initialised by torch."""
 
     kind: Literal["mlp"]
     hidden: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64)] = (32,)
@@ -47,7 +47,7 @@ class MlpModel(Model):
 
 
 class ModuleModel(Model):
-    """Any torch.nn.Module: ``module`` is package.module:callable, called with ``arguments``, returning a fresh one."""
+    """Any torch.nn.Module: ``module`` (package.module:callable) is called with ``arguments`` and returns a new one."""
 
     kind: Literal["module"]
     module: ModulePath

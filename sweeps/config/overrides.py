@@ -1,4 +1,4 @@
-"""Overrides: KEY=VALUE of the command line, applied to a sweep file's document."""
+"""Overrides from the command line, KEY=VALUE, applied to a sweep file's document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     pass
 
 
-_PLACE = re.compile(r"[0-9]{1,9}")  # in a list
+_PLACE = re.compile(r"[0-9]{1,9}")  # a list index
 
 
 _MAX_KEY = 1_000  # characters of a key that is overridden
@@ -23,12 +23,17 @@ _MAX_DEPTH = 32
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:
+    """Set one key of a document in place, and create missing mappings on the way.
+
+    Raises:
+        ConfigError: the override is not KEY=VALUE, its key is not in a mapping or list, or its value is not YAML.
+    """
     given, equals, value = override.partition("=")
     if not equals or not given:
-        raise ConfigError("--set", [f"{shown(override)}: KEY=VALUE is needed, such as training.epochs=5"])
+        raise ConfigError("--set", [f"{shown(override)}: must be KEY=VALUE, such as training.epochs=5"])
     segments = _segments(given) if len(given) <= _MAX_KEY else []
     if not 0 < len(segments) <= _MAX_DEPTH:
-        raise ConfigError("--set", [f"{key(given)}: a key of at most {_MAX_DEPTH} parts is needed"])
+        raise ConfigError("--set", [f"{key(given)}: the key must have at most {_MAX_DEPTH} parts"])
     *parents, last = segments
     node: Any = document
     for parent in parents:
@@ -47,7 +52,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
 
 
 def _place(node: Any, segment: str) -> int | None:
-    """Which entry of a list a segment names."""
+    """Return the list index that a segment names; None if the node is not a list or has no such entry."""
     named = isinstance(node, list) and _PLACE.fullmatch(segment) and int(segment) < len(node)
     return int(segment) if named else None
 

@@ -1,4 +1,4 @@
-"""SweepConfig: the sweep file, validated; a problem is one line: its path, what was given, what is allowed."""
+"""The schema of the sweep file as pydantic models."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ HYPERPARAMETERS = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
 
 
 class TaskConfig(Model):
-    """What is trained."""
+    """The task: data set, model and loss."""
 
     dataset: Annotated[
         LineData | LinearData | PolynomialData | SineData | FileData | DiabetesData, Field(discriminator="kind")
@@ -58,7 +58,7 @@ class TaskConfig(Model):
 
 
 class TrainingConfig(Model):
-    """How every trial is trained; ``compile`` is for networks: torch.compile makes their steps."""
+    """The training of every trial; ``compile`` runs the steps of networks through torch.compile."""
 
     epochs: Count
     batch_size: Count = 1
@@ -81,14 +81,14 @@ Final = Annotated[
 
 
 class MetricConfig(Model):
-    """What makes a trial the best."""
+    """The objective that ranks trials."""
 
     name: Literal["final_loss", "best_loss"] = "final_loss"
     goal: Literal["minimize"] = "minimize"
 
 
 class RecordConfig(Model):
-    """Which steps are kept."""
+    """The steps of each curve that are recorded."""
 
     points: Points = 64
     spacing: Literal["log", "linear", "all"] = "log"
@@ -107,15 +107,15 @@ WriterName = Literal["auto", "bulk", "client"]
 
 
 with warnings.catch_warnings():
-    # Every class has a method of this name, by its metaclass; no instance has.
+    # The metaclass gives every class a method named register; instances have none, so the field shadows nothing.
     warnings.filterwarnings("ignore", 'Field name "register"')
 
     class TrackingConfig(Model):
-        """What goes to MLflow: which trials become runs of their own, by which writer, with how many points a curve.
+        """The MLflow options: which trials become runs, the writer, and the number of points per curve.
 
-        ``database`` names the environment variable that holds the URI of the tracking server's database, as $NAME.
-        ``model`` says whether the best trial's model is logged, ``register`` whether it is registered too, under the
-        sweep's name or another one.
+        ``database`` is $NAME of the environment variable that holds the URI of the tracking server's database.
+        ``model`` selects whether the best trial's model is logged. ``register`` also registers it, under the sweep's
+        name (true) or the given name.
         """
 
         trials: Policy = "all"
@@ -127,9 +127,9 @@ with warnings.catch_warnings():
 
 
 class ExecutionConfig(Model):
-    """How trials are packed: ``trials_per_shard`` is chosen for about a second of work a shard if left out.
+    """The packing of trials and retries. By default ``trials_per_shard`` gives about a second of work per shard.
 
-    A shard whose worker process dies is run again ``max_retries`` times, then given up. One that raises is not.
+    A shard whose worker process dies is retried up to ``max_retries`` times. A shard that raises is not retried.
     """
 
     trials_per_shard: Count | None = None
@@ -137,7 +137,7 @@ class ExecutionConfig(Model):
 
 
 class Expected(Model):
-    """A figure to hold the outcome against, shown beside it: published parameters, or torch.optim.SGD's own."""
+    """The expected final parameters of some trials: published numbers, or the result of torch.optim.SGD."""
 
     case: Text
     where: Annotated[dict[str, Value], Field(min_length=1)]
@@ -165,14 +165,14 @@ class SweepConfig(Model):
 
     @property
     def registered_name(self) -> str | None:
-        """The registered model that the best trial's becomes a version of; MLflow takes neither / nor : in its name."""
+        """The name of the registered model; ``/`` and ``:``, which MLflow rejects in names, become ``-``."""
         register = self.tracking.register
         return re.sub("[/:]", "-", self.name) if register is True else register or None
 
     def mappings(self) -> list[Parameters]:
-        """The parameters' mappings: the sweep is the union of their products."""
+        """Return the parameter mappings; the sweep is the union of their products."""
         return self.parameters if isinstance(self.parameters, list) else [self.parameters]
 
     def to_yaml(self) -> str:
-        """The resolved file: every key that is not left to its default, in the schema's order."""
+        """Return the resolved file as YAML: every key that was set, in the schema's order."""
         return strict_yaml.write(self.model_dump(mode="json", exclude_unset=True))

@@ -1,4 +1,4 @@
-"""Reading YAML strictly: 1e-3 is a number, a key stands once, no aliases, no tags, one line an error."""
+"""Strict YAML: 1e-3 is a number; duplicate keys, aliases and tags are rejected; errors have one line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sweeps.errors import ConfigError
 from sweeps.text.sanitize import acts, visible
 
 MAX_CHARACTERS = 4_000_000
-_MAX_NODES = 100_000  # some seconds' reading
+_MAX_NODES = 100_000  # takes a few seconds to read
 _MAX_DEPTH = 32
 _MAX_SHOWN = 60  # characters of a key
 _BREAKS = "\t\n\r"
 
-# What is not text. YAML 1.1 would take 1e-3 for text, 1:30 for 90, 010 for 8, and 2026-01-01 for a date.
+# Scalars that are not text. YAML 1.1 would read 1e-3 as text, 1:30 as 90, 010 as 8, and 2026-01-01 as a date.
 _RESOLVERS = (
     ("null", r"~|null|Null|NULL|", "~nN\0"),
     ("bool", r"yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF", "yYnNtTfFoO"),
@@ -61,7 +61,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             shown = visible(repr(key), _MAX_SHOWN)
-            problem = "is not text" if not isinstance(key, str) else "stands twice" if key in seen else None
+            problem = "is not text" if not isinstance(key, str) else "is duplicated" if key in seen else None
             if problem:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {shown} {problem}", key_node.start_mark)
             seen.add(key)
@@ -69,12 +69,12 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what this reader or another one would not take for text."""
+    """A dumper that quotes text which this reader or a YAML 1.1 reader would not read as text."""
 
 
 def _resolve(resolver: type[_Loader | _Dumper]) -> None:
     for kind, pattern, first in _RESOLVERS:
-        characters = [c.strip("\0") for c in first]  # \0 stands for none
+        characters = [c.strip("\0") for c in first]  # \0 stands for an empty scalar
         resolver.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(f"(?:{pattern})\\Z"), characters)
 
 
@@ -84,10 +84,10 @@ _resolve(_Dumper)
 
 
 def read(text: str, where: str) -> Any:
-    """The document in ``text``.
+    """Return the document in ``text``, which was read from ``where``.
 
     Raises:
-        ConfigError: it is not YAML, too long, or uses what is refused here.
+        ConfigError: it is not YAML, too long, or uses a rejected feature.
     """
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(where, [f"too long: at most {MAX_CHARACTERS:,} characters are allowed"])
@@ -104,5 +104,5 @@ def read(text: str, where: str) -> Any:
 
 
 def write(document: Any) -> str:
-    """YAML of plain values, keys in their given order."""
+    """Return plain values as YAML, with keys in their given order."""
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -1,4 +1,4 @@
-"""The kinds of values in a sweep file, each with its bounds, which are the JSON Schema's too."""
+"""Annotated types for the values of a sweep file, with bounds that also appear in the JSON Schema."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sweeps.text.sanitize import acts
 
 MAX_AXIS = 10_000_000
 LARGEST = {"float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
-# Pydantic error types of this package's own; what is given in place of a secret is not shown.
+# Custom pydantic error types; messages of type SECRET do not show the given value.
 CUSTOM, SECRET = "needed", "secret"
 _DEVICE = "^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 _VARIABLE = r"^\$[A-Za-z_][A-Za-z0-9_]*$"
@@ -22,52 +22,52 @@ _POLICY = "^(all|none|top:[1-9][0-9]{0,8})$"
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PydanticCustomError(CUSTOM, "a number is needed")
+        raise PydanticCustomError(CUSTOM, "must be a number")
     if isinstance(value, int) and abs(value) > LARGEST["float64"]:
-        raise PydanticCustomError(CUSTOM, "a number that float64 can hold is needed")
+        raise PydanticCustomError(CUSTOM, "must be a number in the range of float64")
     return value
 
 
 def _integer(value: Any) -> Any:
     if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
-        raise PydanticCustomError(CUSTOM, "a whole number is needed")
+        raise PydanticCustomError(CUSTOM, "must be a whole number")
     return int(value)
 
 
 def _sample(value: Any) -> Any:
     if not isinstance(value, bool | int | float):
-        raise PydanticCustomError(CUSTOM, "a number, or true or false, is needed")
+        raise PydanticCustomError(CUSTOM, "must be a number, true or false")
     return value if isinstance(value, bool) else _number(value)
 
 
 def _printable(value: str) -> str:
     if not value.strip() or any(map(acts, value)):
-        raise PydanticCustomError(CUSTOM, "text without control characters is needed")
+        raise PydanticCustomError(CUSTOM, "must be text without control characters, and not blank")
     return value
 
 
 def _paragraphs(value: str) -> str:
     if any(acts(c) and c not in "\t\n" for c in value):
-        raise PydanticCustomError(CUSTOM, "text without control characters but line breaks is needed")
+        raise PydanticCustomError(CUSTOM, "must be text without control characters other than tabs and line breaks")
     return value
 
 
 def _dotted(value: str) -> str:
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", value):
-        raise PydanticCustomError(CUSTOM, "package.module:callable is needed")
+        raise PydanticCustomError(CUSTOM, "must have the form package.module:callable")
     return value
 
 
 def _device(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(_DEVICE, value):
         return value
-    raise PydanticCustomError(CUSTOM, "auto, cpu, cuda or cuda:N is needed")
+    raise PydanticCustomError(CUSTOM, "must be auto, cpu, cuda or cuda:N")
 
 
 def _policy(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(_POLICY, value):
         return value
-    raise PydanticCustomError(CUSTOM, "all, none or top:N (the N best) is needed")
+    raise PydanticCustomError(CUSTOM, "must be all, none or top:N (the N best trials)")
 
 
 def _variable(value: Any) -> Any:
@@ -75,7 +75,7 @@ def _variable(value: Any) -> Any:
         return value
     raise PydanticCustomError(
         SECRET,
-        "the URI's environment variable is needed, such as $MLFLOW_DATABASE: sweep files are kept, passwords not",
+        "must name the environment variable that holds the URI, such as $MLFLOW_DATABASE; a URI can hold a password",
     )
 
 
@@ -84,10 +84,10 @@ def _registered(value: Any) -> Any:
         return value
     if isinstance(value, str) and re.fullmatch(_MODEL, value) and value.strip(" .") and not any(map(acts, value)):
         return value
-    raise PydanticCustomError(CUSTOM, "true, false or a model's name without / and : is needed")
+    raise PydanticCustomError(CUSTOM, "must be true, false or a model name without / and :")
 
 
-# Bounds stand before the validator, next to the type: only there they are also the JSON Schema's.
+# Bounds must precede the validator: only then do they appear in the JSON Schema.
 _NUMERIC, _WHOLE = BeforeValidator(_number), BeforeValidator(_integer)
 Number = Annotated[float, Field(allow_inf_nan=False), _NUMERIC]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _NUMERIC]
@@ -106,7 +106,7 @@ Retries = Annotated[int, Field(ge=0, le=1000), _WHOLE]
 Decimals = Annotated[int, Field(ge=0, le=15), _WHOLE]
 Seed = Annotated[int, Field(ge=0, lt=2**53), _WHOLE]
 Flag = Annotated[bool, Field(strict=True)]
-# bool or float; Any, so that pydantic does not mix up the two
+# bool or float; declared as Any so that pydantic does not convert one into the other
 Value = Annotated[Any, BeforeValidator(_sample), WithJsonSchema({"type": ["boolean", "number"]})]
 Text = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_printable)]
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
@@ -116,7 +116,7 @@ ModulePath = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(
 Device = Annotated[str, BeforeValidator(_device), WithJsonSchema({"type": "string", "pattern": _DEVICE})]
 Policy = Annotated[str, BeforeValidator(_policy), WithJsonSchema({"type": "string", "pattern": _POLICY})]
 Variable = Annotated[str, BeforeValidator(_variable), WithJsonSchema({"type": "string", "pattern": _VARIABLE})]
-# bool or str; Any, so that pydantic does not make the one of the other
+# bool or str; declared as Any so that pydantic does not convert one into the other
 Registered = Annotated[
     Any,
     BeforeValidator(_registered),

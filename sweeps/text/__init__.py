@@ -1,1 +1,1 @@
-"""Text for people: number formats, sanitizing and redaction."""
+"""Text helpers: number formats, sanitizing and redaction."""

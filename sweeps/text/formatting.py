@@ -1,4 +1,4 @@
-"""How tables are written for people: headings, cells and Markdown."""
+"""Formats for tables: headings, cells and Markdown."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _HEADINGS = {
     "only_first": "only in A",
     "only_this": "only in it",
 }
-_PLAIN = ("trial", "trial_before", "seed")  # numbers that are names: no thousands separators
+_PLAIN = ("trial", "trial_before", "seed")  # identifiers: no thousands separators
 _EXACT = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
 
 
 def heading(name: Hashable) -> str:
-    """A column's name in words."""
+    """Return a column's heading."""
     text = str(name)
     return _HEADINGS.get(text, text.replace("_", " "))
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A number with this many significant digits; thousands are separated, exponents short: 31,204 or 1.2e-14."""
+    """Format a number with ``digits`` significant digits, e.g. 31,204 or 1.2e-14."""
     if float(value).is_integer() and abs(value) < 1e7:
         return f"{int(value):,}"
     text = f"{value:.{digits}g}"
@@ -43,7 +43,7 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    """A share in percent that never rounds a part to nothing or to all."""
+    """Format a share in percent; a share between 0 and 1, or 99 and 100, is never rounded to 0 % or 100 %."""
     share = 100 * part / whole if whole else 0.0
     if 0 < share < 1:
         return "under 1 %"
@@ -53,7 +53,7 @@ def percent(part: float, whole: float) -> str:
 
 
 def cell(value: Any, column: Hashable = "") -> str:
-    """One cell of a table, as text."""
+    """Format one cell of a table."""
     if value is None or value is pd.NA or (isinstance(value, float | np.floating) and np.isnan(value)):
         return NOTHING
     if isinstance(value, bool | np.bool_):
@@ -69,18 +69,18 @@ def cell(value: Any, column: Hashable = "") -> str:
 
 
 def meaning(value: float, column: Hashable) -> bool | int | float:
-    """An axis' number as what it stands for."""
+    """Convert an axis value to the type that it stands for: nesterov to bool, seed to int."""
     return bool(value) if column == "nesterov" else int(value) if column == "seed" else float(value)
 
 
 def formatted(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same table with every cell as text and the headings in words."""
+    """Return the table with headings and cells formatted as text."""
     columns = {heading(name): [cell(value, name) for value in frame[name]] for name in frame}
     return pd.DataFrame(columns, index=frame.index, dtype="str")
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A table in Markdown; columns of numbers stand at the right."""
+    """Return a table as Markdown, with numeric columns aligned to the right."""
     shown = formatted(frame)
     right = [is_numeric(frame[name]) for name in frame]
     header = [escaped(str(name)) for name in shown]
@@ -99,12 +99,12 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def is_numeric(column: pd.Series[Any]) -> bool:
-    """Whether a column holds numbers."""
+    """Return whether a column is numeric and not boolean."""
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Escape text so that Markdown shows it literally, on one line."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|#!~]|(?<!\w)_|_(?!\w)|^=|^[-+](?=[-+\s]|$))", r"\\\1", " ".join(text.split()))
-    return re.sub(r"^(\d{1,9})([.)])(?=\s|$)", r"\1\\\2", text)  # the head of a numbered list
+    return re.sub(r"^(\d{1,9})([.)])(?=\s|$)", r"\1\\\2", text)  # would start a numbered list

@@ -1,4 +1,4 @@
-"""Redaction: text without passwords, tokens and keys. Everything that is shown, logged or stored passes through here."""
+"""Redaction of passwords, tokens and keys in everything that is printed, logged or stored."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _SHORTEST_SECRET = 4  # characters; shorter values would hide ordinary words
 
 def redact_uri(text: str) -> str:
     """Return the text without the credentials in its URIs: passwords, tokens as user names, secret query parameters."""
-    # A password may hold anything but spaces; it ends at the last @ before them.
+    # A password can contain anything but spaces; it ends at the last @ before a space.
     text = re.sub(r"(://[^:/@\s]*):\S*@", rf"\1:{REDACTED}@", text)
     text = re.sub(r"((?:https?|s3)://)[^:/@\s]+@", rf"\1{REDACTED}@", text)
     return re.sub(r"([?&][^=&\s]*(?:password|token|secret|key)[^=&\s]*=)[^&\s]*", rf"\1{REDACTED}", text, flags=re.I)
 
 
 def redact(text: str) -> str:
-    """Return the text without secrets of any form: as redact_uri(), assignments, bearer tokens, and the values of
-    environment variables that are named like secrets."""
+    """Return the text without secrets: those of redact_uri(), assignments, bearer tokens, and the values of
+    environment variables whose names mark them as secrets."""
     text = redact_uri(text)
     text = re.sub(r"(?i)((?:password|token|secret)\w*[=:]\s*|bearer\s+)[^&\s\"',;]+", rf"\1{REDACTED}", text)
     for name, value in os.environ.items():

@@ -28,9 +28,12 @@ BAD = {
     "unknown nested key": (document(training={"epochs": 1, "batch": 2}), "training.batch: unknown key"),
     "missing key": ({k: v for k, v in document().items() if k != "task"}, "task: missing"),
     "missing nested key": (document(training={}), "training.epochs: missing"),
-    "text for a number": (document(training={"epochs": "many"}), "training.epochs: given 'many'; a whole number"),
-    "fraction for a count": (document(training={"epochs": 1.5}), "training.epochs: given 1.5; a whole number"),
-    "bool for a number": (document(training={"epochs": True}), "training.epochs: given true; a whole number"),
+    "text for a number": (
+        document(training={"epochs": "many"}),
+        "training.epochs: given 'many'; must be a whole number",
+    ),
+    "fraction for a count": (document(training={"epochs": 1.5}), "training.epochs: given 1.5; must be a whole number"),
+    "bool for a number": (document(training={"epochs": True}), "training.epochs: given true; must be a whole number"),
     "zero epochs": (document(training={"epochs": 0}), "training.epochs: given 0; must be >= 1"),
     "bad order": (
         document(training={"epochs": 1, "order": "random"}),
@@ -38,9 +41,9 @@ BAD = {
     ),
     "device": (
         document(training={"epochs": 1, "device": "gpu"}),
-        "training.device: given 'gpu'; auto, cpu, cuda or cuda:N is needed",
+        "training.device: given 'gpu'; must be auto, cpu, cuda or cuda:N",
     ),
-    "no mapping": ([], "a mapping is needed"),
+    "no mapping": ([], "must be a mapping"),
     "dataset kind": (
         document(task={"dataset": {"kind": "mnist"}}),
         "task.dataset.kind: given 'mnist'; allowed: line, linear, polynomial, sine, csv, parquet, diabetes",
@@ -50,7 +53,10 @@ BAD = {
         document(task={"dataset": {"kind": "line"}, "model": {"kind": "cnn"}}),
         "task.model.kind: given 'cnn'; allowed: linear, polynomial",
     ),
-    "dataset value": (document(task={"dataset": {"kind": "line", "x": []}}), "task.dataset.x: given []; at least one"),
+    "dataset value": (
+        document(task={"dataset": {"kind": "line", "x": []}}),
+        "task.dataset.x: given []; must have at least one",
+    ),
     "dataset key": (document(task={"dataset": {"kind": "line", "y": 1}}), "task.dataset.y: unknown key"),
     "the target as a feature": (
         document(task={"dataset": {"kind": "csv", "path": "d.csv", "target": "y", "features": ["x", "y"]}}),
@@ -58,36 +64,39 @@ BAD = {
     ),
     "a feature twice": (
         document(task={"dataset": {"kind": "csv", "path": "d.csv", "target": "y", "features": ["x", "x"]}}),
-        "features name 'x' more than once",
+        "features lists 'x' more than once",
     ),
     "loss": (document(task={"dataset": {"kind": "line"}, "loss": "l7"}), "task.loss: given 'l7'; allowed: mse"),
-    "empty axis": (with_lr({"values": []}), "parameters.lr.values: given []; at least one entry"),
-    "axis without form": (with_lr({}), "parameters.lr: given {}; value, values, or min with max and count"),
+    "empty axis": (with_lr({"values": []}), "parameters.lr.values: given []; must have at least one entry"),
+    "axis without form": (with_lr({}), "parameters.lr: given {}; must have value, values, or min, max and count"),
     "axis with two forms": (with_lr({"value": 1, "values": [1]}), "parameters.lr"),
-    "bare axis": (with_lr(0.1), "parameters.lr: given 0.1; a mapping is needed"),
+    "bare axis": (with_lr(0.1), "parameters.lr: given 0.1; must be a mapping"),
     "beyond float32": (
         with_lr({"value": 1e39}),
-        "parameters.lr.value: given 1e+39; float32 holds numbers up to 3.403e+38",
+        "parameters.lr.value: given 1e+39; exceeds the largest float32 number, 3.403e+38",
     ),
     "beyond float64": (with_lr({"value": 10**400}), "parameters.lr.value: given 1000"),
     "huge data": (
         document(task={"dataset": {"kind": "sine", "n": 10**12}}),
         "task.dataset.n: given 1000000000000; must be <= 10000000",
     ),
-    "control characters": (document(name="a\0b"), "name: given 'a\\x00b'; text without control characters"),
-    "blank name": (document(name=" "), "name: given ' '; text without control characters is needed"),
+    "control characters": (document(name="a\0b"), "name: given 'a\\x00b'; must be text without control characters"),
+    "blank name": (document(name=" "), "name: given ' '; must be text without control characters, and not blank"),
     "negative lr": (with_lr({"values": [0.1, -0.1]}), "parameters.lr.values[1]: given -0.1; lr must be >= 0"),
-    "nan": (with_lr({"value": math.nan}), "parameters.lr.value: given nan; a finite number"),
-    "inf": (with_lr({"values": [math.inf]}), "parameters.lr.values[0]: given inf; a finite number"),
-    "inf as bound": (with_lr({"min": 0, "max": math.inf, "count": 2}), "parameters.lr.max: given inf; a finite"),
-    "text in axis": (with_lr({"values": ["0.1"]}), "parameters.lr.values[0]: given '0.1'; a number"),
-    "log from zero": (with_lr({"min": 0, "max": 1, "count": 3, "scale": "log"}), "a log scale needs min > 0"),
-    "min above max": (with_lr({"min": 2, "max": 1, "count": 3}), "min must not be above max"),
+    "nan": (with_lr({"value": math.nan}), "parameters.lr.value: given nan; must be a finite number"),
+    "inf": (with_lr({"values": [math.inf]}), "parameters.lr.values[0]: given inf; must be a finite number"),
+    "inf as bound": (
+        with_lr({"min": 0, "max": math.inf, "count": 2}),
+        "parameters.lr.max: given inf; must be a finite",
+    ),
+    "text in axis": (with_lr({"values": ["0.1"]}), "parameters.lr.values[0]: given '0.1'; must be a number"),
+    "log from zero": (with_lr({"min": 0, "max": 1, "count": 3, "scale": "log"}), "a log scale requires min > 0"),
+    "min above max": (with_lr({"min": 2, "max": 1, "count": 3}), "min must not exceed max"),
     "huge axis": (with_lr({"min": 0, "max": 1, "count": 10**18}), "parameters.lr.count: given 1000000000000000000"),
-    "bool as lr": (with_lr({"value": True}), "parameters.lr.value: given true; a number is needed"),
+    "bool as lr": (with_lr({"value": True}), "parameters.lr.value: given true; must be a number"),
     "number as nesterov": (
         document(parameters={"nesterov": {"values": [0, 1]}}),
-        "parameters.nesterov.values[0]: given 0; true or false is needed",
+        "parameters.nesterov.values[0]: given 0; must be true or false",
     ),
     "unknown parameter": (
         document(parameters={"learning_rate": {"value": 1}}),
@@ -98,27 +107,36 @@ BAD = {
         document(parameters=[{"lr": {"value": 1}}, {"lr": {"value": -1}}]),
         "parameters[1].lr.value: given -1; lr must be >= 0",
     ),
-    "empty union": (document(parameters=[]), "parameters: given []; at least one entry"),
+    "empty union": (document(parameters=[]), "parameters: given []; must have at least one entry"),
     "negative seed": (document(seeds=[-1]), "seeds[0]: given -1; must be >= 0"),
-    "no seeds": (document(seeds=[]), "seeds: given []; at least one entry"),
+    "no seeds": (document(seeds=[]), "seeds: given []; must have at least one entry"),
     "method": (document(method="magic"), "method: given 'magic'; allowed: grid"),
-    "policy": (document(tracking={"trials": "top"}), "tracking.trials: given 'top'; all, none or top:N"),
-    "null for an axis": (with_lr({"value": None}), "parameters.lr: given {'value': None}; value, values, or min"),
-    "null for a bound": (with_lr({"min": None, "max": 1, "count": 3}), "value, values, or min with max and count"),
+    "policy": (document(tracking={"trials": "top"}), "tracking.trials: given 'top'; must be all, none or top:N"),
+    "null for an axis": (
+        with_lr({"value": None}),
+        "parameters.lr: given {'value': None}; must have value, values, or min",
+    ),
+    "null for a bound": (
+        with_lr({"min": None, "max": 1, "count": 3}),
+        "must have value, values, or min, max and count",
+    ),
     "text for a flag": (
         document(task={"dataset": {"kind": "line"}, "model": {"kind": "linear", "bias": "no"}}),
-        "task.model.bias: given 'no'; true or false is needed",
+        "task.model.bias: given 'no'; must be true or false",
     ),
-    "no mapping for a data set": (document(task={"dataset": 5}), "task.dataset: given 5; a mapping is needed"),
+    "no mapping for a data set": (document(task={"dataset": 5}), "task.dataset: given 5; must be a mapping"),
     "line break in a key": (document(**{"a\nb": 1}), "a\\nb: unknown key"),
     "escape in an axis' name": (
         document(parameters={"\x1b[1m": {"value": 1}}),
         "parameters.\\x1b[1m: unknown parameter",
     ),
     "endless key": (document(**{"k" * 10**6: 1}), f"{'k' * 57}...: unknown key"),
-    "turned text": (document(name="a\u202eb"), "name: given 'a\\u202eb'; text without control characters"),
-    "separator": (document(name="a\u2028b"), "name: given 'a\\u2028b'; text without control characters"),
-    "escape in the description": (document(description="\x1b[1m"), "text without control characters but line breaks"),
+    "turned text": (document(name="a\u202eb"), "name: given 'a\\u202eb'; must be text without control characters"),
+    "separator": (document(name="a\u2028b"), "name: given 'a\\u2028b'; must be text without control characters"),
+    "escape in the description": (
+        document(description="\x1b[1m"),
+        "must be text without control characters other than tabs and line breaks",
+    ),
     "too many layers": (
         document(task={"dataset": {"kind": "line"}, "model": {"kind": "mlp", "hidden": [1] * 65}}),
         "at most 64 entries are allowed",
@@ -130,9 +148,9 @@ BAD = {
     ),
     "nan in an expected case": (
         document(expected=[{"case": "c", "where": {"lr": math.nan}, "final": {}}]),
-        "expected[0].where.lr: given nan; a finite number is needed",
+        "expected[0].where.lr: given nan; must be a finite number",
     ),
-    "empty name": (document(name=""), "name: given ''; text that is not empty"),
+    "empty name": (document(name=""), "name: given ''; must not be empty"),
 }
 
 
@@ -235,7 +253,7 @@ def test_a_long_path_reads_back(tmp_path: Path) -> None:
 
 def test_a_folder_whose_name_cannot_be_kept_is_refused() -> None:
     doc = document(task={"dataset": {"kind": "csv", "path": "d.csv", "target": "y"}})
-    with pytest.raises(ConfigError, match=r"task\.dataset\.path: no folder's name may hold control characters"):
+    with pytest.raises(ConfigError, match=r"task\.dataset\.path: folder names must not contain control characters"):
         parse(doc, "c.yaml", Path("/not\udcffunicode"))
 
 

@@ -41,7 +41,7 @@ def test_scalars_are_what_users_mean(text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\na: 2", "line 2, column 1: the key 'a' stands twice"),
+        ("a: 1\na: 2", "line 2, column 1: the key 'a' is duplicated"),
         ("a: &x [1]\nb: *x", "aliases"),
         ("a: !!python/object:os.system {}", "line 1, column 4"),
         ("1: 2", "the key 1 is not text"),
@@ -49,7 +49,7 @@ def test_scalars_are_what_users_mean(text: str, value: object) -> None:
         ("a: \x00", "not allowed"),
         ('a: "\\e[1m"', r"line 1, column 4: the character '\x1b' is not allowed"),
         ('a: "\\ud800"', r"line 1, column 4: the character '\ud800' is not allowed"),
-        ('"\\n": 1\n"\\n": 2', r"line 2, column 1: the key '\n' stands twice"),
+        ('"\\n": 1\n"\\n": 2', r"line 2, column 1: the key '\n' is duplicated"),
         ("a: !!binary aGk=", "line 1, column 4: tags (!name) are not allowed"),
         ("? [1]\n: 2", "the key [1] is not text"),
         ("a: [" + "1," * 100_000 + "]", "too long: at most 100,000 keys and values"),

@@ -236,10 +236,10 @@ def test_none_is_logged_where_none_is_asked_for(store: Store, make_prepared: Mak
 @pytest.mark.parametrize(
     ("tracking", "problem"),
     [
-        ({"register": "a/b"}, "tracking.register: .*true, false or a model's name without / and : is needed"),
-        ({"register": 1}, "tracking.register: .*true, false or a model's name"),
+        ({"register": "a/b"}, "tracking.register: .*true, false or a model name without / and :"),
+        ({"register": 1}, "tracking.register: .*true, false or a model name"),
         ({"model": "all"}, "tracking.model"),
-        ({"model": "none", "register": True}, "tracking.register: there is no model to register"),
+        ({"model": "none", "register": True}, "tracking.register: no model to register"),
     ],
 )
 def test_what_cannot_be_is_told(

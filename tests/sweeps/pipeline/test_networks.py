@@ -114,7 +114,7 @@ def test_a_module_beside_the_sweep_file_is_trained_tracked_and_replayed(cli: Cli
     replayed = cli("replay", sweep["id"], 1).stdout
     assert "18 steps, " in replayed
     assert "torch.optim.SGD" in replayed
-    assert "the store holds the same" in replayed
+    assert "the stored values match" in replayed
     assert "module, 13 parameters" in cli("report", sweep["id"], "--format", "md").stdout
 
 
@@ -148,7 +148,7 @@ def test_start_values_of_a_small_network_are_axes(make_prepared: Callable[..., P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"kind": "mlp", "hidden": []}}, r"task\.model\.hidden: given \[\]; at least one entry"),
+        ({"model": {"kind": "mlp", "hidden": []}}, r"task\.model\.hidden: given \[\]; must have at least one entry"),
         ({"model": {"kind": "mlp", "hidden": [0]}}, r"task\.model\.hidden\[0\]: given 0; must be >= 1"),
         ({"model": {"kind": "mlp", "activation": "step"}}, r"given 'step'; allowed: relu, tanh, sigmoid, gelu, silu"),
         (

@@ -120,7 +120,7 @@ def test_another_servers_database_is_refused_before_anything_is_computed(
 @pytest.mark.parametrize("given", ["postgresql://me:secret@host/db", {"uri": "secret"}, "$secret-", "${secret}", 1])
 def test_sweep_files_name_a_variable_and_hold_no_uri(given: Any) -> None:
     with pytest.raises(
-        ConfigError, match=r"tracking\.database: the URI's environment variable is needed, such as"
+        ConfigError, match=r"tracking\.database: must name the environment variable that holds the URI, such as"
     ) as told:
         parse(document(tracking={"database": given, "unknown": 1}), "x")
     assert "secret" not in str(told.value)
