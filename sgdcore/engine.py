@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -100,7 +101,7 @@ def train(
             run(hyperparams[trials], part, part_curves, orders[trials])
             state.put(trials, part)
             curves.put(trials, part_curves)
-    object.__setattr__(state, "step", ahead.stop * per_epoch)
+    state = replace(state, step=ahead.stop * per_epoch)
     state.momentum_buffers[hyperparams.momentum == 0] = 0  # torch keeps no buffer without momentum
     return Trajectories(
         parameter_names=task.parameter_names,
@@ -170,7 +171,7 @@ class _Run:
             recorded = slice(int(low), int(np.searchsorted(curves.steps, stop, side="right")))
             segment = Segment(stop, samples, which, block.start, self.batch_size, recorded)
             self.advance(self.problem, hyperparams, state, segment, curves, self.resources)
-            object.__setattr__(state, "step", stop)
+            state = replace(state, step=stop)
 
 
 def _check_module(task: Task, dtype: Dtype, batch_size: int) -> None:
