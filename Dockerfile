@@ -1,7 +1,7 @@
-# One image for every part of the service but the database: MLflow, Ray, scheduler and dashboard differ in their command.
+# One image for all services except the database: MLflow, Ray, scheduler and dashboard differ only in their command.
 # For the CPU, or for CUDA with --build-arg TORCH_INDEX=https://pypi.org/simple
 #
-# Python's packages have the versions of constraints.txt, Debian's those of its release, with what it has mended since.
+# Python packages are pinned by constraints.txt; Debian packages are those of the release with its updates.
 # hadolint global ignore=DL3008,DL3013
 ARG PYTHON=3.11.15
 
@@ -14,7 +14,7 @@ ENV PATH=/opt/sweeps/bin:$PATH \
 WORKDIR /src
 COPY constraints.txt ./
 RUN python -m venv /opt/sweeps && pip install --no-deps --index-url "$TORCH_INDEX" torch
-# The dependencies change less often than the code, and take minutes: a layer of their own.
+# The dependencies change less often than the code and take minutes to install, so they are a separate layer.
 COPY pyproject.toml README.md LICENSE ./
 RUN pip install '.[service]'
 COPY . .
@@ -24,8 +24,8 @@ FROM python:${PYTHON}-slim-bookworm
 LABEL org.opencontainers.image.title="sgd-sweeps" \
       org.opencontainers.image.description="Hyperparameter sweeps for torch.optim.SGD, as a service" \
       org.opencontainers.image.licenses="Apache-2.0"
-# pg_dump and pg_restore are what 'sweeps backup' and 'sweeps restore' need. A named volume takes its owner from the
-# folder that it is first mounted on.
+# 'sweeps backup' and 'sweeps restore' need pg_dump and pg_restore. A named volume takes its owner from the folder on
+# which it is first mounted.
 RUN apt-get update && \
     apt-get install --yes --no-install-recommends postgresql-client && \
     rm -rf /var/lib/apt/lists/* && \
@@ -36,7 +36,7 @@ COPY --from=build /opt/sweeps /opt/sweeps
 COPY configs /etc/sweeps/configs
 COPY deploy/compose /etc/sweeps/deploy/compose
 COPY deploy/compose/image /usr/local/bin
-# All that is written at run time is in volumes and in /tmp, so the root file system can be read-only.
+# Everything written at run time goes to volumes and /tmp, so the root file system can be read-only.
 ENV PATH=/opt/sweeps/bin:$PATH \
     HOME=/tmp \
     NUMBA_CACHE_DIR=/tmp/numba \
@@ -44,7 +44,7 @@ ENV PATH=/opt/sweeps/bin:$PATH \
     PYTHONUNBUFFERED=1
 USER 10001:10001
 WORKDIR /tmp
-# The least that a container of this image must be able to do; docker-compose.yml asks each service for more.
+# The minimum that every container of this image must pass; docker-compose.yml checks more for each service.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=10s CMD ["sweeps", "--help"]
 ENTRYPOINT ["with-secrets"]
 CMD ["sweeps", "--help"]

@@ -1,4 +1,4 @@
-# make demo    set up, then train the published cases: the first thing to try
+# make demo    set up, then train the published cases: start here
 # make test    set up, then run the whole test suite
 # make help    all targets
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# For the tests, where torch brings none. Not among the constraints: CUDA builds of torch demand a Triton of their own.
+# For the tests, if torch does not include it. Not in constraints.txt: CUDA builds of torch require their own version.
 TRITON := triton==3.9.0
 
 SUDO = $(if $(filter-out 0,$(shell id -u)),sudo)
@@ -19,7 +19,7 @@ CREATECLUSTER := /etc/postgresql-common/createcluster.d
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-demo: $(VENV)/.runtime ## train the published cases and show them beside torch's figures
+demo: $(VENV)/.runtime ## train the published cases and compare them with torch's numbers
 	$(BIN)/sweeps run configs/seed.yaml
 
 ui: $(VENV)/.runtime ## browse the runs in the MLflow UI
@@ -28,22 +28,22 @@ ui: $(VENV)/.runtime ## browse the runs in the MLflow UI
 test: $(VENV)/.dev ## run the whole test suite, fast tests first
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-chaos: $(VENV)/.dev ## kill drivers, workers, nodes, clusters, servers and databases at random instants: make chaos ROUNDS=20 SEED=1
+chaos: $(VENV)/.dev ## kill drivers, workers, nodes, clusters, servers and databases at random: make chaos ROUNDS=20 SEED=1
 	$(BIN)/python -m pytest -v tests/sweeps/test_chaos.py --chaos-rounds $(or $(ROUNDS),20) --chaos-seed $(or $(SEED),0)
 
-secrets: ## random passwords and tokens for the service, in ./secrets; those that are there stay
+secrets: ## create random passwords and tokens in ./secrets; keep existing ones
 	@$(PYTHON) deploy/compose/make_secrets.py secrets
 
-up: secrets ## bring the service up with Docker Compose, and wait until all of it is healthy
+up: secrets ## start the service with Docker Compose and wait until it is healthy
 	$(COMPOSE) up --detach --build --wait
 
-down: ## take the service down; its volumes stay
+down: ## stop the service; keep its volumes
 	$(COMPOSE) down
 
-test-compose: $(VENV)/.dev ## build the image, and try the whole service in containers; needs a Docker engine
+test-compose: $(VENV)/.dev ## build the image and test the service in containers; needs a Docker engine
 	COMPOSE='$(COMPOSE)' $(BIN)/python -m pytest -v tests/compose
 
-lint: $(VENV)/.dev ## format check, lint, types, import contract
+lint: $(VENV)/.dev ## check format, lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -55,7 +55,7 @@ format: $(VENV)/.dev ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.bench ## measure against peers, side by side
+bench: $(VENV)/.bench ## measure against other libraries, side by side
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.shapes
 	$(BIN)/python -m benchmarks.networks
@@ -65,19 +65,19 @@ bench: $(VENV)/.bench ## measure against peers, side by side
 	$(BIN)/python -m benchmarks.pages
 	$(BIN)/python -m benchmarks.sweep
 
-constraints: ## renew constraints.txt from the newest versions that pyproject.toml allows
+constraints: ## update constraints.txt to the newest versions that pyproject.toml allows
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
 	build/constraints/bin/pip install --quiet --upgrade '.[dev,bench]'
 	{ head -1 constraints.txt; build/constraints/bin/pip freeze | sed 's/+cpu//' | grep -v '^sgd-sweeps'; } > build/constraints.new
 	mv build/constraints.new constraints.txt
 
-clean: ## remove what make has built; sweeps in sweep-store stay
+clean: ## remove all build products; keep the sweeps in sweep-store
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo 'Python 3.11 or newer is needed: make PYTHON=python3.12 ...' >&2; exit 2; }
+		{ echo 'Python 3.11 or newer is required: make PYTHON=python3.12 ...' >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
@@ -91,32 +91,33 @@ $(VENV)/.chromium: $(VENV)/bin/python
 	@touch $@
 
 chromium:
-	@command -v apt-get >/dev/null || { echo 'Chromium is needed for the tests: chromium on the PATH' >&2; exit 2; }
+	@command -v apt-get >/dev/null || { echo 'The tests need Chromium: put chromium on the PATH' >&2; exit 2; }
 	$(SUDO) apt-get update -q
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium
 
-# Tests and benchmarks start a PostgreSQL of their own: only the programs are needed, in a Debian package or on the PATH.
+# Tests and benchmarks start their own PostgreSQL: only the programs are needed, from a Debian package or on the PATH.
 $(VENV)/.postgresql: $(VENV)/bin/python
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || $(MAKE) postgresql
 	@touch $@
 
 postgresql:
 	@command -v apt-get >/dev/null || \
-		{ echo 'PostgreSQL 13 or newer is needed for the tests: initdb and pg_ctl on the PATH' >&2; exit 2; }
+		{ echo 'The tests need PostgreSQL 13 or newer: put initdb and pg_ctl on the PATH' >&2; exit 2; }
 	$(SUDO) mkdir -p $(CREATECLUSTER)
 	echo 'create_main_cluster = false' | $(SUDO) tee $(CREATECLUSTER)/none.conf >/dev/null
 	$(SUDO) apt-get update -q
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends postgresql
 	$(SUDO) rm $(CREATECLUSTER)/none.conf
 
-# The tests ask a real Prometheus what the dashboards ask. Unpacked, not installed: Debian's package starts a server.
+# The tests run the dashboards' queries on a real Prometheus. It is unpacked, not installed: Debian's package starts a
+# server.
 $(VENV)/.prometheus: $(VENV)/bin/python
 	@test -x $(BIN)/promtool || { command -v prometheus && command -v promtool; } >/dev/null || $(MAKE) prometheus
 	@touch $@
 
 prometheus: $(VENV)/bin/python
 	@command -v apt-get >/dev/null || \
-		{ echo 'Prometheus is needed for the tests: prometheus and promtool on the PATH' >&2; exit 2; }
+		{ echo 'The tests need Prometheus: put prometheus and promtool on the PATH' >&2; exit 2; }
 	$(SUDO) apt-get update -q
 	rm -rf $(VENV)/prometheus && mkdir $(VENV)/prometheus
 	cd $(VENV)/prometheus && apt-get download -q prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb

@@ -1,1 +1,1 @@
-"""The dashboard: a local web page over a store: sweeps as they run, their maps and trials, compared and over time."""
+"""The dashboard: a local web app for a store, with running sweeps, maps, trials, comparisons and history."""

@@ -1,4 +1,4 @@
-"""The app: Dash on Flask, its pages by address, and the routes beside them: health and the stored reports."""
+"""The app: Dash on Flask, with its pages by address and other routes: health, metrics and the stored reports."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from sweeps.store.store import Store
 _HERE = Path(__file__).parent
 _SWEEP = re.compile(r"/sweeps/([0-9a-f]{1,32})/?")
 _PAGES = {"/": "Sweeps", "/compare": "Compare", "/history": "History"}
-# A report's script runs in a page without an origin: it reaches neither the session nor the dashboard.
+# A report's script runs in a page without an origin: it can access neither the session nor the dashboard.
 _REPORT_HEADERS = {
     "Content-Security-Policy": "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline'; "
     "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Opener-Policy": "unsafe-none",  # browsers show no sandboxed page with another one
+    "Cross-Origin-Opener-Policy": "unsafe-none",  # with another value, browsers refuse to show sandboxed pages
 }
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -52,14 +52,14 @@ def make_app(
     hosts: Sequence[str] = auth.LOOPBACK,
     key: bytes | None = None,
 ) -> Flask:
-    """The dashboard over a store, as a WSGI application; it writes nothing.
+    """Return the dashboard of a store as a WSGI application; it writes nothing.
 
     Args:
-        store: whose sweeps.
-        mlflow_address: where people browse MLflow.
-        users: who may log in; None lets everybody in.
-        hosts: the names that the dashboard is reached by.
-        key: what signs the sessions; by default random.
+        store: the store to show.
+        mlflow_address: the address at which users open MLflow.
+        users: the users who can log in; None disables the login.
+        hosts: the host names under which the dashboard is reached.
+        key: the key that signs sessions; random by default.
     """
     server = Flask("dashboards", template_folder=str(_HERE / "templates"), static_folder=None)
     context = Context(Catalogue(store), Mlflow(mlflow_address))
@@ -85,7 +85,7 @@ def make_app(
 
 
 def _shell(store: Store, user: str | None) -> html.Div:
-    """What all pages share."""
+    """Return the frame that all pages share."""
     leave = html.Form(html.Button("Log out", type="submit", className="plain"), action="/logout", method="post")
     return html.Div(
         [
@@ -147,7 +147,7 @@ def _content(context: Context, path: str, search: str | None) -> Any:
         return compare.layout()
     if path == "/history":
         return history.layout()
-    return components.nothing("Not found", f"There is no page {path}.")
+    return components.nothing("Not found", f"The page {path} does not exist.")
 
 
 def _add_routes(server: Flask, context: Context) -> None:
@@ -171,7 +171,7 @@ def _add_routes(server: Flask, context: Context) -> None:
 
 
 def _failed(error: Exception) -> Any:
-    """A sweep that was removed meanwhile is no fault; the page stays as it was."""
+    """Keep the page as it was if a sweep has been removed meanwhile, which is not an error."""
     if not isinstance(error, StoreError):
         raise error
     logging.getLogger(__name__).warning("%s", error)

@@ -1,4 +1,4 @@
-"""Access: who may ask for what, before any page is made: host names, origins, logins, and headers on every answer."""
+"""Access control before any page is built: host names, origins, logins, and headers on every response."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sweeps.text.sanitize import visible
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OPEN = ("/healthz",)  # for machines: any Host, no login
-SCRAPED = ("/metrics",)  # any Host, but a login where there are users
+SCRAPED = ("/metrics",)  # any Host, but a login if there is a users file
 _SESSION_HOURS = 12
 _LEAST_KEY = 32  # bytes
 _POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",
-    "style-src": "'self' 'unsafe-inline'",  # plotly styles its elements one by one
+    "style-src": "'self' 'unsafe-inline'",  # plotly sets inline styles
     "img-src": "'self' data: blob:",
     "connect-src": "'self'",
     "font-src": "'self'",
@@ -43,7 +43,7 @@ _HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it."""
+    """Return whether the host can be reached from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -51,19 +51,19 @@ def is_loopback(host: str) -> bool:
 
 
 def secret_key(path: Path | None) -> bytes:
-    """What signs the sessions: a file's content, or random, so that sessions end with the process.
+    """Return the key that signs sessions: a file's content, or a random key, which ends sessions with the process.
 
     Raises:
-        InputError: the file cannot be read, or is too short to be a secret.
+        InputError: the file cannot be read, or is too short.
     """
     if path is None:
         return secrets.token_bytes(_LEAST_KEY)
     try:
         key = path.read_bytes().strip()
     except OSError as error:
-        raise InputError(f"{visible(str(path))}: the secret key cannot be read: {error.strerror}") from error
+        raise InputError(f"{visible(str(path))}: cannot read the secret key: {error.strerror}") from error
     if len(key) < _LEAST_KEY:
-        raise InputError(f"{visible(str(path))}: the secret key has {len(key)} bytes; {_LEAST_KEY} are the least")
+        raise InputError(f"{visible(str(path))}: the secret key has {len(key)} bytes; it needs at least {_LEAST_KEY}")
     return key
 
 
@@ -71,11 +71,11 @@ def protect(server: Flask, users: Users | None, hosts: Sequence[str], key: bytes
     """Guard every request of a Flask server.
 
     Args:
-        server: whose.
-        users: who may log in; None lets everybody in.
-        hosts: names that a Host header may have; "*" allows all.
-        key: what signs the sessions.
-        scripts: sources of inline scripts that the pages may run, as hashes.
+        server: the server to guard.
+        users: the users who can log in; None disables the login.
+        hosts: names that a Host header can have; "*" allows all.
+        key: the key that signs sessions.
+        scripts: hashes of the inline scripts that the pages can run.
     """
     server.config.update(
         SECRET_KEY=key,
@@ -94,10 +94,10 @@ def protect(server: Flask, users: Users | None, hosts: Sequence[str], key: bytes
         if request.path in OPEN:
             return None
         if "*" not in allowed and request.path not in SCRAPED and _name(request.host) not in allowed:
-            return _plain(400, "this host name is not served here; name it with --allowed-hosts")
+            return _plain(400, "this host name is not allowed; add it with --allowed-hosts")
         origin = request.headers.get("Origin")
         if request.method not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != request.host:
-            return _plain(403, "asked by another site")
+            return _plain(403, "requests from other sites are not allowed")
         if users is None or request.path in ("/login", "/login/session") or request.path.startswith("/assets/"):
             return None
         return None if visitor(users) is not None else _refused()
@@ -116,7 +116,7 @@ def protect(server: Flask, users: Users | None, hosts: Sequence[str], key: bytes
 
 
 def visitor(users: Users) -> str | None:
-    """The name of who asks, by session or by HTTP Basic; None of a stranger."""
+    """Return the user's name, from the session or HTTP Basic; None if the visitor is not logged in."""
     name = session.get("user")
     if isinstance(name, str):
         mark = users.mark(name)
@@ -142,7 +142,7 @@ def _add_login(server: Flask, users: Users) -> None:
     def _enter() -> tuple[str, int, dict[str, str]] | AnyResponse:
         next_, name = _local(request.form.get("next")), request.form.get("name", "")
         if seconds := _waits(users):
-            problem = f"Too many wrong passwords. Try again in {seconds} s."
+            problem = f"Too many failed logins. Try again in {seconds} s."
             return render_template("login.html.j2", problem=problem, next=next_), 429, {"Retry-After": str(seconds)}
         if not users.check(name, request.form.get("password", "")):
             users.throttle.failed(request.remote_addr or "")
@@ -154,7 +154,7 @@ def _add_login(server: Flask, users: Users) -> None:
 
     @server.get("/login/session")
     def _session() -> Response:
-        """For the login page: a link from another site brings no cookie, though there may be a session."""
+        """Return the session's user to the login page: links from other sites send no cookie, even with a session."""
         return jsonify({"user": visitor(users)})
 
     @server.post("/logout")
@@ -174,13 +174,13 @@ def _refused() -> AnyResponse:
     ):
         return redirect(f"/login?{urlencode({'next': request.full_path.rstrip('?')})}")
     response = _plain(401, "log in first")
-    if request.headers.get("Sec-Fetch-Mode") is None:  # scripts are told how; a browser would open a window of its own
+    if request.headers.get("Sec-Fetch-Mode") is None:  # for scripts; a browser would open its own login dialog
         response.headers["WWW-Authenticate"] = 'Basic realm="sweeps", charset="UTF-8"'
     return response
 
 
 def _local(target: str | None) -> str:
-    """A path of this server, whatever is given."""
+    """Return the target if it is a path on this server, else /."""
     parts = urlsplit((target or "/").replace("\\", "/"))
     if parts.scheme or parts.netloc or not parts.path.startswith("/") or parts.path.startswith("//"):
         return "/"
@@ -188,7 +188,7 @@ def _local(target: str | None) -> str:
 
 
 def _name(host: str) -> str:
-    """A Host header's name, without the port."""
+    """Return a Host header's name without the port."""
     return (urlsplit(f"//{host}").hostname or "").lower()
 
 

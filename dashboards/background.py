@@ -1,4 +1,4 @@
-"""Background: slow readings of the store, one at a time in a thread of their own, so that no page waits for them."""
+"""Background: slow reads of the store, one at a time in a separate thread, so that pages do not wait for them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _log = logging.getLogger(__name__)
 
 
 class Background:
-    """Runs functions in order; of one name no second one waits or runs."""
+    """A thread that runs functions in order; at most one function per name waits or runs."""
 
     def __init__(self, name: str) -> None:
-        """The thread ends with the process."""
+        """Start the thread; it ends with the process."""
         self._queue: queue.SimpleQueue[tuple[str, Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._pending: dict[str, Future[Any]] = {}
         self._lock = threading.Lock()
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def ask(self, name: str, function: Callable[[], Any]) -> Future[Any]:
-        """Run it, unless one of that name is waiting or running; returns what stands for its end."""
+        """Submit the function unless one of that name is waiting or running; return the future of either."""
         with self._lock:
             future = self._pending.get(name)
             if future is None:
@@ -36,7 +36,7 @@ class Background:
             name, function, future = self._queue.get()
             try:
                 result, error = function(), None
-            except Exception as problem:  # noqa: BLE001 - whoever asked is told; the next function is not to suffer
+            except Exception as problem:  # noqa: BLE001 - the future reports it; the next function must still run
                 _log.exception("%s", name)
                 result, error = None, problem
             with self._lock:

@@ -1,4 +1,4 @@
-"""Parts: the pieces that pages are made of; text goes into them as text: names with HTML are shown and not run."""
+"""Components: the parts that pages consist of. Text is always inserted as text: HTML in names is shown, not run."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from sweeps.report.colors import SYMBOLS
 from sweeps.report.theme import PLOT_CONFIG
 from sweeps.text.formatting import formatted, is_numeric, percent
 
-CONFIG: Any = PLOT_CONFIG  # of every figure
+CONFIG: Any = PLOT_CONFIG  # for every figure
 Part = Any  # a Dash component, text, or a list of them
 _WORDS = {
-    "planned": "nobody has begun with it",
-    "running": "a process works on it",
-    "interrupted": "shards are missing: sweeps resume goes on",
+    "planned": "not started yet",
+    "running": "a process is working on it",
+    "interrupted": "shards are missing; continue with sweeps resume",
     "computed": "all trials are stored, not all are in MLflow",
     "logged": "all trials are in MLflow; the report is missing",
     "reported": "computed, logged and reported",
-    "damaged": "a file of it cannot be read",
+    "damaged": "one of its files cannot be read",
 }
 STATES = tuple(_WORDS)
 _AGES = ((60, "min"), (24, "h"), (7, "d"))
 
 
 def aria(**values: str) -> dict[str, Any]:
-    """What a part says to those who do not see it."""
+    """Return aria attributes, which describe a part to screen readers."""
     return {f"aria-{name}": value for name, value in values.items()}
 
 
 def link(text: Part, href: str, **properties: Any) -> html.A:
-    """A link within the dashboard: the page is not loaded anew, and does not jump."""
+    """Return a link within the dashboard: it changes the page without reloading it or scrolling to the top."""
     name = f"{properties.pop('className', '')} go".strip()
     return html.A(text, href=href, className=name, **properties)
 
 
 def outside(text: str, href: str, **properties: Any) -> html.A:
-    """A link that opens in a tab of its own."""
+    """Return a link that opens in a new tab."""
     return html.A(
         [text, html.Span("↗", className="out", **aria(hidden="true"))],
         href=href,
@@ -52,7 +52,7 @@ def outside(text: str, href: str, **properties: Any) -> html.A:
 
 
 def live(key: str, seconds: int, **properties: Any) -> list[Part]:
-    """A place that a callback fills every so many seconds, and the version of what is in it."""
+    """Return a container that a callback fills every ``seconds`` seconds, and the version of its content."""
     return [
         html.Div(id=key, **properties),
         dcc.Store(id=f"{key}-version"),
@@ -61,17 +61,17 @@ def live(key: str, seconds: int, **properties: Any) -> list[Part]:
 
 
 def pill(state: str) -> html.Span:
-    """A sweep's state."""
+    """Return a sweep's state as a label."""
     return html.Span(state, className=f"pill pill-{state}", title=_WORDS.get(state, state))
 
 
 def verdict(name: str) -> html.Span:
-    """A verdict with its colour and symbol."""
+    """Return a verdict with its colour and symbol."""
     return html.Span([dot(name), name])
 
 
 def dot(name: str, alone: bool = False) -> html.Span:
-    """A verdict's colour and symbol."""
+    """Return a verdict's colour and symbol; ``alone`` adds its name for screen readers."""
     said: dict[str, Any] = {"data-symbol": SYMBOLS.get(name, "")}
     if alone:
         said |= {"role": "img", "title": name, **aria(label=name)}
@@ -79,14 +79,14 @@ def dot(name: str, alone: bool = False) -> html.Span:
 
 
 def strip(counts: Mapping[str, int], kind: str = "strip") -> html.Div:
-    """Verdicts as shares of a bar."""
-    told = ", ".join(f"{name} {counts[name]:,}" for name in VERDICTS if counts.get(name))
+    """Return verdicts as shares of a bar."""
+    label = ", ".join(f"{name} {counts[name]:,}" for name in VERDICTS if counts.get(name))
     spans = [html.Span(className=f"bg-{n}", style={"flex": counts[n]}) for n in VERDICTS if counts.get(n)]
-    return html.Div(spans, className=kind, title=told, role="img", **aria(label=told or "no trials"))
+    return html.Div(spans, className=kind, title=label, role="img", **aria(label=label or "no trials"))
 
 
 def verdict_counts(counts: Mapping[str, int]) -> html.Ul:
-    """Verdicts as numbers."""
+    """Return verdicts as a list of counts."""
     total = sum(counts.values())
     return html.Ul(
         [
@@ -104,7 +104,7 @@ def verdict_counts(counts: Mapping[str, int]) -> html.Ul:
 
 
 def progress(done: int, total: int, label: str, kind: str = "") -> html.Div:
-    """A bar with its numbers."""
+    """Return a progress bar with its numbers."""
     share = min(1.0, done / total) if total else 0.0
     return html.Div(
         [
@@ -118,12 +118,12 @@ def progress(done: int, total: int, label: str, kind: str = "") -> html.Div:
 
 
 def tags(values: Mapping[str, str]) -> list[html.Span]:
-    """A sweep's tags."""
+    """Return a sweep's tags."""
     return [html.Span([html.B(name), f" {value}"], className="tag") for name, value in sorted(values.items())]
 
 
 def graph(key: str, figure: Any) -> dcc.Graph:
-    """A figure, as the report shows it."""
+    """Return a figure with the report's settings."""
     height = (figure["layout"].get("height") if isinstance(figure, dict) else figure.layout.height) or 420
     return dcc.Graph(
         id=key, figure=figure, config=CONFIG, className="figure", responsive=True, style={"height": f"{height}px"}
@@ -131,7 +131,7 @@ def graph(key: str, figure: Any) -> dcc.Graph:
 
 
 def table(frame: pd.DataFrame, first: Sequence[Part] | None = None, marked: int | None = None) -> html.Div:
-    """A table as in the report; ``first`` takes the place of the first column, and one row may be marked."""
+    """Return a table as in the report; ``first`` replaces the first column, and row ``marked`` is highlighted."""
     shown = formatted(frame)
     kinds = ["number" if is_numeric(frame[name]) else "" for name in frame]
     head = [html.Th(str(name), scope="col", className=kind) for name, kind in zip(shown, kinds, strict=True)]
@@ -148,22 +148,22 @@ def table(frame: pd.DataFrame, first: Sequence[Part] | None = None, marked: int 
 
 
 def facts(values: Mapping[str, Part]) -> html.Dl:
-    """Names and what they are."""
+    """Return names and values as a description list."""
     return html.Dl([html.Div([html.Dt(name), html.Dd(value)]) for name, value in values.items()], className="facts")
 
 
 def notice(text: str) -> html.P:
-    """What a reader must know first."""
+    """Return a notice, shown before everything else."""
     return html.P(text, className="notice", role="status")
 
 
 def nothing(title: str, *text: Part) -> html.Div:
-    """What stands where there is nothing to show."""
+    """Return a placeholder for content that does not exist."""
     return html.Div([html.H2(title), *(html.P(part) for part in text)], className="nothing")
 
 
 def moment(iso: str) -> str:
-    """A time, as the report writes it."""
+    """Return a time in the report's format."""
     try:
         return f"{datetime.fromisoformat(iso).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     except ValueError:
@@ -171,7 +171,7 @@ def moment(iso: str) -> str:
 
 
 def age(iso: str, now: datetime | None = None) -> str:
-    """How long ago it was; the date where that is more than a week."""
+    """Return how long ago a time was, or its date if that is more than a week."""
     try:
         then = datetime.fromisoformat(iso).astimezone(UTC)
     except ValueError:

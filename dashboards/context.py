@@ -1,4 +1,4 @@
-"""Context: what every page is made from."""
+"""Context: the objects that every page is built from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dashboards.urls import Mlflow
 
 @dataclass(frozen=True)
 class Context:
-    """The store, as it is known, and where MLflow is."""
+    """The store's catalogue and the address of MLflow."""
 
     catalogue: Catalogue
     mlflow: Mlflow

@@ -1,4 +1,4 @@
-"""Cells of the stability map as addresses name them: by the values of their axes, as ?lr=0.01&momentum=0.9."""
+"""Cells of the stability map in addresses, given by the values of their axes, as in ?lr=0.01&momentum=0.9."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from sweeps.results.heatmap import Panel
 from sweeps.text.formatting import cell as shown
 from sweeps.text.formatting import heading, meaning
 
-_RING = 9  # pixels, its radius
+_RING = 9  # radius in pixels
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of one of a map's panels."""
+    """A cell in one of a map's panels."""
 
-    place: int  # the panel's among the panels
+    place: int  # index of the panel
     panel: Panel
     column: int
     row: int
 
     @property
     def values(self) -> dict[str, str]:
-        """What an address says of it."""
+        """The cell's axis values as an address has them."""
         return {axis.name: _written(axis, place) for axis, place in self._places}
 
     @property
     def title(self) -> str:
-        """In words."""
+        """The cell's axis values as text."""
         return " · ".join(
             f"{heading(axis.name)} {shown(meaning(axis.labels[place], axis.name), axis.name)}"
             for axis, place in self._places
@@ -40,16 +40,16 @@ class Cell:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Its trials by verdict."""
+        """The cell's trials by verdict."""
         return dict(zip(VERDICTS, self.panel.cells.counts[self.column, self.row].tolist(), strict=True))
 
     @property
     def best(self) -> int:
-        """The number of its best trial; -1 where none was run."""
+        """The number of the cell's best trial; -1 if none was run."""
         return int(self.panel.cells.trial[self.column, self.row])
 
     def ring(self) -> list[dict[str, object]]:
-        """What marks it on the map: a ring of the same size however small the cell is, seen on every colour."""
+        """Return the marker of the cell: a ring of fixed size in pixels, visible on every colour."""
         across, up = self.panel.cells.axes
         number = "" if self.place == 0 else str(self.place + 1)
         return [
@@ -74,7 +74,7 @@ class Cell:
 
 
 def named(panels: Sequence[Panel], values: Mapping[str, str]) -> Cell | None:
-    """The cell that an address names; None where it names none."""
+    """Return the cell that an address names, or None."""
     for place, panel in enumerate(panels):
         across, up = panel.cells.axes
         found = [_place(axis, values.get(axis.name)) for axis in (across, up)]
@@ -85,7 +85,7 @@ def named(panels: Sequence[Panel], values: Mapping[str, str]) -> Cell | None:
 
 
 def clicked(panels: Sequence[Panel], place: int, x: float, y: float) -> Cell:
-    """The cell at a point of a panel."""
+    """Return the cell at a point of a panel."""
     across, up = panels[place].cells.axes
     column, row = (int(np.abs(axis.positions - at).argmin()) for axis, at in ((across, x), (up, y)))
     return Cell(place, panels[place], column, row)
@@ -105,5 +105,5 @@ def _place(axis: MapAxis, text: str | None) -> int | None:
         return None
     place = (
         int(axis.places([value + 1e-9 * abs(value)])[0]) if value == value else -1
-    )  # typed by hand it may be rounded
+    )  # a value typed by hand can be rounded
     return place if place >= 0 else None

@@ -1,4 +1,4 @@
-"""Glance: the few figures that the list of sweeps shows of each, from two columns of its shards."""
+"""RowStats: the figures that the list of sweeps shows for each sweep, from two columns of its shards."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from sweeps.store.store import SweepFiles
 
 @dataclass(frozen=True)
 class RowStats:
-    """What became of the stored trials."""
+    """The verdicts and the best metric of the stored trials."""
 
-    metric: str  # what makes a trial the best
+    metric: str  # the metric that ranks trials
     shards: frozenset[int] = frozenset()
     verdicts: dict[str, int] = field(default_factory=dict)
-    best: float | None = None  # its least value among trials that did not diverge
+    best: float | None = None  # least value of the metric among trials that did not diverge
 
     @property
     def trials(self) -> int:
-        """How many there are."""
+        """The number of stored trials."""
         return sum(self.verdicts.values())
 
     @property
     def stable(self) -> int:
-        """How many neither diverged nor are diverging."""
+        """The number of trials that neither diverged nor are diverging."""
         return sum(self.verdicts.get(verdict, 0) for verdict in VERDICTS[:3])
 
 
 def read_row_stats(files: SweepFiles, shards: Iterable[int], earlier: RowStats | None = None) -> RowStats:
-    """A sweep's figures; only shards that an earlier glance did not see are read.
+    """Return a sweep's figures; shards in ``earlier`` are not read again.
 
     Raises:
         StoreError: a file is damaged.

@@ -1,4 +1,4 @@
-"""serve(): the dashboard on this machine, by waitress, until it is interrupted."""
+"""serve(): run the dashboard on this machine with waitress until it is interrupted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sweeps.errors import InputError
 from sweeps.store.store import Store
 
 _THREADS = 8
-_MOST_BYTES = 4 * 1024 * 1024  # of a request
+_MOST_BYTES = 4 * 1024 * 1024  # per request
 
 
 def serve(
@@ -24,16 +24,16 @@ def serve(
     secret_key_file: Path | None = None,
     allowed_hosts: Sequence[str] = (),
 ) -> None:
-    """Serve a store's dashboard until SIGINT or SIGTERM; ``started`` gets its address.
+    """Serve a store's dashboard until SIGINT or SIGTERM; calls ``started`` with its address.
 
     Raises:
-        InputError: the address cannot be used, it is reachable by others and there is no users file, or a file cannot
-            be used.
+        InputError: the address cannot be used, it is reachable from other machines without a users file, or a file
+            cannot be read.
     """
     if not auth.is_loopback(host) and users_file is None:
         raise InputError(
-            f"--host {host}: others can reach it, so it needs --users-file (or SWEEPS_DASHBOARD_USERS_FILE); "
-            "without one it is served on 127.0.0.1 only"
+            f"--host {host}: other machines can reach this address, so it needs a login: give --users-file "
+            "(or SWEEPS_DASHBOARD_USERS_FILE), or use --host 127.0.0.1"
         )
     from waitress import create_server
 
@@ -46,7 +46,7 @@ def serve(
     bind = "127.0.0.1" if host == "localhost" else host
     logging.getLogger("waitress.queue").setLevel(
         logging.ERROR
-    )  # a browser asks for more at once than there are threads
+    )  # browsers send more requests at once than there are threads
     try:
         server = create_server(
             app,
@@ -59,10 +59,10 @@ def serve(
         )
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"--host {host} --port {port}: the dashboard cannot be served there: {reason}") from error
+        raise InputError(f"--host {host} --port {port}: cannot serve the dashboard there: {reason}") from error
     shown = f"[{bind}]" if ":" in bind else bind
     started(f"http://{shown}:{server.effective_port}")
     try:
-        server.run()  # ends by itself on SIGINT, and on SIGTERM, which the command line makes the same
+        server.run()  # ends on SIGINT, and on SIGTERM, which the command line handles as SIGINT
     finally:
         server.close()

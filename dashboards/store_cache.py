@@ -1,7 +1,7 @@
-"""Catalogue: what the pages know of a store, kept in memory and read anew where something has changed.
+"""Catalogue: the pages' view of a store, cached in memory and read again when something has changed.
 
-A sweep's results are known by its stored shards and its state: a finished sweep is read once. Of one that runs, pages
-get what was read last, while what has come since is being read in the background.
+A sweep's results are identified by its stored shards and its state, so a finished sweep is read once. For a running
+sweep, pages get the last results read, while a background thread reads the new ones.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from sweeps.results.stability_map import stability_panels
 from sweeps.results.trial_matching import match
 from sweeps.store.store import Store, SweepFiles
 
-_MOST_RESULTS = 8  # sweeps whose results are in memory, a few megabytes each
-_SETTLED_SECONDS = 20.0  # after which a reported sweep is looked at again
+_MOST_RESULTS = 8  # sweeps with results in memory, a few megabytes each
+_SETTLED_SECONDS = 20.0  # until a reported sweep is checked again
 _SNAPSHOT_SECONDS = 1.0
-_PATIENCE = 0.6  # seconds that a list of sweeps waits for figures before it shows what there is
-_FIRST_PATIENCE = 2.0  # and a sweep's page for its results
-_REST, _MOST_REST = 3.0, 30.0  # times as long as reading took, but at most seconds, a running sweep is left alone
+_PATIENCE = 0.6  # seconds that the list of sweeps waits for figures before it is shown without them
+_FIRST_PATIENCE = 2.0  # seconds that a sweep's page waits for its results
+# Pause between reads of a running sweep: a multiple of the time to read it, and a maximum in seconds.
+_REST, _MOST_REST = 3.0, 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -52,33 +53,33 @@ class Row:
     tags: dict[str, str] = field(default_factory=dict)
     trials: int = 0
     computed: int = 0
-    logged: int | None = None  # None where nothing is said of it
+    logged: int | None = None  # None if unknown
     to_log: int | None = None
     failed_shards: int = 0
     is_reported: bool = False
-    place: dict[str, Any] = field(default_factory=dict)  # where it is logged
+    place: dict[str, Any] = field(default_factory=dict)  # where the sweep is logged
     places: tuple[dict[str, Any], ...] = ()
-    glance: RowStats | None = None  # None as long as it is not read
+    glance: RowStats | None = None  # None until it is read
     key: Key = (frozenset(), "")
 
 
 @dataclass(eq=False)
 class Seen:
-    """A sweep's results as they were last read."""
+    """A sweep's results as last read."""
 
     key: Key
     results: Results
-    seconds: float  # that reading took
-    at: float  # when it ended, on the monotonic clock
+    seconds: float  # time to read them
+    at: float  # when they were read, on the monotonic clock
     figures: dict[str, Any] = field(default_factory=dict)
 
     @property
     def version(self) -> str:
-        """Another one after each reading."""
+        """The version of the results, different after each read."""
         return f"{id(self):x}-{self.at:.6f}"
 
     def stability_map(self, view: str) -> Any:
-        """The map as plotly's JSON-like dictionary; None where fewer than two parameters are swept."""
+        """Return the map as plotly's JSON-like dictionary; None if fewer than two parameters are swept."""
         if view not in self.figures:
             figure = figures.stability_map(self.results, view)
             self.figures[view] = None if figure is None else figure.to_plotly_json()
@@ -87,30 +88,30 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """Sweeps held against the first of them, drawn."""
+    """The comparison of sweeps with the first of them, as sections to show."""
 
-    version: str  # of all their results
+    version: str  # the versions of all results
     comparison: Comparison
     sections: list[Section]
 
 
 class Catalogue:
-    """Reads a store for the pages; it writes nothing, and all its methods may be called from any thread."""
+    """A cached, read-only view of a store for the pages. All methods are thread-safe."""
 
     def __init__(self, store: Store) -> None:
-        """Nothing is read yet."""
+        """Create an empty cache; nothing is read yet."""
         self.store = store
         self._rows: dict[str, tuple[Row, float]] = {}
         self._taken: tuple[float, list[Row]] = (-1e9, [])
         self._glances: dict[str, tuple[Key, RowStats]] = {}
         self._seen: OrderedDict[str, Seen] = OrderedDict()
         self._problems: dict[str, tuple[Key, str]] = {}
-        self._compared: Compared | None = None  # the last one
+        self._compared: Compared | None = None  # the last comparison
         self._lock = threading.RLock()
         self._quick, self._slow = Background("glances"), Background("results")
 
     def rows(self) -> list[Row]:
-        """All sweeps, the newest first; figures that are not read yet follow."""
+        """Return all sweeps, newest first; figures that are not read yet are added later."""
         with self._lock:
             taken, rows = self._taken
             if time.monotonic() - taken > _SNAPSHOT_SECONDS:
@@ -121,21 +122,21 @@ class Catalogue:
         return [self._with_glance(row) for row in rows]
 
     def files(self, sweep_id: str) -> SweepFiles:
-        """A sweep's files, by its id or the start of it.
+        """Return a sweep's files, by its id or an unambiguous prefix of it.
 
         Raises:
-            StoreError: there is none, or more than one.
+            StoreError: no sweep matches, or more than one.
         """
         return self.store.find(sweep_id)
 
     def row(self, files: SweepFiles) -> Row:
-        """One sweep, as it stands now."""
+        """Return one sweep in its current state."""
         row = _row_of(files)
         wait(list(self._ask_glances([row])), timeout=_PATIENCE)
         return self._with_glance(row)
 
     def seen(self, row: Row) -> Seen | None:
-        """A sweep's results as they were last read; None as long as they were not read at all.
+        """Return a sweep's results as last read; None until they have been read once.
 
         Raises:
             StoreError: they cannot be read.
@@ -155,10 +156,10 @@ class Catalogue:
         return seen
 
     def compared(self, ids: Sequence[str]) -> Compared | None:
-        """Sweeps against the first of them; None as long as they are not read.
+        """Return the comparison of sweeps with the first of them; None until they have been read.
 
         Raises:
-            StoreError: there is no such sweep, or it cannot be read.
+            StoreError: a sweep does not exist or cannot be read.
         """
         seen = [self.seen(self.row(self.files(sweep_id))) for sweep_id in ids]
         found = [each for each in seen if each is not None]
@@ -193,12 +194,12 @@ class Catalogue:
                 yield self._quick.ask(row.sweep_id, partial(self._glance, row, known))
 
     def _glance(self, row: Row, known: tuple[Key, RowStats] | None) -> None:
-        # Verdicts of networks may change when all trials are there: then the state has changed too.
+        # Verdicts of networks can change when the last trial is stored; the state then changes too.
         earlier = known[1] if known is not None and known[0][1] == row.state else None
         try:
             found = read_row_stats(self.store.find(row.sweep_id), row.key[0], earlier)
         except SweepsError as error:
-            _log.warning("%s", error)  # its page says so too
+            _log.warning("%s", error)  # the sweep's page reports it too
             found = RowStats("", row.key[0])
         self._glances[row.sweep_id] = row.key, found
 
@@ -214,8 +215,8 @@ class Catalogue:
         try:
             results = load_results(self.store.find(row.sweep_id))
             if results.stored:
-                lead_sentences(results)  # tallies all trials
-                stability_panels(results)  # and places them on the map
+                lead_sentences(results)  # caches the counts of all trials
+                stability_panels(results)  # caches their cells on the map
         except SweepsError as error:
             with self._lock:
                 self._problems[row.sweep_id] = row.key, str(error)

@@ -1,4 +1,4 @@
-"""Links: addresses of the dashboard's pages, whose state is in them, and of runs in the MLflow UI."""
+"""URLs: addresses of the dashboard's pages, which contain their state, and of runs in the MLflow UI."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from sweeps.tracking.names import TRIAL_ID
 
 
 def query(search: str | None) -> dict[str, str]:
-    """What a page's address holds behind the question mark."""
+    """Return the values in a page's query string."""
     return dict(parse_qsl((search or "").removeprefix("?"), keep_blank_values=False))
 
 
 def with_query(path: str, values: Mapping[str, str | None]) -> str:
-    """An address with these values, as far as there are any."""
+    """Return an address with these values as its query string; empty ones are left out."""
     kept = {name: value for name, value in values.items() if value}
     return f"{path}?{urlencode(kept, safe=',:')}" if kept else path
 
 
 def sweep_path(sweep_id: str) -> str:
-    """A sweep's page."""
+    """Return the address of a sweep's page."""
     return f"/sweeps/{sweep_id}"
 
 
 def report_path(sweep_id: str) -> str:
-    """A sweep's report."""
+    """Return the address of a sweep's report."""
     return f"/sweeps/{sweep_id}/report.html"
 
 
 class Mlflow:
-    """Addresses in the MLflow UI.
+    """The addresses of runs in the MLflow UI.
 
     Args:
-        address: where people browse MLflow; by default the server that a sweep was logged to, and nowhere where that
-            was a database.
+        address: the address at which users open MLflow. By default, the tracking server that a sweep was logged to;
+            there are no links if that was a database.
     """
 
     def __init__(self, address: str | None) -> None:
-        """Nothing is contacted."""
+        """Store the address without connecting to it."""
         self._address = address.rstrip("/") if address else None
 
     def run(self, row: Row) -> str | None:
-        """The sweep's parent run; None where it cannot be browsed, or is not logged yet."""
+        """Return the address of the sweep's parent run; None if it is not logged yet or has no UI."""
         found = self._place(row)
         return f"{found[0]}/#/experiments/{found[1]['experiment_id']}/runs/{found[1]['run_id']}" if found else None
 
     def trial(self, row: Row, trial_id: str) -> str | None:
-        """The list of the experiment's runs, filtered to one trial; whichever writer logged it."""
+        """Return the address of the experiment's runs, filtered to one trial; it works for every writer's runs."""
         found = self._place(row)
         if found is None or not re.fullmatch(r"[0-9a-f]+", trial_id):
             return None
@@ -58,7 +58,7 @@ class Mlflow:
         return f"{found[0]}/#/experiments/{found[1]['experiment_id']}/runs?searchFilter={wanted}"
 
     def _place(self, row: Row) -> tuple[str, dict[str, Any]] | None:
-        """Where to browse, and what is logged there."""
+        """Return the UI's address and the sweep's tracking record there."""
         logged = [place for place in row.places if place.get("run_id") and place.get("experiment_id")]
         if self._address is not None:
             there = [place for place in logged if _browsable(str(place["uri"])) == self._address]
@@ -70,7 +70,7 @@ class Mlflow:
 
 
 def _browsable(uri: str) -> str | None:
-    """A tracking server's address, without names and passwords."""
+    """Return a tracking server's address without user name and password."""
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https"):
         return None

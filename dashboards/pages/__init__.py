@@ -1,1 +1,1 @@
-"""Pages, one a module: what an address shows, and what its callbacks answer."""
+"""Pages, one per module: the layout at an address and its callbacks."""

@@ -1,4 +1,4 @@
-"""The page that holds sweeps against the first of them, in the comparison_tables and figures of ``sweeps compare``."""
+"""The page that compares sweeps with the first of them, with the tables and figures of ``sweeps compare``."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _SECONDS = 2
 
 
 def layout() -> list[Any]:
-    """The page; what is in it follows by its callback."""
+    """Return the page; a callback fills it."""
     return [html.Div(html.H1("Compare"), className="head"), *components.live("compare", _SECONDS)]
 
 
 def register(app: Dash, context: Context) -> None:
-    """The page's callback."""
+    """Register the page's callback."""
 
     @app.callback(
         Output("compare", "children"),
@@ -57,9 +57,9 @@ def _waiting(ids: Sequence[str]) -> list[Any]:
 
 
 def _ask(ids: Sequence[str]) -> Any:
-    many = f"At most {MAX_SWEEPS} can be compared." if len(ids) > MAX_SWEEPS else "Two or more can be compared."
+    many = f"At most {MAX_SWEEPS} sweeps can be compared." if len(ids) > MAX_SWEEPS else "Select at least two."
     pick = components.link("the list of sweeps", with_query("/", {"pick": ",".join(ids[:MAX_SWEEPS])}))
-    return components.nothing("Pick sweeps", [f"{many} Tick them in ", pick, "."])
+    return components.nothing("Select sweeps", [f"{many} Tick them in ", pick, "."])
 
 
 def _shown(found: Compared | None, ids: Sequence[str]) -> list[Any]:
@@ -78,10 +78,10 @@ def _shown(found: Compared | None, ids: Sequence[str]) -> list[Any]:
 
 
 def _label(letter: str, results: Any, ids: Sequence[str]) -> Any:
-    """A sweep's letter, name and verdicts; it can be taken away, or put first."""
+    """Return a sweep's letter, name and verdicts, with links that remove it or compare with it."""
     sweep_id = results.files.sweep_id
     rest = [i for i in ids if not sweep_id.startswith(i)]
-    first = components.link("Compare with it", with_query("/compare", {"ids": ",".join([sweep_id, *rest])}))
+    first = components.link("Compare with this", with_query("/compare", {"ids": ",".join([sweep_id, *rest])}))
     away = components.link("Remove", with_query("/compare", {"ids": ",".join(rest)}))
     counts = dict(zip(VERDICTS, results.aggregate.verdicts.tolist(), strict=True))
     return html.Div(
@@ -92,7 +92,7 @@ def _label(letter: str, results: Any, ids: Sequence[str]) -> Any:
                 className="over crumbs",
             ),
             components.strip(counts, "strip small"),
-            html.P(["the first" if letter == "A" else first, away], className="over crumbs"),
+            html.P(["baseline" if letter == "A" else first, away], className="over crumbs"),
         ],
         className="letter",
     )

@@ -1,4 +1,4 @@
-"""The page of history: best loss and stable share of a name's sweeps over time, each a link to its sweep."""
+"""The history page: best loss and stable share over time for sweeps of one name, each linked to its sweep."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _MOST_ROWS = 200  # of the table
 
 
 def layout() -> list[Any]:
-    """The page; what is in it follows by its callbacks."""
+    """Return the page; a callback fills it."""
     return [html.Div(html.H1("History"), className="head"), *components.live("history", _SECONDS)]
 
 
 def register(app: Dash, context: Context) -> None:
-    """The page's callbacks."""
+    """Register the page's callbacks."""
 
     @app.callback(
         Output("history", "children"),
@@ -58,7 +58,7 @@ def _shown(rows: Sequence[Row], asked: Mapping[str, str]) -> list[Any]:
     counts = Counter(row.name for row in rows)
     if not counts:
         return [
-            components.nothing("Nothing is finished yet", "Sweeps of one name, such as a schedule makes, stand here.")
+            components.nothing("No finished sweeps", "Sweeps of one name, such as those of a schedule, appear here.")
         ]
     repeated = [name for name, count in counts.items() if count > 1]
     name = asked.get("name") or next(iter(repeated or counts))
@@ -72,7 +72,7 @@ def _shown(rows: Sequence[Row], asked: Mapping[str, str]) -> list[Any]:
         for other in dict.fromkeys([*repeated, *counts])
     ]
     figure = history_lines(frame)
-    drawn: Any = components.nothing(name, "One finished sweep has this name; two make a history.")
+    drawn: Any = components.nothing(name, "Only one finished sweep has this name; a history needs two.")
     if figure is not None:
         drawn = components.graph("history-figure", figure)
     shown = frame.drop(columns=["name", "metric"]).head(_MOST_ROWS)
@@ -87,7 +87,7 @@ def _shown(rows: Sequence[Row], asked: Mapping[str, str]) -> list[Any]:
 
 
 def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
-    """Some sweeps as :func:`sweeps.results.history.history` has them, the newest first."""
+    """Return sweeps as :func:`sweeps.results.history.history` does, newest first."""
     told = [
         {
             "id": row.sweep_id,

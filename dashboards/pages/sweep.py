@@ -1,4 +1,4 @@
-"""The page of one sweep: what came out, the stability map, the trials of a chosen cell; live while the sweep runs."""
+"""The page of one sweep: result, stability map, and trials of a selected cell; live while the sweep runs."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _ROWS = 10  # trials of a cell shown at once
 
 
 def layout(context: Context, sweep_id: str) -> list[Any]:
-    """The page; what is in it follows by its callbacks.
+    """Return the page; callbacks fill it.
 
     Raises:
-        StoreError: there is no such sweep.
+        StoreError: the sweep does not exist.
     """
     files = context.catalogue.files(sweep_id)
     return [
@@ -45,7 +45,7 @@ def layout(context: Context, sweep_id: str) -> list[Any]:
             [
                 html.Section(
                     [
-                        html.Div([html.H2("Where it is stable"), html.Div(id="views")], className="head"),
+                        html.Div([html.H2("Stability map"), html.Div(id="views")], className="head"),
                         dcc.Graph(
                             id="map", config=components.CONFIG, responsive=True, className="figure map", figure=_empty()
                         ),
@@ -62,7 +62,7 @@ def layout(context: Context, sweep_id: str) -> list[Any]:
 
 
 def register(app: Dash, context: Context) -> None:
-    """The page's callbacks."""
+    """Register the page's callbacks."""
 
     @app.callback(
         Output("sweep-head", "children"),
@@ -145,7 +145,7 @@ def register(app: Dash, context: Context) -> None:
 
 
 def _look(context: Context, sweep_id: str) -> tuple[Row, Seen | None, str]:
-    """The sweep as it stands, its results as they were last read, and why they cannot be."""
+    """Return the sweep's current row, its results as last read, and the reason if they cannot be read."""
     row = context.catalogue.row(context.catalogue.files(sweep_id))
     try:
         return row, context.catalogue.seen(row), ""
@@ -181,13 +181,13 @@ def _head(context: Context, row: Row, seen: Seen | None, problem: str) -> list[A
 
 def _lead(results: Results | None, row: Row, problem: str) -> list[Any]:
     if problem:
-        return [components.notice(f"The results cannot be read: {problem}")]
+        return [components.notice(f"Cannot read the results: {problem}")]
     if results is None:
         return [html.P(f"Reading {row.computed:,} trials …", className="lead reading", role="status")]
     counts = verdict_counts(results)
     verdicts = dict(zip(counts["verdict"], counts["trials"].tolist(), strict=True))
     notices = [text for text in report_notices.notices(results) if not text.startswith("Partial")]
-    lines = [re.sub(r"(\de)-(\d)", "\\1\u2011\\2", line) for line in lead_sentences(results)]  # 1e-14 is a word
+    lines = [re.sub(r"(\de)-(\d)", "\\1\u2011\\2", line) for line in lead_sentences(results)]  # keep 1e-14 on one line
     return [
         *(html.P(line, className="lead") for line in lines),
         *map(components.notice, notices),
@@ -204,14 +204,14 @@ def _view(asked: Mapping[str, str]) -> str:
 
 
 def _visible(figure: Mapping[str, Any], view: str) -> list[bool]:
-    """Which traces a view shows, as the map's own buttons say."""
+    """Return which traces a view shows, as set by the map's own buttons."""
     [menu] = figure["layout"]["updatemenus"]
     visible: list[bool] = menu["buttons"][VIEWS.index(view)]["args"][1]
     return visible
 
 
 def _map(seen: Seen, asked: Mapping[str, str]) -> dict[str, Any]:
-    """The report's map with the address' view and cell; where there is none, shares of verdicts."""
+    """Return the report's map with the address's view and cell; without a map, the shares of verdicts."""
     figure = seen.stability_map(VIEWS[0])
     if figure is None:
         drawn = figures.verdict_shares(seen.results) if seen.results.stored else None
@@ -223,10 +223,10 @@ def _map(seen: Seen, asked: Mapping[str, str]) -> dict[str, Any]:
     above = layout["margin"]["t"] - 40 if len(stability_panels(seen.results)) == 1 else layout["margin"]["t"] - 24
     chosen = map_selection.named(stability_panels(seen.results), asked)
     layout |= {
-        "updatemenus": [],  # the page has links for that
+        "updatemenus": [],  # replaced by links on the page
         "margin": {**layout["margin"], "t": above},
         "shapes": chosen.ring() if chosen else [],
-        "uirevision": "map",  # what was zoomed stays so when more trials come
+        "uirevision": "map",  # keeps the zoom when trials are added
         "clickmode": "event",
     }
     return {"data": data, "layout": layout}
@@ -252,7 +252,7 @@ def _views(asked: Mapping[str, str], row: Row) -> html.Nav:
 def _side(
     context: Context, row: Row, seen: Seen, chosen: map_selection.Cell | None, asked: Mapping[str, str]
 ) -> list[Any]:
-    """The chosen cell's trials; before one is chosen, the best of all."""
+    """Return the selected cell's trials; if none is selected, the best of all."""
     results, path = seen.results, sweep_path(row.sweep_id)
     if chosen is None:
         best = best_trials(results, _ROWS)
@@ -260,18 +260,18 @@ def _side(
         return [
             html.H2("Best trials"),
             html.P([f"By {results.config.metric.name.replace('_', ' ')}. ", hint], className="note"),
-            _trials(results, best, asked, path) if len(best) else html.P("None has a loss yet.", className="note"),
+            _trials(results, best, asked, path) if len(best) else html.P("No trial has a loss yet.", className="note"),
         ]
     found = _cell_trials(seen, chosen)
     pages = max(1, -(-len(found) // _ROWS))
     page = min(max(1, int(asked["page"]) if asked.get("page", "").isdecimal() else 1), pages)
     part = found.iloc[(page - 1) * _ROWS : page * _ROWS]
     clear = with_query(path, {"view": asked.get("view")})
-    count = f"{len(found):,} trial{'s' * (len(found) != 1)} in this cell, the best first"
+    count = f"{len(found):,} trial{'s' * (len(found) != 1)} in this cell, best first"
     return [
-        html.Div([html.H2("Cell"), components.link("Show the best of all", clear)], className="head"),
+        html.Div([html.H2("Cell"), components.link("Show the best trials", clear)], className="head"),
         html.P(chosen.title, className="where"),
-        html.P(count if len(found) else "No trial of this cell is stored.", className="note"),
+        html.P(count if len(found) else "No trial of this cell is stored yet.", className="note"),
         components.strip(chosen.counts, "strip small"),
         _trials(results, part, asked, path) if len(part) else None,
         pager(dict(asked), page, pages, path) if pages > 1 else None,
@@ -279,7 +279,7 @@ def _side(
 
 
 def _cell_trials(seen: Seen, chosen: map_selection.Cell) -> pd.DataFrame:
-    """A cell's trials; those of the cell that was looked at last are kept."""
+    """Return a cell's trials; the last cell's trials are cached."""
     key = ("cell", chosen.place, chosen.column, chosen.row)
     kept = seen.figures.get("cell")
     if kept is None or kept[0] != key:
@@ -289,7 +289,7 @@ def _cell_trials(seen: Seen, chosen: map_selection.Cell) -> pd.DataFrame:
 
 
 def _trials(results: Results, rows: pd.DataFrame, asked: Mapping[str, str], path: str) -> html.Div:
-    """Trials in a narrow table; each leads to itself."""
+    """Return trials as a narrow table; each row links to its trial."""
     frame = rows[["trial", "final_loss", "steps_to_tolerance", *results.swept]]
     numbers = [int(number) for number in frame["trial"]]
     links = [

@@ -1,4 +1,4 @@
-"""The page of all sweeps: state, progress and key figures of each, live; sorted, filtered and picked in the address."""
+"""The page of all sweeps: state, progress and key figures, live; sorting, filter and selection are in the address."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dashboards.store_cache import Row
 from dashboards.urls import query, report_path, sweep_path, with_query
 from sweeps.text.formatting import number, percent
 
-PAGE = 50  # sweeps shown at once
+PAGE = 50  # sweeps per page
 _SECONDS = 2
 _KEYS: dict[str, Callable[[Row], Any]] = {
     "name": lambda row: row.name.casefold(),
@@ -38,7 +38,7 @@ _NUMBERS = ("trials", "best")
 
 
 def layout(context: Context, search: str | None) -> list[Any]:
-    """The page."""
+    """Return the page."""
     asked = query(search)
     return [
         html.Div(
@@ -61,7 +61,7 @@ def layout(context: Context, search: str | None) -> list[Any]:
 
 
 def register(app: Dash, context: Context) -> None:
-    """The page's callbacks."""
+    """Register the page's callbacks."""
 
     @app.callback(
         Output("list", "children"),
@@ -98,19 +98,20 @@ def _listed(context: Context, rows: Sequence[Row], asked: dict[str, str]) -> lis
     table = html.Table([html.Thead(html.Tr(_heads(asked, key))), html.Tbody(body)], className="sweeps")
     return [
         _summary(rows, found, asked),
-        html.Div(table, className="scroll") if shown else components.nothing("No sweep matches", "Clear the filter."),
+        html.Div(table, className="scroll") if shown else components.nothing("No sweeps match", "Clear the filter."),
         pager(asked, page, pages) if pages > 1 else None,
         _picked(picked, asked) if picked else None,
     ]
 
 
 def _matches(row: Row, text: str) -> bool:
-    told = " ".join([row.name, row.sweep_id, *(f"{name}={value} {name} {value}" for name, value in row.tags.items())])
-    return all(word in told.casefold() for word in text.casefold().split())
+    tags = (f"{name}={value} {name} {value}" for name, value in row.tags.items())
+    searched = " ".join([row.name, row.sweep_id, *tags]).casefold()
+    return all(word in searched for word in text.casefold().split())
 
 
 def _summary(rows: Sequence[Row], found: Sequence[Row], asked: dict[str, str]) -> html.Div:
-    """How many there are, and the states to choose from."""
+    """Return the number of sweeps and links that filter by state."""
     trials = sum(row.computed for row in rows)
     chosen = asked.get("state")
     chips: list[tuple[str, int, str | None]] = [("all", len(found), None)]
@@ -192,7 +193,7 @@ def _cell(label: str, content: Any, kind: str = "") -> html.Td:
 
 
 def bars(row: Row) -> Any:
-    """Computed and logged trials, as far as that says more than the state."""
+    """Return progress bars of computed and logged trials, if they show more than the state."""
     if row.state == "damaged":
         return "–"
     if row.state not in ("running", "interrupted", "planned") and row.computed >= row.trials:
@@ -211,8 +212,8 @@ def _box(row: Row, asked: dict[str, str], picked: Sequence[str]) -> html.A:
         with_query("/", asked | {"pick": ",".join(rest)}),
         className=f"box {'on' if on else ''}",
         role="checkbox",
-        title="Pick it for comparing",
-        **components.aria(checked=str(on).lower(), label=f"Pick {row.name}"),
+        title="Select for comparison",
+        **components.aria(checked=str(on).lower(), label=f"Select {row.name}"),
     )
 
 
@@ -220,10 +221,10 @@ def _picked(picked: Sequence[str], asked: dict[str, str]) -> html.Div:
     go = with_query("/compare", {"ids": ",".join(picked)})
     return html.Div(
         [
-            html.Span(f"{len(picked)} picked"),
+            html.Span(f"{len(picked)} selected"),
             components.link("Compare", go, className="button")
             if len(picked) > 1
-            else html.Span("pick one more to compare"),
+            else html.Span("select one more to compare"),
             components.link("Clear", with_query("/", asked | {"pick": None})),
         ],
         className="picked",
@@ -232,7 +233,7 @@ def _picked(picked: Sequence[str], asked: dict[str, str]) -> html.Div:
 
 
 def pager(asked: dict[str, str], page: int, pages: int, path: str = "/", name: str = "page") -> html.Nav:
-    """Links to the page before and after."""
+    """Return links to the previous and next page."""
 
     def to(other: int, text: str) -> Any:
         if not 1 <= other <= pages:

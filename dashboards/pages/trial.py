@@ -1,4 +1,4 @@
-"""A trial of a sweep: its settings and outcome, curve and path, MLflow run, and replay against torch.optim.SGD."""
+"""A trial on its sweep's page: settings, outcome, curve and path, MLflow run, and replay against torch.optim.SGD."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from sweeps.text.formatting import cell as shown
 from sweeps.text.formatting import heading
 from sweeps.verification.replay import Replay, replay_trial
 
-MOST_STEPS = 2000  # of a replay
-_ENDS = 8  # first and last steps of a replay that are shown
+MOST_STEPS = 2000  # limit of a replay
+_ENDS = 8  # number of first and last steps of a replay that are shown
 _FACTS = (
     "final_loss",
     "best_loss",
@@ -32,20 +32,20 @@ _FACTS = (
     "predicted_radius",
 )
 
-_replaying = threading.Lock()  # one at a time: it computes
+_replaying = threading.Lock()  # a replay computes, so only one runs at a time
 
 
 def section(
     context: Context, row: Row, seen: Seen, chosen: map_selection.Cell | None, asked: Mapping[str, str]
 ) -> list[Any] | None:
-    """What is stored of the trial that the address names; None where it names none."""
+    """Return the section of the trial that the address names, or None."""
     number = asked.get("trial", "")
     if not number.isdecimal() or len(number) > 18:
         return None
     results = seen.results
     rows = results.rows([int(number)])
     if not len(rows):
-        return [html.H2(f"Trial {number}"), components.notice("This trial is not stored.")]
+        return [html.H2(f"Trial {number}"), components.notice("This trial is not stored yet.")]
     trial = rows.iloc[0]
     close = with_query(sweep_path(row.sweep_id), {**asked, "trial": None})
     links = [components.link("Close", close, className="button")]
@@ -64,7 +64,7 @@ def section(
 
 
 def register(app: Dash, context: Context) -> None:
-    """The replay's callback."""
+    """Register the replay's callback."""
 
     @app.callback(
         Output("replay", "children"),
@@ -92,11 +92,11 @@ def _settings(results: Results, trial: pd.Series) -> dict[str, Any]:
 
 
 def _outcome(trial: pd.Series) -> dict[str, Any]:
-    told = {heading(name): shown(trial[name], name) for name in _FACTS if pd.notna(trial.get(name))}
+    facts = {heading(name): shown(trial[name], name) for name in _FACTS if pd.notna(trial.get(name))}
     if pd.notna(trial.get("overshoot_percent")) and trial["overshoot_percent"] > 0:
         of = f"{trial['overshoot_parameter']}, to {shown(trial['peak_value'])} at step {shown(trial['peak_step'])}"
-        told[heading("overshoot_percent")] = f"{told[heading('overshoot_percent')]} ({of})"
-    return told
+        facts[heading("overshoot_percent")] = f"{facts[heading('overshoot_percent')]} ({of})"
+    return facts
 
 
 def _curve(results: Results, number: int) -> Any:
@@ -111,15 +111,14 @@ def _path(results: Results, number: int) -> Any:
 
 def _replay_section(results: Results, row: Row, number: str) -> html.Div:
     command = html.Code(f"sweeps replay {row.sweep_id} {number}")
-    if results.config.task.model.kind == "module":  # whoever can write the store would run code here
-        return html.Div([html.H3("Replay"), html.P(["It runs the sweep's own module: ", command], className="note")])
+    if results.config.task.model.kind == "module":  # anyone who can write to the store could run code here
+        hint = "A replay runs the sweep's own module. Start it in a terminal: "
+        return html.Div([html.H3("Replay"), html.P([hint, command], className="note")])
+    hint = f"Trains the trial again next to torch, step by step, up to {MOST_STEPS:,} steps. In a terminal: "
     return html.Div(
         [
             html.H3("Replay against torch.optim.SGD"),
-            html.P(
-                [f"Trains it again, beside torch, step by step, up to {MOST_STEPS:,} steps. In a terminal: ", command],
-                className="note",
-            ),
+            html.P([hint, command], className="note"),
             html.Button("Replay", id="replay-button", className="button"),
             html.Div(id="replay", **components.aria(live="polite")),
         ],
@@ -134,6 +133,6 @@ def _replayed(replayed: Replay) -> list[Any]:
     sign = "✓" if replayed.agrees else "✗"
     return [
         html.P([html.B(f"{sign} "), replayed.conclusion], className="yes" if replayed.agrees else "no"),
-        html.P(f"The first and the last {_ENDS} of {len(frame):,} steps.", className="note") if cut else None,
+        html.P(f"The first and last {_ENDS} of {len(frame):,} steps.", className="note") if cut else None,
         components.table(ends.reset_index(drop=True)),
     ]

@@ -1,4 +1,4 @@
-"""Random passwords and tokens for the service, each in a file of its own; those that are there stay as they are."""
+"""Create random passwords and tokens for the service, each in its own file; existing files are kept."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pathlib import Path
 
 NAMES = (
     "postgres",  # the superuser of PostgreSQL
-    "postgres_mlflow",  # who owns MLflow's tables
-    "postgres_sweeps_writer",  # who tracks in bulk
+    "postgres_mlflow",  # the owner of MLflow's tables
+    "postgres_sweeps_writer",  # the bulk writer
     "postgres_sweeps_reader",
     "mlflow_admin",
-    "mlflow_sweeps",  # who tracks sweeps
+    "mlflow_sweeps",  # the user that tracks sweeps
     "mlflow_viewer",
     "mlflow_session_key",
-    "ray_token",  # who has it runs code on the cluster
-    "dashboard",  # of the dashboard's user 'sweeps'
+    "ray_token",  # its holder can run code on the cluster
+    "dashboard",  # the dashboard's user 'sweeps'
     "dashboard_session_key",
     "s3_access_key",
     "s3_secret_key",
 )
-_ROUNDS = 600_000  # OWASP's of 2023, for PBKDF2 with SHA-256
+_ROUNDS = 600_000  # OWASP's recommendation of 2023 for PBKDF2 with SHA-256
 
 
 def make_secrets(folder: Path) -> list[str]:
-    """Write what is missing; returns its names.
+    """Write the missing secrets and return their names.
 
-    The folder is closed to all but its owner. In it the files are not: each container is given the few that it needs,
-    and reads them as a user of its own.
+    Only its owner can open the folder. The files in it are readable: each container gets the few that it needs and
+    reads them as a different user.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     folder.chmod(0o700)
@@ -40,7 +40,7 @@ def make_secrets(folder: Path) -> list[str]:
 
 
 def _write(path: Path, text: str) -> bool:
-    """Write a file that is not there: aside, and then linked to, so that it is never half a secret."""
+    """Write a file unless it exists: to a temporary file that is then linked, so that it is never incomplete."""
     if path.exists():
         return False
     aside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -56,7 +56,7 @@ def _write(path: Path, text: str) -> bool:
 
 
 def _hashed(password: str) -> str:
-    """As werkzeug.security.generate_password_hash has it, which is not needed here."""
+    """Hash like werkzeug.security.generate_password_hash, without requiring werkzeug."""
     salt = secrets.token_hex(8)
     digest = hashlib.pbkdf2_hmac("sha256", password.encode(), salt.encode(), _ROUNDS).hex()
     return f"pbkdf2:sha256:{_ROUNDS}${salt}${digest}"
@@ -65,4 +65,4 @@ def _hashed(password: str) -> str:
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     new = make_secrets(target)
-    sys.stdout.write(f"{target}: {', '.join(new) or 'all there'}\n")
+    sys.stdout.write(f"{target}: {', '.join(new) or 'all secrets exist'}\n")

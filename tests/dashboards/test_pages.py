@@ -130,7 +130,7 @@ def test_a_click_leads_to_the_trial_its_curve_path_and_replay(
     assert found["trials"] == [str(number) for number in best]
     stored_curve = cell[cell["trial"] == int(found["other"])]["loss"].iloc[0]
     np.testing.assert_allclose([loss for _, loss in found["curve"]], stored_curve, rtol=1e-6)
-    assert "bit for bit equal to torch.optim.SGD; the store holds the same" in found["replay"]
+    assert "bit for bit equal to torch.optim.SGD; the stored values match" in found["replay"]
     assert found["again"] == f"Trial {found['other']}"
 
 
@@ -217,7 +217,7 @@ def test_sorted_filtered_and_picked_in_the_address(
         found.append(names.all_text_contents())
         for box in (0, 2):
             page.locator(".box").nth(box).click()
-            page.wait_for_selector(f".picked >> text={1 + box // 2} picked")
+            page.wait_for_selector(f".picked >> text={1 + box // 2} selected")
         found.append(page.locator(".picked a").first.get_attribute("href"))
         page.fill("#filter", "mm")
         page.wait_for_function("() => document.querySelectorAll('a.name').length === 1")
@@ -289,7 +289,7 @@ def test_sweeps_are_compared_with_the_first_of_them(
         found["told"] = page.locator("#compare .lead").all_text_contents()
         plots = "Array.from(document.querySelectorAll('#compare .js-plotly-plot'), plot => plot.parentElement.id)"
         found["figures"] = page.evaluate(plots)
-        page.locator(".letter").nth(1).get_by_text("Compare with it").click()
+        page.locator(".letter").nth(1).get_by_text("Compare with this").click()
         page.wait_for_function("() => document.querySelector('.letter code').textContent === 'bbbb2222'")
         found["turned"] = page.locator(".letter code").all_text_contents()
         page.locator(".letter").nth(1).get_by_text("Remove").click()

@@ -137,7 +137,7 @@ def test_secrets_are_made_once(tmp_path: Path, compose: dict[str, Any]) -> None:
     user, _, hashed = made["dashboard_users"].strip().partition(":")
     assert user == "sweeps"
     assert check_password_hash(hashed, made["dashboard"])
-    assert make_secrets(folder) == f"{folder}: all there\n"
+    assert make_secrets(folder) == f"{folder}: all secrets exist\n"
     assert {path.name: path.read_text() for path in folder.iterdir()} == made
 
 

@@ -1,6 +1,6 @@
-"""Before MLflow's server starts: its tables, what other PostgreSQL users may do with them, and the server's users.
+"""Prepare MLflow's server before it starts: its tables, other PostgreSQL users' access to them, and its users.
 
-May be run again: a password that has changed in its file is changed in the server.
+Can be repeated: a password that has changed in its file is changed in the server.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 
 GRANTS = Path(__file__).parents[1] / "postgres" / "grants.sql"
-TABLES, USERS = "postgresql:///mlflow", "postgresql:///mlflow_auth"  # PGHOST, PGUSER and PGPASSWORD say the rest
+TABLES, USERS = "postgresql:///mlflow", "postgresql:///mlflow_auth"  # PGHOST, PGUSER and PGPASSWORD have the rest
 
 
 def make_tables() -> None:
-    """MLflow's own are made in an empty database; one of another version is refused, with what to do."""
+    """Create MLflow's tables in an empty database; a database of another version is rejected with instructions."""
     SqlAlchemyStore(TABLES, "mlflow-artifacts:/").engine.dispose()
     with psycopg.connect(TABLES) as connection:
         connection.execute(GRANTS.read_text())
 
 
 def make_users(passwords: Path) -> None:
-    """The administrator, the one who tracks sweeps, and one who may only look."""
+    """Create or update the administrator, the user that tracks sweeps, and the read-only user."""
     store = UserStore()
     store.init_db(USERS)
     for name in ("admin", "sweeps", "viewer"):

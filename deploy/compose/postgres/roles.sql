@@ -1,7 +1,7 @@
--- The users of PostgreSQL and the two databases of MLflow; psql runs this once, as a superuser, in a new cluster.
--- Passwords come from the files of the folder $SECRETS, by default /run/secrets.
+-- Create PostgreSQL's users and MLflow's two databases. psql runs this once, as a superuser, in a new cluster.
+-- Passwords come from the files in the folder $SECRETS, by default /run/secrets.
 
--- A statement that fails would be logged, with the password.
+-- A failing statement would be logged with its password.
 SET log_min_error_statement = panic;
 \set mlflow `cat "${SECRETS:-/run/secrets}/postgres_mlflow"`
 \set writer `cat "${SECRETS:-/run/secrets}/postgres_sweeps_writer"`
@@ -13,8 +13,8 @@ CREATE ROLE sweeps_reader LOGIN PASSWORD :'reader';
 ALTER ROLE sweeps_reader SET default_transaction_read_only = on;
 
 CREATE DATABASE mlflow OWNER mlflow;
-CREATE DATABASE mlflow_auth OWNER mlflow; -- users and their rights, which nobody else may read
+CREATE DATABASE mlflow_auth OWNER mlflow; -- users and permissions; no other role can read it
 REVOKE ALL ON DATABASE mlflow, mlflow_auth, postgres FROM PUBLIC;
 GRANT CONNECT ON DATABASE mlflow TO sweeps_writer, sweeps_reader;
--- With a version of MLflow that it does not know, the bulk writer is tried on temporary tables first.
+-- With an unknown version of MLflow, the bulk writer first tests itself on temporary tables.
 GRANT TEMPORARY ON DATABASE mlflow TO sweeps_writer;
