@@ -1,1 +1,1 @@
-"""Measurements against peers, side by side in one run: ``python -m benchmarks.<name>``."""
+"""Benchmarks against other libraries, side by side in one run: ``python -m benchmarks.<name>``."""

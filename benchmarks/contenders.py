@@ -1,8 +1,8 @@
-"""Who runs in ``benchmarks.engine``: the workload, and the rule of torch.optim.SGD in sgdcore, torch, torch.optim.
+"""The contenders of ``benchmarks.engine``: the workload, and torch.optim.SGD's rule in sgdcore, torch and torch.optim.
 
 Every contender applies the whole rule: all five hyperparameters differ from trial to trial. Trials without momentum
-have no dampening (it would do nothing), so that nobody has to treat them apart. No clock and no printing here. A
-contender's arrays are prepared and its code is compiled before it is timed.
+have no dampening (it would have no effect), so that no contender has to treat them separately. This module neither
+times nor prints. A contender's arrays are prepared and its code is compiled before it is timed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from sgdcore.tasks.datasets import line
 
 Floats = NDArray[np.float32]
 
-LOOP_TRIALS = 2  # of the torch.optim loop
+LOOP_TRIALS = 2  # for the torch.optim loop
 CORES = len(os.sched_getaffinity(0))
 
 
 class BenchmarkError(Exception):
-    """The contenders cannot be compared: what is wrong, in one line; ``code`` is the exit code."""
+    """The contenders cannot be compared. The message says why, in one line; ``code`` is the exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class BenchmarkError(Exception):
 
 @dataclass(frozen=True)
 class Workload:
-    """What every contender trains."""
+    """The trials that every contender runs."""
 
     lr: Floats
     momentum: Floats
@@ -49,10 +49,10 @@ class Workload:
 
     @classmethod
     def of(cls, trials: int, steps: int) -> Workload:
-        """Random hyperparameters, none of which diverges."""
+        """Return random hyperparameters, none of which diverges."""
         rng, dataset = np.random.default_rng(0), line()
         ends = {"lr": (0.001, 0.004), "momentum": (0.0, 0.9), "weight_decay": (0.0, 0.05), "dampening": (0.0, 0.5)}
-        # Rounded to float32 here, so that all contenders start from the same numbers.
+        # Rounded to float32 here, so that all contenders use the same numbers.
         columns = {name: rng.uniform(low, high, trials).astype(np.float32) for name, (low, high) in ends.items()}
         nesterov = rng.random(trials) < 0.3
         columns["momentum"][~nesterov & (rng.random(trials) < 0.1)] = 0
@@ -62,22 +62,22 @@ class Workload:
 
     @property
     def trials(self) -> int:
-        """Number of trials T."""
+        """The number of trials T."""
         return len(self.lr)
 
     @property
     def recorded_points(self) -> int:
-        """Points of the default recording."""
+        """The number of points of the default recording."""
         return len(sgdcore.Recording().steps(0, self.steps))
 
     def columns(self) -> tuple[Floats, Floats, Floats, Floats, NDArray[np.bool_]]:
-        """lr, momentum, weight_decay, 1 - dampening, nesterov."""
+        """Return lr, momentum, weight_decay, 1 - dampening, nesterov."""
         return self.lr, self.momentum, self.weight_decay, 1 - self.dampening, self.nesterov
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One row of the table: ``run`` makes ``trial_steps`` of them, ``result`` turns what it gives into (2, n)."""
+    """A row of the table: ``run`` takes ``trial_steps`` trial-steps, ``result`` converts its return value to (2, n)."""
 
     name: str
     trial_steps: int
@@ -86,7 +86,7 @@ class Contender:
 
 
 def apply_rule(param: Any, gradient: Any, buffer: Any, columns: Sequence[Any], where: Callable[..., Any]) -> Any:
-    """The parameter and its momentum buffer after a step of torch.optim.SGD, in any library's arrays.
+    """Return the parameter and its momentum buffer after a step of torch.optim.SGD, in any library's arrays.
 
     ``columns`` are lr, momentum, weight_decay, 1 - dampening and nesterov; ``buffer`` is None at the first step.
     """
@@ -97,7 +97,7 @@ def apply_rule(param: Any, gradient: Any, buffer: Any, columns: Sequence[Any], w
 
 
 def sgdcore_contenders(prepared: Workload) -> Iterator[Contender]:
-    """sgdcore.train, recording the ends only and 64 points."""
+    """Yield sgdcore.train, recording the ends only, and 64 points."""
     task = sgdcore.Task(line())
     hyperparams = sgdcore.Hyperparams(
         prepared.lr, prepared.momentum, prepared.weight_decay, prepared.dampening, prepared.nesterov
@@ -112,7 +112,7 @@ def sgdcore_contenders(prepared: Workload) -> Iterator[Contender]:
 
 
 def batched_torch(prepared: Workload) -> Iterator[Contender]:
-    """All trials in tensors: the rule as torch.optim writes it, and rearranged by hand into few operations in place."""
+    """Yield all trials in tensors: the rule as torch.optim writes it, and hand-optimised into in-place operations."""
     columns = lr, momentum, decay, undamped, nesterov = tuple(map(torch.from_numpy, prepared.columns()))
     samples = list(zip(map(float, prepared.x), map(float, prepared.y), strict=True))
     epochs = range(prepared.steps // 5)
@@ -147,7 +147,7 @@ def batched_torch(prepared: Workload) -> Iterator[Contender]:
 
 
 def torch_optim(prepared: Workload) -> Contender:
-    """torch.optim.SGD on nn.Linear(1, 1), one trial after the other."""
+    """Return torch.optim.SGD on nn.Linear(1, 1), one trial after another."""
     inputs, targets = (torch.from_numpy(a).reshape(-1, 1, 1) for a in (prepared.x, prepared.y))
     trials = min(LOOP_TRIALS, prepared.trials)
 

@@ -1,23 +1,23 @@
-"""Trial-steps a second of torch.optim.SGD's rule on the 5-point line: sgdcore beside jax, batched torch, torch.optim.
+"""Trial-steps per second of torch.optim.SGD's rule on the 5-point line: sgdcore, jax, batched torch, torch.optim.
 
-Task: y = 0.8 x + 1.2 at x = 1..5, y = w x + b from (0, 0), one sample a step in order, float32; lr,
-momentum, weight_decay, dampening and nesterov differ from trial to trial, all contenders apply them all, and no trial
-diverges, so that every contender makes every step.
+Task: y = 0.8 x + 1.2 at x = 1..5, y = w x + b from (0, 0), one sample per step in order, float32; lr, momentum,
+weight_decay, dampening and nesterov differ from trial to trial, all contenders apply them all, and no trial diverges,
+so that every contender takes every step.
 
 - sgdcore: ``sgdcore.train`` as a user calls it, recording the two ends only, and 64 points.
-- jax: ``jit`` of one ``lax.scan`` over steps, state arrays of shape (T,), the samples as its xs; as it stands, and
-  in the form that is fastest here: several unrollings, on one device, and with the trials shared among one host
-  device a core, whole or by ``lax.map`` over chunks that fit the cache; and the forms of benchmarks.jax_forms, whose
+- jax: ``jit`` of one ``lax.scan`` over steps, state arrays of shape (T,), the samples as its xs; in its plain form, and
+  in the fastest form found here: several unrollings, on one device, and with the trials divided among one host device
+  per core, as a whole or by ``lax.map`` over chunks that fit the cache; and the forms of benchmarks.jax_forms, whose
   state is one matrix. Arrays are on the device beforehand.
 - torch: operations on tensors of T trials, without autograd, on all cores: the rule as torch.optim writes it, and
-  rearranged by hand into as few operations in place as it takes.
-- torch.optim: ``torch.optim.SGD`` and nn.Linear, a trial at a time: a few trials, counted per trial-step.
+  hand-optimised into as few in-place operations as possible.
+- torch.optim: ``torch.optim.SGD`` and nn.Linear, one trial at a time: a few trials, counted per trial-step.
 
-The peers record nothing and watch nothing; sgdcore also keeps each parameter's peak and the first non-finite step.
+The other libraries record nothing; sgdcore also keeps each parameter's peak and the first non-finite step.
 
-Before any timing every contender's final w and b are held against sgdcore's (exit code 1 if they are not close).
+Before any timing, every contender's final w and b are compared with sgdcore's (exit code 1 if they are not close).
 This first run also compiles and warms up. Then the contenders take turns, ``--repeats`` times, and the table shows
-medians: what else runs on the machine meets all of them alike. The limit is the rate of independent float32
+medians, so that other load on the machine affects all of them alike. The limit is the rate of independent float32
 multiplications and additions on all cores, measured in the same turns.
 """
 
@@ -58,21 +58,21 @@ TARGETS = {
     "jax": 5.0,
     "torch, batched": 15.0,
     "torch.optim, trial by trial": 100_000.0,
-}  # the project's: sgdcore is at least so much faster
+}  # the project's goals: sgdcore is at least this many times faster
 POINT_BYTES = 8 + 2 * 4  # a loss in float64, w and b in float32
-TOLERANCE = 1e-4  # of final w and b, about 1 in size: float32 sums in another order
+TOLERANCE = 1e-4  # for final w and b, which are about 1: float32 sums in a different order
 FLOP = (
     5 + 2 * 9
 )  # w x + b - y, times 2, times x; each parameter: decay 2, buffer 1 + 2, nesterov 2, step 2 (an FMA is 2)
 
 
 def main() -> int:
-    """Verify, measure, print; the exit code."""
+    """Verify, measure and print; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=100_000)
-    parser.add_argument("--steps", type=int, default=10_000, help="a multiple of 5")
+    parser.add_argument("--steps", type=int, default=10_000, help="steps per trial, a multiple of 5")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--quick", action="store_true", help="2,000 trials, 100 steps, 2 repeats: does it run?")
+    parser.add_argument("--quick", action="store_true", help="smoke test: 2,000 trials, 100 steps, 2 repeats")
     options = parser.parse_args()
     size = (2_000, 100, 2) if options.quick else (options.trials, options.steps, options.repeats)
     if min(size) < 1 or size[1] % 5:
@@ -86,7 +86,7 @@ def main() -> int:
 
 
 def compare(prepared: Workload, repeats: int) -> None:
-    """Hold all contenders against each other and print the table."""
+    """Compare all contenders and print the table."""
     torch.set_num_threads(CORES)
     load = os.getloadavg()[0]
     ours = list(sgdcore_contenders(prepared))
@@ -106,7 +106,7 @@ def compare(prepared: Workload, repeats: int) -> None:
 
 
 def scans(prepared: Workload) -> Iterator[Contender]:
-    """jax: jitted scans whose state are arrays of shape (T,), the samples as their xs; the plain one first."""
+    """Yield jitted jax scans with state arrays of shape (T,) and the samples as xs; the plain one first."""
     jax = imported()
     samples = tuple(np.tile(a, prepared.steps // 5) for a in (prepared.x, prepared.y))
 
@@ -135,13 +135,13 @@ def scans(prepared: Workload) -> Iterator[Contender]:
 
 
 def matrices(prepared: Workload) -> Iterator[Contender]:
-    """jax: jitted scans whose state is one matrix, in all forms."""
+    """Yield jitted jax scans whose state is one matrix, in all forms."""
     design = np.stack([prepared.x, np.ones_like(prepared.x)], axis=1)[:, None, :]
     return matrix_forms(design, prepared.y[:, None], prepared.columns(), prepared.steps)
 
 
 def largest_deviation(final: Floats, expected: Floats) -> float:
-    """Of final parameters, (2, n) of the first n trials, from those expected of all."""
+    """Return the deviation of final parameters, (2, n) of the first n trials, from the expected ones of all."""
     return float(np.abs(final - expected[:, : final.shape[1]]).max())
 
 
@@ -151,7 +151,7 @@ def verify(
     deviation: Callable[[Floats, Floats], float] = largest_deviation,
     tolerance: float = TOLERANCE,
 ) -> dict[str, float]:
-    """Each contender's deviation from ``truth``, all within the tolerance; every one has then run once."""
+    """Return each contender's deviation from ``truth``, checked against the tolerance; runs each of them once."""
     expected = truth.result(truth.run())
     if not np.isfinite(expected).all():
         raise BenchmarkError(f"{truth.name} diverged: these settings compare different amounts of work")
@@ -165,7 +165,7 @@ def verify(
 
 
 def rate(contender: Contender) -> float:
-    """Trial-steps a second of one run."""
+    """Return the trial-steps per second of one run."""
     time.sleep(0.05)  # let the last contender's threads go to sleep
     begin = time.perf_counter()
     contender.run()

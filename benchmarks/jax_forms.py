@@ -1,7 +1,7 @@
-"""jax in many forms: one jitted scan over the steps of all trials of a linear model, as a matrix of parameters.
+"""jax in many forms: one jitted scan over the steps of all trials of a linear model, with a matrix of parameters.
 
-State (P, T) or (T, P), products as ``dot`` or, for batches of one, as multiplications and a sum, trials shared among
-one host device a core, whole or by ``lax.map`` over chunks that fit the cache, the scan unrolled or not.
+State (P, T) or (T, P); products as ``dot`` or, for batches of one, as multiplications and a sum; trials divided among
+one host device per core, as a whole or by ``lax.map`` over chunks that fit the cache; the scan unrolled or not.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 
 from benchmarks.contenders import CORES, BenchmarkError, Contender, Floats, apply_rule
 
-LONGEST_SUM = 16  # parameters beyond which a sum written out takes minutes to compile
+LONGEST_SUM = 16  # beyond this many parameters an unrolled sum takes minutes to compile
 UNROLLED = (1, 4)
 CHUNKS = (None, 512)
 
 
 def imported() -> Any:
-    """jax, with a host device a core.
+    """Import jax with one host device per core.
 
     Raises:
-        BenchmarkError: it is not installed.
+        BenchmarkError: jax is not installed.
     """
     try:
         import jax
@@ -34,13 +34,13 @@ def imported() -> Any:
 
 
 def matrix_forms(design: Floats, targets: Floats, columns: tuple[Any, ...], steps: int) -> Iterator[Contender]:
-    """All forms, from zeros, over the batches in order and again.
+    """Yield all forms, started from zeros, cycling through the batches in order.
 
     Args:
         design: (batches, B, P) inputs, the last of which may be 1 for a bias.
         targets: (batches, B).
         columns: lr, momentum, weight_decay, 1 - dampening, nesterov; (T,) each.
-        steps: of each trial.
+        steps: per trial.
 
     Raises:
         BenchmarkError: jax is not installed.
@@ -88,16 +88,16 @@ def matrix_forms(design: Floats, targets: Floats, columns: tuple[Any, ...], step
 def shared(
     name: str, scan: Any, columns: tuple[Any, ...], inputs: Any, steps: int, devices: int, chunk: int | None
 ) -> Contender:
-    """A contender whose trials are shared among devices, and within each, one chunk after the other.
+    """Return a contender whose trials are divided among devices and run chunk by chunk on each.
 
     Args:
-        name: of the contender.
+        name: the contender's name.
         scan: (columns of some trials, inputs) -> their final parameters, (trials, P).
-        columns: (T,) each; where T does not divide, idle trials are added, fewer than the chunks.
-        inputs: what every chunk is given: arrays, on all devices.
-        steps: of each trial.
-        devices: how many.
-        chunk: trials in a chunk; None for a device's share.
+        columns: (T,) each; if T is not divisible, idle trials are added, fewer than the chunks.
+        inputs: arrays that every chunk gets, on all devices.
+        steps: per trial.
+        devices: number of devices.
+        chunk: trials per chunk; None for a device's whole share.
     """
     jax = imported()
     by_trial, everywhere = jax.sharding.PartitionSpec("cores"), jax.sharding.PartitionSpec()

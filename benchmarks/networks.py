@@ -1,16 +1,16 @@
-"""Trial-steps a second of torch.optim.SGD's rule on a small perceptron: sgdcore beside jax, and torch.optim itself.
+"""Trial-steps per second of torch.optim.SGD's rule on a small perceptron: sgdcore, jax and torch.optim itself.
 
 Task: an mlp 8-32-1 with relu and mse on 1,024 random samples, batches of 32 in order, float32; lr, momentum,
 weight_decay, dampening and nesterov differ from trial to trial, all contenders apply them all, and no trial diverges.
 
-- sgdcore: ``sgdcore.train`` as a user calls it, by the numba kernel and by the torch kernel (``--compile``: also with
+- sgdcore: ``sgdcore.train`` as a user calls it, with the numba and the torch kernel (``--compile``: also with
   torch.compile).
-- jax: one jitted step by ``jax.grad``, scanned over the batches: ``vmap`` of the scan, a scan of ``vmap``, and with
-  trials as the last axis; unrolled; on one host device, and with the trials shared among one a core.
-- torch.optim: ``torch.optim.SGD`` and nn.Sequential, a trial at a time: two trials, counted per trial-step.
+- jax: one jitted step with ``jax.grad``, scanned over the batches: ``vmap`` of the scan, a scan of ``vmap``, and with
+  trials as the last axis; unrolled; on one host device, and with the trials divided among one per core.
+- torch.optim: ``torch.optim.SGD`` and nn.Sequential, one trial at a time: two trials, counted per trial-step.
 
-First every contender's final parameters are held against those of sgdcore's numba kernel (exit code 1 if they are
-not close); that also compiles. Then they take turns, ``--repeats`` times; the table shows medians. The limit is the
+First every contender's final parameters are compared with those of sgdcore's numba kernel (exit code 1 if they are
+not close); this also compiles. Then they take turns, ``--repeats`` times; the table shows medians. The limit is the
 rate of independent fused multiply-adds of the widest vectors on all cores, measured in the same turns.
 """
 
@@ -37,13 +37,13 @@ from benchmarks.peaks import fused_rate
 
 INPUTS, HIDDEN, BATCH, SAMPLES = 8, 32, 32, 1024
 MULTIPLY_ADDS = BATCH * (2 * INPUTS * HIDDEN + 3 * HIDDEN)  # forward and gradients; and once back through the output
-TARGETS = {"jax": 1.0, "torch.optim": 30.0}  # the project's: sgdcore is at least so much faster
-TOLERANCE = 1e-5  # of parameters of size 1: float32 sums in another order
+TARGETS = {"jax": 1.0, "torch.optim": 30.0}  # the project's goals: sgdcore is at least this many times faster
+TOLERANCE = 1e-5  # for parameters of about 1: float32 sums in a different order
 
 
 @dataclass(frozen=True)
 class Networks:
-    """What every contender trains."""
+    """The trials that every contender runs."""
 
     task: sgdcore.Task
     hyperparams: sgdcore.Hyperparams
@@ -52,7 +52,7 @@ class Networks:
 
     @classmethod
     def of(cls, trials: int, epochs: int) -> Networks:
-        """Random hyperparameters, none of which diverges."""
+        """Return random hyperparameters, none of which diverges."""
         rng, line = np.random.default_rng(0), Workload.of(trials, 5)
         inputs = rng.standard_normal((SAMPLES, INPUTS))
         task = sgdcore.Task(
@@ -63,17 +63,17 @@ class Networks:
 
     @property
     def trial_steps(self) -> int:
-        """Steps of all trials."""
+        """The number of steps of all trials."""
         return len(self.hyperparams) * self.epochs * (SAMPLES // BATCH)
 
 
 def main() -> int:
-    """Verify, measure, print; the exit code."""
+    """Verify, measure and print; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.networks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=512)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--compile", action="store_true", help="also the torch kernel with torch.compile")
+    parser.add_argument("--compile", action="store_true", help="also measure the torch kernel with torch.compile")
     options = parser.parse_args()
     if min(options.trials, options.epochs, options.repeats) < 1 or options.trials % CORES:
         parser.error(f"trials, epochs and repeats must be positive, trials a multiple of the {CORES} cores")
@@ -86,7 +86,7 @@ def main() -> int:
 
 
 def compare(prepared: Networks, repeats: int, compiled: bool) -> None:
-    """Verify all contenders, let them take turns, print the table."""
+    """Verify all contenders, run them in turns, print the table."""
     ours = list(sgdcore_contenders(prepared, compiled))
     forms, loop = list(jax_contenders(prepared)), torch_optim(prepared)
     deviations = verify(ours[0], [*ours, *forms, loop], deviation, TOLERANCE)
@@ -102,15 +102,15 @@ def compare(prepared: Networks, repeats: int, compiled: bool) -> None:
 
 
 def deviation(final: Floats, expected: Floats) -> float:
-    """How far 99 in 100 of the trials are from what is expected, (n, P) of the first n.
+    """Return the largest deviation of the closest 99 % of trials from the expected ones, (n, P) for the first n.
 
-    Where rounding takes a unit's sum across relu's kink, two exact runs part: hence not all trials.
+    If rounding moves a unit's sum across relu's kink, two correct runs diverge: hence not all trials.
     """
     return float(np.quantile(np.abs(final - expected[: len(final)]).max(axis=1), 0.99))
 
 
 def sgdcore_contenders(prepared: Networks, compiled: bool) -> Iterator[Contender]:
-    """sgdcore.train, recording the ends only."""
+    """Yield sgdcore.train, recording the ends only."""
     for kernel, compile in (("numba", False), ("torch", False), *([("torch", True)] if compiled else [])):
         run = partial(
             sgdcore.train, prepared.task, prepared.hyperparams, epochs=prepared.epochs, batch_size=BATCH, start=prepared.start,
@@ -121,7 +121,7 @@ def sgdcore_contenders(prepared: Networks, compiled: bool) -> Iterator[Contender
 
 
 def jax_contenders(prepared: Networks) -> Iterator[Contender]:
-    """The jitted scan in all its forms, vmap of a scan first.
+    """Yield the jitted scan in all its forms, vmap of a scan first.
 
     Raises:
         BenchmarkError: jax is not installed.
@@ -146,7 +146,7 @@ def jax_contenders(prepared: Networks) -> Iterator[Contender]:
         w, b, v, c = params
         return jnp.mean((jax.nn.relu(x @ w.T + b) @ v + c - y) ** 2)
 
-    def losses(params: Any, x: Any, y: Any) -> Any:  # trials last; the sum's gradient is every trial's own
+    def losses(params: Any, x: Any, y: Any) -> Any:  # trials last; the gradient of the sum is each trial's own gradient
         w, b, v, c = params
         hidden = jax.nn.relu(jnp.einsum("hdt,bd->bht", w, x) + b)
         return (((hidden * v).sum(1) + c - y[:, None]) ** 2).mean(0).sum()
@@ -200,7 +200,7 @@ def jax_contenders(prepared: Networks) -> Iterator[Contender]:
 
 
 def torch_optim(prepared: Networks, trials: int = 2) -> Contender:
-    """torch.optim.SGD on nn.Sequential, one trial after the other."""
+    """Return torch.optim.SGD on nn.Sequential, one trial after another."""
     features = torch.tensor(prepared.task.features, dtype=torch.float32).split(BATCH)
     targets = torch.tensor(prepared.task.dataset.targets, dtype=torch.float32)[:, None].split(BATCH)
 

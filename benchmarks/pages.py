@@ -1,9 +1,9 @@
-"""Seconds for the pages of MLflow's UI over a store of many trials, through the REST calls that its pages make.
+"""Load times of the pages of MLflow's UI for a store of many trials, through the REST calls that the pages make.
 
-A store is filled by the bulk writer (``--trials``, three curves of ``--points`` points each), ``sweeps ui`` serves it,
-and each call is made ``--repeats`` times, the first of them with the server's and the system's caches cold. What the
-UI asks for was read from its JavaScript: pages of 100 runs, their parents, and charts of 100 runs, one call a metric.
-The exit code is 1 if a median is over half a second.
+The bulk writer fills a store (``--trials``, three curves of ``--points`` points each), ``sweeps ui`` serves it, and
+each call is made ``--repeats`` times, the first with cold caches of the server and the system. The UI's requests were
+read from its JavaScript: pages of 100 runs, their parents, and charts of 100 runs, one call per metric. The exit code
+is 1 if a median is over half a second.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from sweeps.tracking.mlflow.tracker import MlflowTracker
 
 TARGET = 0.5  # seconds
 _SHARD = 1_000
-_CHART_POINTS = 320  # that the UI asks for of each curve
+_CHART_POINTS = 320  # that the UI requests per curve
 
 
 def main() -> int:
-    """Fill, serve, measure, print; the exit code."""
+    """Fill, serve, measure and print; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--points", type=int, default=64, help="of each curve")
+    parser.add_argument("--points", type=int, default=64, help="points per curve")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--workers", type=int, default=1, help="processes of the server; 'sweeps ui' starts one")
+    parser.add_argument("--workers", type=int, default=1, help="server processes; 'sweeps ui' starts one")
     options = parser.parse_args()
     if min(options.trials - 99, options.points - 1, options.repeats, options.workers) < 1:
         parser.error("trials must be at least 100, points at least 2, repeats and workers positive")
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def fill(store: Store, trials: int, points: int) -> tuple[str, str]:
-    """Log made-up trials in bulk; the experiment's and the parent run's ids."""
+    """Log made-up trials in bulk; return the experiment's and the parent run's ids."""
     document = {
         "name": "benchmark",
         "task": {"dataset": {"kind": "line"}, "model": {"kind": "linear"}},
@@ -91,7 +91,7 @@ def fill(store: Store, trials: int, points: int) -> tuple[str, str]:
 
 
 def measure(address: str, experiment: str, parent: str, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each page, in the order of the repeats."""
+    """Return the seconds of each page, in the order of the repeats."""
     page = {"experiment_ids": [experiment], "run_view_type": "ACTIVE_ONLY", "max_results": 100}
     newest = page | {"order_by": ["attributes.start_time DESC"]}
     first = _ask(address, "runs/search", newest)

@@ -1,4 +1,4 @@
-"""What the machine can do at most: arithmetic with and without FMA on all cores, and writing to fresh memory."""
+"""The machine's limits: arithmetic with and without FMA on all cores, and writes to fresh memory."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from benchmarks.contenders import CORES
 from sgdcore.kernels.simd.lanes import GROUP as WIDTH
 from sgdcore.kernels.simd.lanes import fma, load, store
 
-CHAINS = 12  # vectors that do not wait for each other: all in registers, and enough to hide the latency
+CHAINS = 12  # independent vectors: few enough for the registers, enough to hide the latency
 SWEEPS = 8_000_000
 
 
 def multiply_add_rate() -> float:
-    """Independent float32 multiplications and additions a second."""
+    """Return independent float32 multiplications and additions per second."""
     return 2 * _rate(_multiplied_and_added)
 
 
 def fused_rate() -> float:
-    """Float32 operations a second where every multiplication is fused with an addition."""
+    """Return float32 operations per second if every multiplication is fused with an addition."""
     return 2 * _rate(_fused)
 
 
 def write_rate(megabytes: int = 128) -> float:
-    """Bytes a second written to memory that was never touched, by all cores."""
+    """Return the bytes per second that all cores write to untouched memory."""
 
     def write(part: Any) -> None:
         part.fill(1.0)

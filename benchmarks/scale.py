@@ -1,10 +1,10 @@
-"""How time and memory grow: sgdcore on the line from 1e3 to 1e7 trials, and whole sweeps of the command line.
+"""Growth of time and memory: sgdcore on the line from 1e3 to 1e7 trials, and whole sweeps of the command line.
 
-Each run is a process of its own. sgdcore: peak memory is the process's largest resident set, less what it held before
-the run (interpreter, numpy, numba, and the compiled code, which a small run before has loaded); all five
-hyperparameters are mixed, float32, batches of one. Sweeps: `sweeps run` from its start to its end, with a new store:
-line, 20 epochs, 16 recorded points, the 1000 best trials in MLflow, report; peak resident sets of the driver and of the
-largest worker, looked at while they run.
+Each run is a separate process. sgdcore: peak memory is the process's largest resident set minus what it held before the
+run (interpreter, numpy, numba, and the compiled code, loaded by a small run beforehand); all five hyperparameters are
+mixed, float32, batches of one. Sweeps: `sweeps run` from start to end, with a new store: line, 20 epochs, 16 recorded
+points, the 1000 best trials in MLflow, report; peak resident sets of the driver and of the largest worker, sampled
+while they run.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ _LOOK_SECONDS = 0.2
 
 
 def main() -> int:
-    """Measure and print; the exit code."""
+    """Measure and print; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="up to 10,000 trials: does it run?")
-    parser.add_argument("--only", choices=("engine", "sweeps"), help="one of the two tables")
-    parser.add_argument("--executor", choices=("ray", "inline"), default="ray", help="of the sweeps")
-    parser.add_argument("--largest", type=float, default=1e6, metavar="TRIALS", help="of the sweeps, such as 1e7")
+    parser.add_argument("--quick", action="store_true", help="smoke test: up to 10,000 trials")
+    parser.add_argument("--only", choices=("engine", "sweeps"), help="measure only one of the two tables")
+    parser.add_argument("--executor", choices=("ray", "inline"), default="ray", help="executor of the sweeps")
+    parser.add_argument("--largest", type=float, default=1e6, metavar="TRIALS", help="largest sweep, such as 1e7")
     options = parser.parse_args()
     if options.only != "sweeps":
         measure_engine(options.quick)
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def measure_sweeps(largest: float, executor: str) -> None:
-    """Whole sweeps of 1e4 trials and more, up to ``largest``."""
+    """Measure whole sweeps of 1e4 trials and more, up to ``largest``."""
     table = Table(title=f"whole sweeps, --executor {executor}: time and memory")
     for heading in ("trials", "seconds", "trials/s", "driver MB", "worker MB", "stored MB", "report MB"):
         table.add_column(heading, justify="right")
@@ -115,13 +115,13 @@ def _sweep(trials: int, executor: str, folder: Path) -> list[str]:
 
 
 def _family(root: int) -> Iterator[tuple[str, int]]:
-    """A process, its fork that runs a sweep on Ray, and Ray's workers, each by its role."""
+    """Yield a process, its fork that runs a sweep on Ray, and Ray's workers, each with its role."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
         except OSError:
-            continue  # it has just ended
+            continue  # it has just exited
     yield "driver", root
     yield from (("driver", pid) for pid, parent in parents.items() if parent == root and _name(pid) == _name(root))
     for pid in parents:
@@ -140,7 +140,7 @@ def _name(pid: int) -> str:
 
 
 def _peak(pid: int) -> int | None:
-    """A process's largest resident set so far, in bytes."""
+    """Return a process's largest resident set so far, in bytes."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -149,7 +149,7 @@ def _peak(pid: int) -> int | None:
 
 
 def measure_engine(quick: bool) -> None:
-    """sgdcore alone."""
+    """Measure sgdcore alone."""
     exponents = range(3, 5 if quick else 8)
     runs = [(10**e, 1_000, 0) for e in exponents] + [(10**e, 1_000, 64) for e in exponents if e <= 6]
     runs += [(10_000, steps, 0) for steps in (10_000, 100_000)]

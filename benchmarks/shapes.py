@@ -1,15 +1,15 @@
-"""Trial-steps a second by shape: features x batch size, sgdcore beside jax in its best form, and the limit of each.
+"""Trial-steps per second by shape, features x batch size: sgdcore and jax in its best form, and the limit of each.
 
 Data: standard normal features and a bias, sequential batches, float32; all five hyperparameters differ from trial to
 trial, every contender applies the whole rule, and no trial diverges.
 
 - sgdcore: ``sgdcore.train`` as a user calls it, recording the two ends only.
-- jax: the fastest of several forms (benchmarks.jax_forms), found in a turn of each.
+- jax: the fastest of several forms (benchmarks.jax_forms), found by one turn of each.
 
-Every form's final parameters are held against sgdcore's before anything is timed. Then the two take turns, and the
-table shows medians. The limit is the arithmetic that sgdcore needs at the cores' measured rate: without FMA for
-batches of one, whose products and sums have to stay apart, with FMA above, where a batch that is larger than P
-is a triangle.
+Every form's final parameters are compared with sgdcore's before anything is timed. Then the two take turns, and the
+table shows medians. The limit is the arithmetic that sgdcore needs at the measured rate of the cores: without FMA for
+batches of one, whose products and sums have to stay separate, with FMA for larger ones, where a batch larger than P is
+a triangle.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from sgdcore.tasks import linear
 
 FEATURES, BATCHES = (1, 8, 64), (1, 32, 0)  # 0: all samples
 SAMPLES = 512
-WORK = 2e10  # multiplications of one turn, about,
-TRIAL_STEPS = (2.5e6, 3e8)  # within these bounds: turns in which setting up does not count
+WORK = 2e10  # approximate multiplications per turn,
+TRIAL_STEPS = (2.5e6, 3e8)  # within these bounds, so that setup time is negligible
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One row of the table."""
+    """A row of the table."""
 
     features: int
     batch: int
@@ -49,7 +49,7 @@ class Shape:
 
     @classmethod
     def of(cls, features: int, batch: int, quick: bool) -> Shape:
-        """A turn of a fraction of a second to some seconds."""
+        """Return a shape whose turn takes between a fraction of a second and a few seconds."""
         batch = batch or SAMPLES
         if quick:
             return cls(features, batch, 2048, SAMPLES)
@@ -59,27 +59,27 @@ class Shape:
 
     @property
     def scale(self) -> np.float32:
-        """Of lr, so that no trial diverges."""
+        """The scale of lr at which no trial diverges."""
         return np.float32(1 / (1 + self.features))
 
     @property
     def flop(self) -> int:
-        """What sgdcore computes a trial-step: gradient, then 9 a parameter for the rule; an FMA is 2."""
+        """The operations of sgdcore per trial-step: gradient, then 9 per parameter for the rule; an FMA is 2."""
         parameters = self.features + 1
         if self.batch == 1:
             return 4 * self.features + 3 + 9 * parameters
         if self.batch <= parameters:
             return 4 * self.batch * parameters + 9 * parameters
-        return 2 * parameters * (parameters + 1) + 9 * parameters  # of a triangle
+        return 2 * parameters * (parameters + 1) + 9 * parameters  # a triangle
 
 
 def main() -> int:
-    """Verify, measure, print; the exit code."""
+    """Verify, measure and print; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.shapes", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--features", type=int, nargs="+", default=FEATURES, choices=FEATURES, help="only these rows")
+    parser.add_argument("--features", type=int, nargs="+", default=FEATURES, choices=FEATURES, help="only these")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, choices=BATCHES, help="only these; 0: all")
-    parser.add_argument("--quick", action="store_true", help="small and short: does it run?")
+    parser.add_argument("--quick", action="store_true", help="smoke test: small and short")
     options = parser.parse_args()
     table = Table(title="Trial-steps/s by shape, all five hyperparameters mixed, float32")
     for heading in ("features", "batch", "trials", "steps", "sgdcore", "jax, best form", "faster by", "limit", "share"):
@@ -95,7 +95,7 @@ def main() -> int:
 
 
 def row(shape: Shape, repeats: int) -> tuple[str, ...]:
-    """Measure one shape."""
+    """Measure one shape and return its row."""
     task = sgdcore.Task(linear(SAMPLES, shape.features, noise=0.1))
     prepared = Workload.of(shape.trials, shape.steps)
     ours = sgdcore_contender(task, prepared, shape)
@@ -123,7 +123,7 @@ def row(shape: Shape, repeats: int) -> tuple[str, ...]:
 
 
 def sgdcore_contender(task: sgdcore.Task, prepared: Workload, shape: Shape) -> Contender:
-    """sgdcore.train, recording the ends only."""
+    """Return sgdcore.train, recording the ends only."""
     hyperparams = sgdcore.Hyperparams(
         prepared.lr * shape.scale, prepared.momentum, prepared.weight_decay, prepared.dampening, prepared.nesterov
     )
@@ -139,7 +139,7 @@ def sgdcore_contender(task: sgdcore.Task, prepared: Workload, shape: Shape) -> C
 
 
 def peers(task: sgdcore.Task, prepared: Workload, shape: Shape) -> Iterator[Contender]:
-    """jax in all its forms.
+    """Yield jax in all its forms.
 
     Raises:
         BenchmarkError: jax is not installed.

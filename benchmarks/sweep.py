@@ -1,15 +1,15 @@
-"""A whole sweep from a cold start, beside Ray Tune with its MLflow callback on as many trials as fit in a minute.
+"""A whole sweep from a cold start, compared with Ray Tune and its MLflow callback on as many trials as fit in a minute.
 
 Ours: ``sweeps run`` in a new process and an empty store, 10,000 trials x 100 steps with 64 recorded points of the loss
-and both parameters; timed until the command ends, with Ray started, MLflow's tables made, every trial a run in MLflow
-on SQLite and the report written. Compiled kernels come from numba's cache where they are there.
+and both parameters; timed until the command exits, including the start of Ray, the creation of MLflow's tables, every
+trial as an MLflow run on SQLite and the report. Compiled kernels come from numba's cache if it has them.
 
-Ray Tune's: some of the same trials, each a function that steps ``torch.optim.SGD`` on ``torch.nn.Linear`` and
-reports the same 64 points, one a core, on SQLite. It is spared what it could be: its rate is counted from its first
-trial's start to its last point, trials that are cut off count by their points, its actors are reused and its other
-loggers are off. The rate is extrapolated to all trials.
+Ray Tune's: some of the same trials, each a function that steps ``torch.optim.SGD`` on ``torch.nn.Linear`` and reports
+the same 64 points, one per core, on SQLite. Tune gets every advantage: its rate is counted from its first trial's start
+to its last point, trials that are cut off count by their points, its actors are reused and its other loggers are off.
+The rate is extrapolated to all trials.
 
-Before Tune runs, some trials of the sweep are held against that function: their parameters must be the same bits.
+Before Tune runs, some trials of the sweep are compared with that function: their parameters must be the same bits.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sweeps.config import strict_yaml
 from sweeps.execution.ray import RayExecutor
 from sweeps.store.store import Store, SweepFiles
 
-TARGET = 1_000.0  # times Ray Tune
+TARGET = 1_000.0  # times the rate of Ray Tune
 EPOCHS, POINTS = 20, 64
 X, Y = [1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 2.8, 3.6, 4.4, 5.2]
 START = -0.5, 0.5
@@ -45,7 +45,7 @@ _SWEPT = ("lr", "momentum", "weight_decay", "nesterov")
 
 
 def main() -> int:
-    """Run both, compare, print; the exit code."""
+    """Run both, compare and print; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=10_000, help="rounded down to a multiple of 40")
     parser.add_argument("--tune-seconds", type=float, default=60)
@@ -59,9 +59,9 @@ def main() -> int:
         steps = files.shards.metadata()["steps"]
         differing = [row["trial"] for row in rows[:: len(rows) // 20] if not same(row, steps)]
         if differing:
-            print(f"benchmarks.sweep: other parameters than torch.optim.SGD: {differing}", file=sys.stderr)
+            print(f"benchmarks.sweep: parameters differ from torch.optim.SGD's: {differing}", file=sys.stderr)
             return 1
-        # Evenly chosen, and more than fit: for each of 10,000 that it has not begun Tune takes time in the end.
+        # Evenly spaced, and more than fit; not all, because Tune spends time at the end on each trial not started.
         some = rows[:: max(1, len(rows) // int(5 * options.tune_seconds))]
         rate = tune_rate([{name: row[name] for name in _SWEPT} for row in some], steps, options.tune_seconds, folder)
     extrapolated = len(rows) / rate
@@ -77,7 +77,7 @@ def main() -> int:
 
 
 def run_sweep(folder: Path, rates: int) -> tuple[float, SweepFiles]:
-    """Seconds of the whole command, and what it made."""
+    """Run the whole command; return its seconds and the sweep's files."""
     document = {
         "name": "benchmark",
         "task": {"dataset": {"kind": "line", "slope": 0.8, "intercept": 1.2, "x": X}, "model": {"kind": "linear"}},
@@ -108,13 +108,13 @@ def run_sweep(folder: Path, rates: int) -> tuple[float, SweepFiles]:
 
 
 def count(database: Path, query: str) -> int:
-    """What a query counts."""
+    """Return the count that a query selects."""
     with closing(sqlite3.connect(database)) as connection:
         return int(connection.execute(query).fetchone()[0])
 
 
 def trajectory(setting: dict[str, Any], steps: list[int]) -> Iterator[dict[str, float]]:
-    """A trial by torch: the loss and the parameters at the recorded steps."""
+    """Yield the loss and the parameters of a trial at the recorded steps, computed by torch."""
     torch.set_num_threads(1)
     x, y = torch.tensor(X).unsqueeze(1), torch.tensor(Y).unsqueeze(1)
     model = torch.nn.Linear(1, 1)
@@ -135,15 +135,15 @@ def trajectory(setting: dict[str, Any], steps: list[int]) -> Iterator[dict[str, 
 
 
 def same(row: dict[str, Any], steps: list[int]) -> bool:
-    """Whether a stored trial ends, to the bit, where torch does."""
+    """Return whether a stored trial's final parameters equal torch's bit for bit."""
     *_, last = trajectory({name: row[name] for name in _SWEPT}, steps)
     return bool(np.array_equal(np.float32(row["final"]), np.float32([last["weight"], last["bias"]])))
 
 
 def tune_rate(settings: list[dict[str, Any]], steps: list[int], seconds: float, folder: str) -> float:
-    """Trials a second of Ray Tune with its MLflow callback, in so many seconds."""
+    """Return the trials per second of Ray Tune with its MLflow callback, measured for this many seconds."""
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    executor = RayExecutor()  # a Ray like the sweep's own
+    executor = RayExecutor()  # the same Ray settings as for the sweep
     executor.start()
     from ray import tune
     from ray.air.integrations.mlflow import MLflowLoggerCallback
@@ -164,7 +164,7 @@ def tune_rate(settings: list[dict[str, Any]], steps: list[int], seconds: float, 
         for point in trajectory(config["setting"], steps):
             tune.report(point)
 
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a line for each trial that has not begun
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it logs a line for each trial not started
     database = Path(folder) / "tune.db"
     clock = Clock()
     callbacks = [MLflowLoggerCallback(tracking_uri=f"sqlite:///{database}", experiment_name="benchmark"), clock]

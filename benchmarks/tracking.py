@@ -1,15 +1,14 @@
-"""Trials a second into MLflow: the bulk writer beside MLflow's public client, in turns, in one run.
+"""Trials per second into MLflow: the bulk writer and MLflow's public client, in turns, in one run.
 
-``--database postgresql`` starts a PostgreSQL server of its own, with the default settings, in place of SQLite. Each
-writer logs into a database of its own, a copy of the same freshly migrated one, through the tracker that a sweep
-uses: rows of a shard file in, child runs with five hyperparameters, seed, tags, curves and figures out. The client
-logs as many trials as its share allows (``--client-trials``), before, between and after packs of the bulk writer, so
-that what else runs on the machine meets both alike. Both rates are trials by the seconds spent inside the writer,
-the bulk writer's with its statistics and its closing checkpoint.
+``--database postgresql`` starts a separate PostgreSQL server with default settings in place of SQLite. Each writer logs
+into its own database, a copy of the same freshly migrated one, through the tracker that a sweep uses: rows of a shard
+file in, child runs with five hyperparameters, seed, tags, curves and metrics out. The client logs as many trials as its
+share allows (``--client-trials``), before, between and after packs of the bulk writer, so that other load on the
+machine affects both alike. Both rates are trials by the seconds spent inside the writer; the bulk writer's include its
+statistics and its closing checkpoint.
 
 The trials are made up: smooth curves of ``--points`` points for the loss and two parameters (``--curves 1`` for the
-loss alone); what a trial logs does not depend on their values. Afterwards all runs must be there, or the exit code
-is 1.
+loss alone); what a trial logs does not depend on their values. The exit code is 1 if runs are missing at the end.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ from sweeps.config.loader import parse
 from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.store.store import Store
 from sweeps.tracking.base import TrackedSweep
-from sweeps.tracking.mlflow.database.base import opened
+from sweeps.tracking.mlflow.database.connect import opened
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 from tests.support.postgres import private_cluster
 
-# The project's: database, trials, points, curves: times the client.
+# The project's goals: database, trials, points, curves: times the client.
 TARGETS = {
     ("sqlite", 10_000, 64, 3): 40.0,
     ("sqlite", 100_000, 4, 1): 150.0,
@@ -52,7 +51,7 @@ _SHARD = 1_000
 
 @dataclass
 class Contender:
-    """One writer, its database, and what it has done so far."""
+    """One writer, its database, and its work so far."""
 
     name: str
     uri: str
@@ -62,31 +61,31 @@ class Contender:
 
     @property
     def rate(self) -> float:
-        """Trials a second."""
+        """The trials per second."""
         return self.trials / self.seconds if self.seconds else 0.0
 
     def log(self, table: pa.Table, steps: list[int]) -> None:
-        """Log some rows, timed."""
+        """Log some rows and add the time."""
         began = time.perf_counter()
         self.trials += sum(self.tracker.log_trials(table, steps))
         self.seconds += time.perf_counter() - began
 
     def end(self) -> None:
-        """The writer's closing work, timed."""
+        """Do the writer's closing work and add the time."""
         began = time.perf_counter()
         self.tracker.end_trials()
         self.seconds += time.perf_counter() - began
 
 
 def main() -> int:
-    """Log, measure, print; the exit code."""
+    """Log, measure and print; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tracking", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--points", type=int, default=64, help="of each curve")
-    parser.add_argument("--curves", type=int, default=3, choices=(1, 3), help="the loss, or also two parameters")
+    parser.add_argument("--points", type=int, default=64, help="points per curve")
+    parser.add_argument("--curves", type=int, default=3, choices=(1, 3), help="1: the loss; 3: also two parameters")
     parser.add_argument("--database", default="sqlite", choices=("sqlite", "postgresql"))
     parser.add_argument("--client-trials", type=int, default=120)
-    parser.add_argument("--quick", action="store_true", help="2,000 trials, 20 by the client: does it run?")
+    parser.add_argument("--quick", action="store_true", help="smoke test: 2,000 trials, 20 by the client")
     options = parser.parse_args()
     if options.quick:
         options.trials, options.client_trials = 2_000, 20
@@ -96,7 +95,7 @@ def main() -> int:
 
 
 def compare(database: str, trials: int, points: int, curves: int, client_trials: int) -> int:
-    """Both writers in turns, and the table; 1 if runs are missing."""
+    """Run both writers in turns and print the table; return 1 if runs are missing."""
     load = os.getloadavg()[0]
     with _databases(database) as (folder, new_database):
         bulk, client = (_contender(name, folder / name, new_database(), points) for name in ("bulk", "client"))
@@ -125,7 +124,7 @@ def compare(database: str, trials: int, points: int, curves: int, client_trials:
 
 
 def page_seconds(contender: Contender) -> dict[str, float]:
-    """How long the client takes for pages as the MLflow UI asks for them, the median of five."""
+    """Return how long the client takes for pages as the MLflow UI requests them, the median of five."""
     client = contender.tracker.client
     experiment = client.get_experiment_by_name("benchmark").experiment_id
     orders = {"newest first": [], "by a metric": ["metrics.final_loss ASC"], "by a parameter": ["params.lr ASC"]}
@@ -141,7 +140,7 @@ def page_seconds(contender: Contender) -> dict[str, float]:
 
 
 def trial_table(numbers: range, steps: list[int], curves: int) -> pa.Table:
-    """Made-up rows of a shard file."""
+    """Return made-up rows of a shard file."""
     trials = np.arange(numbers.start, numbers.stop)
     rate = (1 + trials % 997) / 1e4
     loss = np.exp(-rate[:, None] * np.asarray(steps)) + 1e-3
@@ -166,7 +165,7 @@ def trial_table(numbers: range, steps: list[int], curves: int) -> pa.Table:
 
 @contextmanager
 def _databases(kind: str) -> Iterator[tuple[Path, Callable[[], str]]]:
-    """A folder, and what makes a fresh database with MLflow's tables."""
+    """Yield a folder and a function that creates a fresh database with MLflow's tables."""
     with tempfile.TemporaryDirectory(prefix="benchmark-tracking-") as name:
         folder = Path(name)
         if kind == "postgresql":
@@ -198,7 +197,7 @@ def _contender(name: str, folder: Path, uri: str, points: int) -> Contender:
 
 
 def _runs(uri: str) -> int:
-    """The child runs in a database."""
+    """Return the number of child runs in a database."""
     with closing(opened(uri).connect()) as connection:
         [[count]] = connection.query("SELECT count(*) FROM tags WHERE key = ?", "mlflow.parentRunId")
         return int(count)

@@ -1,17 +1,17 @@
-"""Trials a second into an MLflow server on PostgreSQL: one thread beside as many as the writer takes, in turns.
+"""Trials per second into an MLflow server on PostgreSQL: one thread and the writer's number of threads, in turns.
 
-A PostgreSQL of its own (durable, default settings) and an MLflow server are started; each turn logs ``--trials`` trials
-by MLflow's own client in one thread, by the writer's client in one thread, and by it in its own number of threads.
-Every contender logs the same points under a parent run of its own, and all must be there in the end.
+A PostgreSQL server (durable, default settings) and an MLflow server are started. In each turn, ``--trials`` trials are
+logged by MLflow's own client in one thread, by the writer's client in one thread, and by it in its own number of
+threads. Every contender logs the same points under its own parent run, and all runs must exist at the end.
 
-What limits: a trial takes three calls, and those take the server some 45 ms of a core, PostgreSQL 8 and the client 8,
-so two cores that do all of it stand about 25 trials a second. One thread leaves most of that idle only where calls wait
-for something else. ``--loop asyncio`` is a server without uvloop and with more than one worker, where each call waits
-44 ms for a delayed acknowledgement; that is what ``pip install mlflow && mlflow server`` gives. ``--distance`` is a
-network: milliseconds there and back that each call takes longer.
+The limit: a trial takes three calls, which cost the server some 45 ms of a core, PostgreSQL 8 and the client 8, so two
+cores that do all of it reach about 25 trials a second. One thread leaves cores idle only if calls wait for something
+else. ``--loop asyncio`` is a server without uvloop and with more than one worker, where each call waits 44 ms for a
+delayed acknowledgement; this is what ``pip install mlflow && mlflow server`` gives. ``--distance`` simulates a network:
+milliseconds of round-trip time added to each call.
 
-A server that serves well: uvloop installed (it comes with this package), as many ``--workers`` as it has cores to
-spare, ``MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false``, and where more than 15 calls may meet at one worker
+A fast server has uvloop installed (it comes with this package), as many ``--workers`` as it has spare cores,
+``MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false``, and if more than 15 calls can meet at one worker
 ``MLFLOW_SQLALCHEMYSTORE_POOL_SIZE=64``. The exit code is 1 if runs are missing.
 """
 
@@ -45,16 +45,16 @@ TARGET = 5.0  # times the one-thread rate
 
 
 def main() -> int:
-    """Start, log in turns, print; the exit code."""
+    """Start, log in turns and print; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.tracking_server", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--trials", type=int, default=60, help="of each contender in each turn")
+    parser.add_argument("--trials", type=int, default=60, help="trials per contender and turn")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--points", type=int, default=64, help="of each of three curves")
-    parser.add_argument("--workers", type=int, default=4, help="processes of the server; MLflow's default is 4")
+    parser.add_argument("--points", type=int, default=64, help="points in each of three curves")
+    parser.add_argument("--workers", type=int, default=4, help="server processes; MLflow's default is 4")
     parser.add_argument("--loop", choices=("auto", "asyncio"), default="auto", help="the server's event loop")
-    parser.add_argument("--distance", type=float, default=0.0, help="of the server, in milliseconds there and back")
+    parser.add_argument("--distance", type=float, default=0.0, help="added round-trip time in milliseconds")
     options = parser.parse_args()
     quiet()
     load = os.getloadavg()[0]
@@ -92,7 +92,7 @@ def main() -> int:
 
 
 def rate(direct: MlflowClient, client: MlflowClient, threads: int, experiment: str, trials: int, points: int) -> float:
-    """Trials a second under a new parent run."""
+    """Return the trials per second under a new parent run."""
     parent = direct.create_run(experiment).info
     child_runs = ChildRuns("abcd1234", experiment, "unused", parent.run_id, parent.start_time, "somebody")
     steps = list(range(points))
@@ -102,13 +102,13 @@ def rate(direct: MlflowClient, client: MlflowClient, threads: int, experiment: s
     seconds = time.perf_counter() - began
     found = direct.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.run_id}'", max_results=1000)
     if not done == trials == sum(run.info.status == "FINISHED" for run in found):
-        sys.exit(f"benchmarks.tracking_server: {len(found)} of {trials} runs are there")
+        sys.exit(f"benchmarks.tracking_server: {len(found)} of {trials} runs were found")
     return trials / seconds
 
 
 @contextmanager
 def at_distance(address: str, milliseconds: float) -> Iterator[str]:
-    """The address of a server that is so far away."""
+    """Yield the address of a server at this distance."""
     if not milliseconds:
         yield address
         return
