@@ -1,4 +1,4 @@
-"""A real browser that checks what it is shown."""
+"""A real browser that checks the pages it opens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOSTILE = "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'> <
 
 
 class Browser:
-    """A real Chromium. It lives in a thread of its own, for Playwright leaves its thread with a running event loop."""
+    """A real Chromium, in a separate thread because Playwright leaves a running event loop in its thread."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
@@ -39,10 +39,10 @@ class Browser:
     def visit(
         self, place: Path | str, look: Callable[[Any], T], dark: bool = False, width: int = 1280, allowed: str = ""
     ) -> T:
-        """Open a file or an address, look at the page, and hold that nothing went wrong and nothing else was asked for.
+        """Open a file or an address, look at the page, and check that no error occurred and nothing else was requested.
 
-        A page at an address may ask for more from the same origin; ``allowed`` is a pattern of console messages that
-        are expected.
+        A page at an address can request more from the same origin. ``allowed`` is a pattern of expected console
+        messages.
         """
         address = place if isinstance(place, str) else place.as_uri()
         home = f"{urlsplit(address).scheme}://{urlsplit(address).netloc}/" if isinstance(place, str) else address
@@ -50,7 +50,7 @@ class Browser:
         def visit() -> tuple[T, list[str]]:
             scheme = "dark" if dark else "light"
             context = self._chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
-            context.set_default_timeout(120_000)  # a loaded machine is slow, not wrong
+            context.set_default_timeout(120_000)  # generous, because the machine can be busy
             page, problems = context.new_page(), []
             page.on("console", lambda message: problems.append(f"console: {message.text}"))
             page.on("pageerror", lambda error: problems.append(f"error: {error}"))
@@ -67,7 +67,7 @@ class Browser:
         return found
 
     def see(self, look: Callable[[Any], T]) -> T:
-        """Let somebody look around in a new page, of whatever server."""
+        """Call ``look`` on a new page, of any server, and return its result."""
 
         def see() -> T:
             context = self._chromium.new_context(viewport={"width": 1600, "height": 1200})

@@ -1,4 +1,4 @@
-"""What every kernel's tests share: named cases, a table of bad inputs, random runs, and what "equal" means."""
+"""Cases shared by every kernel's tests: named runs, a table of bad inputs, random runs, and definitions of equality."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from sgdcore import (
 )
 from sgdcore.tasks import line, linear, sine
 
-# test_linear_triton.py runs tests of all kernels again in a process in which Triton interprets, slowly, on the CPU.
+# test_linear_triton.py repeats the tests of all kernels in a process with Triton's slow CPU interpreter.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 EXACT = ("triton" if INTERPRETED else "numba", "reference")  # kernels whose results are the same bits on any CPU
 LINE = Task(line())
-SHAPES = (  # (features, bias, dtype) of the random runs: few, because each costs seconds to compile
+SHAPES = (  # (features, bias, dtype) of the random runs: few, because each takes seconds to compile
     (1, True, "float32"),
     (1, True, "float64"),
     (1, False, "float32"),
@@ -46,7 +46,7 @@ CURVES = ("loss", "squared_norm", "validation_loss", "path")
 
 @dataclass(frozen=True)
 class TrainInput:
-    """A run that every kernel must do as torch does it."""
+    """A run that every kernel must do exactly as torch."""
 
     desc: str
     task: Task
@@ -120,14 +120,14 @@ ALL_KINDS = {
 
 
 def network(desc: str, model: MlpModel, loss: str = "mse", dataset: Dataset = WAVES, **kwargs: Any) -> TrainInput:
-    """200 steps or so of five trials, shuffled in three ways."""
+    """Return about 200 steps of five trials, shuffled in three ways."""
     options = {"batch_size": 5, "order": "shuffled", "seeds": [0, 1, 2, 0, 1], "record": Recording(20), "threads": 1}
     options |= kwargs
     options.setdefault("epochs", -(-200 // -(-len(dataset) // options["batch_size"])))
     return TrainInput(desc, Task(dataset, model, loss, 0.7), ALL_KINDS, options)
 
 
-NETWORK_INPUTS = [  # on purpose few dtypes and activations with each size of batch: each pair costs seconds to compile
+NETWORK_INPUTS = [  # deliberately few dtypes and activations for each batch size: each pair takes seconds to compile
     network("relu, the last batch short", MlpModel((5,))),
     network("three layers", MlpModel((9, 6, 4)), "huber"),
     network("a unit", MlpModel((1,)), "mae", batch_size=2),
@@ -379,7 +379,7 @@ ERROR_INPUTS = [
 
 
 def numbers(low: float, high: float) -> st.SearchStrategy[float]:
-    """0, or a normal float32 number in [low, high]."""
+    """Draw 0 or a normal float32 number in [low, high]."""
     return st.just(0.0) | st.floats(low, high, width=32, allow_subnormal=False).filter(
         lambda x: x == 0 or abs(x) > 1e-30
     )
@@ -387,7 +387,7 @@ def numbers(low: float, high: float) -> st.SearchStrategy[float]:
 
 @st.composite
 def hyperparams(draw: st.DrawFn, trials: int) -> Hyperparams:
-    """The whole space: any number of any column at any size, and lr on a log scale far into divergence."""
+    """Draw from the whole space: any number in any column at any magnitude, lr on a log scale far into divergence."""
     rows = []
     for _ in range(trials):
         momentum = draw(st.sampled_from([0.0, 0.5, 0.9, 0.99]) | numbers(0, 1.5))
@@ -408,7 +408,7 @@ def hyperparams(draw: st.DrawFn, trials: int) -> Hyperparams:
 
 @st.composite
 def runs(draw: st.DrawFn, batch_sizes: tuple[int, ...] = (1, 2), max_epochs: int = 30) -> TrainInput:
-    """A small run of up to three trials with random data, hyperparameters, start values, order and seeds."""
+    """Draw a small run of up to three trials with random data, hyperparameters, start values, order and seeds."""
     features, bias, dtype = draw(st.sampled_from(SHAPES))
     samples, trials = draw(st.integers(1, 7)), draw(st.integers(1, 3))
     values = numbers(-10, 10)
@@ -432,7 +432,7 @@ def runs(draw: st.DrawFn, batch_sizes: tuple[int, ...] = (1, 2), max_epochs: int
 
 
 def bits(array: Any) -> np.ndarray:
-    """The bit patterns of an array; all NaNs count as one."""
+    """Return the bit patterns of an array; all NaNs count as one."""
     array = np.ascontiguousarray(array)
     if array.dtype.kind != "f":
         return array
@@ -447,14 +447,14 @@ def assert_same_bits(actual: Any, expected: Any, name: str = "") -> None:
 
 
 def assert_same_state(actual: Any, expected: Any) -> None:
-    """Where the trials stand, bit for bit."""
+    """Check that the trials' states are equal bit for bit."""
     assert actual.state.step == expected.state.step
     for name in STATE:
         assert_same_bits(getattr(actual.state, name), getattr(expected.state, name), name)
 
 
 def assert_same_curves(actual: Any, expected: Any) -> None:
-    """What was recorded, bit for bit."""
+    """Check that the recorded curves are equal bit for bit."""
     np.testing.assert_array_equal(actual.steps, expected.steps)
     for name in CURVES:
         mine, theirs = getattr(actual.curves, name), getattr(expected.curves, name)
@@ -469,10 +469,10 @@ def assert_same(actual: Any, expected: Any) -> None:
 
 
 def assert_same_training(actual: Any, expected: Any) -> None:
-    """Two kernels' results are equal, number for number; a zero of either sign counts as zero.
+    """Check that two kernels' results are equal number for number; zeros of either sign count as equal.
 
-    torch's matrix product adds to a zero, so that its -0 comes out as 0. Losses are float64 sums in an order of
-    their own, squares of residuals that cancel near the minimum.
+    torch's matrix product adds to a zero, so that its -0 becomes 0. Losses are float64 sums in different orders, of
+    squares of residuals that cancel near the minimum.
     """
     assert actual.state.step == expected.state.step
     for name in STATE:
@@ -491,9 +491,9 @@ def assert_same_training(actual: Any, expected: Any) -> None:
 
 
 def assert_close_training(actual: Any, expected: Any) -> None:
-    """Two kernels' results are equal to rounding: sums may have run in another order, hence not bit for bit.
+    """Check that two kernels' results are equal to rounding: sums can have a different order.
 
-    Each trial is compared on the scale of its own largest value. A trial that overflows does so at the same step.
+    Each trial is compared on the scale of its own largest value. If a trial overflows, it does so at the same step.
     """
     rtol = {"float32": 1e-5, "float64": 1e-12}[str(expected.params.dtype)]
     np.testing.assert_array_equal(actual.first_nonfinite_step, expected.first_nonfinite_step)
@@ -501,7 +501,7 @@ def assert_close_training(actual: Any, expected: Any) -> None:
     values = {f"state.{name}": (getattr(actual.state, name), getattr(expected.state, name)) for name in STATE}
     values |= {name: (getattr(actual.curves, name), getattr(expected.curves, name)) for name in CURVES}
     for name in ("state.first_nonfinite_step", "state.peak_step"):
-        del values[name]  # compared above; two steps may reach equal peaks to rounding
+        del values[name]  # compared above; two steps can reach equal peaks to rounding
     for name, (mine, theirs) in values.items():
         assert (mine is None) == (theirs is None), name
         if mine is None:
@@ -514,7 +514,7 @@ def assert_close_training(actual: Any, expected: Any) -> None:
 
 
 def take(trajectories: Any, trials: Any) -> Any:
-    """Some trials of a result, as a result."""
+    """Return some trials of a result as a result."""
     trials = np.asarray(trials)
     hyperparams = trajectories.hyperparams[trials]
     columns = {name: getattr(trajectories.curves, name) for name in CURVES}

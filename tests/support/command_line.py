@@ -12,11 +12,11 @@ from tests.support.forked import Forked
 
 
 class Cli:
-    """Runs ``sweeps`` as a user does, in a process of its own.
+    """A runner of ``sweeps`` commands, each in a separate process.
 
     Args:
-        folder: where.
-        forked: from a process that has imported all already; else as the shell starts it.
+        folder: the working directory.
+        forked: fork from a process that has already imported everything; else start as the shell does.
     """
 
     def __init__(self, folder: Path, forked: bool = True) -> None:
@@ -31,7 +31,7 @@ class Cli:
 
     def start(
         self, *arguments: object, before: Callable[[], None] | None = None, **environment: str
-    ) -> "subprocess.Popen[str] | Forked":
+    ) -> subprocess.Popen[str] | Forked:
         words = list(map(str, arguments))
         outside = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
         every = {**outside, "SWEEPS_STORE": str(self.folder / "store"), **environment}

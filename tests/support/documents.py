@@ -13,9 +13,9 @@ SWEEP_FILES = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 def document(tracking: Mapping[str, object] | None = None, **changes: object) -> dict[str, object]:
-    """A small sweep file: the 5-point line, 12 trials in 3 shards; ``changes`` replace keys.
+    """Return a small sweep file: the 5-point line, 12 trials in 3 shards; ``changes`` replace keys.
 
-    No model is logged where ``tracking`` does not say so, for that takes longer than the trials.
+    No model is logged unless ``tracking`` says so, because that takes longer than the trials.
     """
     return {
         "name": "small",

@@ -1,4 +1,4 @@
-"""Stand-ins for the parts of a sweep that a test does not look at: tracker, progress, executor."""
+"""Test doubles for parts of a sweep that a test does not examine: tracker, progress, executor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sweeps.plan.shards import Shard
 
 
 class Untracked:
-    """A tracker that takes everything and keeps nothing."""
+    """A tracker that accepts everything and stores nothing."""
 
     uri = "nowhere"
 
@@ -48,7 +48,7 @@ class Untracked:
 
 
 class Silent:
-    """Progress that nobody looks at."""
+    """Progress without output."""
 
     def begin(self, to_compute: int, to_log: int) -> None:
         pass
@@ -70,7 +70,7 @@ class Silent:
 
 
 class Stopped(InlineExecutor):
-    """Computes some shards, in an order of its own, and is then interrupted."""
+    """An executor that computes some shards, in a given order, and is then interrupted."""
 
     def __init__(self, order: Callable[[list[Shard]], list[Shard]], count: int) -> None:
         self.order, self.count = order, count

@@ -1,4 +1,4 @@
-"""``sweeps`` in processes forked from one that has imported what it imports: as a user's, seconds sooner."""
+"""``sweeps`` in processes forked from one with all imports done: like a user's process, but seconds faster."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Forked:
     """A running command, with the attributes and methods of a subprocess.Popen whose output is text in pipes.
 
     Args:
-        arguments: of ``sweeps``.
-        folder: where it runs.
-        environment: all of it.
+        arguments: arguments of ``sweeps``.
+        folder: the working directory.
+        environment: the whole environment.
     """
 
     def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
@@ -57,18 +57,18 @@ class Forked:
 
     @property
     def returncode(self) -> int | None:
-        """As Popen's, once it has been asked for."""
+        """The exit code, once poll() or wait() has fetched it, as in Popen."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """The exit code, None while it runs."""
+        """Return the exit code, or None while it runs."""
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end.
+        """Wait until it exits.
 
         Raises:
-            subprocess.TimeoutExpired: it still runs.
+            subprocess.TimeoutExpired: it is still running.
         """
         self._process.join(timeout)
         if self.returncode is None:
@@ -76,19 +76,19 @@ class Forked:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send it a signal unless it has exited."""
         if self.returncode is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """All it prints, after its end.
+        """Wait until it exits, and return its whole output.
 
         Raises:
-            subprocess.TimeoutExpired: it still runs.
+            subprocess.TimeoutExpired: it is still running.
         """
         texts = ["", ""]
 

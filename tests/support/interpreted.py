@@ -1,6 +1,6 @@
-"""The triton kernel beside numba's, bit for bit; test_linear_triton.py runs this in a process of its own.
+"""The triton kernel compared with numba's, bit for bit; test_linear_triton.py runs this in a separate process.
 
-A program's vectors are numpy arrays here, so that a step costs 5 ms for one trial as for 64.
+A program's vectors are numpy arrays here, so that a step takes 5 ms for one trial as well as for 64.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ RECORDINGS = [Recording(spacing="all"), Recording(4), Recording(0)]
 
 
 def of_every_kind(features: int, bias: bool = True, **arguments) -> TrainInput:
-    """Trials of every kind of momentum and decay, several of which overflow at different steps; more than a block."""
+    """Return trials of every kind of momentum and decay, more than a block; some overflow at different steps."""
     rng = np.random.default_rng(features)
     values = rng.standard_normal((5, features + 1)).astype(np.float32).astype(np.float64)
     kinds = {
@@ -40,7 +40,7 @@ def of_every_kind(features: int, bias: bool = True, **arguments) -> TrainInput:
     return TrainInput("every kind", Task(task.dataset, LinearModel(bias)), many, options | arguments)
 
 
-@pytest.mark.parametrize(  # shapes that numba has compiled for other tests before
+@pytest.mark.parametrize(  # shapes that numba has already compiled for other tests
     ("features", "bias", "dtype", "batch_size"),
     [
         (1, True, "float32", 1),

@@ -1,6 +1,6 @@
-"""Two schedulers on one database that are killed at random, again and again: forks of one process, so it is quick.
+"""Two schedulers on one database that are killed at random, repeatedly: forks of one process, which is fast.
 
-Called with a folder, the database's URI, a sweep file and the number of kills. Their cluster takes a job's id once, as
+Arguments: a folder, the database's URI, a sweep file and the number of kills. Their cluster accepts a job id once, as
 Ray does; the time is a number in a file.
 """
 
@@ -21,7 +21,7 @@ from sweeps.service.schedule.tick_table import TickTable
 from sweeps.store.store import Store
 
 START = datetime(2026, 11, 28, 1, 59, 30, tzinfo=UTC)
-MINUTES = 5  # between two kills by the schedulers' clock, which is longer than a claim
+MINUTES = 5  # between two kills by the schedulers' clock: longer than a claim
 
 
 class Jobs:
@@ -42,7 +42,7 @@ class Jobs:
 
 
 def schedule(folder: Path, uri: str, config: str) -> int:
-    """A scheduler in a process of its own; returns the process' id."""
+    """Start a scheduler in a separate process and return its process id."""
     if pid := os.fork():
         return pid
     try:
@@ -92,7 +92,7 @@ def main() -> None:
             time.sleep(0.01)
         for number in range(1, kills + 1):
             set_clock(folder, MINUTES * number)
-            time.sleep(rng.uniform(0, 0.1))  # not to wait for anything: to strike at another moment each time
+            time.sleep(rng.uniform(0, 0.1))  # not a wait for anything: it varies the moment of the kill
             victim = rng.randrange(2)
             os.kill(running[victim], signal.SIGKILL)
             os.waitpid(running[victim], 0)

@@ -1,4 +1,4 @@
-"""Sweeps of made-up trials, for tests that hold sweeps against each other."""
+"""Sweeps of made-up trials, for tests that compare sweeps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SETTING = ["lr", "momentum", "weight_decay", "dampening", "nesterov", "seed"]
 
 
 def trials(seed: int = 0, share: float = 1.0, context: str = "same") -> pd.DataFrame:
-    """Some trials of a grid of 60, with random outcomes; ids are hashes of context and setting."""
+    """Return some trials of a grid of 60, with random outcomes; ids are hashes of context and setting."""
     rng = np.random.default_rng(seed)
     lr, momentum, run_seed = (
         part.ravel() for part in np.meshgrid([0.01, 0.02, 0.04, 0.08, 0.16], [0, 0.5, 0.9], range(4), indexing="ij")
@@ -40,7 +40,7 @@ def trials(seed: int = 0, share: float = 1.0, context: str = "same") -> pd.DataF
 def stored(
     store: Store, sweep_id: str, rows: pd.DataFrame, cuts: Sequence[int] = (), missing: int = 0, **facts: Any
 ) -> SweepFiles:
-    """A sweep of these rows, in shards that end at the cuts; so many of its shards are missing at the end.
+    """Store a sweep of these rows, in shards that end at the cuts; the last ``missing`` shards are left out.
 
     Shard files are numbered in the order of trials; ``facts`` are keys of its manifest, ``config`` of its sweep file.
     """

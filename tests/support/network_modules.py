@@ -1,8 +1,8 @@
-"""Modules that tests name as package.module:callable; each stands for a kind that works, or is refused."""
+"""Modules that tests name as package.module:callable; each is an example of a kind that works or is rejected."""
 
 import functools
 import os
-from pathlib import Path  # noqa: F401 - what a module has imported can be named as well
+from pathlib import Path  # noqa: F401 - a test names an imported object
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ def dropout() -> nn.Module:
 
 
 class Frozen(nn.Module):
-    """Statistics that are not to change, and a dropout that is switched off."""
+    """Statistics that must not change, and a dropout that is switched off."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Frozen(nn.Module):
 
 
 class Scaled(nn.Module):
-    """A parameter that is a single number, of no dimension."""
+    """A parameter that is a single number without dimensions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Scaled(nn.Module):
 
 
 class Fourier(nn.Module):
-    """Fixed features as a buffer, from a seed of their own or from the trial's; its output is (B,)."""
+    """Fixed features in a buffer, from a fixed seed or from the trial's; its output is (B,)."""
 
     def __init__(self, fixed: bool = True) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Fourier(nn.Module):
 
 
 class Tied(nn.Module):
-    """One weight in two places, and one that is frozen."""
+    """One weight used in two places, and one that is frozen."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A private PostgreSQL: a real server of our own on 127.0.0.1 for tests and benchmarks, gone when they are done."""
+"""A private PostgreSQL server on 127.0.0.1 for tests and benchmarks, removed when they are done."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.processes import free_port
 
 _USER = "sweeps"
 _UNPRIVILEGED = ("postgres", "nobody")  # PostgreSQL does not run as root
-# A test's data need not outlive a power cut. Each test has a database of its own, which MLflow keeps connections to.
+# A test's data need not survive a power cut. Each test has its own database, to which MLflow keeps connections.
 _HASTY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "500"}
 
 
@@ -32,10 +32,10 @@ class Cluster:
     """A running server.
 
     Args:
-        folder: of all that is its own; the data are in ``data``.
-        port: on 127.0.0.1.
-        password: of its one user, a superuser.
-        owner: whom it runs as where we are root.
+        folder: the folder of all its files; the data are in ``data``.
+        port: the port on 127.0.0.1.
+        password: the password of its only user, a superuser.
+        owner: the system user that runs it if this process is root.
     """
 
     folder: Path
@@ -44,11 +44,11 @@ class Cluster:
     owner: pwd.struct_passwd | None = None
 
     def __post_init__(self) -> None:
-        """No database is made yet."""
+        """Start without a template database."""
         self._numbers = itertools.count(1)
 
     def uri(self, database: str) -> str:
-        """The SQLAlchemy URI of a database, with the password."""
+        """Return the SQLAlchemy URI of a database, with the password."""
         return f"postgresql://{_USER}:{self.password}@127.0.0.1:{self.port}/{database}"
 
     def execute(self, statement: str) -> None:
@@ -59,20 +59,20 @@ class Cluster:
             connection.execute(statement)
 
     def new_database(self) -> str:
-        """The URI of a fresh database with MLflow's tables."""
+        """Return the URI of a fresh database with MLflow's tables."""
         name = f"database{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {self._migrated}")
         return self.uri(name)
 
     def copy(self, uri: str) -> str:
-        """The URI of a copy of a database; whoever is connected to it loses the connection."""
+        """Return the URI of a copy of a database; all its connections are closed."""
         original, name = uri.rpartition("/")[2], f"database{next(self._numbers)}"
         self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{original}'")
         self.execute(f"CREATE DATABASE {name} TEMPLATE {original}")
         return self.uri(name)
 
     def start(self) -> None:
-        """Start the server, for the first time or after :meth:`kill`; returns when it takes connections.
+        """Start the server, for the first time or after :meth:`kill`; return when it accepts connections.
 
         Raises:
             RuntimeError: it does not start.
@@ -85,7 +85,7 @@ class Cluster:
 
     @contextmanager
     def killed(self) -> Iterator[None]:
-        """The server is gone while the context lasts."""
+        """Kill the server for the duration of the context."""
         self.kill()
         try:
             yield
@@ -93,14 +93,14 @@ class Cluster:
             self.start()
 
     def kill(self) -> None:
-        """End the server at once, as the kernel does where memory is short; returns when all its processes are gone."""
+        """Kill the server at once, as the kernel does if memory is short; return when all its processes have exited."""
         lock = self.folder / "data" / "postmaster.pid"
         [pid, *_] = lock.read_text().split("\n")
         processes = [int(pid), *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
         os.kill(int(pid), signal.SIGKILL)
-        while any(_lives(process) for process in processes):  # the others see that it is gone, and go
+        while any(_lives(process) for process in processes):  # the others notice and exit
             time.sleep(0.01)
-        lock.unlink()  # a process that nobody has reaped yet is taken for a running server
+        lock.unlink()  # a zombie process would be taken for a running server
 
     def run(self, program: str, *arguments: str) -> None:
         """Run one of PostgreSQL's programs as the owner.
@@ -116,9 +116,9 @@ class Cluster:
 
     @contextmanager
     def ended(self) -> Iterator[None]:
-        """At the end of the block, or of this process, however it ends, the server ends and its folder is removed."""
+        """Stop the server and remove its folder when the block or this process ends, for whatever reason."""
         end = f"read _; '{_program('pg_ctl')}' stop --wait --mode=immediate --pgdata=data; cd /; rm -rf '{self.folder}'"
-        # Our end of its pipe is closed by the kernel where we are killed; a terminal's Ctrl-C does not reach it.
+        # The kernel closes our end of its pipe if we are killed; a terminal's Ctrl-C does not reach it.
         watcher = subprocess.Popen(
             ["/bin/sh", "-c", end],
             stdin=subprocess.PIPE,
@@ -140,7 +140,7 @@ class Cluster:
 
     @cached_property
     def _migrated(self) -> str:
-        """The database that all are copied from: MLflow takes seconds to make its tables, a copy 0.1 s."""
+        """The database that all are copied from: MLflow takes seconds to create its tables, a copy 0.1 s."""
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         self.execute("CREATE DATABASE migrated")
@@ -150,7 +150,7 @@ class Cluster:
 
 @contextmanager
 def private_cluster(durable: bool = False) -> Iterator[Cluster]:
-    """A fresh server while the context lasts, with the default settings, or without what makes it survive power cuts.
+    """Run a fresh server inside the context, with default settings or, unless ``durable``, without syncing to disk.
 
     Raises:
         RuntimeError: PostgreSQL is not installed, or does not start.
@@ -163,7 +163,7 @@ def private_cluster(durable: bool = False) -> Iterator[Cluster]:
         with tempfile.NamedTemporaryFile("w", dir=folder) as file:
             file.write(cluster.password)
             file.flush()
-            os.chmod(file.name, 0o644)  # the folder is closed to others
+            os.chmod(file.name, 0o644)  # others cannot open the folder
             secret = ("--auth=scram-sha-256", f"--username={_USER}", f"--pwfile={file.name}")
             locale = ("--encoding=UTF8", "--locale=C.UTF-8")
             cluster.run("initdb", f"--pgdata={folder / 'data'}", *secret, *locale, *(() if durable else ("--no-sync",)))
@@ -176,7 +176,7 @@ def private_cluster(durable: bool = False) -> Iterator[Cluster]:
 
 
 def _owner() -> pwd.struct_passwd | None:
-    """Whom the server runs as where we are root."""
+    """Return the user that the server runs as if this process is root."""
     if os.geteuid() != 0:
         return None
     return next(entry for entry in pwd.getpwall() if entry.pw_name in _UNPRIVILEGED)

@@ -1,4 +1,4 @@
-"""Processes of a service under test: started with what they need, known by their log, killed, and started again."""
+"""Processes of a service under test: started with their environment, known by their log, killed, and restarted."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _END_SECONDS = 30
 
 @dataclass
 class Part:
-    """A process, and those that it starts.
+    """A process and its descendants.
 
     Args:
-        command: what runs.
-        environment: all of it.
-        log: what it has printed since it was started.
-        ready: whether it does what it is there for.
+        command: the command line.
+        environment: the whole environment.
+        log: the file with its output since the last start.
+        ready: returns whether it is ready for use.
     """
 
     command: Sequence[str | Path]
@@ -36,10 +36,10 @@ class Part:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it is ready.
+        """Start it and wait until it is ready.
 
         Raises:
-            RuntimeError: it ends before, or takes too long.
+            RuntimeError: it exits before, or takes too long.
         """
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -58,14 +58,14 @@ class Part:
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """As the kernel does where memory is short: no process of it is asked."""
+        """Kill all its processes without warning, as the kernel does when memory is short."""
         assert self.process is not None
         for pid in [self.process.pid, *descendants(self.process.pid)]:
             kill(pid)
         self.process.wait(_END_SECONDS)
 
     def end(self) -> None:
-        """Ask it to end, and wait until it has; nothing where it does not run."""
+        """Ask it to exit and wait until it has; do nothing if it is not running."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.send_signal(signal.SIGTERM)
@@ -76,16 +76,16 @@ class Part:
 
 
 def until(what: Callable[[], T], seconds: float = 300, pause: float = 0.1) -> T:
-    """What there is, once there is something."""
+    """Return what ``what`` returns, as soon as that is true."""
     end = time.monotonic() + seconds
     while not (found := what()):
-        assert time.monotonic() < end, "it has not come"
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(pause)
     return found
 
 
 def answers(address: str, headers: Mapping[str, str] | None = None) -> bool:
-    """Whether an address answers with success."""
+    """Return whether an address answers with success."""
     try:
         with urllib.request.urlopen(urllib.request.Request(address, headers=dict(headers or {})), timeout=10):
             return True
@@ -94,14 +94,14 @@ def answers(address: str, headers: Mapping[str, str] | None = None) -> bool:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens at."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def kill(pid: int) -> None:
-    """SIGKILL, unless it has just ended by itself."""
+    """Send SIGKILL, unless the process has already exited."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -109,7 +109,7 @@ def kill(pid: int) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that these have."""
+    """Return the child processes of a process, and theirs."""
     try:
         children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in _children(task)]
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""A private Prometheus: a real server of our own on 127.0.0.1 for tests, gone when they are done."""
+"""A private Prometheus server on 127.0.0.1 for tests, stopped when they are done."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _START_SECONDS = 60
 
 
 def program(name: str) -> str:
-    """The path of ``prometheus`` or ``promtool``: beside Python, where the Makefile puts it, or on the PATH."""
+    """Return the path of ``prometheus`` or ``promtool``: next to Python, where the Makefile puts it, or on the PATH."""
     path = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    assert path, f"the tests need {name} (make prometheus)"
+    assert path, f"the tests need {name}: run make prometheus"
     return path
 
 
@@ -34,7 +34,7 @@ class Prometheus:
         self.address = address
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The result of an instant query, as of now."""
+        """Return the result of an instant query at the current time."""
         return list(self._get("query", query=expression)["result"])
 
     def _get(self, endpoint: str, **arguments: str) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Prometheus:
 
 @contextmanager
 def private_prometheus(config: Path, folder: Path) -> Iterator[Prometheus]:
-    """A server with this configuration while the context lasts; its data is in ``folder``."""
+    """Run a server with this configuration inside the context; its data is in ``folder``."""
     port = free_port()
     arguments = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", "--log.level=error"]
     command = [program("prometheus"), *arguments, f"--web.listen-address=127.0.0.1:{port}"]

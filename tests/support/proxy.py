@@ -1,4 +1,4 @@
-"""A proxy that fails: forwards to a real MLflow server, and answers some calls with what servers under load answer."""
+"""A failing proxy: it forwards to a real MLflow server, but answers some calls as an overloaded server would."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ FAULTS = (
     *ANSWERS,
     "lost before",
     "lost after",
-)  # the connection breaks before, or after, MLflow has done what it should
-Plan = Callable[[str, int], str]  # endpoint and how many calls to it came before: a fault, or "" to forward
+)  # the connection breaks before or after MLflow has processed the call
+Plan = Callable[[str, int], str]  # (endpoint, number of earlier calls to it) -> a fault, or "" to forward
 
 
 class Proxy(http.server.ThreadingHTTPServer):
-    """What it does is set by ``plan``; what came is in ``seen``, by endpoint and fault."""
+    """A proxy whose faults are chosen by ``plan``; ``seen`` counts calls by endpoint and fault."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -43,18 +43,18 @@ class Proxy(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = urlsplit(upstream).netloc
         self.uri = f"http://127.0.0.1:{self.server_port}"
-        self.distance = 0.0  # seconds that each call takes longer
+        self.distance = 0.0  # delay in seconds added to each call
         self._lock = threading.Lock()
         self.behave(lambda endpoint, count: "")
 
     def behave(self, plan: Plan) -> None:
-        """Begin anew with another plan."""
+        """Reset the counts and use another plan."""
         self.plan: Plan = plan
         self.seen: Counter[tuple[str, str]] = Counter()
         self._calls: Counter[str] = Counter()
 
     def fault(self, endpoint: str) -> str:
-        """What happens to the next call of an endpoint."""
+        """Return the fault of the next call of an endpoint."""
         with self._lock:
             fault = self.plan(endpoint, self._calls[endpoint])
             self._calls[endpoint] += 1
@@ -62,7 +62,7 @@ class Proxy(http.server.ThreadingHTTPServer):
         return fault
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients may leave."""
+        """Ignore clients that disconnect."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -101,7 +101,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _break(self) -> None:
-        """Close with a reset."""
+        """Close the connection with a reset."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
 
@@ -111,7 +111,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def proxy(upstream: str) -> Iterator[Proxy]:
-    """A proxy in front of a server, while the context lasts."""
+    """Run a proxy in front of a server inside the context."""
     server = Proxy(upstream)
     with serving(server):
         yield server

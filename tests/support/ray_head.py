@@ -1,4 +1,4 @@
-"""A private Ray head with its Jobs API: a real one of our own on 127.0.0.1, with a token, gone when a test is done."""
+"""A private Ray head with its Jobs API, on 127.0.0.1 with a token, stopped when a test is done."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _ROOT = Path(__file__).parents[1]
 
 
 class RayHead:
-    """A head, and the nodes that join it.
+    """A head and the nodes that join it.
 
     Args:
-        folder: of all that is its own; its path may have a few dozen characters only, for Ray puts sockets below it.
-        cores: of the head.
-        environment: what it has besides, and so its jobs.
+        folder: the folder of all its files; its path can have a few dozen characters only, as Ray puts sockets in it.
+        cores: cores of the head.
+        environment: additional variables for it and its jobs.
     """
 
     def __init__(self, folder: Path, cores: int, **environment: str) -> None:
-        """Nothing runs yet."""
-        self.address = f"http://127.0.0.1:{(jobs := free_port())}"  # of the Jobs API
-        self.gcs = f"127.0.0.1:{(gcs := free_port())}"  # which nodes and drivers join
+        """Prepare the head without starting it."""
+        self.address = f"http://127.0.0.1:{(jobs := free_port())}"  # the Jobs API
+        self.gcs = f"127.0.0.1:{(gcs := free_port())}"  # the address that nodes and drivers join
         self.token = secrets.token_hex(16)
-        self.store = folder / "store"  # the SWEEPS_STORE of its jobs
+        self.store = folder / "store"  # SWEEPS_STORE of its jobs
         self.nodes: list[Part] = []
         self._folder = folder
         self._environment = {
@@ -54,11 +54,11 @@ class RayHead:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client needs."""
+        """The environment that a client needs."""
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "RAY_API_SERVER_ADDRESS": self.address}
 
     def add(self, cores: int) -> Part:
-        """A node more, of this machine too."""
+        """Add a node on this machine."""
         command = [sys.executable, "-m", "tests.support.ray_node", self.gcs, str(cores)]
         log = self._folder / f"node{len(self.nodes)}.log"
         node = Part(command, self._environment | {"PYTHONPATH": str(_ROOT)}, log, lambda: _has_joined(log))
@@ -67,18 +67,18 @@ class RayHead:
         return node
 
     def end(self) -> None:
-        """End all of it."""
+        """Stop all processes."""
         for part in (*self.nodes, self.part):
             part.end()
 
     def _takes_jobs(self) -> bool:
-        """Its page answers before its agent does."""
+        """Return whether the Jobs API accepts requests: its page answers before its agent does."""
         return answers(f"{self.address}/api/jobs/", {"Authorization": f"Bearer {self.token}"})
 
 
 @contextmanager
 def private_head(cores: int = 2, **environment: str) -> Iterator[RayHead]:
-    """A head while the context lasts, in a process group of its own.
+    """Run a head inside the context, in a separate process group.
 
     Raises:
         RuntimeError: it does not start.

@@ -1,6 +1,6 @@
-"""A node of a Ray cluster on loopback, in this process until SIGTERM: python -m tests.support.ray_node GCS_ADDRESS CORES
+"""A node of a Ray cluster on loopback, until SIGTERM: python -m tests.support.ray_node GCS_ADDRESS CORES
 
-``ray start --address`` refuses the variable that keeps Ray on loopback; ray.cluster_utils makes its nodes like this.
+``ray start --address`` rejects the variable that keeps Ray on loopback; ray.cluster_utils creates its nodes like this.
 """
 
 import signal
@@ -11,7 +11,7 @@ from ray._private.parameter import RayParams
 
 
 def main(address: str, cores: str) -> None:
-    """Join, say so, and wait for the end."""
+    """Join, report it, and wait for the signal."""
     params = RayParams(
         gcs_address=address,
         num_cpus=int(cores),

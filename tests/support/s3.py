@@ -1,4 +1,4 @@
-"""A real S3 server, moto's, on a free port of 127.0.0.1, which can be stopped, started again, and made to fail."""
+"""A real S3 server, moto's, on a free port of 127.0.0.1, which can be stopped, restarted, and made to fail."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-Plan = Callable[[str, str], str]  # method and path: a status to answer with, as "503", or "" to go on
+Plan = Callable[[str, str], str]  # (method, path) -> a status to answer with, such as "503", or "" to proceed
 
 
 class S3Server:
-    """What it holds outlives a stop; one call is served at a time, so that a condition and its write are one."""
+    """A server whose content survives a stop. It serves one call at a time, so a condition and its write are atomic."""
 
     def __init__(self) -> None:
         from moto.server import DomainDispatcherApplication, create_backend_app
@@ -28,18 +28,18 @@ class S3Server:
         self.start()
 
     def behave(self, plan: Plan) -> None:
-        """Begin anew with another plan, and with empty counts of calls and of the bytes that were answered."""
+        """Use another plan and reset the counts of calls and of answered bytes."""
         self.plan: Plan = plan
         self.seen: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
 
     @property
     def uri(self) -> str:
-        """Its endpoint."""
+        """The endpoint's URI."""
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Listen, where it did before."""
+        """Listen, on the same port as before."""
         from werkzeug.serving import WSGIRequestHandler, make_server
 
         class Quiet(WSGIRequestHandler):
@@ -52,7 +52,7 @@ class S3Server:
         self._thread.start()
 
     def stop(self) -> None:
-        """Refuse connections."""
+        """Stop accepting connections."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -74,7 +74,7 @@ class S3Server:
 
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
-    """A server, and the environment in which it is found, while the context lasts."""
+    """Run a server inside the context; yield it and the environment that points to it."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)

@@ -1,4 +1,4 @@
-"""Servers in a thread of the tests' own process, on a free port of this machine."""
+"""Servers in a thread of the test process, on a free port of this machine."""
 
 import threading
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from sweeps.store.store import Store
 
-_LOOK_SECONDS = 0.05  # between two looks at whether it is to end
+_LOOK_SECONDS = 0.05  # between two checks for a shutdown
 
 
 @contextmanager
 def serving(server: BaseServer) -> Iterator[str]:
-    """The address of a server, which answers while the context lasts."""
+    """Run a server inside the context and yield its address."""
     thread = threading.Thread(target=server.serve_forever, args=(_LOOK_SECONDS,))
     thread.start()
     try:
@@ -33,8 +33,8 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def served_dashboard(store: Store) -> Iterator[str]:
-    """The address of a store's dashboard; tests/dashboards/test_access.py has the real server."""
-    from dashboards.app import make_app  # takes a while: not for all who serve something
+    """Serve a store's dashboard and yield its address; tests/dashboards/test_access.py runs the real server."""
+    from dashboards.app import make_app  # slow to import, and not needed by other servers
 
     with serving(make_server("127.0.0.1", 0, make_app(store), threaded=True, request_handler=_Quiet)) as address:
         yield address

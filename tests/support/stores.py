@@ -1,4 +1,4 @@
-"""Stores for tests: computed sweeps, and what their files hold."""
+"""Stores for tests: computed sweeps, and the content of their files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def computed_into(
     created: str = "2026-01-01T00:00:00+00:00",
     **facts: object,
 ) -> SweepFiles:
-    """A sweep that is computed and not logged; ``facts`` are kept in its manifest."""
+    """Compute a sweep without logging it; ``facts`` are stored in its manifest."""
     manifest = {"sweep_id": sweep_id, "name": prepared.config.name, "created": created}
     manifest |= {**prepared.plan.summary(), "data": {"digest": prepared.task.dataset.digest}, **facts}
     files = store.create(sweep_id, prepared.config.to_yaml(), manifest)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Files:
-    """Databases in SQLite, as tests.support.postgres.Cluster has them in PostgreSQL."""
+    """SQLite databases with the interface of tests.support.postgres.Cluster."""
 
     def __init__(self, folder: Path, migrated: Path) -> None:
         self.folder, self.migrated = folder, migrated
@@ -25,7 +25,7 @@ class Files:
 
 @dataclass(frozen=True)
 class TrackingServer:
-    """A real MLflow server, and the SQLite database behind it."""
+    """A real MLflow server and its SQLite database."""
 
     uri: str
     database: Path
