@@ -194,7 +194,7 @@ def test_what_is_no_dotted_name_is_not_imported(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(path.parent)
     done = CliRunner().invoke(app, ["plan", str(path), "--set", f"task.model.module={json.dumps(module)}"])
     assert done.exit_code == 2
-    assert "it must have the form package.module:callable" in done.stderr
+    assert "must have the form package.module:callable" in done.stderr
     assert not Path("ran").exists()
 
 
