@@ -1,1 +1,1 @@
-"""What a team runs: cluster jobs, schedules, monitoring, diagnosis and backups."""
+"""Services around sweeps: cluster jobs, schedules, monitoring, diagnosis and backups."""

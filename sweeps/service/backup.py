@@ -1,9 +1,9 @@
-"""Backup and restore: a store, and a tracking server's database and artifacts, as one archive that checks itself.
+"""Backup and restore of a store, and of a tracking server's database and artifacts, as one archive with checksums.
 
-An archive is a tar file compressed by Zstandard, with ``backup.json`` as its last member: where the store was, and the
-SHA-256 of everything before it. It can be made while sweeps run. A store's files are whole or not there, and nothing
-that is read speaks of what is read later: first how far a sweep is said to be logged, then the database, then shards
-and artifacts. So the copy is a store whose sweeps were killed while they ran, and ``sweeps resume`` goes on.
+An archive is a tar file compressed with Zstandard. Its last member, ``backup.json``, holds the store's location and the
+SHA-256 of all other members. A backup can be made while sweeps run: the store's files are written atomically, and they
+are copied in an order in which no file refers to a later state than the files after it (tracking records, then the
+database, then shards and artifacts). The copy is a store whose sweeps were interrupted; ``sweeps resume`` completes it.
 """
 
 from __future__ import annotations
@@ -36,35 +36,35 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Backup:
-    """What an archive holds."""
+    """The contents of an archive."""
 
-    store: str  # where the store was
+    store: str  # location of the store that was backed up
     created: str
     files: int
     bytes: int
-    database: bool  # whether the dump of a tracking database is in it
-    artifacts: bool = False  # whether a tracking server's artifacts are
+    database: bool  # whether it includes the dump of a tracking database
+    artifacts: bool = False  # whether it includes a tracking server's artifacts
 
 
 def backup(store: Store, archive: Path, database: str | None = None, artifacts: Path | None = None) -> Backup:
-    """Write a store, and what a tracking server keeps, into a new archive; it appears whole or not at all.
+    """Write a store, and optionally a tracking server's database and artifacts, atomically into a new archive.
 
     Args:
-        store: may be in use.
-        archive: must not exist.
-        database: the URI of the server's PostgreSQL database, which is dumped.
+        store: the store, which can be in use.
+        archive: the file to write, which must not exist.
+        database: the URI of the server's PostgreSQL database to dump.
         artifacts: the folder of the server's artifacts.
 
     Raises:
-        StoreError: there is no store or folder, the archive is there already, or it cannot be written.
+        StoreError: the store or the folder does not exist, the archive exists, or it cannot be written.
         TrackingError: the database cannot be read.
     """
     if not store.root.is_dir():
-        raise StoreError(f"{store.root}: there is no store")
+        raise StoreError(f"{store.root}: no such store")
     if artifacts is not None and not artifacts.is_dir():
-        raise StoreError(f"{artifacts}: there is no folder")
+        raise StoreError(f"{artifacts}: no such folder")
     if archive.exists():
-        raise StoreError(f"{archive}: is there already; an archive is not overwritten")
+        raise StoreError(f"{archive}: exists already; choose a new file, archives are not overwritten")
     aside = archive.with_name(f".{archive.name}.{os.getpid()}.new")
     try:
         with tempfile.TemporaryDirectory(dir=archive.absolute().parent, prefix=".sweeps-backup-") as folder:
@@ -80,34 +80,34 @@ def backup(store: Store, archive: Path, database: str | None = None, artifacts: 
 
 
 def restore(archive: Path, store: Store, database: str | None = None, artifacts: Path | None = None) -> Backup:
-    """Make a store of an archive, and fill a tracking server's empty PostgreSQL database and folder of artifacts.
+    """Restore a store from an archive, and optionally a tracking server's PostgreSQL database and artifacts.
 
-    Paths in the embedded MLflow are changed to where the store is now, so that its artifacts are found.
+    Paths in the embedded MLflow database are updated to the store's new location.
 
     Args:
-        archive: written by :func:`backup`.
-        store: must be empty, or not there.
-        database: its URI; None leaves the dump alone.
-        artifacts: the folder, empty or not there; None leaves those in the archive alone.
+        archive: an archive written by :func:`backup`.
+        store: the target, which must be empty or not exist.
+        database: the URI of an empty database; None skips the dump.
+        artifacts: a folder that is empty or does not exist; None skips the artifacts.
 
     Raises:
-        StoreError: the store or the folder holds something, or the archive is damaged or is none, or does not have what
-            is asked for; nothing was restored.
-        TrackingError: the database holds something, or cannot be filled; nothing was restored.
+        StoreError: the store or the folder is not empty, the archive is not a valid backup or is damaged, or it lacks
+            the database or artifacts; nothing was restored.
+        TrackingError: the database is not empty or cannot be written; nothing was restored.
     """
     _check_empty(store.root, "--store")
     was_there = store.root.exists()
     if artifacts is not None:
         _check_empty(artifacts, "--artifacts")
     store.check_writable()
-    # Within the store, which may be a volume of its own: there what was checked is moved to its place.
+    # Extract inside the store, which can be a separate volume, so that checked files can be moved into place.
     aside = store.root / ".restore"
     try:
         aside.mkdir()
         made = _extract(archive, aside)
         for wanted, held, what in ((database, made.database, "database"), (artifacts, made.artifacts, "artifacts")):
             if wanted is not None and not held:
-                raise StoreError(f"{archive}: holds no {what}")
+                raise StoreError(f"{archive}: contains no {what}")
         _relocate(Store(aside), made.store, store)
         with ExitStack() as undo:
             if artifacts is not None:
@@ -131,11 +131,11 @@ def restore(archive: Path, store: Store, database: str | None = None, artifacts:
 
 def _check_empty(folder: Path, option: str) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StoreError(f"{folder}: is not empty; restore into a folder of its own ({option})")
+        raise StoreError(f"{folder}: is not empty; restore into an empty folder ({option})")
 
 
 def _empty(folder: Path) -> None:
-    """Remove all that is in a folder, which may be a volume and stays."""
+    """Remove the contents of a folder, but not the folder, which can be a mounted volume."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -152,7 +152,7 @@ def _write(store: Store, stream: Any, folder: Path, database: str | None, artifa
                 size, digests[name] = _add(tar, name, path, folder)
                 sizes += size
             except FileNotFoundError:
-                continue  # it was there when the folder was listed: a failure that has been made good
+                continue  # removed since the folder was listed: the record of a failure whose shard succeeded
         made = Backup(str(store.root), _now(), len(digests), sizes, database is not None, artifacts is not None)
         contents = {"format": _FORMAT, "sweeps": __version__, **made.__dict__, "sha256": digests}
         path = folder / _CONTENTS
@@ -162,9 +162,9 @@ def _write(store: Store, stream: Any, folder: Path, database: str | None, artifa
 
 
 def _members(store: Store, folder: Path, database: str | None, artifacts: Path | None) -> Iterator[tuple[str, Path]]:
-    """What is copied, by its name in the archive, in order."""
-    said = [path for files in store.sweeps() if (path := files.tracking_path).exists()]
-    for path in said:
+    """Yield the files to copy with their names in the archive, in order."""
+    records = [path for files in store.sweeps() if (path := files.tracking_path).exists()]
+    for path in records:
         yield path.relative_to(store.root).as_posix(), path
     for file in (store.database, store.schedules_database):
         if file.exists():
@@ -174,7 +174,7 @@ def _members(store: Store, folder: Path, database: str | None, artifacts: Path |
         dump(database, folder / _DUMP)
         yield _DUMP, folder / _DUMP
     for path in store.lasting_files():
-        if path not in said:
+        if path not in records:
             yield path.relative_to(store.root).as_posix(), path
     if artifacts is not None:
         for path in sorted(artifacts.rglob("*")):
@@ -183,8 +183,8 @@ def _members(store: Store, folder: Path, database: str | None, artifacts: Path |
 
 
 def _add(tar: tarfile.TarFile, name: str, path: Path, folder: Path) -> tuple[int, str]:
-    """Copy a file; returns its size and SHA-256."""
-    # Twice, for MLflow writes artifacts in place: a member's size has to be known before the first of its bytes.
+    """Add a file to the archive. Return its size and SHA-256."""
+    # Copied first, because MLflow writes artifacts in place and a member's size must be known before its content.
     with path.open("rb") as file, tempfile.TemporaryFile(dir=folder) as copy:
         digest = _copied(file, copy)
         member = tarfile.TarInfo(name)
@@ -195,7 +195,7 @@ def _add(tar: tarfile.TarFile, name: str, path: Path, folder: Path) -> tuple[int
 
 
 def _copied(source: IO[bytes], target: IO[bytes]) -> str:
-    """Copy all that is left of a file; returns its SHA-256."""
+    """Copy the rest of a file. Return its SHA-256."""
     sha256 = hashlib.sha256()
     while part := source.read(_CHUNK):
         sha256.update(part)
@@ -204,14 +204,14 @@ def _copied(source: IO[bytes], target: IO[bytes]) -> str:
 
 
 def _extract(archive: Path, folder: Path) -> Backup:
-    """Unpack an archive and hold every file against its digest."""
+    """Unpack an archive and check every file's SHA-256."""
     digests: dict[str, str] = {}
     contents: dict[str, Any] | None = None
     with _opened(archive) as tar:
         for member in tar:
             target = _target(archive, folder, member)
             file = tar.extractfile(member)
-            assert file is not None, "a regular file"
+            assert file is not None, "not a regular file"
             if member.name == _CONTENTS:
                 contents = json.loads(file.read())
                 continue
@@ -219,39 +219,39 @@ def _extract(archive: Path, folder: Path) -> Backup:
             with target.open("xb") as copy:
                 digests[member.name] = _copied(file, copy)
     if contents is None or contents.get("format") != _FORMAT:
-        raise StoreError(f"{archive}: not a backup of a store, or not a whole one")
+        raise StoreError(f"{archive}: not a backup of a store, or incomplete")
     for name in sorted(digests.keys() | contents["sha256"].keys()):
         if digests.get(name) != contents["sha256"].get(name):
-            raise StoreError(f"{archive}: damaged: {name} is not what was backed up")
-    (folder / _ARTIFACTS).mkdir(exist_ok=True)  # there may have been none
+            raise StoreError(f"{archive}: damaged: the checksum of {name} does not match")
+    (folder / _ARTIFACTS).mkdir(exist_ok=True)  # the archive can be without artifacts
     return Backup(**{name: contents[name] for name in Backup.__dataclass_fields__ if name in contents})
 
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
     if not archive.is_file():
-        raise StoreError(f"{archive}: there is no such file")
+        raise StoreError(f"{archive}: no such file")
     try:
         with pa.CompressedInputStream(str(archive), "zstd") as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             yield tar
     except (tarfile.TarError, pa.ArrowInvalid, EOFError, ValueError) as error:
-        raise StoreError(f"{archive}: not a backup of a store, or not a whole one: {error}") from error
+        raise StoreError(f"{archive}: not a backup of a store, or incomplete: {error}") from error
     except OSError as error:
         if error.errno is not None:
             raise
-        raise StoreError(f"{archive}: not a backup of a store, or not a whole one: {error}") from error
+        raise StoreError(f"{archive}: not a backup of a store, or incomplete: {error}") from error
 
 
 def _target(archive: Path, folder: Path, member: tarfile.TarInfo) -> Path:
-    """Where a member goes: regular files within the folder only, whatever an archive from elsewhere says."""
+    """Return a member's path inside the folder; reject anything but regular files, since archives are not trusted."""
     name = PurePosixPath(member.name)
     if not member.isreg() or name.is_absolute() or ".." in name.parts:
-        raise StoreError(f"{archive}: {member.name!r} is no file of a store")
+        raise StoreError(f"{archive}: {member.name!r} is not a file of a store")
     return folder / name
 
 
 def _relocate(aside: Store, before: str, after: Store) -> None:
-    """Let everything that names the store's old place name its new one."""
+    """Replace the store's old location by the new one in its MLflow database and tracking records."""
     old = Store(Path(before))
     if aside.database.exists():
         relocate(aside.database, old.artifacts.as_uri(), after.artifacts.as_uri())

@@ -1,7 +1,7 @@
-"""Doctor: whether this machine can run sweeps: versions, devices, Ray, MLflow, the store, the clock; with remedies.
+"""Checks whether this machine can run sweeps: versions, devices, Ray, MLflow, the store and the clock, with remedies.
 
 Every check is a function that returns what it found, or raises :class:`Warned` or :class:`Failed` with a remedy. It has
-a time limit, and one that raises anything else is a failed check with its reason.
+a time limit. A check that raises any other exception has failed, with the exception as its finding.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from sweeps.store.store import Store
 
 Status = Literal["ok", "warning", "failed"]
 
-_SECONDS, _RAY_SECONDS = 20.0, 120.0  # a local Ray takes a few seconds, on a busy machine many
+_SECONDS, _RAY_SECONDS = 20.0, 120.0  # a local Ray starts in seconds, or much later on a busy machine
 _PACKAGES = ("numpy", "numba", "torch", "pyarrow", "ray", "mlflow")
 _LITTLE_ROOM, _NO_ROOM = 5_000_000_000, 200_000_000  # bytes
-_SKEW, _WRONG = 5.0, 300.0  # seconds: tokens and logs are compared by other clocks
+_SKEW, _WRONG = 5.0, 300.0  # seconds; other hosts compare tokens and log times with their own clocks
 
 
 class Warned(Exception):
-    """A check has found what works and should not stay so: what, and a remedy."""
+    """A check found something that works but should be changed. Arguments: the finding and a remedy."""
 
 
 class Failed(Exception):
-    """A check has found what does not work: what, and a remedy."""
+    """A check found something that does not work. Arguments: the finding and a remedy."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What a check has found."""
+    """The result of a check."""
 
     name: str
     status: Status
@@ -51,13 +51,13 @@ class Check:
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """What is examined.
+    """The settings to check.
 
     Args:
         store: the store, which need not exist yet.
-        address: of a Ray cluster; None tries a Ray of its own.
-        tracking_uri: where MLflow is; None is the store's own.
-        tracking_database: the URI of the database behind a tracking server, or $NAME.
+        address: the address of a Ray cluster; None starts a local Ray.
+        tracking_uri: the MLflow tracking URI; None means the store's own database.
+        tracking_database: the URI of the tracking server's database, or $NAME of a variable that holds it.
     """
 
     store: Store
@@ -66,20 +66,22 @@ class ServiceSettings:
     tracking_database: str | None = field(default=None, repr=False)
 
 
-def examine(patient: ServiceSettings) -> Iterator[Check]:
-    """All checks, one after the other, each as it ends."""
+def examine(settings: ServiceSettings) -> Iterator[Check]:
+    """Run all checks, and yield each result when it is available."""
     for name, (check, seconds) in _CHECKS.items():
-        yield run_check(name, partial(check, patient), seconds)
+        yield run_check(name, partial(check, settings), seconds)
 
 
 def run_check(name: str, check: Callable[[], str], seconds: float) -> Check:
-    """One check, which is given up after so many seconds."""
+    """Run one check, and report it as failed if it takes more than ``seconds``."""
     found: list[Check] = []
     thread = threading.Thread(target=lambda: found.append(_tried(name, check)), name=name, daemon=True)
     thread.start()
     thread.join(seconds)
     if not found:
-        return Check(name, "failed", f"no answer within {seconds:g} s", "something hangs: a network, a disk or a lock")
+        return Check(
+            name, "failed", f"no answer within {seconds:g} s", "find what hangs: the network, a disk or a lock"
+        )
     return found[0]
 
 
@@ -98,12 +100,12 @@ def _tried(name: str, check: Callable[[], str]) -> Check:
         return Check(name, "failed", f"{type(error).__name__}: {one_line(error)}")
 
 
-def _python(patient: ServiceSettings) -> str:
+def _python(settings: ServiceSettings) -> str:
     return f"{platform.python_version()} on {platform.system()} {platform.release()}, {platform.machine()}"
 
 
-def _versions(patient: ServiceSettings) -> str:
-    """The installed packages, held against the ranges that this package asks for."""
+def _versions(settings: ServiceSettings) -> str:
+    """Compare the installed packages with the version ranges that this package requires."""
     from packaging.requirements import Requirement
 
     wrong = []
@@ -124,95 +126,97 @@ def _versions(patient: ServiceSettings) -> str:
     return ", ".join(f"{package} {version(package)}" for package in ("sgd-sweeps", *_PACKAGES))
 
 
-def _cpu(patient: ServiceSettings) -> str:
+def _cpu(settings: ServiceSettings) -> str:
     from llvmlite.binding import get_host_cpu_features, get_host_cpu_name
 
     cores = len(os.sched_getaffinity(0))
-    told = f"{cores} core{'s' * (cores != 1)}, {get_host_cpu_name()}"
+    found = f"{cores} core{'s' * (cores != 1)}, {get_host_cpu_name()}"
     features = get_host_cpu_features()
     if platform.machine() == "x86_64" and not (features.get("avx2") and features.get("fma")):
-        raise Warned(f"{told}, without AVX2 or FMA", "results are right, but slow and not bit for bit those of torch")
+        raise Warned(
+            f"{found}, without AVX2 or FMA", "results are correct, but slow and not bit for bit equal to torch"
+        )
     if platform.machine() != "x86_64":
-        raise Warned(told, "that trials have the bits of torch was measured on x86-64 only; see sweeps replay")
-    return f"{told}, AVX2{', AVX-512' if features.get('avx512f') else ''}"
+        raise Warned(found, "equality with torch was tested on x86-64 only; check trials with sweeps replay")
+    return f"{found}, AVX2{', AVX-512' if features.get('avx512f') else ''}"
 
 
-def _gpu(patient: ServiceSettings) -> str:
+def _gpu(settings: ServiceSettings) -> str:
     from sgdcore.devices import gpus
 
     if count := gpus():
         return f"{count} CUDA GPU{'s' * (count != 1)} that torch can use"
     if Path("/dev/nvidiactl").exists():
-        raise Warned("there is a GPU that torch cannot use", "install a CUDA build of torch that suits the driver")
+        raise Warned("torch cannot use the GPU", "install a CUDA build of torch that supports the driver")
     return "none; sweeps run on CPUs"
 
 
-def _ray(patient: ServiceSettings) -> str:
+def _ray(settings: ServiceSettings) -> str:
     from sweeps.errors import ExecutorError
     from sweeps.execution.ray import RayExecutor
 
-    executor = RayExecutor(patient.address)
+    executor = RayExecutor(settings.address)
     try:
         executor.start()
         return executor.description
     except ExecutorError as error:
-        if patient.address:
-            remedy = "is the head up, and are RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as the cluster's?"
+        if settings.address:
+            remedy = "check that the head is running, and that RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH match the cluster"
         else:
-            remedy = "sweeps run --executor inline does without Ray"
+            remedy = "run without Ray: sweeps run --executor inline"
         raise Failed(str(error), remedy) from error
     finally:
         executor.stop()
 
 
-def _tracking(patient: ServiceSettings) -> str:
-    """As a sweep does before it starts; a store's own database is not made for that."""
+def _tracking(settings: ServiceSettings) -> str:
+    """Connect to MLflow as a sweep does before it starts, without creating the store's own database."""
     from sweeps.pipeline.factories import tracker_for
     from sweeps.tracking.mlflow.health import standing
 
-    if patient.tracking_uri is None and not patient.store.database.exists():
-        return "the store's own MLflow, which the first sweep makes"
-    tracker = tracker_for(patient.store, patient.tracking_uri, None, patient.tracking_database)
+    if settings.tracking_uri is None and not settings.store.database.exists():
+        return "the store's own MLflow database, which the first sweep creates"
+    tracker = tracker_for(settings.store, settings.tracking_uri, None, settings.tracking_database)
     try:
         writer, why = standing(tracker)
     except SweepsError as error:
-        remedy = "is it up, and are MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD right?"
+        remedy = "check the server, MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         raise Failed(str(error), remedy) from error
-    told = f"{tracker.uri}: experiments can be read; writer {writer} ({why})"
-    if writer == "client" and not patient.tracking_uri:
-        raise Warned(told, "trials are written one by one, which is slower by far")
-    return told
+    found = f"{tracker.uri}: experiments can be read; writer {writer} ({why})"
+    if writer == "client" and not settings.tracking_uri:
+        raise Warned(found, "this writer logs trials one by one and is much slower; see the reason")
+    return found
 
 
-def _clock(patient: ServiceSettings) -> str:
-    """The tracking server's or database's clock beside this machine's."""
+def _clock(settings: ServiceSettings) -> str:
+    """Compare this machine's clock with that of the tracking server or its database."""
     from sweeps.pipeline.factories import database_uri
     from sweeps.tracking.mlflow.health import skew
 
-    uri = patient.tracking_uri
+    uri = settings.tracking_uri
     if uri is None:
-        return "no other clock: MLflow is in the store"
-    database = database_uri(patient.tracking_database) if patient.tracking_database else None
+        return "no other clock to compare with: MLflow is in the store"
+    database = database_uri(settings.tracking_database) if settings.tracking_database else None
     seconds = skew(uri, database)
     if seconds is None:
-        return "MLflow has no clock of its own"
-    told = f"{abs(seconds):.1f} s {'behind' if seconds > 0 else 'ahead of'} MLflow's"
+        return "no other clock to compare with: MLflow reports no time"
+    found = f"{abs(seconds):.1f} s {'behind' if seconds > 0 else 'ahead of'} MLflow's"
     if abs(seconds) > _WRONG:
-        raise Failed(told, "set the clocks by NTP: runs and logs are out of order, and tokens expire at once")
+        raise Failed(found, "synchronise the clocks by NTP: runs and logs are out of order, and tokens expire at once")
     if abs(seconds) > _SKEW:
-        raise Warned(told, "set the clocks by NTP: runs of several machines are out of order")
-    return told
+        raise Warned(found, "synchronise the clocks by NTP: runs of several machines are out of order")
+    return found
 
 
-def _store(patient: ServiceSettings) -> str:
-    """Writable, with room."""
-    if patient.store.is_shared:
+def _store(settings: ServiceSettings) -> str:
+    """Check that the store can be written and has enough free space."""
+    if settings.store.is_shared:
         try:
-            patient.store.check_writable()
+            settings.store.check_writable()
         except SweepsError as error:
-            raise Failed(str(error), "see to the AWS_* variables, the bucket's policy and the server") from error
-        return f"{patient.store.where}: can be written"
-    root = patient.store.root
+            raise Failed(str(error), "check the AWS_* variables, the bucket's policy and the server") from error
+        return f"{settings.store.where}: can be written"
+    root = settings.store.root
     folder = next(path for path in (root, *root.parents) if path.exists())
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-") as file:
@@ -220,20 +224,20 @@ def _store(patient: ServiceSettings) -> str:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        remedy = f"choose another place by --store or SWEEPS_STORE, or let this user write to {folder}"
+        remedy = f"choose another folder with --store or SWEEPS_STORE, or let this user write to {folder}"
         raise Failed(f"{root}: cannot be written: {error.strerror}", remedy) from error
     free = shutil.disk_usage(folder).free
-    there = f"{root}{'' if folder == root else ', which is not there yet'}: {free / 1e9:,.1f} GB free"
+    found = f"{root}{'' if folder == root else ' (not created yet)'}: {free / 1e9:,.1f} GB free"
     if free < _LITTLE_ROOM:
-        raise (Failed if free < _NO_ROOM else Warned)(there, "make room: a trial of 64 points takes about 1 kB")
-    return there
+        raise (Failed if free < _NO_ROOM else Warned)(found, "free some space: a trial of 64 points takes about 1 kB")
+    return found
 
 
-def _locks(patient: ServiceSettings) -> str:
-    """Whether the file system keeps two processes apart."""
-    if patient.store.is_shared:
-        return f"{patient.store.where}: conditional writes keep others out, see above"
-    root = patient.store.root
+def _locks(settings: ServiceSettings) -> str:
+    """Check that a lock on the store's file system excludes a second process."""
+    if settings.store.is_shared:
+        return f"{settings.store.where}: conditional writes work as locks (see store)"
+    root = settings.store.root
     folder = next(path for path in (root, *root.parents) if path.exists())
     path = folder / f".probe-lock-{os.getpid()}"
     remedy = "the store needs a file system with flock (NFS: not nolock or local_lock; Lustre: mount option flock)"
@@ -241,50 +245,50 @@ def _locks(patient: ServiceSettings) -> str:
         with local_lease.held(path, "the probe"):
             try:
                 with local_lease.held(path, "the probe"):
-                    raise Failed(f"{folder}: two can hold one lock", remedy)
+                    raise Failed(f"{folder}: two processes can hold the same lock", remedy)
             except SweepHeld:
-                return f"{folder}: a lock keeps others out"
+                return f"{folder}: locks exclude other processes"
     except SweepsError as error:
         raise Failed(str(error), remedy) from error
     finally:
         path.unlink(missing_ok=True)
 
 
-def _permissions(patient: ServiceSettings) -> str:
-    """Whether this user can go on with what is there, and no stranger can change it."""
-    store = patient.store
+def _permissions(settings: ServiceSettings) -> str:
+    """Check that this user can write to existing sweeps, and that the store is not world-writable."""
+    store = settings.store
     if store.is_shared:
-        return f"{store.where}: who may write there is the bucket's policy"
+        return f"{store.where}: the bucket's policy decides who can write"
     if not store.root.exists():
-        return "nothing is there yet"
+        return "the store does not exist yet"
     foreign = [path for path in (store.root, store.database, *(f.folder for f in store.sweeps())) if path.exists()]
     closed = [path for path in foreign if not os.access(path, os.W_OK)]
     if closed:
         more = f" and {len(closed) - 1:,} more" if len(closed) > 1 else ""
-        remedy = f"chown --recursive {os.geteuid()}:{os.getegid()} {store.root}, or run as their owner"
-        raise Failed(f"{closed[0]}{more}: this user may not write there", remedy)
+        remedy = f"run chown --recursive {os.geteuid()}:{os.getegid()} {store.root}, or run sweeps as the owner"
+        raise Failed(f"{closed[0]}{more}: cannot be written by this user", remedy)
     mode = store.root.stat().st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        raise Warned(f"{store.root}: everybody may write there", f"chmod o-w {store.root}")
-    return f"{store.root}: can be written by this user, not by everybody"
+        raise Warned(f"{store.root}: can be written by every user", f"run chmod o-w {store.root}")
+    return f"{store.root}: can be written by this user, but not by every user"
 
 
-def _uvloop(patient: ServiceSettings) -> str:
+def _uvloop(settings: ServiceSettings) -> str:
     try:
         return version("uvloop")
     except PackageNotFoundError:
-        remedy = "pip install uvloop where MLflow's server runs: without it each call to several workers waits 44 ms"
+        remedy = "pip install uvloop on MLflow's server: without it each call to several workers waits 44 ms"
         raise Warned("not installed", remedy) from None
 
 
-def _postgres(patient: ServiceSettings) -> str:
-    wanted = any((uri or "").startswith("postgresql") for uri in (patient.tracking_uri, patient.tracking_database))
+def _postgres(settings: ServiceSettings) -> str:
+    wanted = any((uri or "").startswith("postgresql") for uri in (settings.tracking_uri, settings.tracking_database))
     try:
         return f"psycopg {version('psycopg')}"
     except PackageNotFoundError:
-        if wanted or patient.tracking_database:
+        if wanted or settings.tracking_database:
             raise Failed("psycopg is not installed", "pip install 'sgd-sweeps[postgres]'") from None
-        return "psycopg is not installed, and not asked for"
+        return "psycopg is not installed, and not needed"
 
 
 _CHECKS: dict[str, tuple[Callable[[ServiceSettings], str], float]] = {

@@ -1,1 +1,1 @@
-"""Sweeps as jobs of a Ray cluster."""
+"""Sweeps as jobs on a Ray cluster."""

@@ -1,4 +1,4 @@
-"""Jobs: sweeps as jobs of a Ray cluster, through its Jobs API: submit once, follow, cancel, and go on after a fault."""
+"""A client for Ray's Jobs API: submit a sweep once, list, follow and cancel jobs, and resubmit after a failure."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from sweeps.text.redact import redact_uri
 PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED = "pending", "running", "succeeded", "failed", "cancelled"
 ENDED = (SUCCEEDED, FAILED, CANCELLED)
 _STATES = {"PENDING": PENDING, "RUNNING": RUNNING, "SUCCEEDED": SUCCEEDED, "FAILED": FAILED, "STOPPED": CANCELLED}
-_OWN_CODES = (0, 2, 3, 4, 5, 130)  # of the command line
+_OWN_CODES = (0, 2, 3, 4, 5, 130)  # exit codes of the command line
 _PROBE_SECONDS, _CALL_SECONDS = 5, 60
 _LOOK_SECONDS = 1.0
-_LOST_CONNECTIONS = 10  # in a row, until following is given up
+_LOST_CONNECTIONS = 10  # consecutive failures before following ends with an error
 _MAX_ATTEMPTS = 1000
 
 
 @dataclass(frozen=True)
 class Job:
-    """One attempt of a submission, as the cluster knows it."""
+    """One attempt of a submission, as reported by the cluster."""
 
     job_id: str
-    submission_id: str  # the first attempt's job id
+    submission_id: str  # the job id of the first attempt
     attempt: int
     sweep_id: str
     name: str
     digest: str
     state: str  # pending, running, succeeded, failed, cancelled
-    code: int | None  # of the job's process; None before its end, or where it never ran
+    code: int | None  # exit code of the job's process; None before its end, or if it never ran
     message: str
     started: datetime | None
     ended: datetime | None
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more comes of it."""
+        """Whether the job has ended."""
         return self.state in ENDED
 
     @property
     def exit_code(self) -> int | None:
-        """The command line's exit code for how the job went; None before its end."""
+        """The command line's exit code for the job's outcome; None before its end."""
         if not self.has_ended:
             return None
         if self.state == CANCELLED:
@@ -63,56 +63,57 @@ class Job:
 
     @property
     def outcome(self) -> str:
-        """How it went, in a few words."""
+        """The outcome in a few words, or the state before the job's end."""
         if self.state != FAILED:
             return self.state
         if self.code is None:
             return f"failed before it ran: {next(iter(self.message.splitlines()), '')[:300]}"
-        hint = ": there is no command 'sweeps' on the cluster" if self.code == 127 else ""
+        hint = ": the command 'sweeps' is not installed on the cluster" if self.code == 127 else ""
         return f"failed, exit code {self.code}{hint}"
 
 
 class Cluster:
-    """A Ray cluster's Jobs API.
+    """A Ray cluster, accessed through its Jobs API.
 
-    With ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH`` in the environment, calls carry that token.
+    Requests carry the token of ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH`` if one of them is set.
 
     Args:
-        address: ``http://HOST:8265``, the head's dashboard.
+        address: the address of the head's dashboard, ``http://HOST:8265``.
     """
 
     def __init__(self, address: str) -> None:
-        """Nothing is contacted yet.
+        """Check the address without connecting.
 
         Raises:
-            InputError: it is not such an address.
+            InputError: the address is not an HTTP address.
         """
         given = address if "://" in address else f"http://{address}"
         parts = urlsplit(given)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"--address {redact_uri(address)}: the Jobs API's is needed, such as http://HOST:8265")
+            raise InputError(f"--address {redact_uri(address)}: must be a Jobs API address, such as http://HOST:8265")
         self.address = given.rstrip("/")
 
     def submit(self, submission: Submission, again: bool = True) -> tuple[Job, bool]:
-        """Submit a sweep, once: if the cluster has it, and it did not fail, that job is it.
+        """Submit a sweep once: return the existing job if the cluster has one that did not fail.
 
         Args:
             submission: the sweep.
-            again: whether a job that failed or was cancelled is followed by another attempt.
+            again: whether to resubmit a job that failed or was cancelled.
 
         Returns:
             The job, and whether it is new.
 
         Raises:
-            InputError: the submission id belongs to another sweep; the cluster cannot be reached, or refuses.
+            InputError: the submission id belongs to another sweep.
+            ExecutorError: the cluster cannot be reached or rejects the request.
         """
         attempts = [job for job in self.jobs() if job.submission_id == submission.submission_id]
         if attempts and not again:
             return attempts[-1], False
         if attempts and attempts[-1].digest != submission.digest:
             raise InputError(
-                f"{submission.submission_id}: the cluster has this job, with another config or data: "
-                "take another --submission-id"
+                f"{submission.submission_id}: the cluster has a job of this id with another config or data; "
+                "choose another --submission-id"
             )
         if attempts and attempts[-1].state not in (FAILED, CANCELLED):
             return attempts[-1], False
@@ -122,28 +123,28 @@ class Cluster:
             job = self.look(job_id)
             if job is not None and job.submission_id == submission.submission_id:
                 return job, new
-        raise InputError(f"{submission.submission_id}: has been tried {_MAX_ATTEMPTS} times")
+        raise InputError(f"{submission.submission_id}: was submitted {_MAX_ATTEMPTS} times already")
 
     def jobs(self) -> list[Job]:
-        """The cluster's jobs that are sweeps, the oldest first.
+        """Return the cluster's sweep jobs, oldest first.
 
         Raises:
-            ExecutorError: the cluster cannot be reached, or refuses.
+            ExecutorError: the cluster cannot be reached or rejects the request.
         """
-        with self._told():
+        with self._ray_errors():
             known = [_job(details) for details in self._client.list_jobs()]
         never = datetime.max.replace(tzinfo=UTC)
         return sorted((job for job in known if job), key=lambda job: (job.started or never, job.attempt))
 
     def look(self, job_id: str) -> Job | None:
-        """The job of exactly this id, if there is one."""
+        """Return the job with exactly this id; None if there is none."""
         return next((job for job in self.jobs() if job.job_id == job_id), None)
 
     def find(self, prefix: str) -> Job:
-        """The job whose id starts with ``prefix``; a submission's id stands for its newest attempt.
+        """Return the job whose id starts with ``prefix``; a submission id selects its newest attempt.
 
         Raises:
-            InputError: there is none, or more than one.
+            InputError: no job matches, or more than one.
         """
         jobs = self.jobs()
         newest = {job.submission_id: job for job in sorted(jobs, key=lambda job: job.attempt)}
@@ -157,24 +158,27 @@ class Cluster:
             return matches[0]
         if matches:
             names = ", ".join(sorted(job.job_id for job in matches)[:10])
-            raise InputError(f"{prefix!r}: more than one job: {names}")
-        raise InputError(f"{prefix!r}: no such job at {self}; see 'sweeps jobs'")
+            raise InputError(f"{prefix!r}: matches more than one job: {names}")
+        raise InputError(f"{prefix!r}: no such job at {self}; list jobs with 'sweeps jobs'")
 
     def logs(self, job: Job) -> str:
-        """All that a job has printed."""
-        with self._told():
+        """Return the job's output so far."""
+        with self._ray_errors():
             return str(self._client.get_job_logs(job.job_id))
 
     def follow(self, job: Job, write: Callable[[str], object]) -> Job:
-        """Pass on what a job prints, from its start to its end; lost connections are made again.
+        """Write a job's output from its start to its end, and reconnect if the connection is lost.
 
         Returns:
-            The job as it ended.
+            The ended job.
+
+        Raises:
+            ExecutorError: the connection is lost repeatedly, or the cluster no longer knows the job.
         """
         seen, lost = _Seen(write), 0
         while True:
             try:
-                with self._told():
+                with self._ray_errors():
                     asyncio.run(self._tail(job.job_id, seen))
             except ExecutorError:
                 lost += 1
@@ -182,7 +186,7 @@ class Cluster:
                     raise
             now = self.look(job.job_id)
             if now is None:
-                raise ExecutorError(f"job {job.job_id} is no longer known at {self}")
+                raise ExecutorError(f"{self}: no longer has job {job.job_id}")
             if now.has_ended:
                 seen.restart()
                 seen(self.logs(now))
@@ -190,8 +194,8 @@ class Cluster:
             time.sleep(_LOOK_SECONDS)
 
     def cancel(self, job: Job) -> bool:
-        """Ask a job to end; returns whether it was still running. What it has done is kept."""
-        with self._told():
+        """Ask a job to stop. Return whether it was still running. Its results are kept."""
+        with self._ray_errors():
             return bool(self._client.stop_job(job.job_id))
 
     async def _tail(self, job_id: str, seen: _Seen) -> None:
@@ -201,8 +205,8 @@ class Cluster:
                 seen(chunk)
 
     def _send(self, submission: Submission, job_id: str, attempt: int) -> bool:
-        """Whether the job is new: of all who submit one id, Ray lets one win."""
-        with tempfile.TemporaryDirectory(prefix="sweeps-job-") as folder, self._told():
+        """Submit one attempt. Return whether the job is new; Ray accepts each id only once."""
+        with tempfile.TemporaryDirectory(prefix="sweeps-job-") as folder, self._ray_errors():
             submission.write(Path(folder))
             try:
                 self._client.submit_job(
@@ -219,7 +223,7 @@ class Cluster:
 
     @cached_property
     def _client(self) -> Any:
-        """Ray's own; to be used in the block of :meth:`_told`."""
+        """Ray's client, to be used inside :meth:`_ray_errors`."""
         self._probe()
         from ray.dashboard.modules.job import sdk
 
@@ -228,7 +232,7 @@ class Cluster:
 
         class Client(sdk.JobSubmissionClient):  # type: ignore[misc, unused-ignore]
             def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-                # Ray's own waits for ever for a server that takes connections and does not answer.
+                # Ray's client has no timeout and would wait forever for a server that never answers.
                 return super()._do_request(method, endpoint, timeout=_CALL_SECONDS, **options)
 
         with _address_as_given():
@@ -243,10 +247,10 @@ class Cluster:
             raise ExecutorError(f"{self}: the cluster cannot be reached: {error}") from error
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What goes wrong between here and the cluster, in a line."""
+    def _ray_errors(self) -> Iterator[None]:
+        """Convert errors of Ray's client into ExecutorError with a one-line message."""
         if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # who has a token means to show it
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray sends the token in this mode only
         from aiohttp import ClientError
         from ray.exceptions import AuthenticationError
         from requests.exceptions import RequestException
@@ -254,28 +258,28 @@ class Cluster:
         try:
             yield
         except AuthenticationError as error:
-            sent = "it asks for a token" if "required" in str(error) else "the token is not the cluster's"
+            reason = "it requires a token" if "required" in str(error) else "the token is wrong"
             raise ExecutorError(
-                f"{self}: the cluster refuses: {sent}; set RAY_AUTH_TOKEN_PATH to the file that holds it"
+                f"{self}: the cluster rejects the request: {reason}; set RAY_AUTH_TOKEN_PATH to the token's file"
             ) from error
         except (RequestException, ClientError, RuntimeError, OSError) as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            told = redact_uri(lines[-1] if lines else type(error).__name__)[:300]
-            raise ExecutorError(f"{self}: {told}") from error
+            message = redact_uri(lines[-1] if lines else type(error).__name__)[:300]
+            raise ExecutorError(f"{self}: {message}") from error
 
     def __str__(self) -> str:
-        """Its address, without passwords."""
+        """Return the address without passwords."""
         return redact_uri(self.address)
 
 
 class _Seen:
-    """Passes on a text that may be told from its start more than once."""
+    """A writer that skips what it has already written when a text is read again from its start."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write, self._written, self._skip = write, 0, 0
 
     def restart(self) -> None:
-        """The text is told from its start again."""
+        """Expect the text from its start again."""
         self._skip = self._written
 
     def __call__(self, text: str) -> None:
@@ -287,7 +291,7 @@ class _Seen:
 
 
 def _metadata(submission: Submission, attempt: int) -> dict[str, str]:
-    """What the cluster keeps with a job, and everybody who may look at its jobs can read."""
+    """Return the metadata that the cluster stores with a job. All users of the cluster can read it."""
     return {
         "sweeps.submission_id": submission.submission_id,
         "sweeps.attempt": str(attempt),
@@ -298,7 +302,7 @@ def _metadata(submission: Submission, attempt: int) -> dict[str, str]:
 
 
 def _job(details: Any) -> Job | None:
-    """A job of ours; None of others."""
+    """Return a sweep's job; None for other jobs."""
     facts = details.metadata or {}
     if "sweeps.submission_id" not in facts:
         return None
@@ -323,7 +327,7 @@ def _time(milliseconds: int | None) -> datetime | None:
 
 @contextmanager
 def _address_as_given() -> Iterator[None]:
-    """Ray lets these variables go before the address that it is given."""
+    """Hide the variables that Ray prefers to the address it is given."""
     names = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
     hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:

@@ -1,4 +1,4 @@
-"""Submission: what a cluster is sent of a sweep: the resolved config, its files, and the command that runs it there."""
+"""Submissions to a cluster: a sweep's resolved config, its files, and the command that runs it there."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from sweeps.config.schema import SweepConfig
 from sweeps.errors import InputError
 from sweeps.text.redact import redact_uri
 
-MAX_FILE_BYTES = 50_000_000  # of a file that is sent along; Ray takes packages of up to 100 MiB
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # Ray takes anything, and puts it into paths and addresses
-_NO_STORE = "error: this cluster has no store: set SWEEPS_STORE there, or submit with --store"
+MAX_FILE_BYTES = 50_000_000  # per uploaded file; Ray accepts packages of up to 100 MiB
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # Ray accepts any id and uses it in paths and addresses
+_NO_STORE = "error: the cluster has no store; set SWEEPS_STORE there, or submit with --store"
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a sweep is kept and tracked, as its cluster sees it; None leaves that to the cluster's environment."""
+    """The store and the tracking URI as seen from the cluster; None means the cluster's environment decides."""
 
     store: str | None = None
     tracking_uri: str | None = None
@@ -34,25 +34,25 @@ class Destination:
 
 @dataclass(frozen=True)
 class Submission:
-    """A sweep on its way to a cluster."""
+    """A sweep to submit to a cluster."""
 
     submission_id: str
     name: str
-    digest: str  # of all that decides what comes out
+    digest: str  # SHA-256 of everything that determines the results
     config_yaml: str
-    files: dict[str, Path] = field(default_factory=dict)  # that are sent along, by their name in the job's folder
+    files: dict[str, Path] = field(default_factory=dict)  # uploaded files by their name in the job's folder
     place: Destination = Destination()
     tags: dict[str, str] = field(default_factory=dict)
     fresh: bool = False
 
     @property
     def sweep_id(self) -> str:
-        """The sweep's id: the same for every attempt, so that the cluster's store goes on with what is there."""
+        """The sweep's id, which is the same for every attempt, so that a new attempt resumes the sweep."""
         return hashlib.sha256(f"sweep {self.submission_id}".encode()).hexdigest()[:12]
 
     @property
     def command(self) -> list[str]:
-        """What runs the sweep, in the job's folder on the cluster."""
+        """The command that runs the sweep in the job's folder on the cluster."""
         copy = ["--copy-data"] if any(name.startswith("data.") for name in self.files) else []
         store = ["--store", self.place.store] if self.place.store else []
         tracking = ["--tracking-uri", self.place.tracking_uri] if self.place.tracking_uri else []
@@ -63,13 +63,13 @@ class Submission:
 
     @property
     def entrypoint(self) -> str:
-        """The command as a line of shell: its exit code is the sweep's."""
-        # Without a store the sweep would be written into the job's folder, which Ray removes.
+        """The command as a shell line, which exits with the sweep's exit code."""
+        # Without a store the sweep would be written to the job's folder, which Ray removes.
         check = "" if self.place.store else f'[ -n "$SWEEPS_STORE" ] || {{ echo {shlex.quote(_NO_STORE)}; exit 2; }}; '
         return f"{check}exec {shlex.join(self.command)}"
 
     def write(self, folder: Path) -> None:
-        """Lay out the job's folder."""
+        """Write the config and the files into the job's folder."""
         (folder / "sweep.yaml").write_text(self.config_yaml, encoding="utf-8")
         for name, path in self.files.items():
             shutil.copyfile(path, folder / name)
@@ -84,26 +84,26 @@ def prepare(
     fresh: bool = False,
     send_files: bool = True,
 ) -> Submission:
-    """The submission of a sweep file.
+    """Prepare the submission of a sweep file.
 
     Args:
         path: the sweep file.
         overrides: KEY=VALUE.
-        submission_id: by default the sweep's name and a hash of all that decides what comes out.
-        place: where the cluster is to keep and track it.
-        tags: for the sweep.
-        fresh: a sweep of its own, though the same may have been submitted before.
-        send_files: whether the sweep runs where its files are not.
+        submission_id: the id; by default the sweep's name and a hash of everything that determines its results.
+        place: the store and tracking URI on the cluster.
+        tags: tags for the sweep.
+        fresh: whether to start a new sweep even if the same one was submitted before.
+        send_files: whether to upload the sweep's files; False if it runs on this machine.
 
     Raises:
-        InputError: the sweep file is wrong, a file is too large to be sent along, or what would be seen by everybody
-            who may look at the cluster's jobs holds a password.
+        InputError: the sweep file is invalid, a file is too large to upload, or the tracking URI contains a password,
+            which all users of the cluster could read.
     """
     place = place or Destination()
     if place.tracking_uri and redact_uri(place.tracking_uri) != place.tracking_uri:
         raise InputError(
-            f"--tracking-uri {redact_uri(place.tracking_uri)}: a job's command is no place for a password: "
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster"
+            f"--tracking-uri {redact_uri(place.tracking_uri)}: must not contain a password, since jobs are visible to "
+            "all; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster"
         )
     config = load(path, overrides)
     files: dict[str, Path] = {}
@@ -120,28 +120,28 @@ def prepare(
 
 
 def check_id(submission_id: str) -> str:
-    """The id, if it can be one.
+    """Return the submission id if it is valid.
 
     Raises:
-        InputError: it cannot.
+        InputError: it is not.
     """
     if not _ID.fullmatch(submission_id):
-        raise InputError(f"submission id {shown(submission_id)}: up to 100 letters, digits and . _ - are needed")
+        raise InputError(f"submission id {shown(submission_id)}: must have 1 to 100 letters, digits and . _ -")
     return submission_id
 
 
 def slug(name: str) -> str:
-    """A name as part of an id."""
+    """Convert a name to lower-case letters, digits and dashes for use in an id."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower())[:40].strip("-") or "sweep"
 
 
 def _with_files(config: SweepConfig, path: Path) -> tuple[SweepConfig, dict[str, Path]]:
-    """The config as the job sees it, and the files that it needs there: data, and a module beside the sweep."""
+    """Return the config with the job's paths, and the files to upload: the data and a module in this folder."""
     files: dict[str, Path] = {}
     model, dataset = config.task.model, config.task.dataset
     if isinstance(model, ModuleModel):
         name = model.module.partition(":")[0].partition(".")[0] + ".py"
-        if Path(name).is_file():  # as when it is run here: where the user is
+        if Path(name).is_file():  # imports resolve in the working directory, as in a local run
             files[name] = Path(name).absolute()
     if isinstance(dataset, FileData) and Path(dataset.path).is_file():
         name = f"data.{dataset.kind}"
@@ -150,8 +150,8 @@ def _with_files(config: SweepConfig, path: Path) -> tuple[SweepConfig, dict[str,
     for file in files.values():
         if (size := file.stat().st_size) > MAX_FILE_BYTES:
             raise InputError(
-                f"{path}: {file} has {size / 1e6:,.0f} MB; up to {MAX_FILE_BYTES / 1e6:.0f} MB are sent along: "
-                "copy it to the cluster, and name its path there"
+                f"{path}: {file} has {size / 1e6:,.0f} MB; at most {MAX_FILE_BYTES / 1e6:.0f} MB can be uploaded; "
+                "copy it to the cluster and set its path there"
             )
     return config, files
 

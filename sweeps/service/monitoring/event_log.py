@@ -1,7 +1,7 @@
-"""Logs: the events of a sweep's life on standard error, as text or JSON lines; silent unless they are asked for.
+"""The event log: sweep events on standard error as text or JSON lines, disabled by default.
 
-What a person reads on the terminal is said by sweeps.cli.terminal; these are for whatever collects logs. Every record is
-freed from secrets: passwords in URIs, and the values of environment variables that are named like secrets.
+It is meant for log collectors; messages for people are printed by sweeps.cli.terminal. Secrets are removed from every
+record: passwords in URIs, and the values of environment variables whose names mark them as secrets.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ LogFormat = Literal["text", "json"]
 
 
 def set_up(form: LogFormat, level: str) -> None:
-    """Write records of a level (``debug`` ... ``error``) and above to standard error from now on."""
+    """Write records of ``level`` (``debug`` ... ``error``) and above to standard error from now on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else _Text())
     handler.addFilter(_without_secrets)
     for earlier in [each for each in LOGGER.handlers if isinstance(each, logging.StreamHandler)]:
         LOGGER.removeHandler(earlier)
     LOGGER.addHandler(handler)
-    LOGGER.propagate = False  # Ray and MLflow configure the root logger in their own way
+    LOGGER.propagate = False  # Ray and MLflow configure the root logger, which would log records twice
     LOGGER.setLevel(level.upper())
 
 
 def is_set_up() -> bool:
-    """Whether records are written anywhere."""
+    """Return whether records are written anywhere."""
     return any(isinstance(each, logging.StreamHandler) for each in LOGGER.handlers)
 
 
@@ -47,10 +47,10 @@ def _without_secrets(record: logging.LogRecord) -> bool:
 
 
 class _Json(logging.Formatter):
-    """One object a line."""
+    """A formatter that writes one JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return the record as JSON."""
         document = {"time": _time(record), "level": record.levelname.lower(), "event": record.msg}
         document |= record.fields  # type: ignore[attr-defined]
         if record.exc_text:
@@ -59,13 +59,13 @@ class _Json(logging.Formatter):
 
 
 class _Text(logging.Formatter):
-    """Fields after the event, as name=value."""
+    """A formatter that writes the event, followed by its fields as name=value."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, and a traceback's after it."""
+        """Return the record as a line, followed by its traceback if it has one."""
         fields: dict[str, Any] = record.fields  # type: ignore[attr-defined]
-        told = " ".join(f"{name}={_word(value)}" for name, value in fields.items())
-        line = f"{_time(record)} {record.levelname} {record.msg} {told}".rstrip()
+        pairs = " ".join(f"{name}={_word(value)}" for name, value in fields.items())
+        line = f"{_time(record)} {record.levelname} {record.msg} {pairs}".rstrip()
         return f"{line}\n{record.exc_text}" if record.exc_text else line
 
 

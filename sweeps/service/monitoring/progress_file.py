@@ -1,4 +1,4 @@
-"""Progress of a running sweep, about once a second, for those who look from elsewhere: progress.json, Ray's metrics."""
+"""Progress of a running sweep for other processes, updated every second: progress.json and Ray's metrics."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from sweeps.execution.executor import Executor
     from sweeps.execution.progress import Progress
 
-_SECONDS = 1.0  # between two looks
+_SECONDS = 1.0  # between updates
 
 
 Sink = Callable[[Counts], None]
 
 
 class ProgressReporter:
-    """A Progress that passes everything on, and tells sinks once a second how far the sweep is, and a last time at the
-    end, in a thread of its own.
+    """A Progress that forwards all calls, and reports the counts to sinks every second and at the end.
 
-    A sink that fails stops nothing: that is told once, and it is called again.
+    Sinks are called in a separate thread. A failing sink does not stop the sweep: the failure is reported once, and the
+    sink is called again at the next update.
 
     Args:
-        shown: the Progress that everything is passed on to.
+        shown: the Progress to forward calls to.
         files: the sweep.
-        executor: whose shards in flight are counted; None where nothing is computed.
-        sinks: by name; called one after another.
-        complain: told in a line what failed.
+        executor: the executor whose shards in flight are counted; None if nothing is computed.
+        sinks: the sinks by name, called in order.
+        complain: called with a one-line message when a sink fails.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ProgressReporter:
         sinks: dict[str, Sink],
         complain: Callable[[str], None],
     ) -> None:
-        """Silent before begin()."""
+        """Create the reporter; begin() starts it."""
         self._shown, self._files, self._executor = shown, files, executor
         self._sinks, self._complain = sinks, complain
         self._counts = Counts()
@@ -53,7 +53,7 @@ class ProgressReporter:
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
     def begin(self, to_compute: int, to_log: int) -> None:
-        """Tell where the sweep starts from; the executor is started."""
+        """Report the initial counts and start the updates. The executor must have been started."""
         manifest, stored = self._files.manifest(), self._files.stored_trials()
         trials = self._files.planned().trials
         if self._executor and (meter := self._executor.meter(self._files.sweep_id, str(manifest["name"]))) is not None:
@@ -65,32 +65,32 @@ class ProgressReporter:
         self._thread.start()
 
     def extend(self, to_compute: int, to_log: int) -> None:
-        """Another stage was planned."""
+        """Add the trials of another stage to the totals."""
         with self._lock:
             counts = self._counts
             self._counts = replace(counts, to_compute=counts.to_compute + to_compute, to_log=counts.to_log + to_log)
         self._shown.extend(to_compute, to_log)
 
     def computed(self, trials: int) -> None:
-        """So many more trials are in the store."""
+        """Count trials that are now in the store."""
         with self._lock:
             self._counts = replace(self._counts, computed=self._counts.computed + trials)
         self._shown.computed(trials)
 
     def failed(self, trials: int) -> None:
-        """So many trials more could not be run."""
+        """Count trials that could not be run."""
         with self._lock:
             self._counts = replace(self._counts, failed=self._counts.failed + trials)
         self._shown.failed(trials)
 
     def logged(self, trials: int) -> None:
-        """So many more trials are in MLflow."""
+        """Count trials that are now in MLflow."""
         with self._lock:
             self._counts = replace(self._counts, logged=self._counts.logged + trials)
         self._shown.logged(trials)
 
     def end(self) -> None:
-        """Tell where the sweep ends."""
+        """Report the final counts and stop the updates."""
         self._shown.end()
         self._ended.set()
         self._thread.join()
@@ -107,9 +107,9 @@ class ProgressReporter:
         for name, sink in self._sinks.items():
             try:
                 sink(counts)
-            except Exception as error:  # noqa: BLE001 - the sweep goes on without; it is told
+            except Exception as error:  # noqa: BLE001 - progress is optional; the failure is reported
                 if name not in self._failing:
-                    self._complain(f"the sweep goes on, but {name} cannot be told how far it is: {error}")
+                    self._complain(f"the sweep continues, but its progress cannot be written to {name}: {error}")
                 self._failing.add(name)
             else:
                 self._failing.discard(name)
@@ -118,12 +118,12 @@ class ProgressReporter:
 def report_progress(
     shown: Progress, files: SweepFiles, executor: Executor | None, complain: Callable[[str], None]
 ) -> ProgressReporter:
-    """A Progress that also keeps progress.json, and the metrics of the cluster that the sweep runs on."""
+    """Return a Progress that also updates progress.json and the metrics of the Ray cluster."""
     return ProgressReporter(shown, files, executor, {"progress.json": _Keeper(files)}, complain)
 
 
 class _Keeper:
-    """Writes progress.json when it would say something new."""
+    """A sink that writes progress.json when the counts have changed."""
 
     def __init__(self, files: SweepFiles) -> None:
         self._files = files

@@ -1,7 +1,7 @@
-"""Metrics: how far the sweeps of a store are, in Prometheus' text format, made from the store when somebody asks.
+"""Prometheus metrics of a store's sweeps, computed from the store at each request.
 
-Sweeps have series of their own while they run and for an hour after they were last at work, so that labels do not pile
-up; the number of sweeps by state counts all. No shard is read, and no more than the newest sweeps are looked at.
+To limit the number of labels, a sweep has its own series only while it runs and for an hour after its last update.
+Only the newest sweeps are inspected, and no shards are read.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from sweeps.errors import StoreError
 from sweeps.execution.progress import Counts
 from sweeps.store.store import STATES, Store, SweepFiles
 
-_MOST_SWEEPS = 1000  # that are looked at
-_MOST_SERIES = 50  # sweeps that have series of their own
+_MOST_SWEEPS = 1000  # sweeps to inspect
+_MOST_SERIES = 50  # sweeps with their own series
 _KEPT = timedelta(hours=1)
 _DAMAGED = "damaged"
 _LABELS = ("sweep_id", "sweep")
@@ -28,15 +28,15 @@ _COUNTERS: dict[str, tuple[str, Callable[[Counts], int]]] = {
 }
 _GAUGES: dict[str, tuple[str, Callable[[Counts], int]]] = {
     "sweeps_trials_planned": ("Trials of the sweep.", lambda counts: counts.to_compute),
-    "sweeps_trials_to_log": ("Trials that are to be in MLflow.", lambda counts: counts.to_log),
+    "sweeps_trials_to_log": ("Trials to be logged to MLflow.", lambda counts: counts.to_log),
     "sweeps_trials_failed": ("Trials that could not be run.", lambda counts: counts.failed),
     "sweeps_shards_in_flight": ("Shards submitted and not finished.", lambda counts: counts.shards_in_flight),
-    "sweeps_tracking_lag_trials": ("Trials computed that are not in MLflow yet.", lambda counts: counts.lag),
+    "sweeps_tracking_lag_trials": ("Computed trials that are not in MLflow yet.", lambda counts: counts.lag),
 }
 
 
 def exposition(store: Store) -> bytes:
-    """The metrics as text, of the type ``CONTENT_TYPE``."""
+    """Return the metrics as text with the content type ``CONTENT_TYPE``."""
     registry = CollectorRegistry()
     registry.register(_Collector(store))
     return generate_latest(registry)
@@ -50,7 +50,7 @@ class _Collector:
         self._store = store
 
     def collect(self) -> Iterator[Metric]:
-        """The families of one answer."""
+        """Yield the metric families of one response."""
         everything = self._store.sweeps()
         newest = [(files, _state(files)) for files in everything[:_MOST_SWEEPS]]
         states = Counter(state for _, state in newest)
@@ -63,16 +63,16 @@ class _Collector:
 
 
 def _series(shown: list[tuple[SweepFiles, str]]) -> Iterator[Metric]:
-    """The series of sweeps that have their own."""
-    told = [((files.sweep_id, str(files.manifest()["name"])), _counts(files, state), state) for files, state in shown]
+    """Yield the metric families with one series per sweep."""
+    rows = [((files.sweep_id, str(files.manifest()["name"])), _counts(files, state), state) for files, state in shown]
     for kind, table in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
         for name, (text, value) in table.items():
             family = kind(name, text, labels=_LABELS)
-            for labels, counts, _ in told:
+            for labels, counts, _ in rows:
                 family.add_metric(labels, value(counts))
             yield family
     family = GaugeMetricFamily("sweeps_sweep_state", "1 for the sweep's state.", labels=(*_LABELS, "state"))
-    for labels, _, state in told:
+    for labels, _, state in rows:
         for each in STATES:
             family.add_metric((*labels, each), int(each == state))
     yield family
@@ -90,19 +90,19 @@ def _is_shown(files: SweepFiles, state: str) -> bool:
         return False
     if state == "running":
         return True
-    told = files.progress().get("updated") or files.created
+    updated = files.progress().get("updated") or files.created
     try:
-        return datetime.now(UTC) - datetime.fromisoformat(told) < _KEPT
+        return datetime.now(UTC) - datetime.fromisoformat(updated) < _KEPT
     except (TypeError, ValueError):
-        return False  # another version's, or damaged
+        return False  # written by another version, or damaged
 
 
 def _counts(files: SweepFiles, state: str) -> Counts:
-    """How far a sweep is; of one that no process of this version has run, what the store knows."""
+    """Return a sweep's counts, from its progress file if this version has written one, else from the store."""
     counts = Counts.of(files.progress())
     if counts.to_compute == 0:
         return Counts(computed=files.stored_trials(), to_compute=files.planned().trials)
     if state == "running":
         return counts
-    # A process that was killed has said nothing at its end.
+    # A process that was killed has not written its final counts.
     return Counts.of(counts.__dict__ | {"computed": files.stored_trials(), "shards_in_flight": 0})

@@ -160,12 +160,12 @@ def refused(archive: Path, folder: Path, words: str) -> None:
 
 def test_what_is_damaged_is_refused_and_nothing_is_restored(archive: Path, tmp_path: Path) -> None:
     whole = archive.read_bytes()
-    refused(tmp_path / "none.tar.zst", tmp_path / "a", "there is no such file")
+    refused(tmp_path / "none.tar.zst", tmp_path / "a", ": no such file")
     for length in (0, 1, len(whole) // 2, len(whole) - 10):
         archive.write_bytes(whole[:length])
-        refused(archive, tmp_path / "a", "not a backup of a store, or not a whole one")
+        refused(archive, tmp_path / "a", "not a backup of a store, or incomplete")
     archive.write_bytes(b"PK" + whole)
-    refused(archive, tmp_path / "a", "not a backup of a store, or not a whole one")
+    refused(archive, tmp_path / "a", "not a backup of a store, or incomplete")
 
 
 def rewritten(archive: Path, change: Callable[[tarfile.TarInfo, bytes], tuple[tarfile.TarInfo, bytes] | None]) -> None:
@@ -183,12 +183,20 @@ def rewritten(archive: Path, change: Callable[[tarfile.TarInfo, bytes], tuple[ta
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("changed", lambda m, b: (m, b + b" ") if m.name.endswith("plan.json") else (m, b), "plan.json is not what"),
-        ("missing", lambda m, b: None if m.name.endswith("00001.parquet") else (m, b), "00001.parquet is not what"),
-        ("cut", lambda m, b: None if m.name == "backup.json" else (m, b), "not a whole one"),
-        ("outside", lambda m, b: (m.replace(name=f"../{m.name}"), b), "is no file of a store"),
-        ("absolute", lambda m, b: (m.replace(name=f"/tmp/{m.name}"), b), "is no file of a store"),
-        ("link", lambda m, b: (m.replace(name=m.name), b) and (_link(m), b""), "is no file of a store"),
+        (
+            "changed",
+            lambda m, b: (m, b + b" ") if m.name.endswith("plan.json") else (m, b),
+            "the checksum of .*plan.json does not match",
+        ),
+        (
+            "missing",
+            lambda m, b: None if m.name.endswith("00001.parquet") else (m, b),
+            "the checksum of .*00001.parquet does not match",
+        ),
+        ("cut", lambda m, b: None if m.name == "backup.json" else (m, b), "or incomplete"),
+        ("outside", lambda m, b: (m.replace(name=f"../{m.name}"), b), "is not a file of a store"),
+        ("absolute", lambda m, b: (m.replace(name=f"/tmp/{m.name}"), b), "is not a file of a store"),
+        ("link", lambda m, b: (m.replace(name=m.name), b) and (_link(m), b""), "is not a file of a store"),
     ],
 )
 def test_an_archive_that_somebody_has_changed_is_refused(
@@ -205,13 +213,13 @@ def _link(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def test_nothing_is_overwritten(archive: Path, store: Store, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="is there already; an archive is not overwritten"):
+    with pytest.raises(StoreError, match="exists already; choose a new file"):
         backup(store, archive)
-    with pytest.raises(StoreError, match="is not empty; restore into a folder of its own"):
+    with pytest.raises(StoreError, match="is not empty; restore into an empty folder"):
         restore(archive, store)
-    with pytest.raises(StoreError, match="there is no store"):
+    with pytest.raises(StoreError, match="no such store"):
         backup(Store(tmp_path / "nowhere"), tmp_path / "nowhere.tar.zst")
-    with pytest.raises(StoreError, match="there is no folder"):
+    with pytest.raises(StoreError, match="no such folder"):
         backup(store, tmp_path / "nowhere.tar.zst", artifacts=tmp_path / "nowhere")
     with pytest.raises(StoreError, match="holds no artifacts"):
         restore(archive, Store(tmp_path / "elsewhere"), artifacts=tmp_path / "served")
@@ -255,7 +263,7 @@ def test_what_a_server_keeps_goes_with_the_store(postgres: Cluster, cli: Cli, st
     assert MlflowClient(empty).get_experiment(experiment).name == "kept"
     assert (tmp_path / "volume" / "1" / "run" / "model.txt").read_text() == "a model"
     assert {path.name for path in (tmp_path / "1").iterdir()}.isdisjoint({"database.dump", "server-artifacts"})
-    with pytest.raises(StoreError, match=r"volume: is not empty; restore into a folder of its own \(--artifacts\)"):
+    with pytest.raises(StoreError, match=r"volume: is not empty; restore into an empty folder \(--artifacts\)"):
         restore(archive, Store(tmp_path / "2"), artifacts=tmp_path / "volume")
     with pytest.raises(TrackingError, match="the database is not empty") as caught:
         restore(archive, Store(tmp_path / "2"), empty, tmp_path / "taken back")

@@ -44,7 +44,7 @@ def test_this_machine_is_well(cli: Cli, store: Store, tracking_server: TrackingS
         assert f" {name}: " in done.stdout
     assert f"     ok  tracking: {tracking_server.uri}: experiments can be read; writer client" in done.stdout
     assert " failed  ray: Ray at 127.0.0.1:1 cannot be joined" in done.stdout
-    assert "         is the head up, and are RAY_AUTH_MODE" in done.stdout
+    assert "         check that the head is running, and that RAY_AUTH_MODE" in done.stdout
 
 
 def test_what_crashes_or_hangs_is_a_failed_check() -> None:
@@ -78,23 +78,23 @@ def test_a_store_is_looked_at_and_not_made(tmp_path: Path) -> None:
         ServiceSettings(Store(tmp_path / "a" / "b")), "store", "locks", "permissions", "tracking", "clock"
     )
     assert [check.status for check in checks] == ["ok"] * 5
-    assert "which is not there yet" in checks[0].found
+    assert "(not created yet)" in checks[0].found
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_wrong_with_a_store_comes_with_a_remedy(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.root.chmod(0o777)
     [check] = examined(ServiceSettings(store), "permissions")
-    assert (check.status, check.remedy) == ("warning", f"chmod o-w {store.root}")
+    assert (check.status, check.remedy) == ("warning", f"run chmod o-w {store.root}")
     monkeypatch.setattr("os.access", lambda path, mode: path != store.database)  # root may write everywhere
     [check] = examined(ServiceSettings(store), "permissions")
-    assert (check.status, check.found) == ("failed", f"{store.database}: this user may not write there")
+    assert (check.status, check.found) == ("failed", f"{store.database}: cannot be written by this user")
     for free, status in ((10**12, "ok"), (10**9, "warning"), (10**6, "failed")):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: type("Usage", (), {"free": free}))
         assert examined(ServiceSettings(store), "store")[0].status == status
     monkeypatch.setattr("fcntl.flock", lambda file, how: None)  # as on a mount with nolock
     [check] = examined(ServiceSettings(store), "locks")
-    assert (check.status, check.found) == ("failed", f"{store.root}: two can hold one lock")
+    assert (check.status, check.found) == ("failed", f"{store.root}: two processes can hold the same lock")
     assert not list(store.root.glob(".probe*"))
 
 

@@ -137,7 +137,7 @@ def test_exit_codes_come_home(remote: Callable[..., Any], config: Callable[..., 
     out = remote("submit", config(name="missing", task=missing), "--submission-id", "mine", "--wait", code=2).stdout
     assert "/not/there.csv: there is no such file" in out
     [line] = remote("submit", config(name="other"), "--submission-id", "mine", code=2).stderr.splitlines()
-    assert "mine: the cluster has this job, with another config or data" in line
+    assert "mine: the cluster has a job of this id with another config or data" in line
 
 
 @pytest.mark.cluster
@@ -161,8 +161,8 @@ def test_a_schedule_on_a_cluster(remote: Callable[..., Any], head: RayHead, conf
 def test_a_cluster_that_refuses_or_is_not_there_is_one_line(cli: Cli, head: RayHead) -> None:
     none = dict.fromkeys(("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"), "")
     for environment, told in (
-        ({"RAY_AUTH_TOKEN": "0" * 32, "RAY_AUTH_MODE": "token"}, "refuses: the token is not the cluster's"),
-        (none | {"RAY_AUTH_MODE": "disabled"}, "refuses: it asks for a token"),
+        ({"RAY_AUTH_TOKEN": "0" * 32, "RAY_AUTH_MODE": "token"}, "rejects the request: the token is wrong"),
+        (none | {"RAY_AUTH_MODE": "disabled"}, "rejects the request: it requires a token"),
     ):
         [line] = cli("jobs", "--address", head.address, code=2, **environment).stderr.splitlines()
         assert told in line
@@ -170,7 +170,7 @@ def test_a_cluster_that_refuses_or_is_not_there_is_one_line(cli: Cli, head: RayH
     [line] = cli("jobs", "--address", "http://127.0.0.1:1", code=2).stderr.splitlines()
     assert line.startswith("error: http://127.0.0.1:1: the cluster cannot be reached")
     [line] = cli("jobs", "--address", "ftp://me:secret@host", code=2).stderr.splitlines()
-    assert line == "error: --address ftp://me:***@host: the Jobs API's is needed, such as http://HOST:8265"
+    assert line == "error: --address ftp://me:***@host: must be a Jobs API address, such as http://HOST:8265"
 
 
 def test_exit_codes() -> None:
@@ -187,7 +187,7 @@ def test_exit_codes() -> None:
         (RUNNING, None, None),
     ):
         assert replace(job, state=state, code=code).exit_code == expected
-    assert "no command 'sweeps' on the cluster" in replace(job, code=127).outcome
+    assert "'sweeps' is not installed on the cluster" in replace(job, code=127).outcome
     assert replace(job, code=None, message="no node\nmore").outcome == "failed before it ran: no node"
 
 

@@ -73,7 +73,7 @@ def test_a_path_of_the_clusters_is_left_as_it_is(write: Write, tmp_path: Path) -
 def test_a_file_that_is_too_large_is_one_line(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "MAX_FILE_BYTES", 10)
     path = write(task=csv_task(tmp_path / "a"))
-    with pytest.raises(InputError, match=r"points\.csv has 0 MB; up to 0 MB are sent along: copy it to the cluster"):
+    with pytest.raises(InputError, match=r"points\.csv has 0 MB; at most 0 MB can be uploaded; copy it to the cluster"):
         prepare(path)
 
 
@@ -105,7 +105,7 @@ def test_a_cluster_without_a_store_is_one_line(write: Write) -> None:
     environment = {"PATH": os.environ["PATH"]}
     done = subprocess.run(["sh", "-c", prepare(write()).entrypoint], env=environment, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stdout == "error: this cluster has no store: set SWEEPS_STORE there, or submit with --store\n"
+    assert done.stdout == "error: the cluster has no store; set SWEEPS_STORE there, or submit with --store\n"
 
 
 @pytest.mark.parametrize("wrong", ["a/b", "../x", "", "-x", "a b", "a" * 101, "ü"])
@@ -115,6 +115,6 @@ def test_ids_that_cannot_be_are_refused(write: Write, wrong: str) -> None:
 
 
 def test_passwords_are_not_sent(write: Write) -> None:
-    with pytest.raises(InputError, match="a job's command is no place for a password") as error:
+    with pytest.raises(InputError, match="must not contain a password") as error:
         prepare(write(), place=Destination(tracking_uri="postgresql://me:secret@host/db"))
     assert "secret" not in str(error.value)

@@ -89,7 +89,7 @@ def test_sinks_are_told_once_a_second_and_a_fault_of_theirs_once(
     assert len(seen) <= 3 + (time.monotonic() - began)
     assert seen[-1].logged > seen[-2].logged or len(seen) == 3
     assert complaints == [
-        "the sweep goes on, but disk cannot be told how far it is: [Errno 28] No space left on device"
+        "the sweep continues, but its progress cannot be written to disk: [Errno 28] No space left on device"
     ]
 
 
@@ -135,7 +135,7 @@ def test_a_progress_that_cannot_be_written_is_told_and_the_sweep_goes_on(
     done = cli("resume", files.sweep_id, "--executor", "inline")
     [line] = done.stderr.splitlines()
     assert line == (
-        f"error: the sweep goes on, but progress.json cannot be told how far it is: {files.folder}/progress.json: "
+        f"error: the sweep continues, but its progress cannot be written to progress.json: {files.folder}/progress.json: "
         "cannot be written: Is a directory; mend that, then resume"
     )
     assert files.state() == "reported"

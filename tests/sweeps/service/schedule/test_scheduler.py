@@ -175,7 +175,10 @@ def problems(tmp_path: Path, **changes: Any) -> str:
         ({"overlap": "wait"}, "schedules[0].overlap: given 'wait'; allowed: skip, queue, replace"),
         ({"misfire": {"grace": "soon"}}, "schedules[0].misfire.grace: given 'soon'; seconds, or a time such as 90s"),
         ({"address": "http://me:pw@host:8265"}, "schedules[0].address: given 'http://me:pw@host:8265'; local, a Jobs"),
-        ({"webhook": "https://x/secret"}, "schedules[0].webhook: must name the environment variable that holds the URI"),
+        (
+            {"webhook": "https://x/secret"},
+            "schedules[0].webhook: must name the environment variable that holds the URI",
+        ),
         ({"webhook": "$NOT_SET_HERE"}, "schedule nightly: webhook: the environment variable 'NOT_SET_HERE' is not set"),
         ({"check": {"max_loss": 1}}, "schedules[0].check: given {'max_loss': 1}; max_loss: unknown key"),
         ({"retention": {"sweeps": 0}}, "schedules[0].retention.sweeps: given 0; must be >= 1"),
