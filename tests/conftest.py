@@ -1,7 +1,6 @@
 """Hypothesis for all tests: no deadlines; on CI (CI=true) the same examples every time. Slow tests run last,
 tests on CUDA only where there is a GPU."""
 
-import os
 import secrets
 import shutil
 from collections import Counter
@@ -22,7 +21,7 @@ from sweeps.plan.prepared import PreparedSweep, prepare
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.server.ui import mlflow_server
 from sweeps.tracking.mlflow.tracker import MlflowTracker
-from tests.support import s3
+from tests.support import hypothesis_profiles, s3
 from tests.support.browser import Browser
 from tests.support.command_line import Cli
 from tests.support.documents import document
@@ -32,9 +31,7 @@ from tests.support.s3 import S3Server
 from tests.support.stores import computed_into
 from tests.support.tracking import Files, TrackingServer
 
-settings.register_profile("local", deadline=None, max_examples=40)
-settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None)
-settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+settings.load_profile(hypothesis_profiles.PROFILE)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -24,8 +24,9 @@ from sweeps.plan.prepared import prepare
 from sweeps.text.sanitize import visible
 from tests.fuzz.documents import BOMBS, texts
 from tests.support.documents import document
+from tests.support.hypothesis_profiles import NIGHTLY
 
-EXAMPLES = 10_000
+EXAMPLES = 10_000 if NIGHTLY else 400
 CPU_SECONDS = 30  # for one file; what is slow only because the machine is busy takes no more of these
 HEADROOM = 2 << 30  # bytes of address space beyond what the process holds already
 
@@ -108,7 +109,7 @@ def test_the_command_line_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(folder)
     runner = CliRunner()
 
-    @settings(fuzzing, max_examples=200)
+    @settings(fuzzing, max_examples=200 if NIGHTLY else 30)
     @given(texts())
     def plan(text: bytes) -> None:
         path.write_bytes(text)

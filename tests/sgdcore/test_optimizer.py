@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from functools import cache
 
 import pytest
 import torch
@@ -13,8 +14,12 @@ import sgdcore
 from sgdcore.optimizer import SGD
 
 
+@cache
 def torchs_tables():
-    """PyTorch's own cases for SGD; importing them loads a hypothesis profile of PyTorch's, so ours is put back."""
+    """Return PyTorch's own cases and bad inputs for SGD.
+
+    The import takes seconds and loads a hypothesis profile of PyTorch's, so it happens in a test and ours is restored.
+    """
     profile = settings.get_current_profile_name()
     from torch.testing._internal import common_optimizers
 
@@ -25,7 +30,6 @@ def torchs_tables():
     )
 
 
-INPUTS, ERRORS = torchs_tables()
 BOTH = pytest.mark.parametrize(("first", "second"), [(SGD, torch.optim.SGD), (torch.optim.SGD, SGD), (SGD, SGD)])
 MOMENTUM = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}
 
@@ -62,22 +66,24 @@ def trained(optimizer_class, steps=6, dtype=torch.float32, **kwargs):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("case", INPUTS, ids=lambda case: case.desc)
-def test_torchs_own_inputs_train_alike(case, dtype):
-    ours, theirs = (trained(c, dtype=dtype, **case.kwargs) for c in (SGD, torch.optim.SGD))
-    assert_equal_models(ours[0], theirs[0])
-    assert not torch.equal(next(ours[0].parameters()), next(make_model(dtype).parameters()))
+def test_torchs_own_inputs_train_alike(dtype, subtests):
+    inputs, _ = torchs_tables()
+    assert inputs
+    for case in inputs:
+        with subtests.test(case.desc):
+            ours, theirs = (trained(c, dtype=dtype, **case.kwargs) for c in (SGD, torch.optim.SGD))
+            assert_equal_models(ours[0], theirs[0])
+            assert not torch.equal(next(ours[0].parameters()), next(make_model(dtype).parameters()))
 
 
-@pytest.mark.parametrize("case", ERRORS, ids=lambda case: case.optimizer_error_input.desc)
-def test_torchs_own_bad_inputs_are_refused_alike(case):
-    given = case.optimizer_error_input
-    params = given.params if given.params is not None else [torch.nn.Parameter(torch.zeros(1))]
-    if issubclass(case.error_type, Warning):
-        with pytest.warns(case.error_type, match=case.error_regex):
-            SGD(params, **given.kwargs)
-    else:
-        with pytest.raises(case.error_type, match=case.error_regex):
+def test_torchs_own_bad_inputs_are_refused_alike(subtests):
+    _, errors = torchs_tables()
+    assert errors
+    for case in errors:
+        given = case.optimizer_error_input
+        params = given.params if given.params is not None else [torch.nn.Parameter(torch.zeros(1))]
+        expected = pytest.warns if issubclass(case.error_type, Warning) else pytest.raises
+        with subtests.test(given.desc), expected(case.error_type, match=case.error_regex):
             SGD(params, **given.kwargs)
 
 
@@ -137,16 +143,17 @@ def test_added_group_trains():
 
 
 @BOTH
-@pytest.mark.parametrize("case", INPUTS, ids=lambda case: case.desc)
-def test_state_dict_moves_on_mid_training(first, second, case):
-    model, optimizer = trained(first, 3, **case.kwargs)
-    moved = copy.deepcopy(model)
-    successor = second(moved.parameters(), lr=123.0)
-    successor.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    take_steps(moved, successor, 3, seed=2)
-    expected, reference = trained(torch.optim.SGD, 3, **case.kwargs)
-    take_steps(expected, reference, 3, seed=2)
-    assert_equal_models(moved, expected)
+def test_state_dict_moves_on_mid_training(first, second, subtests):
+    for case in torchs_tables()[0]:
+        with subtests.test(case.desc):
+            model, optimizer = trained(first, 3, **case.kwargs)
+            moved = copy.deepcopy(model)
+            successor = second(moved.parameters(), lr=123.0)
+            successor.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            take_steps(moved, successor, 3, seed=2)
+            expected, reference = trained(torch.optim.SGD, 3, **case.kwargs)
+            take_steps(expected, reference, 3, seed=2)
+            assert_equal_models(moved, expected)
 
 
 def test_state_dict_is_torchs():

@@ -6,13 +6,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim.sgd import sgd as functional_sgd
 
 from sgdcore import rule
 from sgdcore.rule import bind, select, sgd, update
 from tests.support.cases import assert_same_bits, hyperparams, numbers
+from tests.support.hypothesis_profiles import examples
 
 
 def exact_fma(a: float, b: float, c: float) -> float:
@@ -71,7 +72,7 @@ def test_plain_rule_agrees_with_sgd_within_rounding(arguments, param, gradients)
 
 
 @given(arguments=rows, param=numbers(-100, 100), gradients=gradients, maximize=st.booleans(), double=st.booleans())
-@settings(max_examples=100)
+@examples(30, 400)
 def test_sgd_equals_torchs_bit_for_bit(arguments, param, gradients, maximize, double):
     dtype = torch.float64 if double else torch.float32
     ours = tensor_steps(arguments, param, gradients, dtype, maximize=maximize)

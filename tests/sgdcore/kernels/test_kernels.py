@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from torch.utils.data import DataLoader, TensorDataset
 
 from sgdcore import Dataset, Hyperparams, LinearModel, MlpModel, Recording, Task, train
@@ -22,6 +22,7 @@ from tests.support.cases import (
     network,
     runs,
 )
+from tests.support.hypothesis_profiles import examples
 
 COMPILED = [name for name in EXACT if name != "reference"]
 OF_ANY_WIDTH = [name for name in COMPILED if name != "triton"]
@@ -83,7 +84,7 @@ def test_a_network_whose_output_is_not_a_number_has_torchs_gradients(kernel: str
 
 @pytest.mark.parametrize("kernel", COMPILED)
 @given(case=runs())
-@settings(max_examples=12 if INTERPRETED else 200)
+@examples(8 if INTERPRETED else 40, 40 if INTERPRETED else 1_000)
 def test_random_run_equals_reference_bit_for_bit(kernel: str, case: TrainInput):
     expected = case.train(kernel="reference")
     event(f"overflows: {(expected.first_nonfinite_step >= 0).any()}")

@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ from sweeps.config.schema import SweepConfig
 from sweeps.config.types import CUSTOM, SECRET
 from tests.fuzz.documents import NUMBERS, SCHEMA, TEXTS, damaged, grown
 from tests.support.documents import SWEEP_FILES
+from tests.support.hypothesis_profiles import examples
 
 PLAIN = [
     *(number for number in NUMBERS if not isinstance(number, float) or math.isfinite(number)),
@@ -95,7 +96,7 @@ def test_every_key_has_the_bounds_and_the_type_that_are_enforced(model: str, nam
             assert_agreement(model, document | {name: given_value})
 
 
-@settings(max_examples=500)
+@examples(100, 2_000)
 @given(st.integers(0, 100_000), st.lists(st.tuples(st.sampled_from(("replace", "delete", "add", "rename", "move")),
        st.floats(0, 1, exclude_max=True), st.sampled_from(PLAIN), st.sampled_from(TEXTS)), max_size=2))  # fmt: skip
 def test_whole_files_agree(seed: int, faults: list[tuple[str, float, Any, str]]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from sweeps.config.loader import parse
@@ -25,6 +25,7 @@ from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
 from tests.support.documents import TASKS, document
 from tests.support.doubles import Silent, Stopped, Untracked
+from tests.support.hypothesis_profiles import examples
 from tests.support.stores import contents
 from tests.support.tracking import TrackingServer
 
@@ -43,7 +44,7 @@ def computed(store: Store, config: SweepConfig, executor: InlineExecutor | None 
 
 
 @pytest.mark.parametrize("name", TASKS)
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(5, 50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.integers(1, 12), stops=st.lists(st.integers(0, 4), max_size=3), random=st.randoms())
 def test_a_sweep_resumed_after_any_interruptions_is_the_undisturbed_one(
     name: str, store: Store, size: int, stops: list[int], random: Any

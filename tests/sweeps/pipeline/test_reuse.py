@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from sweeps.config import strict_yaml
@@ -22,6 +22,7 @@ from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
 from tests.support.documents import TASKS, document
 from tests.support.doubles import Silent, Untracked
+from tests.support.hypothesis_profiles import examples
 from tests.support.stores import contents
 
 MakePrepared = Callable[..., PreparedSweep]
@@ -66,7 +67,7 @@ def config(name: str, sweep: tuple[dict[str, Any], list[int], int]) -> SweepConf
 
 
 @pytest.mark.parametrize("name", ["line", "shuffled"])
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(4, 40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sweeps=st.lists(SWEEPS, min_size=2, max_size=4))
 def test_reused_trials_are_those_that_would_have_been_computed(
     name: str, tmp_path_factory: pytest.TempPathFactory, sweeps: list[Any]

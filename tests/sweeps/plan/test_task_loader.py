@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import StandardScaler
@@ -18,6 +18,7 @@ from sweeps.plan import task_loader
 from sweeps.plan.prepared import prepare
 from sweeps.plan.task_loader import load_dataset, load_task
 from tests.support.documents import document
+from tests.support.hypothesis_profiles import examples
 
 
 def dataset_of(description: dict[str, object], folder: Path = Path()) -> Dataset:
@@ -117,7 +118,7 @@ def test_parquet_that_is_none(tmp_path: Path) -> None:
         dataset_of({"kind": "parquet", "path": "x.parquet", "target": "y"}, tmp_path)
 
 
-@settings(max_examples=200)
+@examples(50, 1_000)
 @given(changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=5))
 def test_a_damaged_parquet_file_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, given
 from hypothesis import strategies as st
 
 from sgdcore.verdict import VERDICTS
@@ -23,6 +23,7 @@ from sweeps.results import comparison as comparing
 from sweeps.results.results import load_results
 from sweeps.results.trial_matching import match
 from sweeps.store.store import Store
+from tests.support.hypothesis_profiles import examples
 from tests.support.made_up import SETTING, stored, trials
 from tests.support.stores import computed_into
 
@@ -53,7 +54,7 @@ def check_against_pandas(pair: Any, first: pd.DataFrame, second: pd.DataFrame, o
     assert set(comparing.loss_differences(pair, 1000)["trial"]) == set(both["trial"][was != now])
 
 
-@settings(max_examples=8, deadline=None, phases=(Phase.generate,))
+@examples(4, 40, phases=(Phase.generate,))
 @given(
     seeds=st.tuples(st.integers(0, 99), st.integers(0, 99)),
     shares=st.tuples(st.sampled_from([0.1, 0.6, 1.0]), st.sampled_from([0.1, 0.6, 1.0])),

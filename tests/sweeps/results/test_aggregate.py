@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sgdcore.verdict import VERDICTS
@@ -30,6 +30,7 @@ from sweeps.results.results import Results, load_results
 from sweeps.results.top_k import DistinctValues, TopK
 from sweeps.store.shard_files import ShardFiles
 from sweeps.store.store import SweepFiles
+from tests.support.hypothesis_profiles import examples
 
 SETTLED = ["converged", "converging", "stalled"]
 
@@ -75,7 +76,7 @@ def rankings(of: Aggregate) -> dict[str, TopK]:
     return named | of.samples
 
 
-@settings(max_examples=25)
+@examples(12, 100)
 @given(cuts=st.sets(st.integers(1, 399), max_size=6), limit=st.sampled_from([3, 50, 1000]), order=st.randoms())
 def test_any_grouping_of_the_trials_gives_the_same_tally(cuts: set[int], limit: int, order: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -26,6 +26,7 @@ from sweeps.tracking.mlflow.tracker import MlflowTracker
 from sweeps.tracking.mlflow.writer import ChildRuns
 from sweeps.tracking.names import SWEEP_ID
 from sweeps.tracking.trial_runs import TrialRuns, trial_runs
+from tests.support.hypothesis_profiles import examples
 from tests.support.proxy import ANSWERS, FAULTS, Plan, Proxy
 from tests.support.tracking import TrackingServer
 
@@ -105,7 +106,7 @@ def test_threads_and_faults_change_nothing(
     assert len(expected["runs"]) == 16
     assert {row[3] for row in expected["runs"]} == {"FINISHED"}
 
-    @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @examples(2, 20, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(threads=st.integers(1, 20), seed=st.integers(0, 2**32))
     def same(threads: int, seed: int) -> None:
         mine = child_runs(direct, request.node.name)
