@@ -37,7 +37,7 @@ def matrix_forms(design: Floats, targets: Floats, columns: tuple[Any, ...], step
     """Yield all forms, started from zeros, cycling through the batches in order.
 
     Args:
-        design: (batches, B, P) inputs, the last of which may be 1 for a bias.
+        design: (batches, B, P) inputs, the last of which can be 1 for a bias.
         targets: (batches, B).
         columns: lr, momentum, weight_decay, 1 - dampening, nesterov; (T,) each.
         steps: per trial.

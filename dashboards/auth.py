@@ -122,11 +122,11 @@ def visitor(users: Users) -> str | None:
         mark = users.mark(name)
         if mark is not None and secrets.compare_digest(mark, str(session.get("mark"))):
             return name
-    told = request.authorization
-    if told is None or told.type != "basic" or _waits(users):
+    given = request.authorization
+    if given is None or given.type != "basic" or _waits(users):
         return None
-    if users.check(told.username or "", told.password or ""):
-        return told.username
+    if users.check(given.username or "", given.password or ""):
+        return given.username
     users.throttle.failed(request.remote_addr or "")
     return None
 

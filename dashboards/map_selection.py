@@ -78,8 +78,8 @@ def named(panels: Sequence[Panel], values: Mapping[str, str]) -> Cell | None:
     for place, panel in enumerate(panels):
         across, up = panel.cells.axes
         found = [_place(axis, values.get(axis.name)) for axis in (across, up)]
-        beside = [_place(axis, values.get(axis.name)) == at for axis, at in panel.beside]
-        if found[0] is not None and found[1] is not None and all(beside):
+        matches = [_place(axis, values.get(axis.name)) == at for axis, at in panel.beside]
+        if found[0] is not None and found[1] is not None and all(matches):
             return Cell(place, panel, found[0], found[1])
     return None
 

@@ -53,7 +53,7 @@ class Users:
                 f"{visible(str(path))}: no users; add lines 'name:hash' (hash: 'sweeps dashboard --hash-password')"
             )
         self.throttle = Throttle()
-        self._nobody = generate_password_hash(secrets.token_hex())
+        self._unknown_user = generate_password_hash(secrets.token_hex())
         self._key = secrets.token_bytes(32)
         self._known: dict[bytes, str] = {}  # verified passwords, as digests under a key of this process
         self._lock = threading.Lock()
@@ -64,7 +64,7 @@ class Users:
         digest = hmac.digest(self._key, f"{name}\0{stored}\0{password}".encode(), "sha256")
         if stored is not None and any(hmac.compare_digest(digest, known) for known in list(self._known)):
             return True  # scripts send the password with every request, and hashing takes a tenth of a second
-        right = check_password_hash(stored or self._nobody, password) and stored is not None
+        right = check_password_hash(stored or self._unknown_user, password) and stored is not None
         if right:
             with self._lock:
                 self._known[digest] = name

@@ -22,8 +22,7 @@ def resolve(device: str) -> str:
         return "cpu"
     number = int(match.group(1) or 0)
     if number >= gpus():
-        found = "there is none" if not gpus() else f"there {'is' if gpus() == 1 else 'are'} {gpus()}"
-        raise KernelUnavailable(f"device {device!r} needs a CUDA GPU that torch can use; here {found}")
+        raise KernelUnavailable(f"device {device!r} needs a CUDA GPU that torch can use; found {gpus() or 'none'}")
     return f"cuda:{number}"
 
 

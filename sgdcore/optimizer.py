@@ -17,7 +17,7 @@ class SGD(Optimizer):
     """Stochastic gradient descent exactly as torch.optim.SGD does it; see sgdcore.rule for the formula.
 
     Args:
-        params: tensors, or param groups that may override any of the following.
+        params: tensors, or param groups that can override any of the following.
         lr: learning rate, a number or a one-element tensor.
         momentum: momentum factor.
         dampening: dampening of the momentum.

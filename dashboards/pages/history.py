@@ -87,8 +87,8 @@ def _shown(rows: Sequence[Row], asked: Mapping[str, str]) -> list[Any]:
 
 
 def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
-    """Return sweeps as :func:`sweeps.results.history.history` does, newest first."""
-    told = [
+    """Return the columns of :func:`sweeps.results.history.history` for these sweeps, newest first."""
+    rows_of_frame = [
         {
             "id": row.sweep_id,
             "name": row.name,
@@ -102,5 +102,5 @@ def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
         for row in rows
     ]
     columns = ["id", "name", "created", "state", "trials", "metric", "best", "stable_share"]
-    frame = pd.DataFrame(told, columns=columns).astype({"best": "float64", "stable_share": "float64"})
+    frame = pd.DataFrame(rows_of_frame, columns=columns).astype({"best": "float64", "stable_share": "float64"})
     return frame[frame["created"].notna()].sort_values("created", ascending=False)

@@ -78,8 +78,8 @@ def register(app: Dash, context: Context) -> None:
     def _refresh(_: int | None, sweep_id: str, search: str | None, version: list[str] | None) -> Any:
         row, seen, problem = _look(context, sweep_id)
         shown = [repr((row, problem)), seen.version if seen else ""]
-        told, drawn = version or ["", ""]
-        if shown == [told, drawn]:
+        head_version, drawn = version or ["", ""]
+        if shown == [head_version, drawn]:
             return (no_update,) * 5
         head = _head(context, row, seen, problem)
         if seen is None or seen.version == drawn:

@@ -355,7 +355,7 @@ ERROR_INPUTS = [
         "a GPU that is not there",
         _train(device="cuda:99"),
         KernelUnavailable,
-        "device 'cuda:99' needs a CUDA GPU that torch can use; here there",
+        "device 'cuda:99' needs a CUDA GPU that torch can use; found",
     ),
     ErrorInput(
         "numba on a GPU that is not there",

@@ -33,7 +33,7 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def served_dashboard(store: Store) -> Iterator[str]:
-    """Serve a store's dashboard and yield its address; tests/dashboards/test_access.py runs the real server."""
+    """Serve a store's dashboard and yield its address; tests/dashboards/test_auth.py runs the real server."""
     from dashboards.app import make_app  # slow to import, and not needed by other servers
 
     with serving(make_server("127.0.0.1", 0, make_app(store), threaded=True, request_handler=_Quiet)) as address:

@@ -165,7 +165,7 @@ def test_auto_on_a_machine_with_a_gpu(task: Task, device: str, expected: tuple[s
         ),
         (Task(line()), "numba", "cuda", "the numba kernel runs on the CPU only, not on cuda:0: use triton"),
         (Task(line()), "triton", "cpu", "the triton kernel needs a CUDA GPU: use kernel numba"),
-        (Task(line()), "auto", "cuda:1", "device 'cuda:1' needs a CUDA GPU that torch can use; here there is 1"),
+        (Task(line()), "auto", "cuda:1", "device 'cuda:1' needs a CUDA GPU that torch can use; found 1"),
     ],
 )
 def test_what_does_not_go_together(task: Task, kernel: str, device: str, message: str):

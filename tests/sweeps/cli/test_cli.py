@@ -56,7 +56,7 @@ def test_the_published_cases_come_out_of_the_command_as_the_shell_starts_it(tmp_
 def test_a_gpu_that_is_not_there_is_one_line(cli: Cli, config: Callable[..., Path], store: Store) -> None:
     path = config(training={"epochs": 1, "device": "cuda:99"})
     [line] = cli("run", path, "--executor", "inline", code=2).stderr.splitlines()
-    assert "training.device: device 'cuda:99' needs a CUDA GPU that torch can use; here there" in line
+    assert "training.device: device 'cuda:99' needs a CUDA GPU that torch can use; found" in line
     assert not (store.root / "sweeps").exists()
 
 
