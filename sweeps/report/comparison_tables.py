@@ -90,11 +90,9 @@ def _against(now: float, was: float) -> str:
 
 def _why_apart(pair: Pair) -> str:
     """Explain why identical trials differ: the kernel, device or versions that differ between the sweeps."""
-    made = [{**pair.first.manifest.get("versions", {}), **_maker(pair.first)}]
-    made.append({**pair.second.manifest.get("versions", {}), **_maker(pair.second)})
-    apart = [
-        f"{name} ({made[0][name]} and {made[1].get(name)})" for name in made[0] if made[0][name] != made[1].get(name)
-    ]
+    before = {**pair.first.manifest.get("versions", {}), **_maker(pair.first)}
+    after = {**pair.second.manifest.get("versions", {}), **_maker(pair.second)}
+    apart = [f"{name} ({was} and {after.get(name)})" for name, was in before.items() if was != after.get(name)]
     if apart:
         return f"the sweeps differ in {', '.join(apart)}"
     if not MODEL_KINDS[pair.first.config.task.model.kind].is_linear:

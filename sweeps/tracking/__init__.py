@@ -1,1 +1,1 @@
-"""Tracking: shard results to MLflow; the only room that imports mlflow."""
+"""Tracking of sweeps: the tracker protocol, what each trial logs, and background logging."""

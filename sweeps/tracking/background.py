@@ -1,4 +1,4 @@
-"""Pipeline: logs shards in a thread of its own while others are computed; a tracking fault stops only the tracking."""
+"""Log shards in a background thread while others are computed; a tracking error does not stop the sweep."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _END = None
 
 @dataclass(frozen=True)
 class _Amend:
-    """Not a shard: what was logged earlier is to be looked at."""
+    """A queue entry that requests :meth:`Tracker.amend`."""
 
     chosen: dict[int, list[int]] | None
 
 
 class BackgroundTracking:
-    """Logs a sweep's trials to a tracker.
+    """A background thread that logs a sweep's trials to a tracker.
 
-    Shards are named by their index and read from the store when their turn comes, so the waiting ones take no memory.
+    Shards are queued by index and read from the store when they are logged, so queued shards take no memory.
 
     Args:
-        tracker: where to log.
-        sweep: what is logged.
-        logged: called with a number of trials after they are logged.
+        tracker: Tracker to log to.
+        sweep: The sweep to log.
+        logged: Callback that receives the number of trials just logged.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class BackgroundTracking:
         sweep: TrackedSweep,
         logged: Callable[[int], None],
     ) -> None:
-        """Nothing is logged before start()."""
+        """Prepare the thread; nothing is logged before :meth:`start`."""
         self.error: Exception | None = None
         self.trials = 0  # logged so far
         self.run: dict[str, str] = {}
@@ -52,30 +52,30 @@ class BackgroundTracking:
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
     def start(self) -> None:
-        """Begin: the parent run first."""
+        """Start the thread, which first creates or finds the parent run."""
         self._thread.start()
 
     def put(self, shard: int, trials: list[int] | None = None) -> None:
-        """Log some trials of a shard that is in the store, or all of them."""
+        """Queue a stored shard; ``trials`` are the numbers of the trials to log, by default all."""
         self._shards.put((shard, trials))
 
     def amend(self, chosen: dict[int, list[int]] | None = None) -> None:
-        """All shards are stored: bring what was logged earlier in line with them; see :meth:`Tracker.amend`."""
+        """Queue a correction of earlier runs once all shards are stored; see :meth:`Tracker.amend`."""
         self._shards.put(_Amend(chosen))
 
     def join(self) -> None:
-        """Wait until all that was put is logged, or tracking has failed; see ``error``."""
+        """Wait until everything queued is logged or tracking has failed; see ``error``."""
         self._shards.put(_END)
         self._thread.join()
 
     def interrupt(self) -> None:
-        """Stop after the pack, or with the public client the trials, being logged, and mark the parent run."""
+        """Stop after the pack being logged (or trials, with the client writer), and mark the parent run as killed."""
         self._stop.set()
         self._tracker.hurry()
         self.join()
         try:
             self._tracker.interrupt()
-        except Exception as error:  # noqa: BLE001 - as a fault of the logging itself
+        except Exception as error:  # noqa: BLE001 - reported like an error while logging
             self.error = self.error or error
 
     def _work(self) -> None:
@@ -85,7 +85,7 @@ class BackgroundTracking:
                 self._log_all()
             finally:
                 self._tracker.end_trials()
-        except Exception as error:  # noqa: BLE001 - the sweep goes on; whoever joins reads it
+        except Exception as error:  # noqa: BLE001 - the sweep continues; the caller of join() reads the error
             self.error = error
             why = first_line(error)
             log_event("tracking failed", self._sweep.sweep_id, level=logging.ERROR, logged=self.trials, reason=why)

@@ -1,4 +1,4 @@
-"""Tracker: the protocol of everything that logs runs, and the values that it takes and returns."""
+"""The tracker protocol, and the values that trackers take and return."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sweeps.store.store import SweepFiles
 
 @dataclass(frozen=True, eq=False)
 class TrackedSweep:
-    """What a tracker needs to know of a sweep."""
+    """The parts of a sweep that a tracker needs."""
 
     files: SweepFiles
     config: SweepConfig
@@ -28,18 +28,18 @@ class TrackedSweep:
 
     @property
     def sweep_id(self) -> str:
-        """The sweep's id."""
+        """The id of the sweep."""
         return self.files.sweep_id
 
     @property
     def experiment(self) -> str:
-        """The MLflow experiment's name."""
+        """The name of the MLflow experiment."""
         return self.config.experiment or self.config.name
 
 
 @dataclass(frozen=True)
 class ModelPlace:
-    """Where a model is in MLflow; ``version`` is that of the registered model ``name``, if it was registered."""
+    """The location of a model in MLflow; ``version`` is the version of the registered model ``name``, if any."""
 
     model_id: str
     experiment_id: str
@@ -48,12 +48,12 @@ class ModelPlace:
 
     @property
     def uri(self) -> str:
-        """What mlflow.pyfunc.load_model takes."""
+        """The URI to pass to mlflow.pyfunc.load_model."""
         return f"models:/{self.name}/{self.version}" if self.version else f"models:/{self.model_id}"
 
     @property
     def page(self) -> str:
-        """Its page in MLflow's UI, relative to the UI's."""
+        """The model's page in MLflow's UI, relative to the UI."""
         if self.name and self.version:
             return f"#/models/{quote(self.name, safe='')}/versions/{self.version}"
         return f"#/experiments/{self.experiment_id}/models/{self.model_id}"
@@ -61,13 +61,13 @@ class ModelPlace:
 
 @dataclass(frozen=True)
 class RunPage:
-    """What MLflow shows of a finished sweep on its own run.
+    """The content that MLflow shows on the parent run of a finished sweep.
 
     Args:
-        note: Markdown, of at most NOTE_LENGTH characters.
-        curves: the points (step, value) of metrics.
-        artifacts: files by their path among the run's artifacts.
-        tables: which of them are tables, as ``mlflow.log_table`` writes them.
+        note: Markdown of at most NOTE_LENGTH characters.
+        curves: Points (step, value) by metric.
+        artifacts: Contents of files by artifact path.
+        tables: Paths of the artifacts that are tables in the format of ``mlflow.log_table``.
     """
 
     note: str
@@ -81,15 +81,15 @@ class BestModel:
     """A trained model from raw features to raw targets.
 
     Args:
-        trial: the trial's number.
-        trial_id: its id.
-        params: its hyperparameters and seed, as texts.
-        settings: the model's kind, dtype and shape; JSON can hold it.
+        trial: Number of the trial.
+        trial_id: Id of the trial.
+        params: Hyperparameters and seed, as strings.
+        settings: Kind, dtype and shape of the model, as JSON-compatible values.
         arrays: ``parameters`` (P,) in the run's dtype; ``shift`` and ``scale`` (d,), ``target_shift`` and
-            ``target_scale`` () of the standardisation, 0 and 1 where there is none.
-        example: (n, d) some raw inputs.
-        code: Python files that loading needs, by their path below a folder on the import path; of modules only.
-        requirements: what predicting needs from the package index, beside MLflow.
+            ``target_scale`` () of the standardisation, 0 and 1 if there is none.
+        example: (n, d) example of raw inputs.
+        code: Python files that loading requires, by path relative to the import path; only for ``module`` models.
+        requirements: Packages that prediction requires besides MLflow.
     """
 
     trial: int
@@ -104,7 +104,7 @@ class BestModel:
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """A logged run: each fact by its name, metrics by their last value. ``trial_id`` is empty for a parent run."""
+    """A logged run: its facts by name, with the last value of each metric; ``trial_id`` is empty for a parent run."""
 
     run_id: str
     trial_id: str
@@ -112,53 +112,53 @@ class LoggedRun:
 
     @property
     def not_finite(self) -> list[str]:
-        """The metrics that are not finite, which must never be logged."""
+        """The names of metrics with non-finite values, which must never be logged."""
         return [name for name, fact in self.facts.items() if isinstance(fact, float) and not math.isfinite(fact)]
 
 
 class Tracker(Protocol):
-    """Logs a sweep's runs. Every call can be repeated: what is logged already is not logged again."""
+    """A tracker logs a sweep's runs. All calls are idempotent: what is already logged is not logged again."""
 
     @property
     def uri(self) -> str:
-        """Where the runs are logged, without secrets."""
+        """The URI that runs are logged to, without secrets."""
 
     def check(self, writer: WriterName = "auto") -> None:
-        """Check that runs can be logged, before anything is computed, and choose how.
+        """Check, before anything is computed, that runs can be logged, and choose the writer.
 
         Raises:
-            TrackingError: the place cannot be reached or refuses.
+            TrackingError: the server or database cannot be reached or rejects the user.
         """
 
     def open(self, experiment: str) -> None:
         """Find or create the experiment, before anything is computed.
 
         Raises:
-            TrackingError: it is deleted, or this user may not log to it.
+            TrackingError: the experiment is deleted, or this user is not allowed to log to it.
         """
 
     def start(self, sweep: TrackedSweep) -> dict[str, str]:
         """Create or find the parent run; return its experiment_id and run_id, the writer and the writer_reason."""
 
     def amend(self, sweep: TrackedSweep, chosen: dict[int, list[int]] | None) -> None:
-        """Bring what an earlier try has logged in line with the store.
+        """Correct runs of an earlier attempt to match the store.
 
         Args:
-            sweep: the sweep; all shards that will ever be stored are stored.
-            chosen: the trials that get runs, by shard; None is all.
+            sweep: The sweep; no more shards will be stored.
+            chosen: Numbers of the trials that get runs, by shard; None means all.
         """
 
     def log_trials(self, table: pa.Table, steps: list[int]) -> Iterator[int]:
-        """Log rows of a shard file as child runs; yield how many more are logged, whenever some are."""
+        """Log rows of a shard file as child runs; yield the number of additional runs as they are logged."""
 
     def end_trials(self) -> None:
-        """Finish writing; no more trials come."""
+        """Finish writing after the last trial."""
 
     def runs_of(self, trials: dict[str, int]) -> dict[str, str]:
-        """Return the run ids of some trials by trial id, as far as they have runs; ``trials`` are numbers by id."""
+        """Return the run ids of trials that have runs, by trial id; ``trials`` maps trial ids to numbers."""
 
     def log_model(self, model: BestModel, run_id: str | None, register: str | None) -> ModelPlace:
-        """Log a trial's model to its run, or else to the parent, and register it under ``register`` if given."""
+        """Log a trial's model to its run, or to the parent run if None; register it as ``register`` if given."""
 
     def finish(
         self,
@@ -168,16 +168,16 @@ class Tracker(Protocol):
         complete: bool = True,
         page: RunPage | None = None,
     ) -> None:
-        """Write the parent's metrics, tags, page and artifacts; mark it finished, or failed if trials are missing."""
+        """Log the parent's metrics, tags, page and artifacts; mark it as finished, or failed if trials are missing."""
 
     def logged_runs(self, sweep: TrackedSweep) -> Iterator[LoggedRun]:
-        """Yield all runs of a sweep, its parent among them."""
+        """Yield all runs of a sweep, including the parent."""
 
     def read_run(self, run_id: str) -> LoggedRun:
         """Return one run."""
 
     def hurry(self) -> None:
-        """Stop waiting for a server that refuses calls: someone waits for the end."""
+        """Stop waiting for a server that rejects calls, so that the sweep can end."""
 
     def interrupt(self) -> None:
         """Mark the parent run as killed."""

@@ -1,4 +1,4 @@
-"""Trials: what each trial of a shard file logs, as columns; every writer writes exactly this."""
+"""The content of trial runs as columns; all writers log exactly this."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.tracking.base import LoggedRun, TrackedSweep
 from sweeps.tracking.names import MAX_FINAL_METRICS, SWEEP_ID, TRIAL_ID, VERDICT
 
-PARAM_LENGTH = 6000  # MLflow cuts longer ones
+PARAM_LENGTH = 6000  # characters; MLflow truncates longer values
 TAG_LENGTH = 8000
 _FIGURES = (
     "final_loss",
@@ -29,34 +29,34 @@ _FIGURES = (
 
 @dataclass(frozen=True, eq=False)
 class TrialRuns:
-    """T trials as MLflow runs: texts as lists of T, metric points as a matrix of T rows and a column a point.
+    """The content of T MLflow runs: texts as lists of length T, metric points as a (T, C) matrix.
 
-    Columns are sorted by key, then by step; NaN stands for a point that a trial does not have.
+    Columns of the matrix are sorted by key, then by step. NaN marks a point that a trial does not have.
     """
 
     numbers: list[int]
     ids: list[str]
     params: dict[str, list[str]]
     tags: dict[str, list[str]]
-    keys: list[str]  # of each column
-    steps: list[int]
-    values: NDArray[np.float64]
+    keys: list[str]  # (C,) metric key of each column
+    steps: list[int]  # (C,) step of each column
+    values: NDArray[np.float64]  # (T, C)
 
     def __len__(self) -> int:
-        """How many trials."""
+        """Return the number of trials."""
         return len(self.numbers)
 
     def name(self, index: int) -> str:
-        """A trial's run name."""
+        """Return the name of a trial's run."""
         return f"trial {self.numbers[index]}"
 
     def metrics(self, index: int) -> Iterator[tuple[str, float, int]]:
-        """(key, value, step) of all that one trial logs."""
+        """Yield (key, value, step) of the metric points of one trial."""
         for column in np.flatnonzero(np.isfinite(self.values[index])).tolist():
             yield self.keys[column], float(self.values[index, column]), self.steps[column]
 
     def groups(self) -> Iterator[tuple[str, int, int]]:
-        """(key, first column, end) of each metric."""
+        """Yield (key, first column, end column) of each metric."""
         first = 0
         for column in range(1, len(self.keys) + 1):
             if column == len(self.keys) or self.keys[column] != self.keys[first]:
@@ -64,12 +64,12 @@ class TrialRuns:
                 first = column
 
     def split(self, parts: int) -> list[TrialRuns]:
-        """At most so many parts of about the same size, in order."""
+        """Split the trials, in order, into at most ``parts`` parts of about equal size."""
         part = np.arange(len(self)) * parts // len(self)
         return [self.take(part == index) for index in np.unique(part)]
 
     def take(self, chosen: NDArray[np.bool_]) -> TrialRuns:
-        """Some of the trials."""
+        """Return the trials selected by a (T,) mask."""
         if chosen.all():
             return self
         kept = np.flatnonzero(chosen).tolist()
@@ -84,14 +84,14 @@ class TrialRuns:
 def trial_runs(
     table: pa.Table, steps: list[int], names: tuple[str, ...], sweep_id: str, points: int | None
 ) -> TrialRuns:
-    """What the trials of a shard file's rows log.
+    """Build the runs of the trials in rows of a shard file.
 
     Args:
-        table: rows of a shard file.
-        steps: the steps of its curves.
-        names: the parameters whose values are logged.
-        sweep_id: the sweep's id.
-        points: at most so many points of a curve; None logs all.
+        table: Rows of a shard file.
+        steps: Steps of the curves.
+        names: Model parameters to log.
+        sweep_id: Id of the sweep.
+        points: Maximum number of points per curve; None logs all.
     """
     starts = [name for name in table.column_names if name.startswith("init.")]
     params = {key: _texts(table[key], PARAM_LENGTH) for key in (*HYPERPARAMETERS, "seed", *starts)}
@@ -111,14 +111,14 @@ def expected_runs(sweep: TrackedSweep, table: pa.Table, steps: list[int]) -> Ite
     for index in range(len(runs)):
         facts: dict[str, str | float] = {"status": "FINISHED", "verdict": runs.tags[VERDICT][index]}
         facts |= {f"param {key}": texts[index] for key, texts in runs.params.items()}
-        facts |= {f"metric {key}": value for key, value, _ in runs.metrics(index)}  # by step: the last one stays
+        facts |= {f"metric {key}": value for key, value, _ in runs.metrics(index)}  # the last step wins
         yield LoggedRun("", runs.ids[index], facts)
 
 
 def _points(
     table: pa.Table, steps: list[int], names: tuple[str, ...], points: int | None
 ) -> tuple[list[str], list[int], NDArray[np.float64]]:
-    """Keys, steps and values of the metric columns, sorted by key and step."""
+    """Return keys, steps and values of the metric columns, sorted by key and step."""
     rows, last = len(table), steps[-1]
     blocks: dict[str, tuple[list[int], NDArray[np.float64]]] = {}
     curves = {key: key for key in ("loss", "validation_loss")} | {f"param.{name}": f"param/{name}" for name in names}
@@ -139,7 +139,7 @@ def _points(
 def _thinned(
     steps: list[int], values: NDArray[np.float64], points: int | None
 ) -> tuple[list[int], NDArray[np.float64]]:
-    """At most so many points of each curve: the first, its last finite one, and between them steps evenly by log."""
+    """Reduce each curve to at most ``points``: the first, the last finite one, and log-spaced steps in between."""
     if points is None or len(steps) <= points:
         return steps, values
     at = np.asarray(steps)
@@ -149,7 +149,7 @@ def _thinned(
     chosen[-1] = True
     finite = np.isfinite(values)
     ends = len(at) - 1 - np.argmax(finite[:, ::-1], axis=1)
-    # A curve that ends early keeps its end in place of the last chosen point before it.
+    # A curve that ends early keeps its last finite point instead of the last chosen point before it.
     before = np.array([np.flatnonzero(chosen[: end + 1])[-1] for end in range(len(at))])[ends]
     rows = np.arange(len(values))
     kept = np.where(chosen, values, np.nan)

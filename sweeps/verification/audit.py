@@ -164,9 +164,7 @@ def _verdict_differences(prepared: PreparedSweep, files: SweepFiles) -> Iterator
     """Check verdicts that depend on the best loss of the whole sweep."""
     for index, table, judged in final_verdicts(files, Thresholds(**prepared.config.verdict.model_dump())):
         if not table.equals(judged):
-            yield Difference(
-                "verdicts", f"{index:05}.parquet", "verdicts that follow from the sweep's losses", "different verdicts"
-            )
+            yield Difference("verdicts", f"{index:05}.parquet", "verdicts from the sweep's losses", "others")
 
 
 def _table(files: SweepFiles, index: int) -> pa.Table | None:

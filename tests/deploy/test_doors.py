@@ -66,9 +66,9 @@ def test_the_administrator_sees_the_metrics(service_stack: ServiceStack) -> None
 @pytest.mark.parametrize(
     ("user", "password", "message"),
     [
-        ("", "", "asks for a login: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
-        ("sweeps", "wrong", "refuses the user 'sweeps' or the password"),
-        ("viewer", None, "the user 'viewer' may not make experiments"),
+        ("", "", "requires a login: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        ("sweeps", "wrong", "rejects the user 'sweeps' or the password"),
+        ("viewer", None, "the user 'viewer' is not allowed to create experiments"),
     ],
 )
 def test_who_may_not_log_is_told_before_anything_is_computed(
@@ -94,7 +94,7 @@ def test_the_viewer_looks_and_does_not_touch(
 ) -> None:
     sweep = sweep_file()
     run(cli, sweep, **service_stack.login("sweeps"))
-    assert "may look at the experiment" in run(cli, sweep, code=2, **service_stack.login("viewer"))
+    assert "can read the experiment" in run(cli, sweep, code=2, **service_stack.login("viewer"))
     viewer = ("viewer", service_stack.secret("mlflow_viewer"))
 
     def call(path: str, **body: object) -> requests.Response:
@@ -191,7 +191,7 @@ def test_least_rights(service_stack: ServiceStack) -> None:
 
 
 def test_a_database_user_who_may_only_read_gets_the_client(service_stack: ServiceStack) -> None:
-    assert "may not INSERT" in choose(service_stack.database("sweeps_reader"), "auto").reason
+    assert "lacks the INSERT privilege" in choose(service_stack.database("sweeps_reader"), "auto").reason
 
 
 def assert_nowhere(secrets: list[str], store: Path, service_stack: ServiceStack) -> None:

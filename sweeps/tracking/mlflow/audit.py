@@ -1,4 +1,4 @@
-"""Reading back: the runs of a sweep as MLflow's public client returns them."""
+"""Read the runs of a sweep back with MLflow's public client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PAGE = 1000  # runs per call
 
 
 def logged_runs(client: MlflowClient, sweep: TrackedSweep) -> Iterator[LoggedRun]:
-    """Yield all runs of a sweep, its parent among them; none if there is no such experiment."""
+    """Yield all runs of a sweep, including the parent; none if the experiment does not exist."""
     experiment = client.get_experiment_by_name(sweep.experiment)
     if experiment is None:
         return
@@ -35,7 +35,7 @@ def logged_runs(client: MlflowClient, sweep: TrackedSweep) -> Iterator[LoggedRun
 
 
 def to_logged_run(run: Run) -> LoggedRun:
-    """Return the facts of a run."""
+    """Convert an MLflow run to its status, verdict, params and metrics."""
     tags = run.data.tags
     facts: dict[str, str | float] = {"status": run.info.status, "verdict": tags.get(VERDICT, "")}
     facts |= {f"param {key}": value for key, value in run.data.params.items()}

@@ -1,8 +1,8 @@
-"""The bulk writer: trials straight into MLflow's own tables, a pack in one transaction a connection.
+"""The bulk writer: insert trials directly into MLflow's tables, one pack per transaction and connection.
 
-A run's id is 48 bits of the sweep's start in milliseconds, 48 bits of a hash of what it belongs to, and 32 bits of the
-trial's number: the same trial has the same id again, so the runs table says what is logged, and ids that sort by time
-are appended to the tables' indices instead of being scattered over them.
+A run id consists of 48 bits of the sweep's start in milliseconds, 48 bits of a hash of experiment, parent run and
+sweep, and 32 bits of the trial's number. The same trial always gets the same id, so the runs table shows what is
+logged. Ids that sort by time are appended to the tables' indices instead of scattered over them.
 """
 
 from __future__ import annotations
@@ -39,39 +39,39 @@ _THERE = """
 
 
 class BulkWriter:
-    """Logs packs of trials by plain SQL.
+    """A writer that logs packs of trials with SQL.
 
     Args:
-        database: where MLflow's tables are.
-        family: the sweep.
-        client_writer: fills the runs that an earlier client writer left unfinished.
+        database: Database with MLflow's tables.
+        child_runs: What the child runs of the sweep share.
+        client_writer: Writer that completes runs that an earlier client writer left unfinished.
     """
 
     def __init__(self, database: Database, child_runs: ChildRuns, client_writer: ClientWriter) -> None:
-        """Nothing is opened yet."""
-        self._database, self._family, self._client_writer = database, child_runs, client_writer
+        """Store the arguments; connections are opened on the first write."""
+        self._database, self._child_runs, self._client_writer = database, child_runs, client_writer
         self._connections: list[Connection] = []
         self._earlier: dict[str, tuple[str, bool]] = {}
         self._prefix = run_id_prefix(child_runs)
 
     def find_earlier(self) -> None:
-        """Look for child runs that the client writer logged before; this one's own are known by their ids."""
+        """Find child runs that the client writer logged earlier; the bulk writer's own are known by their ids."""
         with closing(self._database.connect()) as connection:
-            for trial_id, run_id, status, stage in connection.query(_CHILDREN, TRIAL_ID, self._family.parent_id):
+            for trial_id, run_id, status, stage in connection.query(_CHILDREN, TRIAL_ID, self._child_runs.parent_id):
                 if not run_id.startswith(self._prefix):
                     self._earlier[trial_id] = run_id, status == "FINISHED" or stage == "deleted"
         self._client_writer.adopt(self._earlier)
 
     def renew(self, earlier: dict[str, tuple[str, bool]]) -> None:
-        """Of these trials other runs count; one that is to be logged anew needs another id, so the client does it."""
+        """Replace the known runs of trials; the client writer logs them again, because they need a different id."""
         self._earlier |= earlier
         self._client_writer.adopt(self._earlier)
 
     def write(self, runs: TrialRuns) -> Iterator[int]:
-        """Log the trials that are not logged, in one transaction a connection; yields how many are in MLflow then.
+        """Log trials that are not logged yet, in one transaction per connection; yield how many are in MLflow.
 
         Raises:
-            TrackingError: the experiment is gone, or a run is there that has a trial's id and is not that trial's.
+            TrackingError: the experiment is deleted, or a run with a trial's id belongs to something else.
         """
         by_client = np.array([trial_id in self._earlier for trial_id in runs.ids], np.bool_)
         if by_client.any():
@@ -89,17 +89,17 @@ class BulkWriter:
             for _ in threads.map(self._write_part, self._connections, parts):
                 pass
         if first:
-            # Without statistics the database takes the wrong index, and a page of the UI takes seconds; a running
-            # server on SQLite notices only the first ones, so they come early.
+            # Without statistics the database uses the wrong index, and pages of the UI take seconds. A running server
+            # on SQLite reads only the first statistics, so collect them early.
             self._connections[0].analyze()
         yield len(runs)
 
     def run_id(self, number: int, trial_id: str) -> str | None:
-        """The id that the trial's run has, if it has one."""
+        """Return the id that the trial's run has, if it has one."""
         return self._client_writer.run_id(number, trial_id) or self._run_id(number)
 
     def close(self) -> None:
-        """Bring the statistics up to date, and close what is open."""
+        """Update the database's statistics and close the connections."""
         connections, self._connections = self._connections, []
         for connection in connections:
             with closing(connection):
@@ -107,11 +107,11 @@ class BulkWriter:
                     connection.analyze()
 
     def _write_part(self, connection: Connection, runs: TrialRuns) -> None:
-        child_runs, ids, began = self._family, [self._run_id(number) for number in runs.numbers], now_ms()
+        child_runs, ids, began = self._child_runs, [self._run_id(number) for number in runs.numbers], now_ms()
         with connection.transaction():
             if connection.experiment_stage(int(child_runs.experiment_id)) != "active":
                 raise TrackingError(
-                    f"the experiment {child_runs.experiment_id} has been deleted while it was logged to"
+                    f"experiment {child_runs.experiment_id} was deleted during logging; restore it and resume the sweep"
                 )
             new = connection.claim(run_rows(runs, ids, child_runs, began, now_ms()))
             chosen = np.array([run_id in new for run_id in ids], np.bool_)
@@ -120,28 +120,28 @@ class BulkWriter:
                 connection.insert(grid)
 
     def _check_own(self, connection: Connection, runs: TrialRuns) -> None:
-        """What is there already must be what would have been written."""
+        """Check that runs that already exist belong to the trials that would have been written."""
         if not len(runs):
             return
-        child_runs, bounds = self._family, (self._run_id(min(runs.numbers)), self._run_id(max(runs.numbers)))
+        child_runs, bounds = self._child_runs, (self._run_id(min(runs.numbers)), self._run_id(max(runs.numbers)))
         there = {run_id: content for run_id, *content in connection.query(_THERE, SWEEP_ID, TRIAL_ID, *bounds)}
         for number, trial_id in zip(runs.numbers, runs.ids, strict=True):
             run_id = self._run_id(number)
             if there[run_id] != [int(child_runs.experiment_id), child_runs.sweep_id, trial_id]:
-                raise TrackingError(f"the run {run_id} is there, but it is not trial {number} of this sweep")
+                raise TrackingError(f"run {run_id} already exists, but is not trial {number} of this sweep")
 
     def _run_id(self, number: int) -> str:
         return f"{self._prefix}{number:08x}"
 
 
 def run_id_prefix(child_runs: ChildRuns) -> str:
-    """The first 24 of the 32 digits of a sweep's run ids."""
+    """Return the first 24 of the 32 hexadecimal digits of a sweep's run ids."""
     belongs = "\0".join((child_runs.experiment_id, child_runs.parent_id, child_runs.sweep_id))
     return f"{child_runs.started_ms:012x}{hashlib.sha256(belongs.encode()).hexdigest()[:12]}"
 
 
 def _check_names(runs: TrialRuns) -> None:
-    """MLflow's own rules for keys; long texts are cut already."""
+    """Apply MLflow's rules for keys; long values are truncated already."""
     from mlflow.utils.validation import _validate_metric, _validate_param, _validate_tag
 
     for key in dict.fromkeys(runs.keys):

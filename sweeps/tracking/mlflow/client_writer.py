@@ -1,4 +1,4 @@
-"""The client writer: trials through MLflow's public client only, for any tracking URI; three calls each."""
+"""The client writer: log trials with MLflow's public client, for any tracking URI, in three calls each."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_ENTITIES_PER_CALL = 1000  # MLflow's limits: metrics and params together,
-_PARAMS_PER_CALL = 100
-_DELETED, _UNFINISHED, _FINISHED = range(3)  # of several runs of one trial, the greatest counts
+_ENTITIES_PER_CALL = 1000  # MLflow's limit on metrics and params together
+_PARAMS_PER_CALL = 100  # MLflow's limit
+_DELETED, _UNFINISHED, _FINISHED = range(3)  # of several runs of one trial, the one with the highest rank counts
 
 
 class ClientWriter:
-    """Logs a trial in three calls: create, log, end. A run of it that an earlier try left unfinished is filled.
+    """A writer that logs a trial in three calls: create, log, end. It completes unfinished runs of earlier attempts.
 
     Args:
         client: MLflow's client.
-        family: the sweep.
-        threads: that log trials at the same time.
+        child_runs: What the child runs of the sweep share.
+        threads: Number of threads that log trials concurrently.
     """
 
     def __init__(self, client: MlflowClient, child_runs: ChildRuns, threads: int = 1) -> None:
-        """Nothing is logged yet."""
-        self._client, self._family, self._threads = client, child_runs, threads
-        self._earlier: dict[str, tuple[str, bool]] = {}  # trial id: run id, and whether it is all there
+        """Store the arguments; nothing is logged yet."""
+        self._client, self._child_runs, self._threads = client, child_runs, threads
+        self._earlier: dict[str, tuple[str, bool]] = {}  # trial id: (run id, whether the run is complete)
 
     def find_earlier(self) -> None:
-        """Look for child runs that were logged before; one that somebody deleted stays deleted.
+        """Find child runs that were logged earlier; deleted runs stay deleted.
 
-        A server may carry out a call long after it was given up and repeated, which makes a second run of a trial: the
-        lesser of the two is deleted.
+        A server can execute a call long after the client gave up and retried it, which creates a second run of a trial.
+        The less complete of the two is deleted.
         """
         found: dict[str, tuple[int, str]] = {}
-        for run in children(self._client, self._family):
+        for run in children(self._client, self._child_runs):
             trial_id, this = run.data.tags[TRIAL_ID], (_worth(run), str(run.info.run_id))
             lesser, found[trial_id] = sorted((found.get(trial_id, (_DELETED, "")), this))
             if lesser[0] != _DELETED:
@@ -49,17 +49,17 @@ class ClientWriter:
         self._earlier = {trial_id: (run_id, worth != _UNFINISHED) for trial_id, (worth, run_id) in found.items()}
 
     def renew(self, earlier: dict[str, tuple[str, bool]]) -> None:
-        """Of these trials other runs count than was found, or none yet."""
+        """Replace the known runs of trials."""
         self._earlier |= earlier
 
     def adopt(self, earlier: dict[str, tuple[str, bool]]) -> None:
-        """Take over what another writer knows of earlier runs."""
+        """Use the runs that another writer found."""
         self._earlier = earlier
 
     def write(self, runs: TrialRuns) -> Iterator[int]:
-        """Log the trials that are not logged; yields 1 after each.
+        """Log trials that are not logged yet; yield 1 after each.
 
-        When one trial fails or nobody wants more, those under way are ended, and no others begun.
+        If a trial fails or the generator is closed, trials in progress are finished and no others are started.
         """
         failure: BaseException | None = None
         failed = Event()
@@ -95,7 +95,7 @@ class ClientWriter:
             return
         run_id = run_id or self._create(runs, index)
         params = [Param(key, texts[index]) for key, texts in runs.params.items()]
-        metrics = [Metric(key, value, self._family.started_ms, step) for key, value, step in runs.metrics(index)]
+        metrics = [Metric(key, value, self._child_runs.started_ms, step) for key, value, step in runs.metrics(index)]
         first = _ENTITIES_PER_CALL - min(len(params), _PARAMS_PER_CALL)
         self._client.log_batch(run_id, metrics=metrics[:first], params=params[:_PARAMS_PER_CALL])
         for at in range(first, len(metrics), _ENTITIES_PER_CALL):
@@ -106,22 +106,22 @@ class ClientWriter:
         self._earlier[runs.ids[index]] = run_id, True
 
     def _create(self, runs: TrialRuns, index: int) -> str:
-        tags = {"mlflow.parentRunId": self._family.parent_id, "mlflow.user": self._family.user}
+        tags = {"mlflow.parentRunId": self._child_runs.parent_id, "mlflow.user": self._child_runs.user}
         tags |= {key: texts[index] for key, texts in runs.tags.items()}
-        run = self._client.create_run(self._family.experiment_id, tags=tags, run_name=runs.name(index))
+        run = self._client.create_run(self._child_runs.experiment_id, tags=tags, run_name=runs.name(index))
         self._earlier[runs.ids[index]] = str(run.info.run_id), False
         return str(run.info.run_id)
 
     def run_id(self, number: int, trial_id: str) -> str | None:
-        """The id of the trial's run, if it is known."""
+        """Return the id of the trial's run, if it is known."""
         return self._earlier.get(trial_id, (None, False))[0]
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: the writer holds no resources."""
 
 
 def children(client: MlflowClient, child_runs: ChildRuns, deleted: bool = True) -> Iterator[Run]:
-    """The runs of a sweep's trials, whoever has logged them."""
+    """Yield the runs of a sweep's trials from all writers."""
     from mlflow.entities import ViewType
 
     token = None

@@ -1,4 +1,4 @@
-"""Probe: whether a tracking server or database can be reached, told in one line before anything is computed."""
+"""Check early that a tracking server or database can be reached, with one-line errors."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _PROBE_SECONDS = 5
 
 
 def probe(uri: str) -> None:
-    """Try a server or database with a short time limit, before MLflow's client does so with a long one.
+    """Connect to a server or database with a short timeout; MLflow's client would wait much longer.
 
     Raises:
-        TrackingError: it cannot be reached.
+        TrackingError: the server or database cannot be reached.
     """
     if is_server(uri):
         _probe_server(uri)
     elif re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?", uri):
-        raise TrackingError(f"{redact_uri(uri)}: a database in memory is gone before anybody can look at it")
+        raise TrackingError(f"{redact_uri(uri)}: a database in memory is lost when the sweep ends; use a file")
     elif re.match(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://", uri):
         _probe_database(uri)
 
@@ -33,12 +33,12 @@ def probe(uri: str) -> None:
 def _probe_server(uri: str) -> None:
     try:
         address = urlsplit(uri)
-        host = address.netloc.rpartition("@")[2]  # urllib knows no user names in addresses
+        host = address.netloc.rpartition("@")[2]  # urllib does not support user names in addresses
         request = urllib.request.Request(f"{address.scheme}://{host}{address.path.rstrip('/')}/health")
         with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
             return
     except urllib.error.HTTPError:
-        return  # somebody answers; MLflow's client will say what is wrong
+        return  # a server answers; MLflow's client reports what is wrong
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise TrackingError(f"{redact_uri(uri)}: the tracking server cannot be reached: {reason}") from error
@@ -59,14 +59,14 @@ def _probe_database(uri: str) -> None:
 
 
 def is_server(uri: str) -> bool:
-    """Whether it is the address of an HTTP tracking server."""
+    """Return whether a URI is that of an HTTP tracking server."""
     return re.match(r"https?://", uri) is not None
 
 
 def quiet() -> None:
-    """MLflow reads its switches from the environment; what the user has set stays."""
+    """Disable MLflow's telemetry and log output; environment variables set by the user take precedence."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # an error comes as an exception too, told in a line
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are also raised, and reported in one line

@@ -1,4 +1,4 @@
-"""The MLflow experiment of a sweep: found by its name, or created."""
+"""Find or create the MLflow experiment of a sweep."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
-# MLflow's UI would guess it; its 3.17 opens an experiment as the browser's own switch says, whatever the kind.
+# Otherwise MLflow's UI guesses the kind. MLflow 3.17 ignores it and follows the switch saved in the browser.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def find_or_create(client: MlflowClient, name: str, artifacts: Path | None, uri: str) -> Experiment:
-    """Return the experiment with a name; create it if there is none.
+    """Return the experiment with a name; create it if it does not exist.
 
     Args:
         client: MLflow's client.
-        name: the experiment's name.
-        artifacts: where a new experiment keeps its artifacts; None leaves that to the server.
-        uri: the tracking URI, for messages.
+        name: Name of the experiment.
+        artifacts: Artifact folder of a new experiment; None leaves the choice to the server.
+        uri: Tracking URI, for messages.
 
     Raises:
         TrackingError: the experiment is deleted.
@@ -34,7 +34,7 @@ def find_or_create(client: MlflowClient, name: str, artifacts: Path | None, uri:
         return client.get_experiment(client.create_experiment(name, location, _KIND))
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
-            f"{uri}: the experiment {name!r} is deleted; restore it, or name another one ('experiment:')"
+            f"{uri}: the experiment {name!r} is deleted; restore it, or name another one with 'experiment:'"
         )
     return experiment
 

@@ -1,4 +1,4 @@
-"""Health: how a tracking URI stands before any sweep uses it, and how far its clock is from this machine's."""
+"""Health checks of a tracking URI: the writer that would be used, and the difference between clocks."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _SECONDS = 5
 
 
 def standing(tracker: MlflowTracker) -> tuple[str, str]:
-    """Which writer would log a sweep, and why.
+    """Return which writer would log a sweep, and why.
 
     Raises:
-        TrackingError: the server or database cannot be reached, or refuses.
+        TrackingError: the server or database cannot be reached or rejects the user.
     """
     tracker.check()
     return tracker.choice.name, tracker.choice.reason
 
 
 def skew(uri: str, database: str | None) -> float | None:
-    """Seconds by which the clock of a tracking server, or of a PostgreSQL database, is ahead; None where there is none.
+    """Return the seconds by which the clock of a tracking server or PostgreSQL database is ahead; None for others.
 
     Raises:
-        TrackingError: it does not say what time it is.
+        TrackingError: the server cannot be reached or does not report the time.
     """
     if is_server(uri):
         return _server_skew(uri)
@@ -53,12 +53,12 @@ def _server_skew(uri: str) -> float:
     before = time.time()
     try:
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
-            told = answer.headers["Date"]
+            date = answer.headers["Date"]
     except urllib.error.HTTPError as error:
-        told = error.headers["Date"]
+        date = error.headers["Date"]
     except OSError as error:
         raise TrackingError(f"{redact_uri(uri)}: the tracking server cannot be reached: {error}") from error
-    if told is None:
-        raise TrackingError(f"{redact_uri(uri)}: the tracking server does not say what time it is")
-    # Whole seconds, cut: half a second later on average.
-    return parsedate_to_datetime(told).timestamp() + 0.5 - (before + time.time()) / 2
+    if date is None:
+        raise TrackingError(f"{redact_uri(uri)}: the tracking server does not report the time (no Date header)")
+    # The header is truncated to whole seconds: add half a second on average.
+    return parsedate_to_datetime(date).timestamp() + 0.5 - (before + time.time()) / 2

@@ -1,4 +1,4 @@
-"""Logged model: the best trial's model in MLflow, by its public client, once, and registered if that is asked for."""
+"""Log the best trial's model to MLflow once, with its public client, and optionally register it."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from sweeps.tracking.base import BestModel
 
 MODEL_NAME = "best-model"
-_PREDICTOR = Path(__file__).with_name("predictor.py")
+_PREDICTOR = Path(__file__).with_name("pyfunc_model.py")
 
 
 def log_model(
     client: MlflowClient, experiment_id: str, run_id: str, sweep_id: str, model: BestModel, register: str | None
 ) -> ModelPlace:
-    """Log a model onto a run, or complete what is logged of it.
+    """Log a model to a run, or complete a partially logged model.
 
     Args:
-        client: MLflow's.
-        experiment_id: the run's.
-        run_id: the run that the model is an output of, if it is not logged yet.
-        sweep_id: whose best model it is.
-        model: the model.
-        register: the registered model that it is to be a version of.
+        client: MLflow's client.
+        experiment_id: Experiment of the run.
+        run_id: The run that the model is an output of, if the model is not logged yet.
+        sweep_id: The sweep whose best model it is.
+        model: The model.
+        register: Name of the registered model to add a version to; None does not register it.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
@@ -47,7 +47,7 @@ def log_model(
         with tempfile.TemporaryDirectory(prefix="sweeps-model-") as folder:
             path = Path(folder) / "model"
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of MLflow's own code, its type hints and its ways with pandas
+                warnings.simplefilter("ignore")  # MLflow warns about its own type hints and use of pandas
                 _save(model, path, there, Path(folder))
             client.log_model_artifacts(there.model_id, str(path))
         client.finalize_logged_model(there.model_id, LoggedModelStatus.READY)
@@ -60,14 +60,14 @@ def log_model(
 
 
 def _logged(client: MlflowClient, experiment_id: str, sweep_id: str, model: BestModel) -> LoggedModel | None:
-    """The model as an earlier try has left it; one that is whole before others."""
+    """Return the model logged by an earlier attempt, preferring a complete one; None if there is none."""
     named = f"tags.`{SWEEP_ID}` = '{sweep_id}' AND tags.`{TRIAL_ID}` = '{model.trial_id}'"
     found = client.search_logged_models([experiment_id], named)
     return min(found, key=lambda there: (str(there.status) != "READY", there.creation_timestamp), default=None)
 
 
 def _save(model: BestModel, path: Path, there: LoggedModel, scratch: Path) -> None:
-    """An MLflow model in a folder, from code: nothing in it is pickled."""
+    """Save an MLflow model from code to a folder; nothing in it is pickled."""
     import pandas as pd
     from mlflow import pyfunc
     from mlflow.models import Model, infer_signature
@@ -103,7 +103,7 @@ def _save(model: BestModel, path: Path, there: LoggedModel, scratch: Path) -> No
 
 
 def _registered(client: MlflowClient, there: LoggedModel, run_id: str, name: str) -> str:
-    """The version of the registered model that this one is; made if there is none."""
+    """Return the version of the registered model for this model; create it if it does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:

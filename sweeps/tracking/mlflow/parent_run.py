@@ -1,4 +1,4 @@
-"""The parent run of a sweep in MLflow: created or found, described, and closed, by MLflow's public client."""
+"""The parent run of a sweep in MLflow: create or find it, describe it and end it, with MLflow's public client."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 _NOTE, _TABLES = "mlflow.note.content", "mlflow.loggedArtifacts"  # tags that MLflow's UI reads
 _PARAMS_PER_CALL = 100  # MLflow's limit
 _MAX_PARENT_PARAMS = 500
-_MAX_KEY = 250  # characters; MLflow refuses longer keys, and characters that _flatten replaces
+_MAX_KEY = 250  # characters; MLflow rejects longer keys, and the characters that _flatten replaces
 
 
 class ParentRun:
-    """A sweep's parent run.
+    """The parent run of a sweep.
 
     Args:
         client: MLflow's client.
-        run: the run as it was when it was created or found.
-        is_resumed: whether it was found, and so may have child runs.
+        run: The run in the state in which it was created or found.
+        is_resumed: Whether it already existed, so it can have child runs.
     """
 
     def __init__(self, client: MlflowClient, run: Run, is_resumed: bool) -> None:
-        """See :meth:`open`."""
+        """Wrap an existing run; use :meth:`open` to find or create one."""
         self._client, self._run, self.is_resumed = client, run, is_resumed
 
     @classmethod
     def open(cls, client: MlflowClient, sweep: TrackedSweep, experiment: Experiment) -> ParentRun:
-        """Find the sweep's parent run and set it to running, or create it; log the config and the data set."""
+        """Find the sweep's parent run and set it to RUNNING, or create it; log the config and the data set."""
         is_sweep = f"tags.`{SWEEP_ID}` = '{sweep.sweep_id}' and tags.`sweeps.kind` = 'sweep'"
         found = client.search_runs([experiment.experiment_id], is_sweep)
         if found:
@@ -53,31 +53,31 @@ class ParentRun:
 
     @property
     def run(self) -> Run:
-        """The run as it was when it was created or found."""
+        """The run in the state in which it was created or found."""
         return self._run
 
     @property
     def run_id(self) -> str:
-        """Its id."""
+        """The id of the run."""
         return str(self._run.info.run_id)
 
     @property
     def started_ms(self) -> int:
-        """When it started, in milliseconds since 1970; also the time of every point of the sweep's curves."""
+        """The start time in milliseconds since 1970; also the timestamp of every point of the sweep's curves."""
         return int(self._run.info.start_time)
 
     def finish(
         self, sweep: TrackedSweep, metrics: dict[str, float], tags: dict[str, str], page: RunPage | None
     ) -> None:
-        """Write metrics, tags, the sweep's files and the page."""
+        """Log metrics, tags, the sweep's files and the page."""
         from mlflow.entities import Metric, RunTag
 
-        # Of two points at one time and step MLflow takes the greater for the last; an unchanged one is not repeated.
+        # Of two points with equal time and step, MLflow takes the larger as the last, so do not log unchanged values.
         known, now = self._client.get_run(self.run_id).data.metrics, time.time_ns() // 1_000_000
         points = [Metric(key, value, now, 0) for key, value in metrics.items() if known.get(key) != value]
         if page is not None:
             tags = tags | {_NOTE: page.note}
-            # All at the sweep's start, so that a repeated point is the same point.
+            # All points have the sweep's start time, so logging them again creates identical points.
             points += [Metric(key, v, self.started_ms, s) for key, curve in page.curves.items() for s, v in curve]
         self._client.log_batch(self.run_id, metrics=points, tags=[RunTag(key, value) for key, value in tags.items()])
         for path, folder in sweep.files.copies():
@@ -95,7 +95,7 @@ class ParentRun:
 
         flat = _flatten(sweep.config.model_dump(mode="json", exclude_unset=True))
         params = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in list(flat.items())[:_MAX_PARENT_PARAMS]]
-        # MLflow refuses other values for existing params, and another writer is another value.
+        # MLflow rejects new values of existing params, and the writer can differ between attempts.
         params = [param for param in params if param.key not in self._run.data.params]
         for first in range(0, len(params), _PARAMS_PER_CALL):
             self._client.log_batch(self.run_id, params=params[first : first + _PARAMS_PER_CALL])
@@ -111,7 +111,7 @@ class ParentRun:
         self._client.log_inputs(self.run_id, [DatasetInput(dataset)])
 
     def _log_page(self, page: RunPage) -> None:
-        """The page's artifacts; the UI shows those named in a tag as tables."""
+        """Log the page's artifacts; the UI shows those listed in a tag as tables."""
         with tempfile.TemporaryDirectory(prefix="sweeps-page-") as folder:
             for name, content in page.artifacts.items():
                 path = Path(folder) / name
@@ -124,7 +124,7 @@ class ParentRun:
 
 
 def current_user() -> str:
-    """Return the name of the user of this process, or ``unknown``."""
+    """Return the user name of this process, or ``unknown``."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -1,8 +1,8 @@
-"""The best trial's model as MLflow loads it: this file is copied beside its arrays, and needs nothing of this package.
+"""The best trial's model as an MLflow pyfunc model; this file is copied into the model and is self-contained.
 
-From raw features to raw targets: what standardised the training data is undone on the way. Models that are linear in
-their parameters are summed feature by feature in float64, of features rounded to the dtype of the run, as the sweep's
-own losses are; so the bits of a prediction do not depend on the rows beside it. Networks run in torch, in their dtype.
+The model maps raw features to raw targets and undoes the standardisation of the training data. Like the sweep's losses,
+models that are linear in their parameters are summed feature by feature in float64, with features rounded to the dtype
+of the run, so the bits of a prediction do not depend on the other rows. Networks run in torch, in their dtype.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Predictor(PythonModel):
     def predict(  # type: ignore[override, unused-ignore]
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> np.ndarray:
-        """(n,) float64 predictions of a table that has the features by name, in any order, as floats."""
+        """Return (n,) float64 predictions for a table with the features as named float columns, in any order."""
         inputs = np.asarray(model_input[self.settings["features"]], dtype=np.float64)
         inputs = (inputs - self.arrays["shift"]) / self.arrays["scale"]
         if self.settings["kind"] == "polynomial":
@@ -57,7 +57,7 @@ class Predictor(PythonModel):
         return np.asarray(outputs.reshape(-1).double().numpy())
 
     def _module(self) -> Any:
-        """The network as the sweep made it, with the trial's parameters; left in training mode, as it was judged."""
+        """Build the network with the trial's parameters, in training mode, as in the sweep."""
         import torch
 
         dtype = getattr(torch, self.settings["dtype"])

@@ -1,7 +1,7 @@
-"""amend(): runs that were logged while shards were missing are brought in line with what the whole sweep says of them.
+"""Correct runs that were logged while shards were missing.
 
-Where a sweep logs its best trials, others may be the best now; a network's verdict is held against the best loss of the
-sweep, and with it the step at which it came near that. All else of a run is final when it is logged.
+If a sweep logs only its best trials, others can be the best once all shards are stored. A network's verdict and
+``steps_to_tolerance`` depend on the best loss of the whole sweep. Everything else in a run is final once logged.
 """
 
 from __future__ import annotations
@@ -20,31 +20,30 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-COLUMNS = ["trial", "trial_id", "verdict", "steps_to_tolerance"]  # of shard files, that are looked at
+COLUMNS = ["trial", "trial_id", "verdict", "steps_to_tolerance"]  # columns of shard files that amend() needs
 _STEPS = "steps_to_tolerance"
 
 
 @dataclass
 class Amendments:
-    """What a writer has to know of it."""
+    """The changes that a writer must know about."""
 
-    runs: dict[str, tuple[str, bool]] = field(
-        default_factory=dict
-    )  # by trial: which one counts, whether it is all there
-    outdated: list[str] = field(default_factory=list)  # to be deleted when the trials' other runs are logged
+    # By trial id: the id of the run that counts ("" if none), and whether it is complete.
+    runs: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    outdated: list[str] = field(default_factory=list)  # ids of runs to delete once their replacements are logged
 
 
 def amend(client: MlflowClient, child_runs: ChildRuns, tables: Iterable[pa.Table], last_step: int) -> Amendments:
-    """Correct what can be corrected, delete what does not belong, and say what must be logged anew.
+    """Correct runs in place, delete runs that should not exist, and return those that must be logged again.
 
-    A metric that is there cannot be taken away from a run, so such a run is logged anew; it is deleted after that, so
-    that a trial has a run at any time.
+    A metric cannot be removed from a run. A run with an obsolete metric is therefore logged again, and deleted only
+    afterwards, so that the trial has a run at any time.
 
     Args:
-        client: MLflow's.
-        family: the sweep.
-        tables: the trials that are to have runs, with COLUMNS.
-        last_step: of the trials' curves.
+        client: MLflow's client.
+        child_runs: What the child runs of the sweep share.
+        tables: The trials that should have runs, with COLUMNS.
+        last_step: Last step of the trials' curves.
     """
     logged: dict[str, list[Run]] = {}
     for run in children(client, child_runs, deleted=False):
@@ -84,6 +83,6 @@ def _amend_trial(
 
 
 def _can_have(run: Run, steps: int | None) -> bool:
-    """Whether a finished run can be made to say so: of two points at one step MLflow takes the greater for the last."""
+    """Return whether ``steps`` can be set on a finished run: MLflow takes the larger of two points at one step."""
     known = run.data.metrics.get(_STEPS)
     return known is None or (steps is not None and steps >= known)

@@ -1,4 +1,4 @@
-"""Canary: the same trials through both writers into two copies of a scratch database, and every raw row compared."""
+"""Self-test of the bulk writer: log the same trials with both writers to scratch databases and compare all rows."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _TIMES = {"start_time", "end_time", "deleted_time", "creation_time", "last_updat
 
 
 def differences(database: Database) -> str:
-    """The tables whose rows differ between the writers, by name; empty if none do.
+    """Return the names of the tables whose rows differ between the writers, separated by commas; empty if none do.
 
-    The public client and the bulk writer log into two copies of a database in SQLite, of which all is compared; and
-    where ``database`` is in PostgreSQL, the bulk writer logs into temporary tables there too.
+    Both writers log to a copy of the same SQLite database, and all tables are compared. If ``database`` is in
+    PostgreSQL, the bulk writer also logs to temporary tables there.
 
     Raises:
-        TrackingError: the user may not make temporary tables.
+        TrackingError: the user is not allowed to create temporary tables.
     """
     from mlflow import MlflowClient
 
@@ -63,9 +63,8 @@ def differences(database: Database) -> str:
         if not isinstance(database, PostgresDatabase):
             return ""
         with database.scratch(int(child_runs.experiment_id)) as scratch:
-            _write(
-                BulkWriter(scratch, child_runs, client_writer)
-            )  # not closed: the tables would go with the connection
+            # Not closed, because the temporary tables would vanish with the connection.
+            _write(BulkWriter(scratch, child_runs, client_writer))
             found = rows(scratch, TABLES)
     of_parent = {"run_uuid": parent.run_id}.items()
     trials = {table: [row for row in expected[table] if not of_parent <= set(row)] for table in TABLES}
@@ -82,7 +81,7 @@ def _differing(expected: Content, found: Content) -> str:
 
 
 def sample() -> pa.Table:
-    """Rows of a shard file as odd as they come: whole, one-point, cut and empty curves, unicode, long texts."""
+    """Return rows of a shard file with edge cases: full, one-point, cut and empty curves, Unicode and long texts."""
     curves = [[1.0, 0.5, 0.25], [1e300, None, None], [None, None, None], [2.0, -0.0, None]]
     count = len(curves)
     values = pa.array([0.1, None, 1e-300, 2.0])
@@ -109,10 +108,10 @@ def sample() -> pa.Table:
 
 
 def rows(database: Database, tables: Iterable[str] | None = None) -> Content:
-    """All rows of all tables, sorted, as pairs of column and value.
+    """Return all rows of all tables, sorted, as pairs of column and value.
 
-    Trials' run ids become their trial ids, and clock times whether they are there; a run that ends before it starts
-    keeps its times, and so differs from all others.
+    Run ids of trials are replaced by trial ids, and clock times by whether they are set. A run that ends before it
+    starts keeps its times, so it differs from all others.
     """
     with closing(database.connect()) as connection:
         trials = {row["run_uuid"]: row["value"] for row in connection.records("tags") if row["key"] == TRIAL_ID}
@@ -134,5 +133,5 @@ def _rows(records: list[dict[str, Any]], trials: dict[str, str]) -> list[tuple[t
 def _named(value: Any, trials: dict[str, str]) -> Any:
     if not isinstance(value, str):
         return value
-    # An artifact URI holds the id in its last part but one.
+    # The second-to-last part of an artifact URI is the run id.
     return "/".join(trials.get(part, part) for part in value.split("/"))

@@ -1,4 +1,4 @@
-"""The MLflow tracker: the connection, the experiment, the sweep's parent run, and the writer of its child runs."""
+"""The MLflow tracker: manage the connection, the experiment, the parent run and the writer of child runs."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ if TYPE_CHECKING:
 
     from sweeps.tracking.mlflow.server.client import ServerClient
 
-_PACK_TRIALS = 1000  # a transaction holds at most this many trials
-_PACK_POINTS = 200_000  # and about this many points
+_PACK_TRIALS = 1000  # maximum trials per transaction
+_PACK_POINTS = 200_000  # approximate maximum of points per transaction
 
 
 class MlflowTracker:
-    """Logs sweeps to MLflow.
+    """A tracker that logs sweeps to MLflow.
 
     Args:
-        uri: any MLflow tracking URI.
-        artifacts: where a new experiment keeps artifacts; None leaves that to the server.
-        database: the URI of the database behind a tracking server, for the bulk writer.
+        uri: Any MLflow tracking URI.
+        artifacts: Artifact folder of a new experiment; None leaves the choice to the server.
+        database: URI of the database behind a tracking server, for the bulk writer.
     """
 
     def __init__(self, uri: str, artifacts: Path | None = None, database: str | None = None) -> None:
-        """Nothing is imported or contacted yet."""
+        """Store the arguments; nothing is imported or contacted yet."""
         self._uri, self._artifacts, self._database = uri, artifacts, database
         self._client: MlflowClient | None = None
-        self._server: ServerClient | None = None  # the client, if the URI is a tracking server's
+        self._server: ServerClient | None = None  # the client, if the URI is that of a tracking server
         self._choice: ChosenWriter | None = None
-        self._wanted: WriterName | None = None  # the writer that check() was asked for
+        self._wanted: WriterName | None = None  # the writer requested in check()
         self._writer: Writer | None = None
         self._parent: ParentRun | None = None
         self._child_runs: ChildRuns | None = None
@@ -82,10 +82,10 @@ class MlflowTracker:
         return self._client
 
     def check(self, writer: WriterName = "auto") -> None:
-        """Probe the server or database with a short time limit, request one experiment, and choose the writer.
+        """Connect to the server or database with a short timeout, request one experiment, and choose the writer.
 
         Raises:
-            TrackingError: it cannot be reached or refuses, or the writer cannot be used there.
+            TrackingError: it cannot be reached or rejects the user, or the writer cannot be used with it.
         """
         quiet()
         probe(self._uri)
@@ -98,16 +98,16 @@ class MlflowTracker:
                 experiments = self.client.search_experiments(max_results=1)
         except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, ValueError) as error:
             plain = TrackingError(f"{self.uri}: MLflow cannot be used there: {first_line(error)}")
-            raise self._refusal(error, "look at experiments") or plain from error
+            raise self._refusal(error, "read experiments") or plain from error
         if self._database is not None:
-            opened(self._database).connect().close()  # a named database is meant to be used
+            opened(self._database).connect().close()  # a configured database must be usable
         self._choice, self._wanted = choose(self._database or self._uri, writer), writer
         if self._database is not None and self._choice.database is not None:
             check_server(self._choice.database, experiments)
 
     @property
     def choice(self) -> ChosenWriter:
-        """The writer; known after check()."""
+        """The chosen writer; available after :meth:`check`."""
         assert self._choice is not None, "check() comes first"
         return self._choice
 
@@ -115,7 +115,7 @@ class MlflowTracker:
         """Find or create the experiment that a sweep will be logged to.
 
         Raises:
-            TrackingError: it is deleted, or the server does not let this user log to it.
+            TrackingError: the experiment is deleted, or this user is not allowed to log to it.
         """
         from mlflow.exceptions import MlflowException
 
@@ -123,14 +123,14 @@ class MlflowTracker:
             found = self._experiment(experiment)
         except MlflowException as error:
             plain = TrackingError(f"{self.uri}: the experiment {experiment!r} cannot be used: {first_line(error)}")
-            raise self._refusal(error, "make experiments") or plain from error
+            raise self._refusal(error, "create experiments") or plain from error
         if is_server(self._uri):
             from sweeps.tracking.mlflow.server.permissions import check_may_log
 
             check_may_log(self._uri, found)
 
     def start(self, sweep: TrackedSweep) -> dict[str, str]:
-        """Create or find the experiment and the sweep's parent run, and decide which writer logs its trials.
+        """Find or create the experiment and the sweep's parent run, and decide which writer logs the trials.
 
         Returns:
             ``experiment_id`` and ``run_id`` of the parent, ``writer`` and ``writer_reason``.
@@ -165,11 +165,11 @@ class MlflowTracker:
         }
 
     def amend(self, sweep: TrackedSweep, chosen: dict[int, list[int]] | None) -> None:
-        """Bring the child runs of an earlier try in line with the store.
+        """Correct child runs of an earlier attempt to match the store.
 
         Args:
-            sweep: the sweep; all shards that will ever be stored are stored.
-            chosen: the trials that get runs, by shard; None is all.
+            sweep: The sweep; no more shards will be stored.
+            chosen: Numbers of the trials that get runs, by shard; None means all.
         """
         done = sorted(sweep.files.shards.done())
         if self._parent is None or not self._parent.is_resumed or self._writer is None or not done:
@@ -181,10 +181,10 @@ class MlflowTracker:
         self._outdated = found.outdated
 
     def log_trials(self, table: pa.Table, steps: list[int]) -> Iterator[int]:
-        """Log rows of a shard file as child runs; yield how many more are in MLflow, whenever some are.
+        """Log rows of a shard file as child runs; yield the number of additional runs as they are logged.
 
         Raises:
-            TrackingError: another trial's run has this trial's id.
+            TrackingError: a run with a trial's id belongs to something else.
         """
         assert self._writer is not None, "start() comes first"
         assert self._child_runs is not None
@@ -198,12 +198,12 @@ class MlflowTracker:
             yield from self._writer.write(runs)
 
     def end_trials(self) -> None:
-        """Close what the writer holds open; no more trials come."""
+        """Close the writer after the last trial."""
         if self._writer is not None:
             self._writer.close()
 
     def runs_of(self, trials: dict[str, int]) -> dict[str, str]:
-        """Return the run ids of some trials by trial id, as far as they have runs; ``trials`` are numbers by id."""
+        """Return the run ids of trials that have runs, by trial id; ``trials`` maps trial ids to numbers."""
         assert self._writer is not None, "start() comes first"
         assert self._child_runs is not None
         ids = [self._writer.run_id(number, trial_id) for trial_id, number in trials.items()]
@@ -215,7 +215,7 @@ class MlflowTracker:
         return {run.data.tags[TRIAL_ID]: str(run.info.run_id) for run in found if TRIAL_ID in run.data.tags}
 
     def log_model(self, model: BestModel, run_id: str | None, register: str | None) -> ModelPlace:
-        """Log a trial's model to its run, or else to the parent, and register it under ``register`` if given."""
+        """Log a trial's model to its run, or to the parent run if None; register it as ``register`` if given."""
         from sweeps.tracking.mlflow.logged_model import log_model
 
         assert self._parent is not None, "start() comes first"
@@ -231,7 +231,7 @@ class MlflowTracker:
         complete: bool = True,
         page: RunPage | None = None,
     ) -> None:
-        """Write the parent's metrics, tags, page and artifacts; mark it finished, or failed if trials are missing."""
+        """Log the parent's metrics, tags, page and artifacts; mark it as finished, or failed if trials are missing."""
         assert self._parent is not None, "start() comes first"
         while self._outdated:
             self.client.delete_run(self._outdated[-1])
@@ -240,7 +240,7 @@ class MlflowTracker:
         self._parent.end("FINISHED" if complete else "FAILED")
 
     def logged_runs(self, sweep: TrackedSweep) -> Iterator[LoggedRun]:
-        """Yield all runs of a sweep, its parent among them; none if there is no such experiment."""
+        """Yield all runs of a sweep, including the parent; none if the experiment does not exist."""
         return logged_runs(self.client, sweep)
 
     def read_run(self, run_id: str) -> LoggedRun:
@@ -248,7 +248,7 @@ class MlflowTracker:
         return to_logged_run(self.client.get_run(run_id))
 
     def hurry(self) -> None:
-        """Stop waiting for a server that refuses calls: someone waits for the end."""
+        """Stop waiting for a server that rejects calls, so that the sweep can end."""
         if self._server is not None:
             self._server.hurry()
 
@@ -269,7 +269,7 @@ class MlflowTracker:
 
     @contextmanager
     def _migration_lock(self) -> Iterator[None]:
-        """Two sweeps that start in a fresh store must not both create MLflow's tables."""
+        """Hold a lock so that two sweeps in a new store do not both create MLflow's tables."""
         if self._artifacts is None:
             yield
             return

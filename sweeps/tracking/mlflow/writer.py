@@ -1,4 +1,4 @@
-"""What every writer of child runs does, and the facts that one sweep's child runs share."""
+"""The protocol of writers of child runs, and the values that the child runs of one sweep share."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChildRuns:
-    """What the child runs of one sweep share."""
+    """The values that the child runs of one sweep share."""
 
     sweep_id: str
     experiment_id: str
-    artifact_location: str  # the experiment's
+    artifact_location: str  # artifact location of the experiment
     parent_id: str
-    started_ms: int  # the parent's start, and the time of every point, so that a repeated point is the same point
+    # Start of the parent run in milliseconds since 1970; also the timestamp of all points, so repeats are identical.
+    started_ms: int
     user: str
 
 
 class Writer(Protocol):
-    """Writes the child runs of one sweep."""
+    """A writer of the child runs of one sweep."""
 
     def find_earlier(self) -> None:
-        """Look for child runs that were logged before, by whichever writer."""
+        """Find child runs that any writer logged earlier."""
 
     def renew(self, earlier: dict[str, tuple[str, bool]]) -> None:
-        """Of these trials other runs count than were found: by trial id, the run or "", and whether it is all there."""
+        """Replace the known runs of trials; by trial id: the run id or "", and whether the run is complete."""
 
     def write(self, runs: TrialRuns) -> Iterator[int]:
-        """Log the trials that are not logged; yields a number of trials whenever so many more are in MLflow."""
+        """Log the trials that are not logged yet; yield the number of additional trials in MLflow as it grows."""
 
     def run_id(self, number: int, trial_id: str) -> str | None:
-        """The id of a trial's run, if it has one; None if it cannot have one."""
+        """Return the id that a trial's run has, if it exists; None if the trial cannot have a run."""
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close open resources."""
 
 
 def now_ms() -> int:
-    """The time as MLflow keeps it: milliseconds since 1970."""
+    """Return the current time in milliseconds since 1970, as MLflow stores it."""
     return time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""Guard: which writer logs a sweep, and why; bulk only where MLflow's tables are those that it was tested on."""
+"""Choose the writer that logs a sweep; the bulk writer is used only with table schemas it was tested with."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sweeps.tracking.mlflow.database.connect import database_at
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
 
-TESTED_MLFLOW = ("3.17.2",)  # with any other one a canary goes first
+TESTED_MLFLOW = ("3.17.2",)  # with any other version, the self-test runs first
 
 
 @dataclass(frozen=True)
 class ChosenWriter:
-    """A writer, why it was chosen, and the database that the bulk writer writes into."""
+    """The chosen writer, the reason, and the database that the bulk writer writes to."""
 
     name: Literal["bulk", "client"]
     reason: str
@@ -28,10 +28,10 @@ class ChosenWriter:
 
 
 def choose(uri: str, writer: WriterName) -> ChosenWriter:
-    """The writer for the URI of a database, if it is one, that MLflow uses.
+    """Choose the writer for a URI.
 
     Raises:
-        TrackingError: ``bulk`` is asked for and not safe there.
+        TrackingError: ``bulk`` is requested but cannot be used safely.
     """
     if writer == "client":
         return ChosenWriter("client", "as tracking.writer says")
@@ -42,10 +42,10 @@ def choose(uri: str, writer: WriterName) -> ChosenWriter:
 
 
 def for_run(choice: ChosenWriter, writer: WriterName, experiment: Experiment, parent: Run) -> ChosenWriter:
-    """The choice, now that the experiment and the parent run are known.
+    """Revise the choice once the experiment and the parent run are known.
 
     Raises:
-        TrackingError: ``bulk`` is asked for and not safe there.
+        TrackingError: ``bulk`` is requested but cannot be used safely.
     """
     if choice.database is None:
         return choice
@@ -55,15 +55,15 @@ def for_run(choice: ChosenWriter, writer: WriterName, experiment: Experiment, pa
     with closing(choice.database.connect()) as connection:
         query = "SELECT experiment_id FROM runs WHERE run_uuid = ?"
         if connection.query(query, parent.info.run_id) != [(int(experiment.experiment_id),)]:
-            return _chosen("the database does not have the run that the tracking server has just made", writer)
+            return _chosen("the database does not contain the run that the tracking server has just created", writer)
     return choice
 
 
 def check_server(database: Database, experiments: Iterable[Experiment]) -> None:
-    """Whether a database is that of the tracking server that has these experiments.
+    """Check that a database belongs to the tracking server that has these experiments.
 
     Raises:
-        TrackingError: it is another one's.
+        TrackingError: the database does not belong to the server.
     """
     with closing(database.connect()) as connection:
         for experiment in experiments:
@@ -85,10 +85,10 @@ def _chosen(objection: str | None, writer: WriterName, database: Database | None
 
 
 def _objection(database: Database) -> str | None:
-    """Why the bulk writer must not be used; None if it may be."""
+    """Return why the bulk writer must not be used; None if it is safe."""
     try:
         connection = database.connect()
-    except TrackingError as error:  # with options, perhaps, that only MLflow's own driver knows
+    except TrackingError as error:  # the URI can have options that only MLflow's driver knows
         return str(error)
     with closing(connection):
         objection = _table_objection(connection, database.fingerprints) or connection.refusal()
@@ -99,11 +99,11 @@ def _table_objection(connection: Connection, fingerprints: tuple[str, ...]) -> s
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     if "alembic_version" not in connection.tables():
-        return "the database has no tables of MLflow's"
+        return "the database has no MLflow tables"
     revisions = [row[0] for row in connection.query("SELECT version_num FROM alembic_version")]
     newest = _get_latest_schema_revision()  # type: ignore[no-untyped-call]
     if revisions != [newest]:
-        return f"the database has MLflow's schema {', '.join(revisions)}, the installed MLflow has {newest}"
+        return f"the database has MLflow schema {', '.join(revisions)}, the installed MLflow needs {newest}"
     found = connection.fingerprint()
     if found not in fingerprints:
         return f"MLflow's tables are not as tested (fingerprint {found})"
@@ -120,11 +120,11 @@ def _version_objection(database: Database) -> str | None:
     try:
         found = differences(database)
     except TrackingError as error:
-        return f"MLflow {VERSION} is not one that was tested, and {error}"
-    return f"with MLflow {VERSION} it writes other rows than the public client: {found}" if found else None
+        return f"MLflow {VERSION} is not a tested version, and {error}"
+    return f"with MLflow {VERSION} it writes different rows than the public client: {found}" if found else None
 
 
 def _version() -> str:
     from mlflow.version import VERSION
 
-    return f"MLflow {VERSION}" if VERSION in TESTED_MLFLOW else f"MLflow {VERSION}, tried on a scratch database"
+    return f"MLflow {VERSION}" if VERSION in TESTED_MLFLOW else f"MLflow {VERSION}, tested on a scratch database"

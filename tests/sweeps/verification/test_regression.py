@@ -73,7 +73,13 @@ CASES = {
     ),
     "did before": Case(rows(8, 2), rows(8, 2), {"no_new_divergence": True}, "no_new_divergence", True, 0, "0 of 10"),
     "nothing in common": Case(
-        rows(3), trials().iloc[30:33], {"no_new_divergence": True}, "no_new_divergence", False, None, "no trial is in"
+        rows(3),
+        trials().iloc[30:33],
+        {"no_new_divergence": True},
+        "no_new_divergence",
+        False,
+        None,
+        "the sweeps have no trials in common",
     ),
 }
 

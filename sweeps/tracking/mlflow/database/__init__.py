@@ -1,1 +1,1 @@
-"""MLflow's tables in SQLite and PostgreSQL, for the bulk writer."""
+"""MLflow's database tables in SQLite and PostgreSQL, for the bulk writer."""

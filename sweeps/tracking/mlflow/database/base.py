@@ -1,4 +1,4 @@
-"""Database: what the bulk writer and its guard ask of a kind of database that MLflow keeps its tables in."""
+"""The database protocol that the bulk writer and the choice of writer need."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from sweeps.tracking.mlflow.database.rows import Grid, RunRows
 
-BUSY_SECONDS = 60  # how long a writer waits for another one
+BUSY_SECONDS = 60  # how long a writer waits for another writer
 
 
 class Database(Protocol):
-    """Where MLflow's tables are."""
+    """A database that holds MLflow's tables."""
 
     @property
     def connections(self) -> int:
-        """How many connections write faster than one."""
+        """The number of connections to write with."""
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
-        """Of the tables that the bulk writer was tested on."""
+        """The fingerprints of the table schemas that the bulk writer was tested with."""
 
     def connect(self) -> Connection:
-        """A connection; nothing is changed by it.
+        """Open a connection, without changing the database.
 
         Raises:
-            TrackingError: there is no such database, or it cannot be reached.
+            TrackingError: the database does not exist or cannot be reached.
         """
 
 
@@ -34,40 +34,40 @@ class Connection(Protocol):
     """A connection to MLflow's tables, for one thread at a time."""
 
     def query(self, statement: str, *parameters: str | int) -> list[tuple[Any, ...]]:
-        """The rows of a SELECT; ``?`` stands for a parameter."""
+        """Return the rows of a SELECT; ``?`` is the placeholder for parameters."""
 
     def tables(self) -> list[str]:
-        """The tables' names."""
+        """Return the names of the tables."""
 
     def records(self, table: str) -> list[dict[str, Any]]:
-        """All rows of a table."""
+        """Return all rows of a table."""
 
     def refusal(self) -> str | None:
-        """Why this user cannot write here; None if it can."""
+        """Return why this user cannot write to the database; None if it can."""
 
     def fingerprint(self) -> str:
-        """A hash of the columns, keys, indices and triggers of the tables: of all that an insert depends on."""
+        """Return a hash of everything an insert depends on: columns, keys, indices and triggers of the tables."""
 
     def prepare(self) -> None:
-        """Set what makes writing fast and reading possible meanwhile."""
+        """Configure the connection for fast writes that do not block readers."""
 
     def transaction(self) -> AbstractContextManager[None]:
-        """All that is written within, or nothing."""
+        """Run a block as one transaction."""
 
     def experiment_stage(self, experiment_id: int) -> str | None:
-        """An experiment's lifecycle stage, which stays so until the transaction ends; None if there is no such one."""
+        """Return an experiment's lifecycle stage, locked until the transaction ends; None if it does not exist."""
 
     def claim(self, run_rows: RunRows) -> set[str]:
-        """Insert the rows of ``runs`` that are not there; returns their ids.
+        """Insert the rows of ``runs`` that do not exist yet; return their ids.
 
-        No other writer can claim them too: it waits for this transaction and finds them, or finds that it has failed.
+        No other writer can claim the same rows: it waits until this transaction commits or fails.
         """
 
     def insert(self, grid: Grid) -> None:
-        """Insert a grid's rows, which are not there."""
+        """Insert the rows of a grid; they must not exist yet."""
 
     def analyze(self) -> None:
-        """Bring the planner's statistics up to date, where nobody is in the way: without them pages take seconds."""
+        """Update the planner's statistics unless tables are locked; without statistics, UI pages take seconds."""
 
     def close(self) -> None:
-        """Leave the database as other programs expect it."""
+        """Close the connection and leave the database as other programs expect it."""

@@ -1,4 +1,4 @@
-"""Connect: the database of a URI, for the bulk writer."""
+"""Find the database of a URI for the bulk writer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sweeps.tracking.mlflow.database.base import Database
 
 
 def database_at(uri: str) -> Database | str:
-    """The database of an SQLAlchemy URI, or why the bulk writer cannot be used there."""
+    """Return the database of an SQLAlchemy URI, or the reason why the bulk writer cannot use it."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -20,7 +20,7 @@ def database_at(uri: str) -> Database | str:
         url = make_url(uri)
         dialect = url.get_backend_name()
     except ArgumentError:
-        dialect = ""  # a folder, or a name that only MLflow knows
+        dialect = ""  # a folder, or a scheme that only MLflow knows
     if dialect == "sqlite":
         from sweeps.tracking.mlflow.database import sqlite
 
@@ -30,15 +30,15 @@ def database_at(uri: str) -> Database | str:
 
         return postgres.at(url)
     if dialect in ("mysql", "mssql"):
-        return f"bulk writes into SQLite and PostgreSQL, not into {dialect}"
-    return "bulk writes into a database, and the tracking URI is not one's"
+        return f"the bulk writer supports SQLite and PostgreSQL, not {dialect}"
+    return "the bulk writer needs a database, and the tracking URI is not that of one"
 
 
 def opened(uri: str) -> Database:
-    """The database of a URI that bulk can be used with.
+    """Return the database of a URI.
 
     Raises:
-        TrackingError: it cannot.
+        TrackingError: the bulk writer cannot use it.
     """
     found = database_at(uri)
     if isinstance(found, str):

@@ -1,4 +1,4 @@
-"""Dumps of the PostgreSQL database behind a tracking server, by PostgreSQL's own pg_dump and pg_restore."""
+"""Dump and restore the PostgreSQL database of a tracking server with pg_dump and pg_restore."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from sweeps.tracking.mlflow.database.postgres import PostgresDatabase
 
 
 def dump(uri: str, path: Path) -> None:
-    """Write a database, as it is at one moment, in pg_dump's custom format.
+    """Write a consistent dump of a database in pg_dump's custom format.
 
     Raises:
-        TrackingError: it is not in PostgreSQL, pg_dump is not there, or it fails.
+        TrackingError: the database is not in PostgreSQL, or pg_dump is missing or fails.
     """
     _postgres(uri)
     _run("pg_dump", uri, "--format=custom", "--no-owner", "--no-privileges", f"--file={path}")
 
 
 def restore_dump(path: Path, uri: str) -> None:
-    """Fill an empty database in one transaction.
+    """Restore a dump into an empty database in one transaction.
 
     Raises:
-        TrackingError: it holds tables, pg_restore is not there, or it fails.
+        TrackingError: the database is not empty, or pg_restore is missing or fails.
     """
     with closing(_postgres(uri).connect()) as connection:
         if connection.tables():
@@ -40,7 +40,7 @@ def _postgres(uri: str) -> PostgresDatabase:
     found = opened(uri)
     if not isinstance(found, PostgresDatabase):
         raise TrackingError(
-            f"{redact_uri(uri)}: only PostgreSQL's databases are dumped; a store's own is in its backup"
+            f"{redact_uri(uri)}: only PostgreSQL databases can be dumped; a store's own database is in its backup"
         )
     return found
 
@@ -50,9 +50,9 @@ def _run(program: str, uri: str, *arguments: str) -> None:
 
     path = shutil.which(program)
     if path is None:
-        raise TrackingError(f"{program} is needed; it comes with PostgreSQL's client (Debian: postgresql-client)")
+        raise TrackingError(f"{program} not found; install PostgreSQL's client (Debian: postgresql-client)")
     url = make_url(uri).set(drivername="postgresql")
-    # Arguments can be seen by everybody on the machine: the password goes by the environment.
+    # All users of the machine can read arguments, so the password is passed in the environment.
     shown = url._replace(password=None).render_as_string()
     environment = os.environ | ({"PGPASSWORD": str(url.password)} if url.password else {})
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""PostgreSQL as a database of MLflow's: packs by binary COPY over two connections, side by side."""
+"""MLflow's tables in PostgreSQL: insert packs with binary COPY over two concurrent connections."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 10
 _ROWS_PER_WRITE = 50_000
 _HEADER, _TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
-_DRIVERS = ("psycopg", "psycopg2", "psycopg2cffi")  # all on libpq, with its options
+_DRIVERS = ("psycopg", "psycopg2", "psycopg2cffi")  # all use libpq and accept its options
 _FACTS = """
     SELECT 'column', attname, format_type(atttypid, atttypmod), attnotnull::text, pg_get_expr(adbin, adrelid)
     FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
@@ -47,13 +47,13 @@ _FACTS = """
 
 
 def at(url: URL) -> PostgresDatabase | str:
-    """The database of a URI, or why the bulk writer cannot be used there."""
+    """Return the database of a URI, or the reason why the bulk writer cannot use it."""
     try:
         import psycopg  # noqa: F401
     except ImportError:
-        return "bulk writes into PostgreSQL by psycopg, which is not installed: pip install 'sgd-sweeps[postgres]'"
+        return "the bulk writer needs psycopg for PostgreSQL: pip install 'sgd-sweeps[postgres]'"
     if url.get_driver_name() not in _DRIVERS:
-        return f"bulk writes into PostgreSQL by psycopg, not by {url.get_driver_name()}"
+        return f"the bulk writer supports PostgreSQL with psycopg, not with {url.get_driver_name()}"
     return PostgresDatabase(url)
 
 
@@ -66,10 +66,10 @@ class PostgresDatabase:
     fingerprints: tuple[str, ...] = ("6ca5b1e14fa6d4bd",)
 
     def connect(self) -> PostgresConnection:
-        """A connection.
+        """Open a connection.
 
         Raises:
-            TrackingError: the server cannot be reached, or refuses.
+            TrackingError: the server cannot be reached or rejects the connection.
         """
         import psycopg
 
@@ -77,7 +77,7 @@ class PostgresDatabase:
         _, arguments = url.get_dialect()().create_connect_args(url)
         arguments = {"connect_timeout": _CONNECT_SECONDS, **arguments, "client_encoding": "utf8", "autocommit": True}
         try:
-            # Prepared statements would not survive a pooler between us and the server.
+            # Prepared statements do not work through a connection pooler.
             connection = psycopg.connect(**arguments, prepare_threshold=None)
         except psycopg.Error as error:
             raise TrackingError(f"the database cannot be opened: {first_line(error)}") from error
@@ -85,10 +85,10 @@ class PostgresDatabase:
 
     @contextmanager
     def scratch(self, experiment_id: int) -> Iterator[Database]:
-        """Tables like MLflow's, empty but for an experiment, that hide them from one connection and are gone with it.
+        """Create temporary copies of MLflow's tables, empty except for one experiment, visible to one connection.
 
         Raises:
-            TrackingError: the user may not make temporary tables.
+            TrackingError: the user is not allowed to create temporary tables.
         """
         import psycopg
 
@@ -101,7 +101,7 @@ class PostgresDatabase:
                 connection.raw.execute(active, (experiment_id,))
             except psycopg.Error as error:
                 raise TrackingError(
-                    f"the bulk writer cannot be tried in temporary tables: {first_line(error)}"
+                    f"the bulk writer cannot be tested in temporary tables: {first_line(error)}"
                 ) from error
             yield _Scratch(connection)
 
@@ -110,47 +110,47 @@ class PostgresConnection:
     """A connection to a PostgreSQL server."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
-        """In autocommit mode."""
+        """Wrap a psycopg connection in autocommit mode."""
         self.raw = connection
 
     def query(self, statement: str, *parameters: str | int) -> list[tuple[Any, ...]]:
-        """The rows of a SELECT."""
+        """Return the rows of a SELECT; ``?`` is the placeholder for parameters."""
         return self.raw.execute(statement.replace("?", "%s").encode(), parameters).fetchall()
 
     def tables(self) -> list[str]:
-        """The tables' names."""
+        """Return the names of the tables."""
         return [name for (name,) in self.query("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")]
 
     def records(self, table: str) -> list[dict[str, Any]]:
-        """All rows of a table."""
+        """Return all rows of a table."""
         cursor = self.raw.execute(f'SELECT * FROM "{table}"'.encode())
         names = [column.name for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def refusal(self) -> str | None:
-        """Why this user cannot write here; None if it can."""
+        """Return why this user cannot write to the database; None if it can."""
         if self.query("SELECT pg_is_in_recovery()") == [(True,)]:
-            return "the PostgreSQL server is a standby, which cannot be written to"
+            return "the PostgreSQL server is a read-only standby"
         needed = [(table, right) for table in TABLES for right in ("SELECT", "INSERT")] + [("experiments", "SELECT")]
         for table, right in needed:
             if self.query("SELECT has_table_privilege(?, ?)", table, right) == [(False,)]:
-                return f"the PostgreSQL user may not {right} in MLflow's table {table}"
-        # To lock a row takes the right to change one of its columns, whichever.
+                return f"the PostgreSQL user lacks the {right} privilege on MLflow's table {table}"
+        # Locking a row requires the privilege to update any of its columns.
         if self.query("SELECT has_any_column_privilege('experiments', 'UPDATE')") == [(False,)]:
-            return "the PostgreSQL user may not UPDATE in MLflow's table experiments"
+            return "the PostgreSQL user lacks the UPDATE privilege on MLflow's table experiments"
         return None
 
     def fingerprint(self) -> str:
-        """A hash of the columns, constraints, indices and triggers of the tables."""
+        """Return a hash of the columns, constraints, indices and triggers of the tables."""
         facts = [(table, sorted(self.query(_FACTS, *[table] * 5), key=repr)) for table in TABLES]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def prepare(self) -> None:
-        """Nothing: what is set is set in each transaction."""
+        """Do nothing: settings are made in each transaction."""
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing; what is not there yet may be another's, see claim()."""
+        """Run a block as one transaction at READ COMMITTED; :meth:`claim` handles concurrent writers."""
         self.raw.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
             self.raw.execute(f"SET LOCAL lock_timeout = '{BUSY_SECONDS}s'".encode())
@@ -162,15 +162,15 @@ class PostgresConnection:
         self.raw.execute("COMMIT")
 
     def experiment_stage(self, experiment_id: int) -> str | None:
-        """An experiment's lifecycle stage; whoever wants to change it waits for the transaction."""
+        """Return an experiment's lifecycle stage; changes to it wait until the transaction ends."""
         found = self.query("SELECT lifecycle_stage FROM experiments WHERE experiment_id = ? FOR SHARE", experiment_id)
         return found[0][0] if found else None
 
     def claim(self, run_rows: RunRows) -> set[str]:
-        """Insert the runs that are not there; returns their ids.
+        """Insert the runs that do not exist yet; return their ids.
 
-        A run that another transaction has inserted and not committed is waited for. All do so in the order of the ids,
-        once a transaction, so that nobody waits in a circle.
+        The insert waits for runs that another transaction has inserted but not committed. All writers insert in the
+        order of the ids, once per transaction, so they cannot deadlock.
         """
         cells = sorted(run_rows.cells())
         arrays = [list(column) for column in zip(*cells, strict=True)]
@@ -181,20 +181,20 @@ class PostgresConnection:
         )
         claimed = {run_id for (run_id,) in self.raw.execute(statement.encode(), arrays)}
         if self._trusted():
-            # All that follows is inserted for runs that this transaction has just made. PostgreSQL would look up the
-            # run of every single point once more, which takes it as long as all the rest.
+            # All following rows belong to runs that this transaction has just inserted. The foreign key check of every
+            # single point would take as long as everything else.
             self.raw.execute("SET LOCAL session_replication_role = replica")
         return claimed
 
     def _trusted(self) -> bool:
-        """Whether the user may leave out the checks of foreign keys: as a superuser, or by a grant."""
+        """Return whether the user is allowed to skip foreign key checks, as a superuser or by a grant."""
         may = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
         if self.raw.info.server_version >= 150_000:
             may = "SELECT has_parameter_privilege('session_replication_role', 'SET')"
         return self.query(may) == [(True,)]
 
     def insert(self, grid: Grid) -> None:
-        """Insert a grid's rows."""
+        """Insert the rows of a grid."""
         statement = f"COPY {grid.table} ({', '.join(grid.columns)}) FROM STDIN (FORMAT binary)".encode()
         run, point = np.nonzero(grid.present)
         with self.raw.cursor() as cursor, cursor.copy(statement) as copy:
@@ -205,29 +205,29 @@ class PostgresConnection:
             copy.write(_TRAILER)
 
     def analyze(self) -> None:
-        """The server's own comes later, or never; tables that somebody holds are left to it."""
+        """Update the statistics now, because autovacuum comes late or never; locked tables are skipped."""
         self.raw.execute(f"ANALYZE (SKIP_LOCKED) {', '.join(TABLES)}".encode())
 
     def close(self) -> None:
-        """Nothing is left behind."""
+        """Close the connection."""
         self.raw.close()
 
 
 @dataclass(frozen=True)
 class _Scratch:
-    """The tables that one connection sees."""
+    """The temporary tables that one connection sees."""
 
     connection: PostgresConnection
     connections: int = 1
     fingerprints: tuple[str, ...] = ()
 
     def connect(self) -> PostgresConnection:
-        """The connection."""
+        """Return the connection."""
         return self.connection
 
 
 def encoded(grid: Grid, run: NDArray[np.intp], point: NDArray[np.intp]) -> memoryview:
-    """Some rows in COPY's binary format: the number of fields, then each field's length and bytes, big-endian."""
+    """Encode rows in COPY's binary format: the number of fields, then each field's length and bytes, big-endian."""
     fields = [
         pa.scalar(struct.pack(">h", len(grid.columns))),
         _fields(grid.ids).take(pa.array(run)),
@@ -257,7 +257,7 @@ def _text(text: str) -> bytes:
 
 
 def _numbers(values: NDArray[Any]) -> pa.Array:
-    """8-byte numbers: integers are bigint, floats double precision."""
+    """Encode 8-byte numbers; integers become bigint, floats double precision."""
     fields = np.empty(len(values), [("length", ">i4"), ("value", f">{values.dtype.kind}8")])
     fields["length"], fields["value"] = 8, values
     buffers = [None, pa.py_buffer(fields.tobytes())]

@@ -1,4 +1,4 @@
-"""The embedded MLflow's database, copied while it is in use, and brought to another place with its artifacts."""
+"""Copy a store's own MLflow database while it is in use, and change its artifact addresses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from sweeps.errors import TrackingError
 from sweeps.tracking.mlflow.database.base import BUSY_SECONDS
 
-# Where MLflow keeps the absolute address of an artifact folder, of one within it, or of a model made of one.
+# Columns in which MLflow stores the absolute address of an artifact folder, a subfolder or a model.
 _ADDRESSES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -21,10 +21,10 @@ _ADDRESSES = (
 
 
 def snapshot(database: Path, copy: Path) -> None:
-    """Copy a database as it is at one moment, whoever writes to it.
+    """Copy a consistent snapshot of a database, even while others write to it.
 
     Raises:
-        TrackingError: it cannot be read.
+        TrackingError: the database cannot be read or is damaged.
     """
     try:
         with (
@@ -32,7 +32,7 @@ def snapshot(database: Path, copy: Path) -> None:
             closing(sqlite3.connect(copy)) as target,
         ):
             source.backup(target)
-            # One file that needs no log beside it; the first sweep that writes to it has a log again.
+            # Store the copy as a single file without a write-ahead log; the next sweep that writes to it adds one.
             target.execute("PRAGMA journal_mode = DELETE").fetchall()
             [[found]] = target.execute("PRAGMA quick_check(1)").fetchall()
     except sqlite3.Error as error:
@@ -42,21 +42,21 @@ def snapshot(database: Path, copy: Path) -> None:
 
 
 def relocate(database: Path, before: str, after: str) -> None:
-    """Change the addresses of artifacts that are in one folder to another folder's, in one transaction.
+    """Replace the folder ``before`` by ``after`` in all artifact addresses, in one transaction.
 
     Raises:
-        TrackingError: the database cannot be changed; it is as it was.
+        TrackingError: the database cannot be changed; it is left unchanged.
     """
     try:
         with closing(sqlite3.connect(database, timeout=BUSY_SECONDS)) as connection, connection:
             for table, column in _ADDRESSES:
                 query = "SELECT 1 FROM pragma_table_info(?) WHERE name = ?"
                 if not connection.execute(query, (table, column)).fetchone():
-                    continue  # another version of MLflow
+                    continue  # this version of MLflow does not have the column
                 inside = f"{column} = ?1 OR substr({column}, 1, length(?1) + 1) = ?1 || '/'"
                 connection.execute(
                     f"UPDATE {table} SET {column} = ?2 || substr({column}, length(?1) + 1) WHERE {inside}",
                     (before, after),
                 )
     except sqlite3.Error as error:
-        raise TrackingError(f"{database}: the artifacts' addresses cannot be changed: {error}") from error
+        raise TrackingError(f"{database}: the artifact addresses cannot be changed: {error}") from error

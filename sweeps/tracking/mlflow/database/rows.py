@@ -1,4 +1,4 @@
-"""Tables: which rows of which of MLflow's tables a pack of trials is; every database writes exactly these."""
+"""The rows of MLflow's tables that represent a pack of trials; all databases write exactly these."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sweeps.tracking.mlflow.writer import ChildRuns
 from sweeps.tracking.trial_runs import TrialRuns
 
-TABLES = ("runs", "tags", "params", "metrics", "latest_metrics")  # all that are written
+TABLES = ("runs", "tags", "params", "metrics", "latest_metrics")  # all tables that are written
 
 Constant: TypeAlias = str | int | bool
 Points: TypeAlias = list[str] | NDArray[np.int64]
@@ -21,42 +21,42 @@ Points: TypeAlias = list[str] | NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class RunRows:
-    """Rows of ``runs``, by column; a constant is every row's."""
+    """The rows of ``runs``, by column; a constant applies to every row."""
 
     columns: dict[str, list[str] | Constant]
 
     def cells(self) -> Iterator[tuple[str | Constant, ...]]:
-        """Row by row."""
+        """Yield the cells row by row."""
         columns = (column if isinstance(column, list) else repeat(column) for column in self.columns.values())
         return zip(*columns, strict=False)
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Rows of one table: R runs by C points, run by run, with a row wherever ``present``, of shape (R, C), says so."""
+    """The rows of one table: R runs by C points, in order of runs, with a row where ``present`` is true."""
 
     table: str
-    ids: list[str]  # of the R runs, the column run_uuid
-    points: dict[str, Points]  # columns of C values, each run's the same
+    ids: list[str]  # (R,) run ids, the column run_uuid
+    points: dict[str, Points]  # columns of (C,) values that are the same for each run
     own: dict[str, NDArray[Any]]  # columns of (R, C) values
     constants: dict[str, Constant]
-    present: NDArray[np.bool_]
+    present: NDArray[np.bool_]  # (R, C)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns' names: the run's, the points', the runs' own, the constants'."""
+        """The column names: run id, points, own values, constants."""
         return ("run_uuid", *self.points, *self.own, *self.constants)
 
 
 def run_rows(runs: TrialRuns, ids: list[str], child_runs: ChildRuns, began: int, ended: int) -> RunRows:
-    """The rows of ``runs``: a trial whose row is there is logged.
+    """Return the rows of ``runs``; a trial with such a row counts as logged.
 
     Args:
-        runs: the trials.
-        ids: their run ids.
-        family: the sweep.
-        began: when logging them began, in milliseconds.
-        ended: when it ended.
+        runs: The trials.
+        ids: Their run ids.
+        child_runs: What the child runs of the sweep share.
+        began: Start of logging, in milliseconds since 1970.
+        ended: End of logging, in milliseconds since 1970.
     """
     from mlflow.utils.uri import append_to_uri_path
 
@@ -80,13 +80,13 @@ def run_rows(runs: TrialRuns, ids: list[str], child_runs: ChildRuns, began: int,
 
 
 def contents(runs: TrialRuns, ids: list[str], child_runs: ChildRuns) -> Iterator[Grid]:
-    """The rows of all other tables, sorted by run, key and step, as most of the tables' indices are."""
+    """Yield the rows of all other tables, sorted by run, key and step like most of the tables' indices."""
     count = len(ids)
     tags = {"mlflow.parentRunId": [child_runs.parent_id] * count, "mlflow.user": [child_runs.user] * count}
     yield _texts("tags", ids, {**tags, **runs.tags, "mlflow.runName": _names(runs)})
     yield _texts("params", ids, runs.params)
     finite = np.isfinite(runs.values)
-    used = np.flatnonzero(finite.any(axis=0))  # such as a first non-finite step, which trials that are well do not have
+    used = np.flatnonzero(finite.any(axis=0))  # some metrics are empty, such as the first non-finite step
     steps = np.array(runs.steps, np.int64)
     constants: dict[str, Constant] = {"timestamp": child_runs.started_ms, "is_nan": False}
     points: dict[str, Points] = {"key": [runs.keys[column] for column in used], "step": steps[used]}
@@ -107,7 +107,7 @@ def _texts(table: str, ids: list[str], texts: dict[str, list[str]]) -> Grid:
 
 
 def _last(runs: TrialRuns, finite: NDArray[np.bool_]) -> tuple[list[str], NDArray[np.intp], NDArray[np.bool_]]:
-    """Each run's last point of each key: the keys, its column, and whether there is one."""
+    """Return the last point of each run and key: the keys, the column of the point, and whether it exists."""
     keys, last, present = [], [], []
     for key, first, end in runs.groups():
         points = finite[:, first:end]

@@ -1,4 +1,4 @@
-"""SQLite as a database of MLflow's: one writer at a time, and a write-ahead log so that readers go on."""
+"""MLflow's tables in SQLite: one writer at a time, with a write-ahead log so that readers are not blocked."""
 
 from __future__ import annotations
 
@@ -28,60 +28,60 @@ _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def at(url: URL) -> SqliteDatabase | str:
-    """The database of a URI, or why the bulk writer cannot be used there."""
+    """Return the database of a URI, or the reason why the bulk writer cannot use it."""
     if url.get_driver_name() != "pysqlite" or url.query or str(url.database).startswith("file:"):
-        return "the SQLite URI has options"
+        return "the bulk writer does not support SQLite URIs with options"
     return SqliteDatabase(Path(str(url.database)).absolute())
 
 
 @dataclass(frozen=True)
 class SqliteDatabase:
-    """A database file."""
+    """An SQLite database file."""
 
     path: Path
     connections: int = 1
     fingerprints: tuple[str, ...] = ("eb695c29fce1cc2b",)
 
     def connect(self) -> SqliteConnection:
-        """A connection.
+        """Open a connection.
 
         Raises:
-            TrackingError: there is no such file.
+            TrackingError: the file does not exist or cannot be opened.
         """
         return SqliteConnection(self.path)
 
 
 class SqliteConnection:
-    """A connection to a database file."""
+    """A connection to an SQLite database file."""
 
     def __init__(self, path: Path) -> None:
-        """Nothing is set yet."""
+        """Open the file; :meth:`prepare` configures the connection."""
         self.raw = _connected(path)
         self._path = path
         self._log: _Log | None = None
 
     def query(self, statement: str, *parameters: str | int) -> list[tuple[Any, ...]]:
-        """The rows of a SELECT."""
+        """Return the rows of a SELECT; ``?`` is the placeholder for parameters."""
         return self.raw.execute(statement, parameters).fetchall()
 
     def tables(self) -> list[str]:
-        """The tables' names."""
+        """Return the names of the tables."""
         found = self.query(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
         )
         return [name for (name,) in found]
 
     def records(self, table: str) -> list[dict[str, Any]]:
-        """All rows of a table."""
+        """Return all rows of a table."""
         cursor = self.raw.execute(f'SELECT * FROM "{table}"')
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def refusal(self) -> None:
-        """MLflow has written to the file itself."""
+        """Return None: MLflow has already written to the file."""
 
     def fingerprint(self) -> str:
-        """A hash of the columns, keys, indices and triggers of the tables."""
+        """Return a hash of the columns, keys, indices and triggers of the tables."""
         facts = []
         for table in TABLES:
             columns = self.query(
@@ -98,13 +98,16 @@ class SqliteConnection:
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def prepare(self) -> None:
-        """Readers go on while a pack is written. The switch needs the database for itself once, and stays."""
+        """Switch to a write-ahead log, so that readers are not blocked.
+
+        The switch needs exclusive access once and is permanent; if the database is busy, the old journal is kept.
+        """
         self.raw.execute("PRAGMA busy_timeout = 1000")
         self._unless_busy("PRAGMA journal_mode = WAL")
         self.raw.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         self.raw.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         [[mode]] = self.query("PRAGMA journal_mode")
-        # With the write-ahead log NORMAL cannot damage the database; the older journal needs FULL for that.
+        # With the write-ahead log, NORMAL is safe against corruption; the rollback journal needs FULL.
         self.raw.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'wal' else 'FULL'}")
         self.raw.execute("PRAGMA temp_store = MEMORY")
         self.raw.execute("PRAGMA wal_autocheckpoint = 0")
@@ -112,12 +115,12 @@ class SqliteConnection:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """One writer at a time from its first line on: what it finds missing is still missing when it writes."""
+        """Run a block as one transaction that holds the write lock from its start."""
         self.raw.execute("BEGIN IMMEDIATE")
         try:
             yield
         except BaseException:
-            if self.raw.in_transaction:  # a full disk has ended it already
+            if self.raw.in_transaction:  # a full disk ends the transaction by itself
                 self.raw.execute("ROLLBACK")
             raise
         self.raw.execute("COMMIT")
@@ -125,12 +128,12 @@ class SqliteConnection:
             self._log.move()
 
     def experiment_stage(self, experiment_id: int) -> str | None:
-        """An experiment's lifecycle stage."""
+        """Return an experiment's lifecycle stage."""
         found = self.query("SELECT lifecycle_stage FROM experiments WHERE experiment_id = ?", experiment_id)
         return found[0][0] if found else None
 
     def claim(self, run_rows: RunRows) -> set[str]:
-        """Insert the runs that are not there; returns their ids."""
+        """Insert the runs that do not exist yet; return their ids."""
         ids = run_rows.columns["run_uuid"]
         assert isinstance(ids, list)
         there = {run_id for (run_id,) in self.query(_BETWEEN, min(ids), max(ids))}
@@ -141,10 +144,10 @@ class SqliteConnection:
         return set(ids) - there
 
     def insert(self, grid: Grid) -> None:
-        """Insert a grid's rows by one statement, which joins its runs with its points.
+        """Insert the rows of a grid with one statement that joins its runs with its points.
 
-        Its cursors stay open from row to row, so that what is appended to an index, as most is, needs no search. The
-        runs' own values come from functions of their place in the grid.
+        Its cursors stay open from row to row, so that appending to an index, the usual case, needs no search. The runs'
+        own values come from functions of their position in the grid.
         """
         width, place = grid.present.shape[1], "(run.at + point.at)"
         for name, values in grid.own.items():
@@ -159,7 +162,7 @@ class SqliteConnection:
             f" SELECT {', '.join(cells)} FROM temp.run CROSS JOIN temp.point {where}"
         )
         points = {name: _listed(values) for name, values in grid.points.items()}
-        # Without points there are no rows, but a run's place must be its own all the same.
+        # Without points there are no rows, but the positions of runs must still be unique.
         with (
             self._temporary("run", {"run_uuid": grid.ids}, max(width, 1)),
             self._temporary("point", points, 1),
@@ -167,12 +170,12 @@ class SqliteConnection:
             self.raw.execute(statement, tuple(grid.constants.values()))
 
     def _define(self, function: str, values: NDArray[Any]) -> None:
-        """A function of a value's place, row by row."""
+        """Define an SQL function that returns a value by its position in row-major order."""
         self.raw.create_function(function, 1, _listed(values.ravel()).__getitem__, deterministic=True)
 
     @contextmanager
     def _temporary(self, table: str, columns: Mapping[str, list[Any]], stride: int) -> Iterator[None]:
-        """A table of some columns, and in ``at`` where in the grid its rows begin."""
+        """Create a temporary table of columns; ``at`` is the offset of each row in the grid."""
         self.raw.execute(f"CREATE TEMP TABLE {table} (at INTEGER PRIMARY KEY, {', '.join(columns)})")
         rows = zip(itertools.count(0, stride), *columns.values(), strict=False)
         self.raw.executemany(f"INSERT INTO temp.{table} VALUES (?{', ?' * len(columns)})", rows)
@@ -180,19 +183,19 @@ class SqliteConnection:
         self.raw.execute(f"DROP TABLE temp.{table}")
 
     def analyze(self) -> None:
-        """Statistics from a thousand rows an index; a running server notices only the first of a database."""
+        """Update statistics from 1,000 rows per index; a running server reads only a database's first statistics."""
         self.raw.execute("PRAGMA analysis_limit = 1000")
         self._unless_busy("ANALYZE")
 
     def close(self) -> None:
-        """Move what is left of the log, if this connection has written to it, into the database, and empty it."""
+        """Close the connection; if it has written, first move the rest of the log into the database and truncate it."""
         with closing(self.raw):
             if self._log is not None:
                 self._log.close()
                 self._unless_busy("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _unless_busy(self, statement: str) -> None:
-        """What only makes things faster is left out where somebody else holds the database."""
+        """Run an optional optimisation; skip it if another process holds the database."""
         try:
             self.raw.execute(statement).fetchall()
         except sqlite3.OperationalError as error:
@@ -201,36 +204,36 @@ class SqliteConnection:
 
 
 class _Log:
-    """The write-ahead log, which is moved into the database by a thread while the next pack is written."""
+    """The write-ahead log, checkpointed by a thread while the next pack is written."""
 
     def __init__(self, path: Path) -> None:
-        """Over a connection of its own."""
+        """Open a separate connection for checkpoints."""
         self._raw = _connected(path)
         self._raw.execute("PRAGMA synchronous = NORMAL")
         self._thread = ThreadPoolExecutor(1, "write-ahead log")
         self._moving: Future[int] | None = None
 
     def move(self) -> None:
-        """Begin to move what is committed; wait for it where the log is long, for it begins anew once all is moved."""
+        """Start a checkpoint; if the log is long, wait for it, because a full checkpoint lets the log restart."""
         pages = self._moving.result() if self._moving is not None else 0
         self._moving = self._thread.submit(self._move)
         if pages > _LOG_PAGES:
             self._moving.result()
 
     def close(self) -> None:
-        """Wait until nothing moves."""
+        """Wait for the running checkpoint."""
         with closing(self._raw), self._thread:
             if self._moving is not None:
                 self._moving.result()
 
     def _move(self) -> int:
-        """Move what no reader needs; the log's pages, those that are moved among them."""
+        """Run a passive checkpoint; return the number of pages in the log, including checkpointed ones."""
         [(_, pages, _)] = self._raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         return int(pages)
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    # Opened in one thread and used or closed, after a fault too, in another; never used by two at once.
+    # Opened in one thread and used or closed in another, also after an error, but never by two threads at once.
     try:
         return sqlite3.connect(
             f"{path.as_uri()}?mode=rw",
@@ -244,5 +247,5 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 
 def _listed(column: list[str] | NDArray[Any]) -> list[Any]:
-    """As Python's own types, which are all that SQLite knows."""
+    """Convert values to Python types, the only ones that SQLite accepts."""
     return column if isinstance(column, list) else column.tolist()

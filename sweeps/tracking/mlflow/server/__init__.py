@@ -1,1 +1,1 @@
-"""MLflow's tracking server: client, permissions, throttling and the local UI."""
+"""Access to MLflow tracking servers: client, permissions, throttling and the local UI."""

@@ -1,10 +1,10 @@
-"""The client of a tracking server: MLflow's own, with the calls that log a trial sent and repeated with care.
+"""A client of tracking servers with safe retries for the calls that log a trial.
 
-MLflow's client repeats any call whose connection breaks, also one that has made a run: then there are two. It takes no
-refusal from MLflow's connection pool for one, which comes as HTTP 400, and waits for up to four minutes in each thread.
-Here create_run, log_batch and set_terminated go to the same REST API with the same credentials, but all threads share
-one pace, and a run is looked for before it is created again. The other two may be repeated: a point that is there is
-not written again.
+MLflow's client retries every call whose connection breaks, including calls that have created a run, which creates a
+second one. It does not retry when the server's connection pool is exhausted, which is reported as HTTP 400, and it
+waits for up to four minutes in each thread. This client sends create_run, log_batch and set_terminated to the same REST
+API with the same credentials, but all threads share one throttle, and a run is searched for before it is created again.
+The other two calls can be repeated, because a point that already exists is not written again.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from sweeps.tracking.names import SWEEP_ID, TRIAL_ID
 
 _API = "/api/2.0/mlflow/"
 _REFUSED = (408, 429, 500, 502, 503, 504)
-_POOL_IS_EMPTY = "QueuePool limit"  # SQLAlchemy's words, which MLflow sends as HTTP 400
-_FIRST_WAIT = 0.5  # seconds; doubled with every try, give or take half of it
-_LONGEST_WAIT = 30.0
-_NAMED_BY = ("mlflow.parentRunId", SWEEP_ID, "sweeps.kind", TRIAL_ID)  # tags that no two runs share
+_POOL_IS_EMPTY = "QueuePool limit"  # SQLAlchemy's message, which MLflow sends as HTTP 400
+_FIRST_WAIT = 0.5  # seconds; doubled with every retry, with a jitter of 50 %
+_LONGEST_WAIT = 30.0  # seconds
+_NAMED_BY = ("mlflow.parentRunId", SWEEP_ID, "sweeps.kind", TRIAL_ID)  # tags that together identify a run
 
 
 class ServerClient(MlflowClient):
-    """MLflow's client of an HTTP server, for any number of threads.
+    """An MLflow client for an HTTP server, for use by any number of threads.
 
-    Calls are repeated as often as MLFLOW_HTTP_REQUEST_MAX_RETRIES allows, and as many are sent at once as MLflow's
-    client keeps connections (MLFLOW_HTTP_POOL_MAXSIZE).
+    Calls are retried up to MLFLOW_HTTP_REQUEST_MAX_RETRIES times. At most MLFLOW_HTTP_POOL_MAXSIZE calls, the size of
+    MLflow's connection pool, are sent at once.
 
     Args:
-        uri: the server's.
-        first_wait: seconds before a call is repeated for the first time.
+        uri: URI of the server.
+        first_wait: Seconds before the first retry.
     """
 
     def __init__(self, uri: str, first_wait: float = _FIRST_WAIT) -> None:
-        """Nothing is sent yet."""
+        """Create the client; nothing is sent yet."""
         super().__init__(tracking_uri=uri)
         self.threads = max(1, int(MLFLOW_HTTP_POOL_MAXSIZE.get()))  # type: ignore[no-untyped-call]
         self._uri, self._first_wait = uri, first_wait
@@ -61,7 +61,7 @@ class ServerClient(MlflowClient):
         tags: dict[str, Any] | None = None,
         run_name: str | None = None,
     ) -> Run:
-        """As MLflow's; a run with the same naming tags that is there after a call without an answer is that call's."""
+        """Create a run as MLflow does; before a retry, return the run that an unanswered call has created."""
         tags = tags or {}
         body = {
             "experiment_id": experiment_id,
@@ -82,7 +82,7 @@ class ServerClient(MlflowClient):
         tags: Sequence[RunTag] = (),
         synchronous: bool | None = None,
     ) -> None:
-        """As MLflow's, always synchronous."""
+        """Log metrics, params and tags as MLflow does, always synchronously."""
         body = {
             "run_id": run_id,
             "metrics": [{"key": m.key, "value": m.value, "timestamp": m.timestamp, "step": m.step} for m in metrics],
@@ -92,15 +92,15 @@ class ServerClient(MlflowClient):
         self._call("runs/log-batch", body)
 
     def set_terminated(self, run_id: str, status: str | None = None, end_time: int | None = None) -> None:
-        """As MLflow's."""
+        """End a run as MLflow does."""
         self._call("runs/update", {"run_id": run_id, "status": status or "FINISHED", "end_time": end_time or now_ms()})
 
     def hurry(self) -> None:
-        """Somebody is waiting for the end: no call is repeated any more."""
+        """Stop retrying calls."""
         self._pace.hurry()
 
     def _named(self, experiment_id: str, tags: dict[str, Any]) -> dict[str, Any] | None:
-        """The run that has these naming tags, as runs/create answers."""
+        """Find the run with these identifying tags, in the format of the response of runs/create."""
         named = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in _NAMED_BY if key in tags)
         body = {"experiment_ids": [experiment_id], "filter": named, "max_results": 1}
         runs = self._call("runs/search", body).get("runs") if named else None
@@ -109,10 +109,10 @@ class ServerClient(MlflowClient):
     def _call(
         self, endpoint: str, body: dict[str, Any], done: Callable[[], dict[str, Any] | None] = lambda: None
     ) -> dict[str, Any]:
-        """Send until there is an answer; before each repetition ``done`` may say what an earlier try has come to.
+        """Send a call until it is answered; before each retry, ``done`` can return the result of an earlier attempt.
 
         Raises:
-            MlflowException: the server does not want this call, or refuses it to the end.
+            MlflowException: the server rejects the call, or all retries failed.
         """
         for tried in range(1 + int(MLFLOW_HTTP_REQUEST_MAX_RETRIES.get())):  # type: ignore[no-untyped-call]
             if tried:
@@ -131,7 +131,7 @@ class ServerClient(MlflowClient):
         raise failure
 
     def _send(self, endpoint: str, body: dict[str, Any]) -> dict[str, Any] | tuple[MlflowException, float]:
-        """The answer, or a failure that may pass and how long the server wants to be left alone."""
+        """Return the answer, or a temporary failure and the seconds to wait that the server asks for."""
         try:
             response = http_request(  # type: ignore[no-untyped-call]
                 get_default_host_creds(self._uri),  # type: ignore[no-untyped-call]
@@ -159,7 +159,7 @@ class ServerClient(MlflowClient):
 
 
 def _retry_after(response: requests.Response) -> float:
-    """The seconds for which the server wants to be left alone, or 0."""
+    """Return the seconds to wait that the server asks for, or 0."""
     try:
         return min(_LONGEST_WAIT, urllib3.Retry(0).get_retry_after(response.raw) or 0.0)
     except urllib3.exceptions.InvalidHeader:

@@ -1,4 +1,4 @@
-"""Access: what a tracking server that asks for a login lets us do, told in one line before anything is computed."""
+"""Check early what a tracking server with a login permits, with one-line errors."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from sweeps.text.redact import redact_uri
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
-_PERMISSION = "/api/3.0/mlflow/users/permissions/get"  # of MLflow's basic-auth app; other servers answer 404
+_PERMISSION = "/api/3.0/mlflow/users/permissions/get"  # provided by MLflow's basic-auth app; other servers return 404
 _MAY_LOG = ("EDIT", "MANAGE")
 _VARIABLES = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
 
 def refusal(uri: str, error: Exception, wanted: str) -> TrackingError | None:
-    """What to say of a server's answer 401 or 403; None of any other error.
+    """Convert HTTP errors 401 and 403 to a TrackingError; return None for any other error.
 
     Args:
-        uri: the server's.
-        error: what MLflow's client made of the answer.
-        wanted: what the call was to do, as in 'make experiments'.
+        uri: URI of the server.
+        error: The error raised by MLflow's client.
+        wanted: What the call was meant to do, such as 'create experiments'.
     """
     code = getattr(error, "error_code", "")
     if code == "PERMISSION_DENIED":
-        return TrackingError(f"{redact_uri(uri)}: {_user(uri)} may not {wanted}")
+        return TrackingError(f"{redact_uri(uri)}: {_user(uri)} is not allowed to {wanted}")
     if code != "UNAUTHENTICATED":
         return None
     if not os.environ.get("MLFLOW_TRACKING_USERNAME"):
-        return TrackingError(f"{redact_uri(uri)}: the tracking server asks for a login: set {_VARIABLES}")
+        return TrackingError(f"{redact_uri(uri)}: the tracking server requires a login: set {_VARIABLES}")
     return TrackingError(
-        f"{redact_uri(uri)}: the tracking server refuses {_user(uri)} or the password: see {_VARIABLES}"
+        f"{redact_uri(uri)}: the tracking server rejects {_user(uri)} or the password: check {_VARIABLES}"
     )
 
 
 def check_may_log(uri: str, experiment: Experiment) -> None:
-    """Whether the user may log to an experiment, as far as the server can be asked.
+    """Check that the user is allowed to log to an experiment, if the server can tell.
 
     Raises:
-        TrackingError: the user may look only.
+        TrackingError: the user has read access only.
     """
     credentials = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
     if not credentials.username:
@@ -58,10 +58,10 @@ def check_may_log(uri: str, experiment: Experiment) -> None:
         answer = http_request(credentials, _PERMISSION, "GET", params=asked, raise_on_status=False)  # type: ignore[no-untyped-call]
         permission = answer.json()["permission"] if answer.status_code == 200 else None
     except (MlflowException, ValueError, KeyError, TypeError):
-        return  # a server that does not know the question: logging will show
+        return  # the server does not have this endpoint, so logging will show
     if permission is not None and permission not in _MAY_LOG:
         raise TrackingError(
-            f"{redact_uri(uri)}: {_user(uri)} may look at the experiment {experiment.name!r}, but not log to it"
+            f"{redact_uri(uri)}: {_user(uri)} can read the experiment {experiment.name!r}, but not log to it"
         )
 
 

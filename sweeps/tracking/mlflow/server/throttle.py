@@ -1,4 +1,4 @@
-"""Pace: how many calls a server is sent at once; half as many after a refusal, gradually more again after successes."""
+"""Limit concurrent calls to a server: half as many after a rejection, gradually more after successes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 
 
 class Throttle:
-    """Places for calls under way, shared by all threads that call one server.
+    """A limit on concurrent calls, shared by all threads that call one server.
 
     Args:
-        places: at most, and at first, so many at once.
+        places: Maximum and initial number of concurrent calls.
     """
 
     def __init__(self, places: int) -> None:
-        """All places are free."""
+        """Start with all places free."""
         self._most = self._places = float(places)
         self._under_way = 0
         self._lowered = self._not_before = 0.0  # by time.monotonic()
@@ -25,12 +25,12 @@ class Throttle:
 
     @property
     def places(self) -> int:
-        """How many calls may be under way at the moment."""
+        """The number of calls currently allowed at once."""
         return int(self._places)
 
     @contextmanager
     def place(self) -> Iterator[float]:
-        """Wait for a free place and hold it; gives the time at which it became free."""
+        """Wait for a free place and hold it; yield the time at which it was taken."""
         with self._changed:
             while not self._hurried:
                 seconds = self._not_before - time.monotonic()
@@ -46,15 +46,15 @@ class Throttle:
                 self._changed.notify()
 
     def answered(self) -> None:
-        """A call went well: one more place after as many of those as there are places."""
+        """Record a success; after as many successes as there are places, one place is added."""
         with self._changed:
             self._places = min(self._most, self._places + 1 / self._places)
             self._changed.notify()
 
     def refused(self, began: float, wait: float = 0.0) -> None:
-        """A call that had its place since ``began`` was refused: half the places, and no call for ``wait`` seconds.
+        """Record that a call started at ``began`` was rejected: halve the places and pause for ``wait`` seconds.
 
-        Calls that were under way together are refused together; that counts once.
+        Rejections of concurrent calls count once.
         """
         with self._changed:
             now = time.monotonic()
@@ -63,7 +63,7 @@ class Throttle:
             self._not_before = max(self._not_before, now + wait)
 
     def rest(self, seconds: float) -> bool:
-        """Wait before a call is repeated; False if there is no time for that."""
+        """Wait before a retry; return False if retries are disabled."""
         until = time.monotonic() + seconds
         with self._changed:
             while not self._hurried and (left := until - time.monotonic()) > 0:
@@ -71,7 +71,7 @@ class Throttle:
             return not self._hurried
 
     def hurry(self) -> None:
-        """Somebody is waiting for the end: nobody waits for a place or to repeat a call any more."""
+        """Stop all waiting, for places and for retries."""
         with self._changed:
             self._hurried = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""The MLflow UI of a store: starts MLflow's server on this machine, and ends it again."""
+"""Start and stop an MLflow server on this machine, such as the UI of a store."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import Literal
 from sweeps.errors import TrackingError
 from sweeps.store.store import Store
 
-_START_SECONDS = 180  # on a busy machine
+_START_SECONDS = 180  # a busy machine can take this long
 
 
 @contextmanager
 def serve(store: Store, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The UI's address and server process while it runs; port 0 takes any free one.
+    """Run the MLflow UI of a store; yield its address and server process. Port 0 uses any free port.
 
     Raises:
-        TrackingError: the port is taken, or the server does not come up.
+        TrackingError: the port is taken or the server does not start.
     """
     with mlflow_server(store.tracking_uri, store.artifacts, port) as server:
         yield server
@@ -34,20 +34,20 @@ def serve(store: Store, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes
 def mlflow_server(
     database: str, artifacts: Path, port: int = 0, workers: int = 1, loop: Literal["auto", "asyncio"] = "auto"
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The address and process of MLflow's server on a database, while it runs.
+    """Run MLflow's server on a database; yield its address and process.
 
     Raises:
-        TrackingError: the port is taken, or the server does not come up.
+        TrackingError: the port is taken or the server does not start.
     """
     port = _free_port(port)
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--default-artifact-root", artifacts.as_uri()]
-    # With asyncio and several workers every call waits 44 ms: it leaves Nagle's algorithm on, and that waits for a
-    # delayed acknowledgement. One worker answers a person's pages as fast as several, and is up sooner.
+    # With asyncio and several workers every call takes 44 ms longer, because Nagle's algorithm stays on and waits for a
+    # delayed acknowledgement. For a single user, one worker is as fast as several and starts sooner.
     command += ["--workers", str(workers), "--uvicorn-opts", f"--loop {loop}"]
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
-    environment["MLFLOW_BACKEND_STORE_URI"] = database  # not among the arguments, which everybody can see
+    environment["MLFLOW_BACKEND_STORE_URI"] = database  # not an argument, because all users can read those
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -72,17 +72,17 @@ def _wait(address: str, process: subprocess.Popen[bytes]) -> None:
     until = time.monotonic() + _START_SECONDS
     while time.monotonic() < until:
         if process.poll() is not None:
-            raise TrackingError(f"MLflow's server ended at once, with exit code {process.returncode}")
+            raise TrackingError(f"MLflow's server exited at startup with exit code {process.returncode}")
         try:
             with urllib.request.urlopen(f"{address}/health", timeout=1):
                 return
         except OSError:
             time.sleep(0.1)
-    raise TrackingError(f"MLflow's server did not answer within {_START_SECONDS} s")
+    raise TrackingError(f"MLflow's server did not respond within {_START_SECONDS} s")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server and its workers, which are a process group of their own."""
+    """End the process group of the server and its workers."""
     for signal_number, seconds in ((15, 10), (9, 10)):
         try:
             os.killpg(process.pid, signal_number)

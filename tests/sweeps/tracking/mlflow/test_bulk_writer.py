@@ -369,7 +369,7 @@ def test_an_id_that_is_somebody_elses_is_an_error_and_nothing_is_written(side: S
     side.client.set_tag(side.children()[0].info.run_id, "sweeps.trial_id", "another")
     before = side.rows()
     tracker = side.tracker("bulk")
-    with pytest.raises(TrackingError, match=r"the run [0-9a-f]{32} is there, but it is not trial \d+ of this sweep"):
+    with pytest.raises(TrackingError, match=r"run [0-9a-f]{32} already exists, but is not trial \d+ of this sweep"):
         list(tracker.log_trials(*side.tables()[1]))
     tracker.end_trials()
     assert side.rows() == before
@@ -379,7 +379,7 @@ def test_an_experiment_deleted_meanwhile_is_told(side: Side) -> None:
     tracker = side.tracker("bulk")
     side.client.delete_experiment(side.experiment_id())
     before = side.rows()
-    with pytest.raises(TrackingError, match="the experiment 1 has been deleted while it was logged to"):
+    with pytest.raises(TrackingError, match="experiment 1 was deleted during logging"):
         list(tracker.log_trials(*side.tables()[0]))
     tracker.end_trials()
     assert side.rows() == before

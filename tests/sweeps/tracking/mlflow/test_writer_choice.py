@@ -47,9 +47,9 @@ def change(uri: str, statement: str) -> None:
         ("http://127.0.0.1:5000", "the tracking URI is not one's"),
         ("databricks", "the tracking URI is not one's"),
         ("file:///tmp/mlruns", "the tracking URI is not one's"),
-        ("postgresql+pg8000://me@host/db", "bulk writes into PostgreSQL by psycopg, not by pg8000"),
-        ("mysql+pymysql://me@host/db", "bulk writes into SQLite and PostgreSQL, not into mysql"),
-        ("sqlite:////tmp/x.db?timeout=1", "the SQLite URI has options"),
+        ("postgresql+pg8000://me@host/db", "the bulk writer supports PostgreSQL with psycopg, not with pg8000"),
+        ("mysql+pymysql://me@host/db", "the bulk writer supports SQLite and PostgreSQL, not mysql"),
+        ("sqlite:////tmp/x.db?timeout=1", "the bulk writer does not support SQLite URIs with options"),
     ],
 )
 def test_where_bulk_is_not_safe_the_client_writes_and_the_reason_is_told(uri: str, reason: str) -> None:
@@ -118,7 +118,7 @@ def test_a_version_of_mlflow_that_was_not_tested_is_tried_first(uri: str, monkey
     monkeypatch.setattr(bulk_writer, "run_rows", local)
     choice = choose(uri, "auto")
     assert choice.name == "client"
-    assert choice.reason.endswith("it writes other rows than the public client: runs")
+    assert choice.reason.endswith("it writes different rows than the public client: runs")
 
 
 @pytest.mark.parametrize("kind", [SqliteConnection, PostgresConnection])
@@ -146,12 +146,12 @@ def test_users_of_postgresql_who_may_not_write_get_the_client(
     user = f"reader{uri.rpartition('/')[2]}"
     change(uri, f"CREATE ROLE {user} LOGIN PASSWORD 'p'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}")
     theirs = uri.replace(f"sweeps:{postgres.password}", f"{user}:p")
-    assert choose(theirs, "auto").reason == "the PostgreSQL user may not INSERT in MLflow's table runs"
+    assert choose(theirs, "auto").reason == "the PostgreSQL user lacks the INSERT privilege on MLflow's table runs"
     change(uri, f"GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {user}")
     assert choose(theirs, "auto").name == "bulk"
     monkeypatch.setattr(writer_choice, "TESTED_MLFLOW", ())
     change(uri, f"REVOKE TEMPORARY ON DATABASE {uri.rpartition('/')[2]} FROM PUBLIC")
-    assert "the bulk writer cannot be tried in temporary tables: permission denied" in choose(theirs, "auto").reason
+    assert "the bulk writer cannot be tested in temporary tables: permission denied" in choose(theirs, "auto").reason
 
 
 def test_runs_that_the_database_does_not_hold_and_other_workspaces_get_the_client(uri: str) -> None:
@@ -164,5 +164,5 @@ def test_runs_that_the_database_does_not_hold_and_other_workspaces_get_the_clien
     with pytest.raises(TrackingError, match="workspace 'team'"):
         for_run(choice, "bulk", theirs, parent)
     elsewhere = Run(RunInfo("f" * 32, "0", "me", "RUNNING", 1, None, "active"), parent.data)
-    reason = "the database does not have the run that the tracking server has just made"
+    reason = "the database does not contain the run that the tracking server has just created"
     assert for_run(choice, "auto", mine, elsewhere).reason == reason
