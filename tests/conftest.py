@@ -1,5 +1,4 @@
-"""Hypothesis for all tests: no deadlines; on CI (CI=true) the same examples every time. Slow tests run last,
-tests on CUDA only where there is a GPU."""
+"""Fixtures of all tests, and which tests run in one process. Tests on CUDA run only where there is a GPU."""
 
 import secrets
 import shutil
@@ -34,24 +33,39 @@ from tests.support.tracking import Files, TrackingServer
 settings.load_profile(hypothesis_profiles.PROFILE)
 
 
+# Session fixtures that take seconds to start, those of the longest groups of tests first. Tests that need the same
+# one run in the same process; all other tests of a file do, for they share the file's fixtures and compiled kernels.
+SHARED = ("service_stack", "ray_executor", "tracking_server", "browser")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chaos-rounds", type=int, help="how often each fault of test_chaos.py is tried")
+    parser.addoption("--chaos-rounds", type=int, default=1, help="how often each fault of tests/chaos is tried")
     parser.addoption("--chaos-seed", type=int, default=0, help="of its first round")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    slow = Counter(item.path for item in items if item.get_closest_marker("cluster"))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    groups = Counter(_group(item) for item in items if item.get_closest_marker("cluster"))
 
-    def late(item: pytest.Item) -> tuple[bool, int]:
-        """Slow tests last, of these the files with few of them: whole files are shared among processes."""
-        is_slow = item.get_closest_marker("cluster") is not None
-        return is_slow, -slow[item.path] if is_slow else 0
+    def late(item: pytest.Item) -> tuple[int, int, str]:
+        """Longest groups first: those of shared fixtures, files with many slow tests, and the rest."""
+        group = _group(item)
+        return SHARED.index(group) if group in SHARED else len(SHARED), -groups[group], group
 
     items.sort(key=late)
     if not gpus():
         needing = [item for item in items if item.get_closest_marker("cuda")]
         items[:] = [item for item in items if not item.get_closest_marker("cuda")]
         config.hook.pytest_deselected(items=needing)
+
+
+def _group(item: pytest.Item) -> str:
+    """Return the group of tests that run in one process."""
+    used = set(getattr(item, "fixturenames", ()))
+    if "executor" in used and "[ray" in item.name:
+        used.add("ray_executor")
+    return next((fixture for fixture in SHARED if fixture in used), str(item.path))
 
 
 @pytest.fixture
