@@ -22,7 +22,7 @@ from sgdcore import (
     train,
 )
 from sgdcore.tasks import line, linear
-from tests.support.cases import (
+from tests.support.kernel_cases import (
     ERROR_INPUTS,
     EXACT,
     LINE,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sgdcore import Hyperparams, InvalidHyperparams, SgdError
 from sgdcore.hyperparams import NAMES
-from tests.support.cases import ERROR_INPUTS, ErrorInput
+from tests.support.kernel_cases import ERROR_INPUTS, ErrorInput
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from torch.optim.sgd import sgd as functional_sgd
 
 from sgdcore import rule
 from sgdcore.rule import bind, select, sgd, update
-from tests.support.cases import assert_same_bits, hyperparams, numbers
 from tests.support.hypothesis_profiles import examples
+from tests.support.kernel_cases import assert_same_bits, hyperparams, numbers
 
 
 def exact_fma(a: float, b: float, c: float) -> float:

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from sgdcore import Dataset, Hyperparams, ModuleModel, Recording, Task, train
 from sgdcore.tasks import line, linear
-from tests.support.cases import LINE, assert_same_bits, take
+from tests.support.kernel_cases import LINE, assert_same_bits, take
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from hypothesis import given
 from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Task, Thresholds, judge, train
 from sgdcore.tasks import line
 from sgdcore.verdict import VERDICTS
-from tests.support.cases import LINE, assert_same_bits, runs
+from tests.support.kernel_cases import LINE, assert_same_bits, runs
 
 EVERY = Recording(spacing="all")
 NOISY = Task(Dataset(line().inputs, np.float32(line(noise=1.0).targets)))

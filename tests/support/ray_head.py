@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.support.processes import Part, answers, free_port
 
 _BIN = Path(sys.executable).parent
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 
 
 class RayHead:

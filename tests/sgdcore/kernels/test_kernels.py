@@ -9,7 +9,8 @@ from hypothesis import event, given
 from torch.utils.data import DataLoader, TensorDataset
 
 from sgdcore import Dataset, Hyperparams, LinearModel, MlpModel, Recording, Task, train
-from tests.support.cases import (
+from tests.support.hypothesis_profiles import examples
+from tests.support.kernel_cases import (
     EXACT,
     INTERPRETED,
     NETWORK_INPUTS,
@@ -22,7 +23,6 @@ from tests.support.cases import (
     network,
     runs,
 )
-from tests.support.hypothesis_profiles import examples
 
 COMPILED = [name for name in EXACT if name != "reference"]
 OF_ANY_WIDTH = [name for name in COMPILED if name != "triton"]

@@ -18,7 +18,7 @@ from sgdcore.kernels.linear_numba.steps import BLOCK, DECAY, FEW, MOMENTUM, NEST
 from sgdcore.kernels.simd.lanes import GROUP
 from sgdcore.tasks import linear
 from sgdcore.tasks.datasets import line
-from tests.support.cases import TrainInput, assert_same, assert_same_training
+from tests.support.kernel_cases import TrainInput, assert_same, assert_same_training
 
 KINDS = [0, DECAY, MOMENTUM, MOMENTUM | DECAY, MOMENTUM | NESTEROV, MOMENTUM | DECAY | NESTEROV]
 

@@ -18,20 +18,30 @@ from sgdcore.kernels.dispatch import MOST_PARAMETERS, choose
 from sgdcore.kernels.linear_triton import program
 from sgdcore.kernels.linear_triton.kernel import THREADS, block_of
 from sgdcore.tasks import line, linear
-from tests.support.cases import TRAIN_INPUTS, TrainInput, assert_close_training, assert_same, assert_same_training
+from tests.support.documents import ROOT
+from tests.support.kernel_cases import (
+    TRAIN_INPUTS,
+    TrainInput,
+    assert_close_training,
+    assert_same,
+    assert_same_training,
+)
 
-HERE = Path(__file__).parent
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 @pytest.mark.skipif(triton.__version__ < "3.9", reason="its interpreter rounds fused multiply-adds twice")
 def test_interpreted_it_passes_the_suite_of_all_kernels(tmp_path: Path):
-    modules = [HERE / name for name in ("test_kernels.py", "test_engine.py", "interpreted.py")]
+    modules = [
+        ROOT / "tests" / "sgdcore" / "kernels" / "test_kernels.py",
+        ROOT / "tests" / "sgdcore" / "test_engine.py",
+        ROOT / "tests" / "support" / "triton_interpreter_cases.py",
+    ]
     log = tmp_path / "results.xml"
-    options = ["-q", "-k", "triton or interpreted", "-p", "no:cacheprovider", f"--junitxml={log}"]
+    options = ["-q", "-k", "triton", "-p", "no:cacheprovider", f"--junitxml={log}"]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *modules, *options],
-        cwd=HERE.parents[1],
+        cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels import dispatch as chosen
 from sgdcore.kernels.mlp_numba import kernel as mlp_kernel
 from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, layers
-from tests.support.cases import ALL_KINDS, WAVES, assert_same, assert_same_state, network, take
+from tests.support.kernel_cases import ALL_KINDS, WAVES, assert_same, assert_same_state, network, take
 
 CASE = network("many", MlpModel((6, 5)), "huber", WAVES.split(0.3), epochs=8)
 MANY = replace(CASE, hyperparams={name: np.tile(values, 8) for name, values in ALL_KINDS.items()})

@@ -10,7 +10,7 @@ from torch import nn
 from sgdcore import Dataset, Hyperparams, InvalidTask, MlpModel, ModuleModel, Recording, Task, judge, train
 from sgdcore.kernels.module_torch import kernel as torch_kernel
 from tests.support import network_modules
-from tests.support.cases import ALL_KINDS, assert_same
+from tests.support.kernel_cases import ALL_KINDS, assert_same
 
 HERE = "tests.support.network_modules"
 RNG = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import torch
 
 from sgdcore import LinearModel, PolynomialModel
 from sgdcore.tasks.models import initial_params
-from tests.support.cases import assert_same_bits
+from tests.support.kernel_cases import assert_same_bits
 
 
 def test_linear_features_are_the_inputs():

@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 
 from sgdcore import Dataset, Hyperparams, InvalidTask, LinearModel, PolynomialModel, Recording, SgdError, Task, train
 from sgdcore.tasks import line, linear, sine
-from tests.support.cases import ERROR_INPUTS, SHAPES, ErrorInput, runs
+from tests.support.kernel_cases import ERROR_INPUTS, SHAPES, ErrorInput, runs
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from sweeps.results.results import load_results
 from sweeps.results.trial_matching import match
 from sweeps.store.store import Store
 from tests.support.hypothesis_profiles import examples
-from tests.support.made_up import SETTING, stored, trials
+from tests.support.random_results import SETTING, stored, trials
 from tests.support.stores import computed_into
 
 Make = Callable[..., PreparedSweep]

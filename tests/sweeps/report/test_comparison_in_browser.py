@@ -11,7 +11,7 @@ from sweeps.report.comparison_page import write_comparison
 from sweeps.results import comparison
 from sweeps.store.store import Store
 from tests.support.browser import HOSTILE, Browser, drawn
-from tests.support.made_up import stored, trials
+from tests.support.random_results import stored, trials
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from sweeps.results.history import history
 from sweeps.store.store import Store, SweepFiles
 from sweeps.verification.regression import Check, Limits, baseline_of, check, junit
 from tests.support.command_line import Cli
-from tests.support.made_up import stored, trials
+from tests.support.random_results import stored, trials
 
 HOSTILE = "<b>night</b> & \"day\" '{{ 7 * 7 }}' ]]>"
 
