@@ -24,12 +24,8 @@ _SAME_SIGNAL_SECONDS = 3.0  # a terminal sends Ctrl-C to both processes, and the
 _parent_pipes: list[int] = []  # the pipe to the parent, in a child
 
 
-def supervise(arguments: list[str]) -> None:
-    """Continue in a child process if the command line asks for a sweep on Ray. The parent does not return."""
-    while arguments and arguments[0].startswith("-"):  # options of all commands, with their values
-        arguments = arguments[1:] if "=" in arguments[0] else arguments[2:]
-    if arguments[:1] not in (["run"], ["resume"]) or {"inline", "--executor=inline", "--help"} & set(arguments):
-        return
+def supervise() -> None:
+    """Continue in a child process, before anything heavy is imported. The parent does not return."""
     read, write = os.pipe()
     parent, child = os.getpid(), os.fork()
     if child:

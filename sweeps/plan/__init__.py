@@ -1,1 +1,1 @@
-"""The plan: from a config to numbered trials with ids, packed into shards."""
+"""The plan, which turns a config into numbered trials with ids, packed into shards."""

@@ -1,4 +1,4 @@
-"""Checks of a sweep file that need the model: start values, expected parameters, the number of combinations."""
+"""Checks of a sweep file that need the model: start values, expected parameters and the number of combinations."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ from sweeps.errors import ConfigError
 from sweeps.search.base import start_parameters
 
 MAX_TRIALS = 10**9
-_MAX_COMBINATIONS = 10**12  # before any is dropped or merged
-_MAX_VALUES = 20_000_000  # on all axes together: they are in memory
+_MAX_COMBINATIONS = 10**12  # before combinations are dropped or merged
+_MAX_VALUES = 20_000_000  # of all axes together, which are kept in memory
 _MAX_AXES = 100_000  # of all mappings together
-_EXACT_POWER = 18  # of ten, up to which a number of combinations is worked out
+_EXACT_POWER = 18  # power of ten up to which the number of combinations is computed exactly
 
 
 def check_starts(config: SweepConfig, names: tuple[str, ...], starts: tuple[str, ...], where: str) -> None:
+    """Check that every init.* axis names a parameter that can be given start values.
+
+    Raises:
+        ConfigError: an axis does not.
+    """
     given = sorted({n for m in config.mappings() for n in m if n.startswith("init.")})
     if given and not starts:
         problem = (
-            f"start values are for networks of up to {MAX_PATH_PARAMETERS} parameters; this one has {len(names):,}"
+            f"start values are allowed for networks of up to {MAX_PATH_PARAMETERS} parameters; "
+            f"this one has {len(names):,}"
         )
         raise ConfigError(where, [f"parameters.{name}: {problem}" for name in given])
     unknown = [name for name in given if not start_parameters(name, starts)]
@@ -31,7 +37,11 @@ def check_starts(config: SweepConfig, names: tuple[str, ...], starts: tuple[str,
 
 
 def check_expected_names(config: SweepConfig, names: tuple[str, ...], starts: tuple[str, ...], where: str) -> None:
-    """A name that no trial has would fail the sweep after it has run."""
+    """Check the names of expected trials and parameters, since a wrong one would fail the sweep only at its end.
+
+    Raises:
+        ConfigError: a name is unknown.
+    """
     problems = []
     for i, expected in enumerate(config.expected):
         given = [n for n in expected.where if n.startswith("init.") and not start_parameters(n, starts)]
@@ -44,7 +54,11 @@ def check_expected_names(config: SweepConfig, names: tuple[str, ...], starts: tu
 
 
 def check_combinations(config: SweepConfig, starts: tuple[str, ...], where: str) -> None:
-    """From the axes' lengths alone, before any axis is made."""
+    """Check the number of combinations from the lengths of the axes, before their values are computed.
+
+    Raises:
+        ConfigError: there are too many values, axes or combinations.
+    """
     mappings = config.mappings()
     values = sum(len(axis) for mapping in mappings for axis in mapping.values())
     if values > _MAX_VALUES:
@@ -64,5 +78,5 @@ def check_combinations(config: SweepConfig, starts: tuple[str, ...], where: str)
 
 
 def _meant(name: str, starts: tuple[str, ...]) -> int:
-    """How many axes of a product a named one makes."""
+    """Return the number of axes of the product that an axis of the file expands to."""
     return max(1, len(start_parameters(name, starts))) if name.startswith("init.") else 1

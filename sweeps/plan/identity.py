@@ -1,4 +1,4 @@
-"""Identity: the digest of all that defines a trial besides its row."""
+"""The digest of everything that defines a trial besides its row: data, model, loss and training."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from sweeps.config.schema import SweepConfig
 
 
 def training_digest(config: SweepConfig, task: Task) -> str:
+    """Return the hexadecimal BLAKE2b digest of the data, the model, the loss and the training options.
+
+    The device and ``compile`` are left out: they do not define a trial.
+    """
     model = config.task.model.model_dump(mode="json")
     if isinstance(task.model, ModuleModel):
         model["source"] = task.model.source_digest

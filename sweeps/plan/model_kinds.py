@@ -1,4 +1,4 @@
-"""Model kinds: what the sweep file's ``model.kind`` stands for, in one table."""
+"""The table of model kinds, which maps the sweep file's ``model.kind`` to models."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sgdcore.tasks.networks import ACTIVATIONS
 
 @dataclass(frozen=True)
 class ModelKind:
-    """What a kind of model needs outside the engine.
+    """The properties of a kind of model that are needed outside the engine.
 
     Args:
-        build: from the sweep file's ``model`` to the engine's model.
-        export: from the engine's model to what a logged model needs to predict; JSON can hold it.
-        is_linear: whether the model is linear in its parameters: trials then have the same bits in any pack.
-        packages: the packages that a prediction needs besides numpy and pandas.
+        build: converts the sweep file's ``model`` to the engine's model.
+        export: returns what a logged model needs for predictions, as a JSON-serialisable mapping.
+        is_linear: whether the model is linear in its parameters; its trials then have the same bits in any pack.
+        packages: the packages besides numpy and pandas that predictions need.
     """
 
     build: Callable[[Any], Model]
@@ -32,7 +32,7 @@ class ModelKind:
 
 def _module(description: Any) -> ModuleModel:
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # as python -m does: the user's file lies beside the sweep file
+        sys.path.append(os.getcwd())  # as python -m does, so that a module in the working directory can be imported
     return ModuleModel(description.module, description.arguments)
 
 

@@ -1,4 +1,4 @@
-"""Normalization: combinations that torch.optim.SGD rejects are dropped, equal trials merged, and both counted."""
+"""Normalization of trials: drop combinations that torch.optim.SGD rejects, merge equal trials, and count both."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NO_SEED = "the seed has no effect: sequential order and given start values"
 SAME_VALUE = "a value stands twice on its axis"
 SAME_TRIAL = "the same trial in more than one mapping"
 REPEATED = "the same trial more than once"
-_MAX_PIECES = 2_000  # that overlapping mappings are cut into
-_MAX_COMPARISONS = 20_000  # of overlapping mappings, two at a time: some seconds
+_MAX_PIECES = 2_000  # products that overlapping mappings are split into
+_MAX_COMPARISONS = 20_000  # pairs of overlapping mappings, which take a few seconds
 
 
 def normalize(block: Product, config: SweepConfig, dropped: dict[str, int], merged: dict[str, int]) -> list[Product]:
@@ -73,7 +73,7 @@ def _count(counts: dict[str, int], reason: str, number: int) -> None:
 
 
 def _drawn(block: Product, config: SweepConfig) -> bool:
-    """Whether some start value comes from torch's initialisation, hence from the seed."""
+    """Return whether a start value is drawn by torch's initialisation, which depends on the seed."""
     return _draws([values for name, values in block.axes if name.startswith("init.")], config)
 
 
@@ -87,14 +87,18 @@ def _nonzero(values: FloatArray) -> Mask:
 
 
 def distinct(values: FloatArray) -> FloatArray:
-    """The values, each where it stands first."""
+    """Return the distinct values in the order of their first occurrence."""
     if (np.diff(values) > 0).all():
         return values
     return values[np.sort(np.unique(values, return_index=True)[1])]
 
 
 def without_repeats(blocks: list[Product], merged: dict[str, int], where: str) -> list[Product]:
-    """The same trials, each once: a product without other products is again some products."""
+    """Return products that contain every trial once, and count repeated trials.
+
+    Raises:
+        ConfigError: the mappings overlap too much.
+    """
     kept: list[Product] = []
     try:
         for block, pieces in zip(blocks, disjoint(blocks, _MAX_COMPARISONS), strict=True):
@@ -102,9 +106,9 @@ def without_repeats(blocks: list[Product], merged: dict[str, int], where: str) -
                 merged[SAME_TRIAL] = merged.get(SAME_TRIAL, 0) + again
             kept += pieces
             if len(kept) > len(blocks) + _MAX_PIECES:
-                problem = f"parameters: the mappings overlap in more than {_MAX_PIECES:,} pieces; overlap fewer"
+                problem = f"parameters: the mappings overlap in more than {_MAX_PIECES:,} places; reduce the overlap"
                 raise ConfigError(where, [problem])
     except TooManyOverlaps as error:
-        problem = "parameters: too many of the mappings lie across each other; make fewer, or ranges that lie apart"
+        problem = "parameters: too many mappings overlap; use fewer mappings, or ranges that do not overlap"
         raise ConfigError(where, [problem]) from error
     return kept

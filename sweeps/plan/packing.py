@@ -1,4 +1,4 @@
-"""Packing: how many trials go into one shard."""
+"""The packing of trials: how many go into one shard."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sweeps.config.schema import SweepConfig
 from sweeps.plan.plan import Plan
 
 _SECONDS_PER_SHARD = 1.0
-_FLOPS_PER_SECOND = 4e9  # of one core, reached by the kernel; only sizes the shards
+_FLOPS_PER_SECOND = 4e9  # of the kernel on one core; affects only the size of shards
 _SHARD_BYTES = 64e6
 _LEAST_PACK = 64
 
 
 def repack(plan: Plan, config: SweepConfig, task: Task, cores: int) -> Plan:
-    """Return the plan with its first stage in shards that suit so many cores, unless the config sets their size."""
+    """Return the plan with its first stage packed for ``cores`` cores, unless the config sets the shard size."""
     if config.execution.trials_per_shard is not None:
         return plan
     return with_shard_size(plan, shard_size(config, task, len(plan.stages[0]), plan.steps, cores))
@@ -30,7 +30,7 @@ def with_shard_size(plan: Plan, trials_per_shard: int) -> Plan:
 
 
 def shard_size(config: SweepConfig, task: Task, trials: int, steps: int, cores: int) -> int:
-    """Trials for some seconds of work on one core, few enough to feed every core and to fit in memory."""
+    """Return the trials per shard: about a second of work on one core, within memory, and work for every core."""
     parameters = len(task.parameter_names)
     batch = min(config.training.batch_size, task.samples)
     points = len(Recording(config.record.points, config.record.spacing).steps(0, steps))
@@ -39,7 +39,7 @@ def shard_size(config: SweepConfig, task: Task, trials: int, steps: int, cores: 
     size = 8 * points * (2 + (parameters if parameters <= MAX_PATH_PARAMETERS else 0)) + 8 * parameters + 200
     by_time = int(_SECONDS_PER_SHARD * _FLOPS_PER_SECOND / max(flops, 1))
     if not task.is_quadratic:
-        by_time = max(by_time, _LEAST_PACK)  # a step of a pack costs nearly the same for one trial
+        by_time = max(by_time, _LEAST_PACK)  # a step costs nearly the same for one trial as for a pack
     by_memory = int(_SHARD_BYTES / size)
     by_cores = math.ceil(trials / max(1, cores))
     return max(1, min(by_time, by_memory, by_cores))

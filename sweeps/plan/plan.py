@@ -1,4 +1,4 @@
-"""Plan: the trials of a sweep as a formula: ranges of trials and their ids on demand."""
+"""The plan of a sweep, from which any range of trials and their ids are computed on demand."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from sweeps.search.base import FloatArray, TrialSet
 
 @dataclass(frozen=True, eq=False)
 class Trials:
-    """Some trials of a plan, as columns of T rows."""
+    """T trials of a plan, as columns."""
 
-    number: NDArray[np.int64]  # the trial's place in the plan
+    number: NDArray[np.int64]  # (T,) index of the trial in the plan
     seed: NDArray[np.int64]
     hyperparams: Hyperparams
-    start: FloatArray  # (T, S), NaN where the model's own initialisation starts
+    start: FloatArray  # (T, S), NaN for values of the model's own initialisation
 
     def __len__(self) -> int:
-        """Number of trials T."""
+        """Return the number of trials T."""
         return len(self.number)
 
     def take(self, rows: NDArray[np.int64]) -> Trials:
-        """Some of them."""
+        """Return the trials at these rows."""
         return Trials(self.number[rows], self.seed[rows], self.hyperparams[rows], self.start[rows])
 
 
@@ -40,7 +40,7 @@ class PlanStage:
 
     Args:
         trials: sets of trials, no two of which share a row.
-        trials_per_shard: how many trials a shard holds; the last one may hold fewer.
+        trials_per_shard: the number of trials per shard; the last one can have fewer.
         dropped: combinations that torch.optim.SGD rejects, counted by reason.
         merged: combinations that are the same trial as another one, counted by reason.
         swept: the axes with more than one value, the widest first.
@@ -62,12 +62,12 @@ class Plan:
     """The trials of a sweep, numbered from 0 through all its stages."""
 
     parameter_names: tuple[str, ...]
-    starts: tuple[str, ...]  # the S parameters that can be given start values: all, or none of a large network
-    stages: tuple[PlanStage, ...]  # those planned so far; a grid has one
+    starts: tuple[str, ...]  # the S parameters that can be given start values: all, or none for a large network
+    stages: tuple[PlanStage, ...]  # stages planned so far; a grid has one
     steps: int
-    context: str  # digest of all that defines a trial besides its row: data, model, training
-    has_weight_decay: bool = False  # in any trial, of any stage
-    module: str = ""  # package.module:callable that is imported and called; empty of the package's own models
+    context: str  # digest of everything that defines a trial besides its row: data, model, training
+    has_weight_decay: bool = False  # whether any trial of any stage can have weight decay
+    module: str = ""  # package.module:callable to import; empty for built-in models
 
     @cached_property
     def trial_sets(self) -> tuple[TrialSet, ...]:
@@ -103,15 +103,15 @@ class Plan:
         return replace(self, stages=(*self.stages, stage))
 
     def __len__(self) -> int:
-        """Number of trials."""
+        """Return the number of trials."""
         return int(self._offsets[-1])
 
     def shards(self) -> Shards:
-        """All shards, in order."""
+        """Return all shards, in order."""
         return Shards(tuple((len(stage), stage.trials_per_shard) for stage in self.stages))
 
     def trials(self, start: int, stop: int) -> Trials:
-        """The trials with numbers start ... stop - 1."""
+        """Return the trials with numbers start ... stop - 1."""
         first, last = np.searchsorted(self._offsets, [start, stop - 1], side="right") - 1
         parts = []
         for rows, offset in zip(
@@ -129,20 +129,20 @@ class Plan:
         )
 
     def ids(self, trials: Trials) -> list[str]:
-        """Each trial's id: the hash of what defines it, the same in every sweep."""
+        """Return each trial's id, the hash of everything that defines it, which is the same in every sweep."""
         h = trials.hyperparams
         rows = np.column_stack([*(getattr(h, name) for name in HYPERPARAMETERS), trials.seed, trials.start])
         data, width = (rows + 0.0).tobytes(), rows.shape[1] * rows.itemsize
         keyed = hashlib.blake2b(key=bytes.fromhex(self.context), digest_size=16)
         ids = []
         for i in range(0, len(data), width):
-            digest = keyed.copy()  # a third cheaper than a new one with the key
+            digest = keyed.copy()  # a third faster than a new keyed hash
             digest.update(data[i : i + width])
             ids.append(digest.hexdigest())
         return ids
 
     def summary(self) -> dict[str, object]:
-        """What plan.json and the terminal say of the first stage, with which every sweep starts."""
+        """Return the summary of the first stage for plan.json and ``sweeps plan``."""
         first = self.stages[0]
         return {
             "trials": len(first),

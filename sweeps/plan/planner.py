@@ -1,6 +1,6 @@
-"""The planner: from a config and its task to a plan, and from a stage of the search to a stage of the plan.
+"""The planner, which turns a config and its task into a plan, and a stage of the search into a stage of the plan.
 
-A plan is a formula, not a list: sets of trials, from which any range of trials is computed when it is needed.
+A plan does not list its trials: it holds sets of trials, from which any range of trials is computed on demand.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config", trials_per
 
     Args:
         config: the sweep.
-        task: what it trains.
-        where: what messages call it.
-        trials_per_shard: by default what the config says, or what suits the work and this machine's cores.
+        task: the task to train.
+        where: the name of the input in error messages.
+        trials_per_shard: the shard size; by default that of the config, or one for the work and this machine's cores.
 
     Raises:
-        ConfigError: an init.* axis for a parameter that the model does not have, no trials left, or too many.
+        ConfigError: an init.* axis names an unknown parameter, or there are no trials or too many.
     """
     names = task.parameter_names
     starts = names if task.model.linear or len(names) <= MAX_PATH_PARAMETERS else ()
@@ -48,7 +48,7 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config", trials_per
     steps = config.training.epochs * steps_per_epoch(task.samples, config.training.batch_size)
     if config.record.spacing == "all" and steps > MAX_POINTS:
         raise ConfigError(
-            where, [f"record.spacing: given 'all' for {steps:,} steps; at most {MAX_POINTS:,} are recorded"]
+            where, [f"record.spacing: given 'all' for {steps:,} steps; at most {MAX_POINTS:,} can be recorded"]
         )
     plan = Plan(
         parameter_names=names,
@@ -60,7 +60,7 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config", trials_per
     )
     stage = search_method(config.method).next_stage(SearchSpace.of(config, starts), NoHistory())
     if stage is None:
-        raise ConfigError(where, [f"method: {config.method} chooses no trials"])
+        raise ConfigError(where, [f"method: {config.method} returns no trials"])
     first = plan_stage(plan, stage, config, task, where, trials_per_shard)
     if not len(first):
         reasons = "; ".join(f"{count:,} dropped: {reason}" for reason, count in first.dropped.items())
@@ -77,19 +77,19 @@ def plan_stage(
     trials_per_shard: int | None = None,
     cores: int | None = None,
 ) -> PlanStage:
-    """Plan a stage that follows the stages of a plan: its distinct trials that torch accepts, packed into shards.
+    """Plan the next stage: its distinct trials that torch accepts, packed into shards.
 
     Args:
-        plan: the stages before it.
-        stage: what the search method has chosen.
+        plan: the plan with all earlier stages.
+        stage: the stage from the search method.
         config: the sweep.
-        task: what it trains.
-        where: what messages call it.
-        trials_per_shard: by default what the config says, or what suits the work and the cores.
-        cores: by default this machine's.
+        task: the task to train.
+        where: the name of the input in error messages.
+        trials_per_shard: the shard size; by default that of the config, or one for the work and the cores.
+        cores: the number of cores; by default this machine's.
 
     Raises:
-        ConfigError: too many trials.
+        ConfigError: there are too many trials.
     """
     dropped: dict[str, int] = {}
     merged: dict[str, int] = {}
@@ -119,7 +119,7 @@ def plan_stage(
 
 
 def _has_weight_decay(first: PlanStage, config: SweepConfig) -> bool:
-    """Whether a trial has weight decay, or could have where later stages are not known yet."""
+    """Return whether a trial has weight decay, or can have it in a later stage."""
     if search_method(config.method).is_adaptive:
         axes = (mapping["weight_decay"] for mapping in config.mappings() if "weight_decay" in mapping)
         return any(any(axis.named()) for axis in axes)
@@ -127,7 +127,7 @@ def _has_weight_decay(first: PlanStage, config: SweepConfig) -> bool:
 
 
 def _swept(stage: Stage) -> tuple[str, ...]:
-    """The axes with more than one value, the widest first."""
+    """Return the axes with more than one value, the widest first."""
     names = stage.trials[0].names
     widths = {name: len(distinct(np.concatenate([trials[name] for trials in stage.trials]))) for name in names}
     return tuple(sorted((name for name, width in widths.items() if width > 1), key=lambda name: -widths[name]))

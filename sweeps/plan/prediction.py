@@ -1,4 +1,4 @@
-"""Forecast: what theory says of a sweep before it is run: each trial's growth, the stable share, axes to extend."""
+"""Theoretical predictions for a sweep before it runs: each trial's growth, the stable share, and axes to extend."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ if TYPE_CHECKING:
     from sweeps.plan.plan import Plan, Trials
     from sweeps.plan.prepared import PreparedSweep
 
-_MAX_WORK = 10_000_000  # operations a trial, about 4 ms; dearer predictions are not made
-_MAX_SWEEP_WORK = 200_000_000_000  # operations of all trials, about 80 s of one core; likewise
-_FORECAST_WORK = 2_000_000_000  # of each half of a plan's forecast, about a second
-_MAX_SAMPLE = 10_000  # trials, or settings, that a plan's forecast looks at
-_DECISIVE = (*HYPERPARAMETERS, "seed")  # what growth depends on
+_MAX_WORK = 10_000_000  # operations per trial, about 4 ms; more expensive predictions are skipped
+_MAX_SWEEP_WORK = 200_000_000_000  # operations of all trials, about 80 s on one core; likewise
+_FORECAST_WORK = 2_000_000_000  # operations of each half of a forecast, about a second
+_MAX_SAMPLE = 10_000  # trials or settings in a forecast
+_DECISIVE = (*HYPERPARAMETERS, "seed")  # the columns that growth depends on
 _JUDGED = ("lr", "momentum", "dampening")
-_MIN_VALUES = 3  # of an axis whose best value can lie inside
+_MIN_VALUES = 3  # values that an axis needs for its best one to be inside
 _TIE = 1e-9
 
 
 @dataclass(frozen=True)
 class Edge:
-    """An axis whose best predicted value is its last one."""
+    """An axis whose best predicted value is at one of its ends."""
 
     axis: str
     value: float
     end: str  # smallest or largest
 
     def __str__(self) -> str:
-        """A line for the user."""
+        """Return a line for the user."""
         return f"{self.axis}: the best predicted value, {self.value:g}, is the {self.end} of its axis: extend it"
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What theory says of a plan, from a sample of it where it is large."""
+    """The prediction for a plan, from a sample if the plan is large."""
 
     kind: Kind
     stable_share: float
-    trials: int  # looked at for the stable share
-    best: dict[str, float]  # the setting with the least growth, and that growth
-    settings: int  # looked at for the best one
+    trials: int  # trials evaluated for the stable share
+    best: dict[str, float]  # the setting with the smallest growth, and that growth
+    settings: int  # settings evaluated for the best one
     settings_in_all: int
     edges: tuple[Edge, ...]
 
 
 def prediction(prepared: PreparedSweep) -> str:
-    """What the column predicted_radius holds, or why it is null."""
+    """Return the kind of values in the column predicted_radius, or "none: ..." with the reason why it is null."""
     if not prepared.task.is_quadratic:
-        return "none: the theory is that of squared loss and models linear in their parameters"
+        return "none: the theory requires squared loss and a model that is linear in its parameters"
     kind, operations = _kind(prepared), _operations(prepared)
     if operations > _MAX_WORK:
-        return f"none: the {kind} would take {operations:,} operations a trial; at most {_MAX_WORK:,} are made"
+        return f"none: the {kind} would take {operations:,} operations per trial; the limit is {_MAX_WORK:,}"
     if operations * len(prepared.plan.stages[0]) > _MAX_SWEEP_WORK:
         return (
             f"none: the {kind} would take {operations:,} operations for each of {len(prepared.plan.stages[0]):,} trials"
@@ -72,17 +72,17 @@ def prediction(prepared: PreparedSweep) -> str:
 
 
 def predicted_radius(prepared: PreparedSweep, trials: Trials) -> FloatArray | None:
-    """(T,) growth per epoch of each trial (sgdcore.stability); None where :func:`prediction` says none."""
+    """Return the (T,) growth per epoch of each trial (sgdcore.stability); None if :func:`prediction` says none."""
     return None if prediction(prepared).startswith("none") else _growth(prepared, _columns(trials))
 
 
 def forecast(prepared: PreparedSweep) -> Forecast | None:
-    """What theory says of the plan; None where there is none, or it would take too long for a single trial.
+    """Return the prediction for a plan; None if the theory does not apply, or one trial would take too long.
 
-    The stable share is that of at most 10,000 trials, evenly spread over the plan. The best setting is the one of
-    least growth among at most 10,000, with the first seed: of longer axes only both ends, the values next to these and
-    some between, evenly spread, are looked at. It is looked for at the least weight decay of the sweep: more decay
-    nearly always means less growth, towards another target, so that the best decay is not theory's to say.
+    The stable share is that of at most 10,000 trials, evenly spread over the plan. The best setting has the smallest
+    growth among at most 10,000 settings with the first seed; long axes are sampled at both ends, the values next to
+    them, and evenly between. Only the smallest weight decay of the sweep is considered: more decay nearly always
+    reduces growth but changes the target, so theory cannot choose the best decay.
     """
     operations = _operations(prepared)
     if not prepared.task.is_quadratic or operations > _MAX_WORK:
@@ -96,7 +96,7 @@ def forecast(prepared: PreparedSweep) -> Forecast | None:
     columns = {name: np.concatenate([part[name] for part in rows]) for name in _DECISIVE}
     growth = _growth(prepared, columns)
     best = int(np.argmin(growth))
-    # Where a whole range of values is best, to rounding, the axis need not be extended.
+    # If a whole range of values is best up to rounding, the axis need not be extended.
     tied = growth <= growth[best] * (1 + _TIE)
     return Forecast(
         kind=_kind(prepared),
@@ -115,7 +115,7 @@ def _kind(prepared: PreparedSweep) -> Kind:
 
 
 def _operations(prepared: PreparedSweep) -> int:
-    """Of one trial's prediction: P^2 entries a step, each of P multiply-adds and about 16 operations more."""
+    """Return the operations per trial: per step P^2 entries, each with P multiply-adds and about 16 more."""
     parameters = len(prepared.plan.parameter_names)
     one_epoch = steps_per_epoch(prepared.task.samples, prepared.config.training.batch_size)
     steps = one_epoch if _kind(prepared) is Kind.EPOCH_MAP else prepared.plan.steps
@@ -139,7 +139,7 @@ def _growth(prepared: PreparedSweep, columns: dict[str, NDArray[Any]]) -> FloatA
 
 
 def _spread(plan: Plan, limit: int) -> Iterator[Trials]:
-    """All trials, or a hundred short runs of them, evenly spread over the plan."""
+    """Yield all trials, or about a hundred short ranges of them, evenly spread over the plan."""
     if len(plan) <= limit:
         yield plan.trials(0, len(plan))
         return
@@ -149,7 +149,7 @@ def _spread(plan: Plan, limit: int) -> Iterator[Trials]:
 
 
 def _settings(plan: Plan) -> list[Product]:
-    """The plan's blocks with the first seed, one start and the least weight decay, their axes in ascending order."""
+    """Return the plan's products with the first seed, one start, the smallest weight decay and sorted axes."""
     products = [trials for trials in plan.trial_sets if isinstance(trials, Product)]
     decay = min((block["weight_decay"].min() for block in products), default=0.0)
     settings = []
@@ -162,7 +162,7 @@ def _settings(plan: Plan) -> list[Product]:
 
 
 def _thinned(blocks: list[Product], limit: int) -> list[Product]:
-    """The same with so few values an axis that there are at most about ``limit`` settings."""
+    """Return the products with fewer values per axis, so that there are at most about ``limit`` settings."""
     most = max((len(values) for block in blocks for _, values in block.axes), default=0)
     while most > 4 and sum(math.prod(min(len(v), most) for _, v in block.axes) for block in blocks) > limit:
         most = max(4, most * 9 // 10)
@@ -170,7 +170,7 @@ def _thinned(blocks: list[Product], limit: int) -> list[Product]:
 
 
 def _some(values: FloatArray, most: int) -> FloatArray:
-    """Both ends, the values next to these, and some between, evenly spread."""
+    """Return both ends, the values next to them, and evenly spread values between."""
     if len(values) <= most:
         return values
     between = np.linspace(1, len(values) - 2, most - 2).round().astype(int)
@@ -178,7 +178,7 @@ def _some(values: FloatArray, most: int) -> FloatArray:
 
 
 def _edges(name: str, blocks: list[Product], best: FloatArray) -> Iterator[Edge]:
-    """The end of an axis at which all of the best values lie, if it could be extended there: 0 is a natural bound."""
+    """Yield the end of an axis that has all of the best values, unless it is 0, which is a natural bound."""
     values = np.unique(np.concatenate([block[name] for block in blocks]))
     if len(values) < _MIN_VALUES:
         return

@@ -1,4 +1,4 @@
-"""PreparedSweep: a config with its task and its plan."""
+"""Prepared sweeps: a config with its task and its plan."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from sweeps.plan.shards import ShardResult
 
 
 class ShardWriter(Protocol):
-    """Stores shards."""
+    """The interface through which workers store shards."""
 
     def write(self, result: ShardResult) -> None:
-        """Store a shard's table."""
+        """Write a shard's table."""
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedSweep:
-    """What all shards of a sweep share; sent to every worker once."""
+    """Everything that the shards of a sweep share, sent to every worker once."""
 
     config: SweepConfig
     task: Task
     plan: Plan
-    threads: int | None = None  # of the engine; None is all cores
-    shard_writer: ShardWriter | None = None  # through which workers store their shards; None leaves that to the driver
+    threads: int | None = None  # threads of the engine; None uses all cores
+    shard_writer: ShardWriter | None = None  # used by workers to store shards; None if the driver stores them
 
 
 def prepare(config: SweepConfig, where: str = "config", trials_per_shard: int | None = None) -> PreparedSweep:
-    """Load the data and plan the trials; nothing is written.
+    """Load the data and plan the trials, without writing anything.
 
     Args:
         config: the sweep.
-        where: what messages call it.
-        trials_per_shard: of a plan that was made before; by default what the config says, or what suits this machine.
+        where: the name of the input in error messages.
+        trials_per_shard: the shard size of an existing plan; by default that of the config, or one for this machine.
 
     Raises:
-        ConfigError, DataError: the input cannot be used.
+        ConfigError: the config cannot be used.
+        DataError: the data cannot be used.
     """
     task = task_loader.load_task(config.task)
     try:

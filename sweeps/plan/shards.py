@@ -1,4 +1,4 @@
-"""Shards: ranges of a plan that are run and stored as one, and what came of them."""
+"""Shards, which are ranges of a plan's trials that run and are stored together, and their results."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Shard:
-    """A range of the plan's trials that is run and stored as one."""
+    """A range of the plan's trials that run and are stored together."""
 
     index: int
     start: int
     stop: int
-    rows: NDArray[np.int64] | None = field(default=None, compare=False)  # only these of its trials are run; None is all
+    rows: NDArray[np.int64] | None = field(default=None, compare=False)  # the trials to run; None: all
 
     def __len__(self) -> int:
-        """Number of trials."""
+        """Return the number of trials."""
         return self.stop - self.start
 
 
 @dataclass(frozen=True)
 class Shards(Sequence[Shard]):
-    """All shards of a plan, in order, each made on demand; no shard holds trials of two stages.
+    """All shards of a plan in order, created on demand. No shard has trials of two stages.
 
     Args:
-        stages: of each stage the number of trials and of trials per shard.
+        stages: the number of trials and of trials per shard of each stage.
     """
 
     stages: tuple[tuple[int, int], ...]
 
     @cached_property
     def _first(self) -> tuple[list[int], list[int]]:
-        """The first shard and the first trial of each stage, and behind them their total numbers."""
+        """The first shard and the first trial of each stage, followed by the totals."""
         shards = [-(-trials // size) for trials, size in self.stages]
         return [0, *accumulate(shards)], [0, *accumulate(trials for trials, _ in self.stages)]
 
@@ -53,7 +53,7 @@ class Shards(Sequence[Shard]):
     @overload
     def __getitem__(self, index: slice) -> list[Shard]: ...
     def __getitem__(self, index: int | slice) -> Shard | list[Shard]:
-        """Return one shard, or some."""
+        """Return a shard, or a list of shards for a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = range(len(self))[index]
@@ -64,7 +64,7 @@ class Shards(Sequence[Shard]):
         return Shard(place, start, min(start + size, trials[stage + 1]))
 
     def holding(self, trials: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the index of the shard that holds each trial."""
+        """Return the index of each trial's shard."""
         first_shards, first_trials = map(np.asarray, self._first)
         stage = np.searchsorted(first_trials[1:], trials, side="right")
         sizes = np.array([size for _, size in self.stages])
@@ -73,17 +73,17 @@ class Shards(Sequence[Shard]):
 
 @dataclass(frozen=True, eq=False)
 class ShardResult:
-    """A shard's trials as a table (the shard file's columns), and how long they took."""
+    """The result of a shard: its trials as a table with the shard file's columns, and the seconds they took."""
 
     shard: Shard
     table: pa.Table
     seconds: float
-    unstored: str = ""  # why the worker that was to store it has not
+    unstored: str = ""  # the reason why the worker could not store it
 
 
 @dataclass(frozen=True)
 class ShardStored:
-    """A shard that its worker has stored, and how long its trials took."""
+    """A shard that its worker has stored, and the seconds that its trials took."""
 
     shard: Shard
     seconds: float
@@ -91,7 +91,7 @@ class ShardStored:
 
 @dataclass(frozen=True)
 class ShardFailure:
-    """A shard that raised, and its traceback; or one whose worker process died at every try, and how."""
+    """A shard that raised, with its traceback, or whose worker process died at every try, with the reason."""
 
     shard: Shard
     traceback: str

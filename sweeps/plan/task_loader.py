@@ -1,4 +1,4 @@
-"""Data sets from the sweep file's description: made from a formula, bundled, or read from a CSV or Parquet file."""
+"""The loader of tasks and data sets, which are generated, bundled, or read from a CSV or Parquet file."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from sweeps.text.sanitize import visible
 if TYPE_CHECKING:
     import pandas as pd
 
-_MAX_NUMBERS = 20_000_000  # of a data set's inputs: each trial of a pack reads them all
-_MAX_BYTES = 1_000_000_000  # of a data set's file, of which a table in memory is a multiple
+_MAX_NUMBERS = 20_000_000  # inputs of a data set, all of which each trial of a pack reads
+_MAX_BYTES = 1_000_000_000  # of a data file; the table in memory is several times as large
 _MAX_LISTED = 20  # columns in a message
-_MAX_SHOWN = 60  # characters of a cell or a column's name
+_MAX_SHOWN = 60  # characters of a cell or a column name
 _MAX_REASON = 300
 
 
 def load_task(description: TaskConfig) -> Task:
-    """The task that a sweep file describes.
+    """Return the task that a sweep file describes.
 
     Raises:
-        DataError: a file that cannot be read or holds missing or non-numeric cells, too much data, or a model that
-            does not fit.
+        DataError: the data file cannot be read, has missing or non-numeric cells or too many values, or the model does
+            not fit the data.
     """
     model, data = description.model, description.dataset
     degree = model.degree if isinstance(model, PolynomialModel) else 1
@@ -47,9 +47,9 @@ def load_task(description: TaskConfig) -> Task:
 
 
 def load_dataset(description: object) -> Dataset:
-    """The data set, standardised and split as described."""
+    """Return the data set, standardised and split as described."""
     assert isinstance(description, datasets_config.DataConfig)
-    # What overflows is refused with the data set.
+    # Overflows need no warning: Dataset rejects values that are not finite.
     with one_thread(), np.errstate(over="ignore", invalid="ignore"):
         data = load_raw(description)
         if description.standardize != "none":
@@ -58,7 +58,7 @@ def load_dataset(description: object) -> Dataset:
 
 
 def load_raw(description: object) -> Dataset:
-    """The data set, split as described, in its own units."""
+    """Return the data set in its original units, split as described."""
     assert isinstance(description, datasets_config.DataConfig)
     with one_thread(), np.errstate(over="ignore", invalid="ignore"):
         data = _make(description)
@@ -68,7 +68,7 @@ def load_raw(description: object) -> Dataset:
 def _check_size(samples: int, features: int) -> None:
     if samples * features > _MAX_NUMBERS:
         raise DataError(
-            f"task: {samples:,} samples of {features:,} features; at most {_MAX_NUMBERS:,} numbers are allowed"
+            f"task: {samples:,} samples x {features:,} features; at most {_MAX_NUMBERS:,} numbers are allowed"
         )
 
 
@@ -103,7 +103,7 @@ def _read(d: datasets_config.FileData) -> Dataset:
     missing = [column for column in wanted if column not in table.columns]
     if missing:
         columns = ", ".join(visible(str(c), _MAX_SHOWN) for c in table.columns[:_MAX_LISTED])
-        raise DataError(f"{path}: there is no column {missing[0]!r}; its columns: {columns}")
+        raise DataError(f"{path}: no column {missing[0]!r}; its columns are {columns}")
     _check_size(len(table), len(wanted))
     values = np.column_stack([_numbers(table[column], str(column), path, d.kind) for column in wanted])
     return Dataset(values[:, :-1], values[:, -1], tuple(map(str, wanted[:-1])))
@@ -114,35 +114,35 @@ def _table(path: Path, kind: str) -> pd.DataFrame:
 
     try:
         if path.exists() and not path.is_file():
-            raise OSError("it is not a file")  # a pipe or a device may never end
+            raise OSError("not a regular file")  # a pipe or a device can be endless
         _check_file(path, kind)
         with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is longer than the header
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # raised for rows that are longer than the header
             if kind == "csv":
-                # A column is of one kind, however long the file; nothing is unpacked, to whatever size.
+                # low_memory=False gives each column one type; compression=None prevents decompression bombs.
                 return pd.read_csv(path, index_col=False, low_memory=False, compression=None)
             return pd.read_parquet(path)
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file (task.dataset.path)") from error
+        raise DataError(f"{path}: no such file (task.dataset.path)") from error
     except Exception as error:
         reason = visible(" ".join(str(error).split()), _MAX_REASON)
         raise DataError(f"{path}: cannot be read as {kind}: {reason}") from error
 
 
 def _check_file(path: Path, kind: str) -> None:
-    """Before it is read: a Parquet file of few bytes may hold very many numbers, and says how many."""
+    """Check a file's size before it is read; a small Parquet file can hold many values, but its footer counts them."""
     import pyarrow.parquet as pq
 
     if (size := path.stat().st_size) > _MAX_BYTES:
-        raise DataError(f"{path}: {size:,} bytes; at most {_MAX_BYTES:,} are read")
+        raise DataError(f"{path}: {size:,} bytes; at most {_MAX_BYTES:,} are allowed")
     if kind == "parquet":
         footer = pq.read_metadata(path)
         if (numbers := footer.num_rows * footer.num_columns) > 2 * _MAX_NUMBERS:
             raise DataError(
-                f"{path}: {footer.num_rows:,} rows of {footer.num_columns:,} columns, {numbers:,} values; "
-                f"at most {2 * _MAX_NUMBERS:,} are read"
+                f"{path}: {footer.num_rows:,} rows x {footer.num_columns:,} columns, {numbers:,} values; "
+                f"at most {2 * _MAX_NUMBERS:,} are allowed"
             )
 
 
@@ -151,11 +151,11 @@ def _numbers(column: pd.Series, name: str, path: Path, kind: str) -> np.ndarray:
 
     text = pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column)
     if not (text or pd.api.types.is_numeric_dtype(column)) or pd.api.types.is_complex_dtype(column):
-        raise DataError(f"{path}: column {name!r} holds {column.dtype} values, not numbers")
+        raise DataError(f"{path}: column {name!r} has {column.dtype} values, not numbers")
     try:
         numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError, OverflowError) as error:  # lists, numbers of hundreds of digits
-        raise DataError(f"{path}: column {name!r} holds values that are not numbers: {error}") from error
+        raise DataError(f"{path}: column {name!r} has values that are not numbers: {error}") from error
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         row = int(bad[0])

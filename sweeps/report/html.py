@@ -138,13 +138,13 @@ def sections(results: Results) -> Iterator[Section]:
         "before running."
         if results.aggregate.predictions.counts.any()
         else "Each cell shows the outcome of its best trial."
-    )
+    ) + " A trial settles if it neither diverged nor is diverging."
     yield Section("map", "Where it is stable", map_note, stability, folded=["edge", "diverged"])
     if stability is None and has:
         yield Section("shares", "Where it is stable", "", figures.verdict_shares(results), folded=["edge", "diverged"])
     speed_note = "The fewest steps until the loss is within tolerance of its minimum, over all other parameters."
     yield Section("speed", "How fast it converges", speed_note, figures.convergence_speed(results) if has else None)
-    yield Section("best", "Best trials", tables=["best"])
+    yield Section("best", "Best trials", tables=["best", "stages"])
     sampled = f" Curves use a reproducible uniform sample of up to {SAMPLED} trials per verdict."
     curve_note = (
         "The loss of every trial."

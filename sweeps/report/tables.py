@@ -23,6 +23,7 @@ from sweeps.results.provenance import dropped_and_merged, provenance, settings
 from sweeps.results.results import Results
 from sweeps.results.seed_variance import LEVEL, seed_spread
 from sweeps.results.stability_edge import edge_of_stability
+from sweeps.results.stages import stage_summary
 from sweeps.results.top_k import TopK
 from sweeps.text.formatting import heading
 
@@ -55,6 +56,7 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
     )
     found = [
         Table("expected", "Expected results", expected_note(expected), expected_table(expected)),
+        Table("stages", "Stages", f"best: the least {heading(results.config.metric.name)}", stage_summary(results)),
         Table("verdicts", "Verdicts", "", verdict_counts(results)),
         Table(
             "best",

@@ -1,1 +1,1 @@
-"""Search methods, one file each: from the sweep file's parameters to blocks of trials."""
+"""Search methods, one module each, which turn the sweep file's parameters into sets of trials."""

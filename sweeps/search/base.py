@@ -1,9 +1,9 @@
-"""Search methods: what a method is given, what it answers, and where the methods are found.
+"""The interface of search methods: the search space, stages of trials, and the history of results.
 
 A sweep runs in stages. A stage is a set of trials; stage n is a pure function of the config and of the results of the
-stages before it, so that resuming and verifying a sweep need nothing but its store. A grid has one stage.
+stages before it, so that a sweep can be resumed and verified from its store alone. A grid has one stage.
 
-To add a method, write a module of its name in this package with a constant ``METHOD``, and add the name to
+To add a method, add a module with its name and a constant ``METHOD`` to this package, and its name to
 ``SweepConfig.method``.
 """
 
@@ -28,10 +28,10 @@ Mask = NDArray[np.bool_]
 
 
 class TrialSet(Protocol):
-    """Trials as rows: a formula (:class:`sweeps.search.product.Product`) or a table of values
+    """A set of trials, one per row: a product of axes (:class:`sweeps.search.product.Product`) or a table
     (:class:`sweeps.search.trial_table.TrialTable`).
 
-    Columns are those of :meth:`SearchSpace.columns`; booleans are 0.0 and 1.0.
+    The columns are those of :attr:`SearchSpace.columns`; booleans are 0.0 and 1.0.
     """
 
     @property
@@ -50,7 +50,7 @@ class TrialSet(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SearchSpace:
-    """What a method chooses trials from.
+    """The search space from which a method chooses trials.
 
     Args:
         mappings: the axes of the sweep file's ``parameters`` by name; the sweep is the union of the mappings.
@@ -75,16 +75,16 @@ class SearchSpace:
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """The trials that run next. Combinations that torch rejects, and repeated trials, are dropped by the planner."""
+    """The trials that run next. The planner drops combinations that torch rejects, and repeated trials."""
 
     trials: tuple[TrialSet, ...]
 
 
 class History(Sequence["pa.Table"]):
-    """The results of the stages that have run: one table per stage, one row per trial, in order of trials.
+    """The results of the stages that have run: one table per stage, with one row per trial in the order of trials.
 
-    Columns are the scalar columns of the shard files, except ``verdict`` and ``steps_to_tolerance``: those can still
-    change while later stages run. A table is read when it is asked for.
+    The columns are the scalar columns of the shard files, except ``verdict`` and ``steps_to_tolerance``, which can
+    change while later stages run. Tables are read on access.
     """
 
 
@@ -101,7 +101,7 @@ class NoHistory(History):
 
 
 class SearchMethod(Protocol):
-    """Chooses the trials of a sweep."""
+    """The interface of a search method, which chooses the trials of a sweep."""
 
     @property
     def is_adaptive(self) -> bool:
@@ -121,6 +121,6 @@ def search_method(name: str) -> SearchMethod:
 
 
 def start_parameters(name: str, starts: tuple[str, ...]) -> list[str]:
-    """The parameters that init.NAME stands for: init.weight.0 for one, init.weight for all of several weights."""
+    """Return the parameters that init.NAME selects: one for init.weight.0, all weights for init.weight."""
     given = name.removeprefix("init.")
     return [p for p in starts if p == given or p.startswith(f"{given}.")]

@@ -1,4 +1,4 @@
-"""Grid search: the product of the axes of each mapping; a list of mappings is their union."""
+"""Grid search: the product of the axes of each mapping, or the union of several products."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNSET = float("nan")  # a start value that the model's own initialization draws
 
 
 class GridSearch:
-    """All combinations of the values in the sweep file, in one stage."""
+    """A search method that runs all combinations of the values in the sweep file, in one stage."""
 
     is_adaptive = False
 
@@ -28,7 +28,7 @@ METHOD = GridSearch()
 def products(space: SearchSpace) -> list[Product]:
     """Return one product per mapping: the seed, the start values and the five hyperparameters.
 
-    Axes are in the order in which the file names them; the others come first, with torch's defaults.
+    Axes keep their order in the file. Parameters without an axis come first, with torch's defaults.
     """
     result = []
     for mapping in space.mappings:
@@ -42,7 +42,7 @@ def products(space: SearchSpace) -> list[Product]:
 
 
 def _spread(named: dict[str, FloatArray], starts: tuple[str, ...]) -> dict[str, FloatArray]:
-    """Every init.* axis by the parameters that it stands for; one that names a single parameter goes before."""
+    """Expand init.* axes to the parameters that they select; an axis for a single parameter takes precedence."""
     groups = {name: start_parameters(name, starts) for name in named if name.startswith("init.")}
     spread = {f"init.{p}": named[name] for name, group in groups.items() if len(group) > 1 for p in group}
     single = {name: values for name, values in named.items() if name not in groups or len(groups[name]) == 1}

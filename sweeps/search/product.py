@@ -1,4 +1,4 @@
-"""Product: the trials of a product of axes, as a formula; rows are computed on demand."""
+"""Products of axes, whose rows are computed on demand."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from sweeps.search.base import FloatArray, Mask
 
-_FEW = 10_000  # comparisons, which are quicker made one by one than sorted for
+_FEW = 10_000  # comparisons; up to this number a direct comparison is faster than sorting
 
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """The product of named axes; the last axis runs fastest, as in itertools.product. Booleans are 0.0 and 1.0."""
+    """The product of named axes, in the order of itertools.product: the last axis varies fastest."""
 
     axes: tuple[tuple[str, FloatArray], ...]
 
@@ -26,25 +26,25 @@ class Product:
         return tuple(name for name, _ in self.axes)
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return math.prod(len(values) for _, values in self.axes)
 
     def __getitem__(self, name: str) -> FloatArray:
-        """One axis' values."""
+        """Return the values of an axis."""
         return dict(self.axes)[name]
 
     def replace(self, name: str, values: FloatArray) -> Product:
-        """The same block with other values on one axis."""
+        """Return the product with other values on one axis."""
         return Product(tuple((n, values if n == name else v) for n, v in self.axes))
 
     def split(self, name: str, test: Callable[[FloatArray], Mask]) -> tuple[Product, Product]:
-        """The part where an axis' values pass a test, and the rest; either may be empty."""
+        """Return the part for which an axis' values pass a test, and the rest; either can be empty."""
         values = self[name]
         passed = test(values)
         return self.replace(name, values[passed]), self.replace(name, values[~passed])
 
     def rows(self, indices: NDArray[np.int64]) -> dict[str, FloatArray]:
-        """Columns of the rows with these indices."""
+        """Return the columns of the rows with these indices."""
         columns = {}
         for name, values in reversed(self.axes):
             indices, digit = np.divmod(indices, len(values))
@@ -52,9 +52,10 @@ class Product:
         return {name: columns[name] for name, _ in self.axes}
 
     def without(self, other: Product) -> list[Product]:
-        """The rows that the other block does not have, as blocks of their own: at most one for each axis.
+        """Return the rows that the other product does not contain, as at most one product per axis.
 
-        What differs from the other in its first axis; what does not, but differs in the second; and so on.
+        The first holds the rows that differ in the first axis, the second those that differ only from the second axis
+        on, and so on.
         """
         theirs = dict(other.axes)
         shared = [_is_in(values, theirs[name]) for name, values in self.axes]
@@ -69,20 +70,20 @@ class Product:
 
 
 class TooManyOverlaps(ValueError):
-    """Blocks lie across each other in so many places that to part them would take too long."""
+    """Products overlap in too many places to separate them in reasonable time."""
 
 
 def disjoint(blocks: Sequence[Product], comparisons: int) -> Iterator[list[Product]]:
-    """Each block as blocks without the rows of those before it; NaN equals NaN.
+    """Yield each block split into products without the rows of earlier blocks; NaN equals NaN.
 
     Raises:
-        TooManyOverlaps: that takes more than so many comparisons of two blocks.
+        TooManyOverlaps: more than ``comparisons`` pairs of blocks would have to be compared.
     """
     boxes = [_box(block) for block in blocks]
     lows, highs = np.array([low for low, _ in boxes]), np.array([high for _, high in boxes])
     for n, block in enumerate(blocks):
         pieces = [block]
-        # Most blocks lie apart from most others, and a glance at all their boxes at once tells.
+        # Most pairs of blocks are disjoint, and one comparison of all bounding boxes finds those that are not.
         near = ((lows[:n] <= highs[n]) & (lows[n] <= highs[:n])).all(axis=1)
         for i in np.flatnonzero(near).tolist():
             comparisons -= len(pieces)
@@ -95,7 +96,7 @@ def disjoint(blocks: Sequence[Product], comparisons: int) -> Iterator[list[Produ
 
 
 def _box(block: Product) -> tuple[FloatArray, FloatArray]:
-    """The least and the largest value on each axis, in the order of their names; NaN is the least of all."""
+    """Return the smallest and the largest value of each axis, in the order of names; NaN counts as -inf."""
     values = [np.where(np.isnan(block[name]), -np.inf, block[name]) for name in sorted(dict(block.axes))]
     return np.array([v.min() for v in values]), np.array([v.max() for v in values])
 

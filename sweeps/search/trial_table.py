@@ -1,4 +1,4 @@
-"""TrialTable: trials whose values are listed, not computed."""
+"""Tables of trials, whose values are listed instead of computed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sweeps.search.base import FloatArray, Mask, TrialSet
 
 @dataclass(frozen=True, eq=False)
 class TrialTable:
-    """Trials as a table: arrays of equal length by column name."""
+    """A table of trials: arrays of equal length by column name."""
 
     columns: Mapping[str, FloatArray]
 
     @classmethod
     def of(cls, sets: Sequence[TrialSet]) -> TrialTable:
-        """Return all rows of some sets, in order."""
+        """Return all rows of several sets, in order."""
         parts = [each.rows(np.arange(len(each), dtype=np.int64)) for each in sets]
         return cls({name: np.concatenate([part[name] for part in parts]) for name in sets[0].names})
 
@@ -45,7 +45,7 @@ class TrialTable:
         return TrialTable({name: values[mask] for name, values in self.columns.items()})
 
     def replace(self, name: str, values: FloatArray) -> TrialTable:
-        """Return the same table with another column."""
+        """Return the table with a column replaced."""
         return TrialTable({**self.columns, name: values})
 
     def keys(self) -> Iterator[bytes]:

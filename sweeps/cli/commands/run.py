@@ -30,6 +30,7 @@ from sweeps.cli.options import (
     prepare_sweep_file,
 )
 from sweeps.cli.outcome import again_with, conclude, conclude_whole, keeping, say_tracking, unlogged, write_report
+from sweeps.cli.supervisor import supervise
 from sweeps.errors import NotLogged, TrialsFailed
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def run(
     copy_data: Annotated[bool, typer.Option("--copy-data", help="Copy the data file into the store.")] = False,
 ) -> None:
     """Train all trials, log them to MLflow and write the report."""
+    if executor is ExecutorName.ray:
+        supervise()
     from sweeps.cli.terminal import complain, progress, say
     from sweeps.pipeline import run as pipeline
     from sweeps.pipeline.factories import tracker_for
@@ -116,6 +119,8 @@ def resume(
     tracking_database: DatabaseOption = None,
 ) -> None:
     """Compute and log what is missing of a sweep; retry failed trials."""
+    if executor is ExecutorName.ray:
+        supervise()
     from sweeps.pipeline.factories import tracker_for
 
     home, files = find(store, sweep_id)

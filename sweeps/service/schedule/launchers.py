@@ -1,4 +1,4 @@
-"""Places where a tick's sweep runs: a cluster's Jobs API, or a process of this machine that outlives its scheduler."""
+"""Launchers, which run the sweep of a tick: as a Ray job, or in a local process that outlives the scheduler."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from sweeps.store.store import Store
 
 @dataclass(frozen=True)
 class LaunchStatus:
-    """How a sweep stands; ``exit_code`` is None until it has ended."""
+    """The status of a launched sweep; ``exit_code`` is None until it has ended."""
 
     exit_code: int | None = None
     note: str = ""
 
 
 class Launcher(Protocol):
-    """Runs sweeps. Whatever is started twice runs once."""
+    """The interface of launchers. Starting a sweep that was started before has no effect."""
 
     def start(self, submission: Submission) -> None:
-        """Start a sweep, if it was not started before.
+        """Start a sweep unless it was started before.
 
         Raises:
             SweepsError: it cannot be started.
         """
 
     def look(self, submission_id: str) -> LaunchStatus | None:
-        """How a sweep stands; None if the place does not know it, so that it is to be started again."""
+        """Return a sweep's status; None if the launcher does not know it and it must be started again."""
 
     def stop(self, submission_id: str) -> None:
-        """Ask a sweep to end."""
+        """Ask a sweep to stop."""
 
 
 class ClusterLauncher:
-    """Jobs of a Ray cluster. Of all who submit one id, one wins: that is what makes ticks exactly once."""
+    """A launcher that submits Ray jobs. Ray accepts each id only once, so every tick runs exactly once."""
 
     def __init__(self, cluster: Cluster) -> None:
-        """The cluster whose Jobs API is asked."""
+        """Use this cluster's Jobs API."""
         self.cluster = cluster
 
     def start(self, submission: Submission) -> None:
@@ -55,7 +55,7 @@ class ClusterLauncher:
         self.cluster.submit(submission, again=False)
 
     def look(self, submission_id: str) -> LaunchStatus | None:
-        """How the newest attempt stands."""
+        """Return the status of the newest attempt."""
         job = self._job(submission_id)
         if job is None:
             return None
@@ -72,20 +72,20 @@ class ClusterLauncher:
 
 
 class LocalLauncher:
-    """``sweeps run`` in processes of this machine, each in a session of its own, so that it outlives the scheduler.
+    """A launcher that runs ``sweeps run`` in local processes, each in its own session, so that they outlive it.
 
-    What a process prints goes to a file of the store, which it keeps locked while it lives: whoever comes later, be it
-    another scheduler, sees by the lock whether it runs. If it is gone and its exit code with it, ``sweeps run --id`` is
-    started again: it finishes what is missing, or tells how the sweep went, with the same exit code.
+    A process writes its output to a log file in the store and keeps that file locked while it runs, so that any
+    scheduler can see whether it runs. If a process ended without its exit code being read, ``sweeps run --id`` is
+    started again: it computes what is missing or reports the outcome, with the same exit code.
     """
 
     def __init__(self, store: Store, folder: Path) -> None:
-        """Sweeps of this store, run in ``folder``."""
+        """Run sweeps of this store, with ``folder`` as the working directory."""
         self.store, self.folder = store, folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, submission: Submission) -> None:
-        """Start the process, unless it runs."""
+        """Start the process unless it is running."""
         log = self._log(submission.submission_id)
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -103,13 +103,13 @@ class LocalLauncher:
                 )
                 log.with_suffix(".pid").write_text(f"{process.pid}\n", encoding="utf-8")
         except BlockingIOError:
-            return  # it runs already
+            return  # it is already running
         except OSError as error:
             raise StoreError(f"{log}: cannot be written: {error.strerror}") from error
         self._processes[submission.submission_id] = process
 
     def look(self, submission_id: str) -> LaunchStatus | None:
-        """The exit code of a process of ours; of another's, whether it lives."""
+        """Return the status, with the exit code only if this launcher started the process."""
         if (process := self._processes.get(submission_id)) is not None:
             code = process.poll()
             if code is None:
@@ -117,11 +117,11 @@ class LocalLauncher:
             del self._processes[submission_id]
             note = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
             return LaunchStatus(3 if code < 0 else code, f"{note}; see {self._log(submission_id)}")
-        # Without a log here it is in another machine's store, whose schedulers look after it.
+        # Without a log the process runs on another machine, whose schedulers handle it.
         return LaunchStatus() if self._is_running(submission_id) or not self._log(submission_id).exists() else None
 
     def stop(self, submission_id: str) -> None:
-        """Interrupt the process, as Ctrl-C does."""
+        """Interrupt the process, with the effect of Ctrl-C."""
         if self._is_running(submission_id):
             pid = int(self._log(submission_id).with_suffix(".pid").read_text(encoding="utf-8"))
             with contextlib.suppress(ProcessLookupError):

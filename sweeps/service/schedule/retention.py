@@ -1,4 +1,4 @@
-"""Retention: a schedule's old sweeps are deleted from the store, never one that runs or is a baseline."""
+"""Retention: delete a schedule's old sweeps from the store, except running sweeps and baselines."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from sweeps.errors import StoreError, SweepHeld
 from sweeps.service.schedule.schema import Retention
 from sweeps.store.store import Store, SweepFiles
 
-TAG = "schedule"  # that a schedule's sweeps bear, with its name
+TAG = "schedule"  # the tag that holds the name of a sweep's schedule
 
 
 def sweeps_of(store: Store, schedule: str) -> list[SweepFiles]:
-    """The store's sweeps of a schedule, the newest first; damaged ones are nobody's."""
+    """Return a schedule's sweeps in the store, newest first, without damaged ones."""
     return [files for files in store.sweeps() if _schedule(files) == schedule]
 
 
 def prune(store: Store, schedule: str, retention: Retention, keep: Collection[str], now: datetime) -> list[str]:
-    """Delete what is too old, or too many.
+    """Delete a schedule's sweeps that exceed the retention limits.
 
     Args:
-        store: where.
-        schedule: whose sweeps.
-        retention: how many, or for how many days.
-        keep: ids, or their starts, of sweeps that others are held against.
-        now: when.
+        store: the store.
+        schedule: the schedule's name.
+        retention: the number of sweeps or days to keep.
+        keep: ids or id prefixes of sweeps to keep, such as baselines.
+        now: the current time.
 
     Returns:
-        The ids of the sweeps that are gone.
+        The ids of the deleted sweeps.
     """
     removed = []
     for place, files in enumerate(sweeps_of(store, schedule)):

@@ -1,8 +1,8 @@
-"""The scheduler: it fills the tick table, looks after what runs, finishes what ended, starts what is due.
+"""The scheduler: fill the tick table, start due sweeps, follow running ones and finish ended ones.
 
-It remembers nothing between turns that the table does not hold, so any number of schedulers may run, and each may die
-between any two steps: a claim that its owner does not honour runs out, and whatever is started again is started once,
-because its id is made from the schedule and the tick.
+All state is in the tick table, so any number of schedulers can run, and each can die at any point: the claim of a dead
+scheduler expires, and a sweep that is started twice runs once, because its id is derived from the schedule and the
+tick.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ from sweeps.store.store import Store, SweepFiles
 from sweeps.verification.regression import LATEST
 
 OK, FAILED, REGRESSION, REPLACED = "ok", "failed", "regression", "replaced"
-_MOST_TICKS = 1000  # of a schedule that are caught up with in one turn
+_MOST_TICKS = 1000  # ticks of a schedule to fill in per turn
 _log = logging.getLogger(__name__)
 
 
 def now() -> datetime:
-    """The time."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 class Scheduler:
-    """Runs schedules.
+    """A scheduler that runs the sweeps of schedules.
 
     Args:
-        schedules: of the schedules file.
-        table: what is due.
-        store: where local sweeps are kept, and sweeps are looked for to be checked and pruned.
-        clock: says the time.
-        place_of: where a schedule's sweeps run; by default as it says.
+        schedules: the schedules of the schedules file.
+        table: the tick table.
+        store: the store of local sweeps, in which sweeps are also checked and pruned.
+        clock: returns the current time.
+        place_of: returns a schedule's launcher; by default the one for its address.
     """
 
     def __init__(
@@ -69,29 +69,29 @@ class Scheduler:
         clock: Callable[[], datetime] = now,
         place_of: Callable[[Schedule], Launcher] | None = None,
     ) -> None:
-        """Nothing is touched yet."""
+        """Create the scheduler without accessing the table or the store."""
         self.schedules, self.table, self.store, self.clock = schedules, table, store, clock
         self.owner = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
         self._place_of = place_of or self._place
         self._clusters: dict[str, ClusterLauncher] = {}
-        self._told: dict[str, str] = {}  # the fault of a schedule that was told last
+        self._logged_errors: dict[str, str] = {}  # each schedule's last error, to log it only once
 
     def turn(self) -> None:
-        """Do whatever there is to do now. A schedule's fault does not keep the others from theirs."""
+        """Do all work that is due now. An error in one schedule is logged and does not affect the others."""
         paused = self.table.paused()
         for schedule in self.schedules:
             try:
                 self.fill(schedule, schedule.name in paused)
                 self.look_after(schedule)
             except SweepsError as error:
-                if self._told.get(schedule.name) != str(error):
+                if self._logged_errors.get(schedule.name) != str(error):
                     _log.error("%s: %s", schedule.name, error)
-                self._told[schedule.name] = str(error)
+                self._logged_errors[schedule.name] = str(error)
             else:
-                self._told.pop(schedule.name, None)
+                self._logged_errors.pop(schedule.name, None)
 
     def fill(self, schedule: Schedule, paused: bool = False) -> None:
-        """Put into the table what has become due since it was filled."""
+        """Add the ticks to the table that have become due since it was last filled; none while paused."""
         at = self.clock().replace(microsecond=0)
         after = self.table.filled_until(schedule.name, at)
         self.table.fill(schedule.name, () if paused else self._due(schedule, after, at), at)
@@ -104,13 +104,13 @@ class Scheduler:
             yield self.tick(schedule, tick, MISSED if missed else DUE)
 
     def tick(self, schedule: Schedule, at: datetime, state: str = DUE) -> Tick:
-        """A tick, whose sweep's ids are made from the schedule and the time."""
+        """Return a tick; its job id and sweep id are derived from the schedule's name and the time."""
         submission_id = f"{schedule.name}-{at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
         sweep_id = Submission(submission_id, "", "", "").sweep_id
         return Tick(schedule.name, stamp(at), state, submission_id=submission_id, sweep_id=sweep_id)
 
     def look_after(self, schedule: Schedule) -> None:
-        """Take a schedule's ticks on, each as far as it goes."""
+        """Advance all open ticks of a schedule as far as possible."""
         for tick in self.table.of(schedule.name, RUNNING):
             self._look(schedule, tick)
         for tick in self.table.of(schedule.name, ENDED, FINISHING):
@@ -122,40 +122,40 @@ class Scheduler:
 
     def _look(self, schedule: Schedule, tick: Tick) -> None:
         place = self._place_of(schedule)
-        standing = place.look(tick.submission_id)
-        if standing is None:  # its cluster or process is gone: the store goes on with what there is
+        status = place.look(tick.submission_id)
+        if status is None:  # the cluster or process was lost: the sweep resumes from the store
             self._run(schedule, tick, RUNNING)
-        elif standing.exit_code is not None:
-            self.table.move(tick, RUNNING, ENDED, exit_code=standing.exit_code, note=standing.note)
+        elif status.exit_code is not None:
+            self.table.move(tick, RUNNING, ENDED, exit_code=status.exit_code, note=status.note)
 
     def _start(self, schedule: Schedule, tick: Tick) -> bool:
-        """Start a due tick, unless another runs that it has to wait for, or to give way to; whether it was its turn."""
+        """Start a due tick unless the overlap policy prevents it. Return whether it was started."""
         others = [other for other in self.table.of(schedule.name, CLAIMED, RUNNING) if other != tick]
         running = [other for other in others if other.scheduled_at != tick.scheduled_at]
         if running and schedule.overlap == "skip" and tick.state == DUE:
-            if self.table.move(tick, DUE, SKIPPED, note=f"that of {running[0].scheduled_at} still runs"):
-                _log.info("%s: skipped: that of %s still runs", tick.submission_id, running[0].scheduled_at)
+            if self.table.move(tick, DUE, SKIPPED, note=f"the sweep of {running[0].scheduled_at} is still running"):
+                _log.info("%s: skipped: the sweep of %s is still running", tick.submission_id, running[0].scheduled_at)
             return False
         if running and schedule.overlap == "replace":
             for other in running:
                 if other.scheduled_at < tick.scheduled_at and self.table.move(
-                    other, RUNNING, DONE, outcome=REPLACED, note=f"replaced by that of {tick.scheduled_at}"
+                    other, RUNNING, DONE, outcome=REPLACED, note=f"replaced by the sweep of {tick.scheduled_at}"
                 ):
                     self._place_of(schedule).stop(other.submission_id)
         if not self.table.claim(tick, self.owner, self.clock()):
             return False
         try:
             self._run(schedule, tick, CLAIMED)
-        except ExecutorError as error:  # the cluster is away: again next turn
+        except ExecutorError as error:  # the cluster is unavailable: the next turn tries again
             self.table.move(tick, CLAIMED, DUE, note=str(error))
             raise
         return True
 
     def _run(self, schedule: Schedule, tick: Tick, state: str) -> None:
-        """Start a tick's sweep; what cannot be started has ended.
+        """Start a tick's sweep. A sweep that cannot be started counts as ended.
 
         Raises:
-            ExecutorError: the cluster is away.
+            ExecutorError: the cluster is unavailable.
         """
         try:
             self._place_of(schedule).start(self._submission(schedule, tick))
@@ -169,7 +169,7 @@ class Scheduler:
             _log.info("%s: started (sweep %s)", tick.submission_id, tick.sweep_id)
 
     def _finish(self, schedule: Schedule, tick: Tick) -> None:
-        """A sweep has ended, and this scheduler has claimed what is left: check it, tell of it, prune."""
+        """Check an ended sweep, report a failure or regression, and prune. The caller has claimed the tick."""
         found = self.table.get(tick.schedule, tick.scheduled_at) or tick
         outcome, note = (OK if found.exit_code == 0 else FAILED), found.note
         if outcome == OK and schedule.check is not None and (failed := self._check(schedule, found)):
@@ -183,7 +183,7 @@ class Scheduler:
         self._prune(schedule)
 
     def _check(self, schedule: Schedule, tick: Tick) -> list[str]:
-        """What the sweep does not keep to."""
+        """Return a message for each limit that the sweep violates."""
         from sweeps.verification.regression import check
 
         if (files := self.store.get(tick.sweep_id)) is None:
@@ -195,11 +195,11 @@ class Scheduler:
             return [f"sweep {tick.sweep_id} cannot be checked: {error}"]
 
     def _baseline(self, schedule: Schedule, tick: Tick | None = None) -> SweepFiles | None:
-        """What a schedule's sweeps are held against: that of an id, or its newest that was well, before ``tick``."""
+        """Return the baseline: the sweep with the configured id, or the newest successful one before ``tick``."""
         if schedule.baseline != LATEST:
             return self.store.find(schedule.baseline)
-        well = [other for other in self.table.of(schedule.name, DONE) if other.outcome == OK]
-        earlier = [other for other in well if tick is None or other.scheduled_at < tick.scheduled_at]
+        succeeded = [other for other in self.table.of(schedule.name, DONE) if other.outcome == OK]
+        earlier = [other for other in succeeded if tick is None or other.scheduled_at < tick.scheduled_at]
         return next(filter(None, (self.store.get(other.sweep_id) for other in reversed(earlier))), None)
 
     def _event(self, tick: Tick, outcome: str, note: str) -> dict[str, Any]:
@@ -219,10 +219,10 @@ class Scheduler:
             keep.add(files.sweep_id)
         keep |= {tick.sweep_id for tick in self.table.of(schedule.name, CLAIMED, RUNNING, ENDED, FINISHING)}
         for sweep_id in retention.prune(self.store, schedule.name, schedule.retention, keep, self.clock()):
-            _log.info("%s: sweep %s is deleted, as its retention says", schedule.name, sweep_id)
+            _log.info("%s: deleted sweep %s (retention)", schedule.name, sweep_id)
 
     def _submission(self, schedule: Schedule, tick: Tick) -> Submission:
-        """What runs for a tick; the sweep file is read anew."""
+        """Return the submission for a tick. The sweep file is read again for every tick."""
         return prepare(
             Path(schedule.config),
             list(schedule.set),
@@ -244,7 +244,7 @@ class Scheduler:
         return LocalLauncher(self.store, Path.cwd())
 
     def trigger(self, schedule: Schedule) -> Tick:
-        """Make a schedule due now; :meth:`look_after` starts it."""
+        """Add a tick that is due now; :meth:`look_after` starts it."""
         at = self.clock()
         self.table.filled_until(schedule.name, at)
         tick = self.tick(schedule, at)
@@ -252,7 +252,7 @@ class Scheduler:
         return tick
 
     def until_next(self) -> float:
-        """Seconds until something is due."""
+        """Return the seconds until the next tick of any schedule."""
         at = self.clock()
         ahead = [next(schedule.ticks(at)) for schedule in self.schedules]
         return max(0.0, (min(ahead) - at).total_seconds())

@@ -1,4 +1,4 @@
-"""The schedules file, validated: which sweep when, where, and what if it is late, overlaps, fails or regresses."""
+"""The schema of the schedules file: which sweeps run when and where, and how late or failed runs are handled."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def _name(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(_NAME, value):
         return value
-    raise PydanticCustomError(CUSTOM, "up to 50 lower-case letters, digits and dashes are needed")
+    raise PydanticCustomError(CUSTOM, "must have 1 to 50 lower-case letters, digits and dashes, no dash at an end")
 
 
 def _cron(value: str) -> str:
     try:
         if len(value.split()) != 5:
-            raise CronSimError("five fields are needed")
+            raise CronSimError("must have five fields")
         next(CronSim(value, datetime(2026, 1, 1, tzinfo=UTC)))
     except (CronSimError, StopIteration) as error:
-        told = str(error).lower() or "it never comes"
+        reason = str(error).lower() or "never occurs"
         raise PydanticCustomError(
-            CUSTOM, "{told}; minute hour day month weekday is needed, such as '0 2 * * *'", {"told": told}
+            CUSTOM, "{reason}; the fields are minute hour day month weekday, such as '0 2 * * *'", {"reason": reason}
         ) from error
     return value
 
 
 def _zone(value: str) -> str:
     if value not in _zones():
-        raise PydanticCustomError(CUSTOM, "an IANA time zone is needed, such as Europe/Berlin or UTC")
+        raise PydanticCustomError(CUSTOM, "must be an IANA time zone, such as Europe/Berlin or UTC")
     return value
 
 
@@ -65,27 +65,27 @@ def _seconds(value: Any) -> Any:
         return float(match[1]) * _SECONDS[match[2]]
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
         return float(value)
-    raise PydanticCustomError(CUSTOM, "seconds, or a time such as 90s, 15m, 2h or 3d, are needed")
+    raise PydanticCustomError(CUSTOM, "must be seconds, or a duration such as 90s, 15m, 2h or 3d")
 
 
 def _address(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"local|https?://[^\s@]+|\$[A-Za-z_][A-Za-z0-9_]*", value):
         return value
     raise PydanticCustomError(
-        CUSTOM, "local, a Jobs API without password such as http://HOST:8265, or the variable that names one is needed"
+        CUSTOM, "must be local, a Jobs API address without password, such as http://HOST:8265, or $NAME of a variable"
     )
 
 
 def _check(value: Any) -> Any:
     if not isinstance(value, dict):
-        raise PydanticCustomError(CUSTOM, "a mapping with baseline and limits is needed")
+        raise PydanticCustomError(CUSTOM, "must be a mapping of baseline and limits")
     baseline = value.get("baseline", LATEST)
     if not isinstance(baseline, str) or not re.fullmatch(r"latest|[0-9a-f]{1,32}", baseline):
-        raise PydanticCustomError(CUSTOM, "baseline: latest or a sweep's id is needed")
+        raise PydanticCustomError(CUSTOM, "baseline: must be latest or a sweep id")
     try:
         Limits.of({key: limit for key, limit in value.items() if key != "baseline"}, "check")
     except ConfigError as error:
-        raise PydanticCustomError(CUSTOM, "{told}", {"told": error.problems[0]}) from error
+        raise PydanticCustomError(CUSTOM, "{problem}", {"problem": error.problems[0]}) from error
     return value
 
 
@@ -98,9 +98,9 @@ CheckMapping = Annotated[dict[str, Any], BeforeValidator(_check)]
 
 
 class Misfire(Model):
-    """What is done about ticks that came while no scheduler ran.
+    """The handling of ticks that were due while no scheduler was running.
 
-    Up to ``grace`` late a tick is run as if in time; of later ones none, the last or all are made up for.
+    A tick that is at most ``grace`` late runs normally. Of later ones, none, the last or all run, by ``catch_up``.
     """
 
     grace: Seconds = 300.0
@@ -108,19 +108,19 @@ class Misfire(Model):
 
 
 class Retention(Model):
-    """How many of a schedule's sweeps stay in the store, or for how many days; the rest is deleted after each run."""
+    """The number of a schedule's sweeps, or of days, to keep; older sweeps are deleted after each run."""
 
     sweeps: Count | None = None
     days: Positive | None = None
 
 
 class Schedule(Model):
-    """One sweep, again and again.
+    """A sweep that runs repeatedly.
 
-    ``address`` is the cluster whose Jobs API is submitted to, or ``local``: a process of this machine. ``store`` and
-    ``tracking_uri`` are as that place sees them; by default its environment says. ``check`` holds each sweep against
-    limits and a baseline: ``latest``, the schedule's newest sweep that kept to them, or a sweep's id. ``webhook``
-    names the environment variable that holds the address to tell of failures and regressions.
+    ``address`` is the Jobs API of a cluster, or ``local`` for a process on this machine. ``store`` and
+    ``tracking_uri`` are as seen from there, with defaults from its environment. ``check`` compares each sweep with
+    limits and a baseline: ``latest`` (the schedule's newest sweep that passed) or a sweep id. ``webhook`` names the
+    environment variable that holds the address to which failures and regressions are reported.
     """
 
     name: ScheduleName
@@ -140,63 +140,63 @@ class Schedule(Model):
 
     @property
     def limits(self) -> Limits:
-        """What each sweep must keep to."""
+        """The limits for each sweep."""
         return Limits.of({key: limit for key, limit in (self.check or {}).items() if key != "baseline"})
 
     @property
     def baseline(self) -> str:
-        """The sweep that each is held against: an id, or ``latest``."""
+        """The sweep to compare with: an id, or ``latest``."""
         return str((self.check or {}).get("baseline", LATEST))
 
     def cluster(self) -> str | None:
-        """The address of the Jobs API; None for this machine.
+        """Return the address of the Jobs API; None for this machine.
 
         Raises:
-            ConfigError: it is named by a variable that is not set.
+            ConfigError: the variable that holds it is not set.
         """
         if self.address == LOCAL:
             return None
         return _from_environment(self.address, f"schedule {self.name}: address")
 
     def webhook_address(self) -> str | None:
-        """Where failures are told of.
+        """Return the address for reports of failures; None if there is no webhook.
 
         Raises:
-            ConfigError: its variable is not set.
+            ConfigError: the variable that holds it is not set.
         """
         return _from_environment(self.webhook, f"schedule {self.name}: webhook") if self.webhook else None
 
     def ticks(self, after: datetime, until: datetime | None = None) -> Iterator[datetime]:
-        """When it is due, in UTC, later than ``after`` and no later than ``until``.
+        """Yield the ticks after ``after`` and not after ``until``, in UTC.
 
-        As in Debian's cron: a time that the clocks skip comes when they have gone forward, one that comes twice is
-        taken once, and hours or minutes given by ``*`` keep to the time that passes.
+        Daylight saving time is handled as in Debian's cron: a time that is skipped runs right after the change, a time
+        that occurs twice runs once, and hours or minutes given by ``*`` follow elapsed time.
         """
         last = after
         for local in CronSim(self.cron, after.astimezone(ZoneInfo(self.timezone))):
             tick = local.astimezone(UTC)
             if until is not None and tick > until:
                 return
-            if tick > last:  # between the two passes of an hour that comes twice, the first is told again
+            if tick > last:  # CronSim repeats the first tick of an hour that occurs twice
                 yield tick
                 last = tick
 
     def late(self, now: datetime, tick: datetime) -> bool:
-        """Whether it is too late for a tick to be run as if in time."""
+        """Return whether a tick is later than the grace period."""
         return now - tick > timedelta(seconds=self.misfire.grace)
 
 
 class SchedulesFile(Model):
-    """The whole file."""
+    """The schedules file."""
 
     schedules: Annotated[tuple[Schedule, ...], Field(min_length=1, max_length=1000)]
 
 
 def load(path: Path) -> tuple[Schedule, ...]:
-    """Read and validate a schedules file, and the sweep files that it names, whose paths are taken from its folder.
+    """Read and validate a schedules file and its sweep files, whose paths are relative to its folder.
 
     Raises:
-        ConfigError: with one line a problem.
+        ConfigError: a file is invalid, with one line per problem.
     """
     document = strict_yaml.read(read_text(path), str(path))
     try:
@@ -205,7 +205,7 @@ def load(path: Path) -> tuple[Schedule, ...]:
         raise ConfigError(str(path), problem_lines(error)) from error
     names = [schedule.name for schedule in schedules]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(str(path), [f"schedules: the name {name} stands twice" for name in twice])
+        raise ConfigError(str(path), [f"schedules: the name {name} is duplicated" for name in twice])
     found = tuple(s.model_copy(update={"config": os.path.realpath(path.parent / s.config)}) for s in schedules)
     for schedule in found:
         load_config(Path(schedule.config), list(schedule.set))

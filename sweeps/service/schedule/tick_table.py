@@ -1,4 +1,4 @@
-"""Ticks: a table of what is due, claimed, running and done, which all schedulers share and no scheduler's memory is."""
+"""The tick table: the state of every tick, in a database that all schedulers share."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sweeps.errors import StoreError
 from sweeps.text.redact import first_line, redact_uri
 
 DUE, CLAIMED, RUNNING, ENDED, FINISHING = "due", "claimed", "running", "ended", "finishing"
-DONE, SKIPPED, MISSED = "done", "skipped", "missed"  # nothing more comes of these
+DONE, SKIPPED, MISSED = "done", "skipped", "missed"  # final states
 OPEN = (DUE, CLAIMED, RUNNING, ENDED, FINISHING)
 _ACTIVE = (CLAIMED, RUNNING)
-_CLAIM_SECONDS = 120.0  # after which a scheduler that has claimed something is taken for dead
+_CLAIM_SECONDS = 120.0  # after which the owner of a claim is considered dead
 _PATIENCE_SECONDS = 60
-_MAKING = 0x53_57_45_45_50_53  # the number of PostgreSQL's lock under which the tables are made
+_MAKING = 0x53_57_45_45_50_53  # the key of the PostgreSQL lock that guards the creation of the tables
 
 _metadata = sa.MetaData()
 _ticks = sa.Table(
@@ -34,7 +34,7 @@ _ticks = sa.Table(
     sa.Column("exit_code", sa.Integer),
     sa.Column("submission_id", sa.String(100), nullable=False, default=""),
     sa.Column("sweep_id", sa.String(32), nullable=False, default=""),
-    sa.Column("owner", sa.String(200), nullable=False, default=""),  # who has claimed it, or runs it
+    sa.Column("owner", sa.String(200), nullable=False, default=""),  # the scheduler that has claimed or started it
     sa.Column("claimed_until", sa.Float),  # seconds since 1970
 )
 _schedules = sa.Table(
@@ -42,7 +42,7 @@ _schedules = sa.Table(
     _metadata,
     sa.Column("name", sa.String(50), primary_key=True),
     sa.Column("paused", sa.Boolean, nullable=False, default=False),
-    sa.Column("filled_until", sa.String(20), nullable=False),  # ticks up to here are in the table
+    sa.Column("filled_until", sa.String(20), nullable=False),  # ticks up to this time are in the table
 )
 
 
@@ -63,17 +63,17 @@ class Tick:
 
 
 class TickTable:
-    """The table, in SQLite or PostgreSQL. Every method is one transaction: it happened, or it did not.
+    """The tick table in SQLite or PostgreSQL. Every method is one transaction.
 
     Args:
         uri: the database's SQLAlchemy URI.
 
     Raises:
-        StoreError: it cannot be opened.
+        StoreError: the database cannot be opened.
     """
 
     def __init__(self, uri: str) -> None:
-        """Open the database, and make the tables where they are not."""
+        """Open the database, and create missing tables."""
         is_sqlite = uri.startswith("sqlite")
         options = {"timeout": _PATIENCE_SECONDS} if is_sqlite else {}
         self.uri = redact_uri(uri)
@@ -84,18 +84,18 @@ class TickTable:
                 sa.event.listen(self._engine, "connect", _no_implicit_begin)
                 sa.event.listen(self._engine, "begin", _begin_immediate)
             with self._begin() as connection:
-                if not is_sqlite:  # PostgreSQL lets two make the same table at once, and one of them fail
+                if not is_sqlite:  # two concurrent CREATE TABLE would fail in PostgreSQL
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING)))
                 _metadata.create_all(connection)
         except (sa.exc.SQLAlchemyError, ImportError) as error:
             raise StoreError(f"{self.uri}: the schedules' database cannot be used: {first_line(error)}") from error
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close all connections."""
         self._engine.dispose()
 
     def filled_until(self, schedule: str, now: datetime) -> datetime:
-        """Up to when a schedule's ticks are in the table; a schedule that is new starts now."""
+        """Return the time up to which a schedule's ticks are in the table; a new schedule starts at ``now``."""
         with self._begin() as connection:
             new = {"name": schedule, "paused": False, "filled_until": stamp(now)}
             connection.execute(self._insert(_schedules).values(new).on_conflict_do_nothing())
@@ -103,7 +103,7 @@ class TickTable:
             return moment(connection.execute(query).scalar_one())
 
     def fill(self, schedule: str, ticks: Iterable[Tick], until: datetime) -> None:
-        """Put ticks into the table that are not there, and keep up to when that was done."""
+        """Add missing ticks, and record the time up to which the table is filled."""
         rows = [_row(tick) for tick in ticks]
         known = sa.update(_schedules).where(_schedules.c.name == schedule, _schedules.c.filled_until < stamp(until))
         with self._begin() as connection:
@@ -112,37 +112,37 @@ class TickTable:
             connection.execute(known.values(filled_until=stamp(until)))
 
     def add(self, tick: Tick) -> bool:
-        """Put one tick into the table; returns whether it was not there."""
+        """Add a tick. Return whether it is new."""
         with self._begin() as connection:
             added = connection.execute(self._insert(_ticks).values(_row(tick)).on_conflict_do_nothing())
             return bool(added.rowcount)
 
     def paused(self) -> set[str]:
-        """The schedules that are paused."""
+        """Return the names of the paused schedules."""
         with self._begin() as connection:
             return set(connection.execute(sa.select(_schedules.c.name).where(_schedules.c.paused)).scalars())
 
     def pause(self, schedule: str, paused: bool, now: datetime) -> None:
-        """Pause a schedule, or let it go on; the ticks of the pause are not made up for."""
+        """Pause or resume a schedule. Ticks of the pause are dropped."""
         self.filled_until(schedule, now)
         with self._begin() as connection:
             values = {"paused": paused, "filled_until": stamp(now)}
             connection.execute(sa.update(_schedules).where(_schedules.c.name == schedule).values(values))
 
     def get(self, schedule: str, scheduled_at: str) -> Tick | None:
-        """One tick."""
+        """Return a tick; None if the table does not have it."""
         return next(iter(self._select(_ticks.c.schedule == schedule, _ticks.c.scheduled_at == scheduled_at)), None)
 
     def of(self, schedule: str, *states: str, newest: int | None = None) -> list[Tick]:
-        """A schedule's ticks in these states, or in all, the oldest first; or the newest so many, the newest first."""
+        """Return a schedule's ticks in these states (default: all), oldest first; or the ``newest`` N, newest first."""
         where = [_ticks.c.schedule == schedule, *([_ticks.c.state.in_(states)] if states else [])]
         return self._select(*where, newest=newest)
 
     def claim(self, tick: Tick, owner: str, now: datetime) -> bool:
-        """Take a due tick, for a while: of all who try, one does; and none while another of the schedule's runs."""
+        """Claim a due tick for a limited time. Return False if it is claimed, or another tick of the schedule runs."""
         free = sa.or_(_ticks.c.state == DUE, sa.and_(_ticks.c.state == CLAIMED, _ticks.c.claimed_until < _epoch(now)))
         with self._begin() as connection:
-            # The lock makes those wait who would claim another tick of the schedule just now.
+            # The row lock serialises claims of the same schedule.
             lock = sa.select(_schedules.c.name).where(_schedules.c.name == tick.schedule).with_for_update()
             connection.execute(lock)
             others = sa.select(sa.func.count()).where(
@@ -155,7 +155,7 @@ class TickTable:
             return self._take(connection, tick, free, CLAIMED, owner, now)
 
     def claim_end(self, tick: Tick, owner: str, now: datetime) -> bool:
-        """Take a tick whose sweep has ended, for a while, to do what is left to do."""
+        """Claim a tick whose sweep has ended, for a limited time, to finish it. Return False if it is claimed."""
         free = sa.or_(
             _ticks.c.state == ENDED, sa.and_(_ticks.c.state == FINISHING, _ticks.c.claimed_until < _epoch(now))
         )
@@ -163,7 +163,7 @@ class TickTable:
             return self._take(connection, tick, free, FINISHING, owner, now)
 
     def move(self, tick: Tick, before: str | tuple[str, ...], after: str, **values: Any) -> bool:
-        """Take a tick from one state to another; returns whether it was in the first."""
+        """Move a tick from one state to another. Return False if it was not in the first."""
         states = (before,) if isinstance(before, str) else before
         if "note" in values:
             values["note"] = redact_uri(" ".join(str(values["note"]).split()))[:1000]
@@ -191,12 +191,12 @@ class TickTable:
 
 
 def stamp(moment: datetime) -> str:
-    """A time as the table keeps it."""
+    """Format a time as stored in the table."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def moment(stamp: str) -> datetime:
-    """The time of a stamp."""
+    """Parse a time stored in the table."""
     return datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
 
 
@@ -213,7 +213,7 @@ def _epoch(now: datetime) -> float:
 
 
 def _no_implicit_begin(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # SQLite's driver begins too late, and without a lock
+    connection.isolation_level = None  # sqlite3 would begin late, and without a write lock
     connection.execute(f"PRAGMA busy_timeout={1000 * _PATIENCE_SECONDS}")
 
 

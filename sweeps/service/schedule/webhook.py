@@ -1,4 +1,4 @@
-"""The webhook: a failure or regression told to an address that only the environment knows, with patience."""
+"""The webhook: report failures and regressions to an address from the environment, with retries."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any
 
-_PAUSES = (1.0, 4.0, 15.0)  # seconds before another try
+_PAUSES = (1.0, 4.0, 15.0)  # seconds before each retry
 _SECONDS = 10
 _log = logging.getLogger(__name__)
 
 
 def tell(address: str, event: dict[str, Any], key: str, pause: Callable[[float], object] = time.sleep) -> str | None:
-    """Post an event as JSON, up to four times.
+    """Post an event as JSON, in up to four attempts.
 
     Args:
-        address: where to.
-        event: what.
-        key: sent as ``Idempotency-Key``, the same if the same event is told again after a crash.
-        pause: waits so many seconds.
+        address: the URL.
+        event: the event.
+        key: sent as ``Idempotency-Key``; the same if the event is sent again after a crash.
+        pause: waits for a number of seconds.
 
     Returns:
-        What went wrong the last time, without the address, which may hold a secret; None if it was taken.
+        The last problem, without the address, which can hold a secret; None on success.
     """
     body = json.dumps(event).encode()
     headers = {"Content-Type": "application/json", "Idempotency-Key": key, "User-Agent": "sgd-sweeps"}
@@ -39,13 +39,13 @@ def tell(address: str, event: dict[str, Any], key: str, pause: Callable[[float],
             with urllib.request.urlopen(request, timeout=_SECONDS):
                 return None
         except urllib.error.HTTPError as error:
-            problem = f"the webhook answers {error.code}"
+            problem = f"the webhook responded with status {error.code}"
             error.close()
             if error.code < 500 and error.code not in (408, 425, 429):
-                break  # it would say the same again
+                break  # a retry would get the same response
         except (OSError, HTTPException) as error:
             problem = f"the webhook cannot be reached: {type(getattr(error, 'reason', None) or error).__name__}"
         except ValueError:
-            return "the webhook's address is not one"
+            return "the webhook's address is not a valid URL"
     _log.warning("%s: %s", key, problem)
     return problem

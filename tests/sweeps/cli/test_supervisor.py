@@ -8,13 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from sweeps.cli.app import app
+from sweeps.cli.commands import run
 
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
 from sweeps.cli.supervisor import leave, supervise, tell
-arguments = {arguments!r}
-supervise(arguments)
+supervise()
 tell("sweeps resume abcd")
 Path("pid").write_text(str(os.getpid()))
 try:
@@ -26,9 +29,9 @@ except KeyboardInterrupt:
 WAIT = "time.sleep(60)"
 
 
-def started(folder: Path, does: str, arguments: tuple[str, ...] = ("run", "x.yaml")) -> "subprocess.Popen[str]":
+def started(folder: Path, does: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.format(does=does, arguments=list(arguments))],
+        [sys.executable, "-c", SCRIPT.format(does=does)],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -91,22 +94,30 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
     process.communicate(timeout=60)  # the child has the pipes too
 
 
+class Supervised(Exception):
+    pass
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "supervised"),
     [
-        ("list",),
-        ("run", "x.yaml", "--executor", "inline"),
-        ("--log-format", "json", "resume", "a", "--executor=inline"),
+        ("run x.yaml", True),
+        ("run x.yaml --store inline", True),
+        ("run inline --executor ray", True),
+        ("--log-format=json --log-level debug resume inline", True),
+        ("run x.yaml --executor inline", False),
+        ("--log-format json resume a --executor=inline", False),
+        ("list", False),
+        ("run --help", False),
     ],
 )
-def test_what_needs_no_parent_has_none(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    process = started(tmp_path, "os._exit(1)", arguments)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (1, "")
-    assert int((tmp_path / "pid").read_text()) == process.pid
+def test_sweeps_on_ray_are_supervised_and_no_others(
+    arguments: str, supervised: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def supervise() -> None:
+        raise Supervised
 
-
-def test_options_of_all_commands_come_first(tmp_path: Path) -> None:
-    process = started(tmp_path, "os._exit(1)", ("--log-format=json", "--log-level", "debug", "run", "x.yaml"))
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 3, err
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "supervise", supervise)
+    result = CliRunner().invoke(app, arguments.split())
+    assert isinstance(result.exception, Supervised) is supervised, result.output

@@ -221,7 +221,7 @@ def test_nothing_is_overwritten(archive: Path, store: Store, tmp_path: Path) -> 
         backup(Store(tmp_path / "nowhere"), tmp_path / "nowhere.tar.zst")
     with pytest.raises(StoreError, match="no such folder"):
         backup(store, tmp_path / "nowhere.tar.zst", artifacts=tmp_path / "nowhere")
-    with pytest.raises(StoreError, match="holds no artifacts"):
+    with pytest.raises(StoreError, match="contains no artifacts"):
         restore(archive, Store(tmp_path / "elsewhere"), artifacts=tmp_path / "served")
     assert not (tmp_path / "nowhere.tar.zst").exists()
     (tmp_path / "volume").mkdir()  # as one that is mounted

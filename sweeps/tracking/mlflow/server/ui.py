@@ -78,7 +78,7 @@ def _wait(address: str, process: subprocess.Popen[bytes]) -> None:
                 return
         except OSError:
             time.sleep(0.1)
-    raise TrackingError(f"MLflow's server did not respond within {_START_SECONDS} s")
+    raise TrackingError(f"MLflow's server did not respond within {_START_SECONDS} s; try again")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

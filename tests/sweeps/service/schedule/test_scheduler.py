@@ -167,14 +167,26 @@ def problems(tmp_path: Path, **changes: Any) -> str:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"cron": "0 25 * * *"}, "schedules[0].cron: given '0 25 * * *'; bad hour; minute hour day month weekday"),
-        ({"cron": "* * * *"}, "schedules[0].cron: given '* * * *'; five fields are needed"),
+        (
+            {"cron": "0 25 * * *"},
+            "schedules[0].cron: given '0 25 * * *'; bad hour; the fields are minute hour day month weekday",
+        ),
+        ({"cron": "* * * *"}, "schedules[0].cron: given '* * * *'; must have five fields"),
         ({"cron": "0 0 31 2 *"}, "schedules[0].cron: given '0 0 31 2 *'; bad day-of-month"),
-        ({"timezone": "Mars/Olympus"}, "schedules[0].timezone: given 'Mars/Olympus'; an IANA time zone is needed"),
-        ({"name": "Nightly!"}, "schedules[0].name: given 'Nightly!'; up to 50 lower-case letters, digits and dashes"),
+        ({"timezone": "Mars/Olympus"}, "schedules[0].timezone: given 'Mars/Olympus'; must be an IANA time zone"),
+        (
+            {"name": "Nightly!"},
+            "schedules[0].name: given 'Nightly!'; must have 1 to 50 lower-case letters, digits and dashes",
+        ),
         ({"overlap": "wait"}, "schedules[0].overlap: given 'wait'; allowed: skip, queue, replace"),
-        ({"misfire": {"grace": "soon"}}, "schedules[0].misfire.grace: given 'soon'; seconds, or a time such as 90s"),
-        ({"address": "http://me:pw@host:8265"}, "schedules[0].address: given 'http://me:pw@host:8265'; local, a Jobs"),
+        (
+            {"misfire": {"grace": "soon"}},
+            "schedules[0].misfire.grace: given 'soon'; must be seconds, or a duration such as 90s",
+        ),
+        (
+            {"address": "http://me:pw@host:8265"},
+            "schedules[0].address: given 'http://me:pw@host:8265'; must be local, a Jobs",
+        ),
         (
             {"webhook": "https://x/secret"},
             "schedules[0].webhook: must name the environment variable that holds the URI",
@@ -421,12 +433,12 @@ def test_the_webhook_is_tried_again(receiver: tuple[str, type[Receiver]]) -> Non
     assert handler.got == [("key", {"a": 1})] * 3
     assert pauses == [1, 4]
     handler.answers[:] = [404, 200]
-    assert webhook.tell(address, {}, "key", pauses.append) == "the webhook answers 404"
+    assert webhook.tell(address, {}, "key", pauses.append) == "the webhook responded with status 404"
     handler.answers[:] = [500] * 4
-    assert webhook.tell(address, {}, "key", pauses.append) == "the webhook answers 500"
+    assert webhook.tell(address, {}, "key", pauses.append) == "the webhook responded with status 500"
     problem = webhook.tell("http://127.0.0.1:1/secret-path", {}, "key", pauses.append)
     assert problem == "the webhook cannot be reached: ConnectionRefusedError"
-    assert webhook.tell("no address", {}, "key") == "the webhook's address is not one"
+    assert webhook.tell("no address", {}, "key") == "the webhook's address is not a valid URL"
 
 
 def test_a_failure_is_told_of_without_secrets(

@@ -1,0 +1,33 @@
+"""Stages: how many trials each stage of a sweep has, and the best metric it found."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import numpy as np
+import pandas as pd
+
+from sweeps.arrow_columns import numbers
+from sweeps.results.ranking import is_ranked
+from sweeps.results.results import Results
+
+
+def stage_summary(results: Results) -> pd.DataFrame:
+    """Return one row per stage; empty for a sweep of one stage.
+
+    Columns: ``stage`` (from 1), ``trials`` that are planned, ``stored``, and ``best``, the least metric of its stored
+    trials that did not diverge.
+    """
+    stages, metric = results.extent.stages, results.config.metric.name
+    if len(stages) == 1:
+        return pd.DataFrame()
+    ends = np.array(list(accumulate(stage.trials for stage in stages)))
+    stored, best = np.zeros(len(stages), dtype=np.int64), np.full(len(stages), np.nan)
+    for table in results.tables(["trial", "verdict", metric]):
+        stage = np.searchsorted(ends, table["trial"].to_numpy(), side="right")
+        stored += np.bincount(stage, minlength=len(stages))
+        ranked = is_ranked(table, metric)
+        for index in np.unique(stage[ranked]).tolist():
+            best[index] = np.fmin(best[index], numbers(table[metric])[ranked & (stage == index)].min())
+    trials = [stage.trials for stage in stages]
+    return pd.DataFrame({"stage": range(1, len(stages) + 1), "trials": trials, "stored": stored, "best": best})
