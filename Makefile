@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # For the tests, if torch does not include it. Not in constraints.txt: CUDA builds of torch require their own version.
@@ -14,7 +15,7 @@ COMPOSE ?= docker compose
 CREATECLUSTER := /etc/postgresql-common/createcluster.d
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint format bench ui secrets up down test-compose postgresql chromium prometheus constraints clean
+.PHONY: help demo test test-fast chaos lint format bench ui secrets up down test-compose postgresql chromium prometheus constraints clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,11 +26,14 @@ demo: $(VENV)/.runtime ## train the published cases and compare them with torch'
 ui: $(VENV)/.runtime ## browse the runs in the MLflow UI
 	$(BIN)/sweeps ui
 
-test: $(VENV)/.dev ## run the whole test suite, fast tests first
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: $(VENV)/.dev ## run the whole test suite
+	$(PYTEST) $(TESTS)
+
+test-fast: $(VENV)/.dev ## run the tests that start no process, server, browser or Ray (those without the mark slow)
+	$(PYTEST) -m 'not slow' $(TESTS)
 
 chaos: $(VENV)/.dev ## kill drivers, workers, nodes, clusters, servers and databases at random: make chaos ROUNDS=20 SEED=1
-	$(BIN)/python -m pytest -v tests/sweeps/test_chaos.py --chaos-rounds $(or $(ROUNDS),20) --chaos-seed $(or $(SEED),0)
+	$(BIN)/python -m pytest -v tests/chaos --chaos-rounds $(or $(ROUNDS),20) --chaos-seed $(or $(SEED),0) $(TESTS)
 
 secrets: ## create random passwords and tokens in ./secrets; keep existing ones
 	@$(PYTHON) deploy/compose/make_secrets.py secrets

@@ -3,7 +3,7 @@
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,16 +36,20 @@ settings.load_profile(hypothesis_profiles.PROFILE)
 # Session fixtures that take seconds to start, those of the longest groups of tests first. Tests that need the same
 # one run in the same process; all other tests of a file do, for they share the file's fixtures and compiled kernels.
 SHARED = ("service_stack", "ray_executor", "tracking_server", "browser")
+SLOW = {*SHARED, "cli", "postgres", "s3_server"}  # what starts processes or servers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-rounds", type=int, default=1, help="how often each fault of tests/chaos is tried")
     parser.addoption("--chaos-seed", type=int, default=0, help="of its first round")
+    parser.addoption("--fail-on-skip", action="store_true", help="report a skipped test as failed, as CI does")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
+        if item.get_closest_marker("cluster") or _fixtures(item) & SLOW:
+            item.add_marker(pytest.mark.slow)
     groups = Counter(_group(item) for item in items if item.get_closest_marker("cluster"))
 
     def late(item: pytest.Item) -> tuple[int, int, str]:
@@ -54,18 +58,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return SHARED.index(group) if group in SHARED else len(SHARED), -groups[group], group
 
     items.sort(key=late)
-    if not gpus():
-        needing = [item for item in items if item.get_closest_marker("cuda")]
-        items[:] = [item for item in items if not item.get_closest_marker("cuda")]
-        config.hook.pytest_deselected(items=needing)
+    elsewhere = "no_cuda" if gpus() else "cuda"
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(elsewhere)])
+    items[:] = [item for item in items if not item.get_closest_marker(elsewhere)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and item.config.getoption("--fail-on-skip"):
+        report.outcome, report.longrepr = "failed", f"skipped: {report.longrepr}"
+    return report
 
 
 def _group(item: pytest.Item) -> str:
     """Return the group of tests that run in one process."""
-    used = set(getattr(item, "fixturenames", ()))
-    if "executor" in used and "[ray" in item.name:
-        used.add("ray_executor")
+    used = _fixtures(item)
     return next((fixture for fixture in SHARED if fixture in used), str(item.path))
+
+
+def _fixtures(item: pytest.Item) -> set[str]:
+    """Return the fixtures that a test uses, those of its parameters included."""
+    used = set(getattr(item, "fixturenames", ()))
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    by_parameter = {"executor": {"ray": "ray_executor"}, "databases": {"postgresql": "postgres"}}
+    chosen = (by_parameter[name].get(value) for name, value in parameters.items() if name in by_parameter)
+    return used | {fixture for fixture in chosen if fixture}
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from sgdcore import Task
-from sgdcore.devices import gpus
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import ExecutorError
 from sweeps.execution import ray_probe
@@ -233,7 +232,7 @@ def test_devices_that_are_always_there(executor: Executor, device: str) -> None:
     executor.check(device)
 
 
-@pytest.mark.skipif(gpus() > 0, reason="there is a GPU")
+@pytest.mark.no_cuda
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_a_gpu_that_is_not_there(executor: Executor, device: str) -> None:
     with pytest.raises(ExecutorError, match=r"^training\.device: .*cuda"):
