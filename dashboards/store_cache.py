@@ -59,7 +59,7 @@ class Row:
     is_reported: bool = False
     place: dict[str, Any] = field(default_factory=dict)  # where the sweep is logged
     places: tuple[dict[str, Any], ...] = ()
-    glance: RowStats | None = None  # None until it is read
+    stats: RowStats | None = None  # None until it is read
     key: Key = (frozenset(), "")
 
 
@@ -103,12 +103,12 @@ class Catalogue:
         self.store = store
         self._rows: dict[str, tuple[Row, float]] = {}
         self._taken: tuple[float, list[Row]] = (-1e9, [])
-        self._glances: dict[str, tuple[Key, RowStats]] = {}
+        self._stats: dict[str, tuple[Key, RowStats]] = {}
         self._seen: OrderedDict[str, Seen] = OrderedDict()
         self._problems: dict[str, tuple[Key, str]] = {}
         self._compared: Compared | None = None  # the last comparison
         self._lock = threading.RLock()
-        self._quick, self._slow = Background("glances"), Background("results")
+        self._quick, self._slow = Background("stats"), Background("results")
 
     def rows(self) -> list[Row]:
         """Return all sweeps, newest first; figures that are not read yet are added later."""
@@ -118,8 +118,8 @@ class Catalogue:
                 rows = [self._row(files) for files in self.store.sweeps()]
                 self._rows = {row.sweep_id: self._rows.get(row.sweep_id, (row, 0.0)) for row in rows}
                 self._taken = time.monotonic(), rows
-        wait(list(self._ask_glances(rows)), timeout=_PATIENCE)
-        return [self._with_glance(row) for row in rows]
+        wait(list(self._ask_stats(rows)), timeout=_PATIENCE)
+        return [self._with_stats(row) for row in rows]
 
     def files(self, sweep_id: str) -> SweepFiles:
         """Return a sweep's files, by its id or an unambiguous prefix of it.
@@ -132,8 +132,8 @@ class Catalogue:
     def row(self, files: SweepFiles) -> Row:
         """Return one sweep in its current state."""
         row = _row_of(files)
-        wait(list(self._ask_glances([row])), timeout=_PATIENCE)
-        return self._with_glance(row)
+        wait(list(self._ask_stats([row])), timeout=_PATIENCE)
+        return self._with_stats(row)
 
     def seen(self, row: Row) -> Seen | None:
         """Return a sweep's results as last read; None until they have been read once.
@@ -187,13 +187,13 @@ class Catalogue:
         self._rows[files.sweep_id] = row, time.monotonic()
         return row
 
-    def _ask_glances(self, rows: Iterable[Row]) -> Iterable[Future[Any]]:
+    def _ask_stats(self, rows: Iterable[Row]) -> Iterable[Future[Any]]:
         for row in rows:
-            known = self._glances.get(row.sweep_id)
+            known = self._stats.get(row.sweep_id)
             if row.key[0] and (known is None or known[0] != row.key):
-                yield self._quick.ask(row.sweep_id, partial(self._glance, row, known))
+                yield self._quick.ask(row.sweep_id, partial(self._read_stats, row, known))
 
-    def _glance(self, row: Row, known: tuple[Key, RowStats] | None) -> None:
+    def _read_stats(self, row: Row, known: tuple[Key, RowStats] | None) -> None:
         # Verdicts of networks can change when the last trial is stored; the state then changes too.
         earlier = known[1] if known is not None and known[0][1] == row.state else None
         try:
@@ -201,11 +201,11 @@ class Catalogue:
         except SweepsError as error:
             _log.warning("%s", error)  # the sweep's page reports it too
             found = RowStats("", row.key[0])
-        self._glances[row.sweep_id] = row.key, found
+        self._stats[row.sweep_id] = row.key, found
 
-    def _with_glance(self, row: Row) -> Row:
-        known = self._glances.get(row.sweep_id)
-        return replace(row, glance=known[1] if known is not None else None)
+    def _with_stats(self, row: Row) -> Row:
+        known = self._stats.get(row.sweep_id)
+        return replace(row, stats=known[1] if known is not None else None)
 
     def _may_read(self, seen: Seen, row: Row) -> bool:
         return row.state != "running" or time.monotonic() - seen.at > min(_REST * seen.seconds, _MOST_REST)

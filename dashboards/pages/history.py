@@ -95,9 +95,9 @@ def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
             "created": pd.to_datetime(row.created, utc=True, errors="coerce"),
             "state": row.state,
             "trials": row.computed,
-            "metric": row.glance.metric if row.glance else "final_loss",
-            "best": row.glance.best if row.glance and row.glance.best is not None else math.nan,
-            "stable_share": row.glance.stable / row.glance.trials if row.glance and row.glance.trials else math.nan,
+            "metric": row.stats.metric if row.stats else "final_loss",
+            "best": row.stats.best if row.stats and row.stats.best is not None else math.nan,
+            "stable_share": row.stats.stable / row.stats.trials if row.stats and row.stats.trials else math.nan,
         }
         for row in rows
     ]

@@ -21,8 +21,8 @@ _KEYS: dict[str, Callable[[Row], Any]] = {
     "name": lambda row: row.name.casefold(),
     "state": lambda row: components.STATES.index(row.state),
     "trials": lambda row: row.trials,
-    "stable": lambda row: row.glance.stable / row.glance.trials if row.glance and row.glance.trials else -1.0,
-    "best": lambda row: row.glance.best if row.glance and row.glance.best is not None else math.inf,
+    "stable": lambda row: row.stats.stable / row.stats.trials if row.stats and row.stats.trials else -1.0,
+    "best": lambda row: row.stats.best if row.stats and row.stats.best is not None else math.inf,
     "created": lambda row: row.created,
 }
 _COLUMNS = {
@@ -152,16 +152,16 @@ def _heads(asked: dict[str, str], key: str) -> list[html.Th]:
 
 
 def _row(context: Context, row: Row, asked: dict[str, str], picked: Sequence[str]) -> html.Tr:
-    glance = row.glance
-    has = glance is not None and glance.trials > 0
+    stats = row.stats
+    has = stats is not None and stats.trials > 0
     links: list[Any] = [components.outside("Report", report_path(row.sweep_id))] if row.is_reported else []
     if (address := context.mlflow.run(row)) is not None:
         links.append(components.outside("MLflow", address))
-    known = glance is not None or not row.key[0]
+    known = stats is not None or not row.key[0]
     stable: Any = "–" if known else html.Span("reading", className="soft")
-    if glance is not None and has:
-        stable = [components.strip(glance.verdicts, "strip small"), html.Span(percent(glance.stable, glance.trials))]
-    best = number(glance.best) if glance is not None and glance.best is not None else "–"
+    if stats is not None and has:
+        stable = [components.strip(stats.verdicts, "strip small"), html.Span(percent(stats.stable, stats.trials))]
+    best = number(stats.best) if stats is not None and stats.best is not None else "–"
     return html.Tr(
         [
             html.Td(_box(row, asked, picked), className="pick"),

@@ -81,9 +81,10 @@ def _product(shared: bool) -> Any:
         sums: Any,
         lines: Any,
     ) -> Any:
-        """sums[a, d] + sum_k source[at + a * across + k * along] * array[first + d * by_down + k * by_step : ...].
+        """Return ``sums`` plus a matrix product, by successive fused multiply-adds.
 
-        k = 0 .. count - 1, by successive fused multiply-adds; ``lines``, the number of a, is a literal.
+        Element (a, d) is sums[a, d] + sum_k source[at + a * across + k * along] * array[first + d * by_down +
+        k * by_step : ...] for k = 0 .. count - 1; ``lines``, the number of a, is a literal.
         """
         if not literal(lines):
             return None
