@@ -194,7 +194,7 @@ def test_grafana_is_provisioned_with_the_source_and_the_dashboards() -> None:
     provisioning = ROOT / "dashboards" / "grafana" / "provisioning"
     [source] = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
     assert (source["uid"], source["type"]) == (DATA_SOURCE, "prometheus")
-    [provider] = yaml.safe_load((provisioning / "dashboards" / "sweeps.config.strict_yaml").read_text())["providers"]
+    [provider] = yaml.safe_load((provisioning / "dashboards" / "sweeps.yaml").read_text())["providers"]
     assert provider["type"] == "file"
     boards = [json.loads(path.read_text()) for path in DASHBOARDS.glob("*.json")]
     assert len({board["uid"] for board in boards}) == len(boards) == 2

@@ -24,7 +24,7 @@ MakePrepared = Callable[..., PreparedSweep]
 HOLD = """
 import sys
 from pathlib import Path
-from sweeps.lease import held
+from sweeps.store.backends.local_lease import held
 with held(Path(sys.argv[1]), "it"):
     print("held", flush=True)
     sys.stdin.read()

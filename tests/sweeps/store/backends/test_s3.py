@@ -229,8 +229,8 @@ def test_every_command_works_on_s3(s3_store: Store, store: Store, config: Path, 
 
 
 RUN = """
-from sweeps.storage import heartbeat
-heartbeat.LAPSES_SECONDS = 4.0
+from sweeps.store.backends import s3_lease
+s3_lease.LAPSES_SECONDS = 4.0
 from sweeps.cli import main
 main()
 """

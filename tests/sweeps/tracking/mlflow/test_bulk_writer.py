@@ -297,13 +297,13 @@ def test_a_user_without_special_rights_writes_the_same(side: Side) -> None:
 KILLED = """
 import os, signal, sys
 import psycopg
-from sweeps.tracking.base import Family
-from sweeps.tracking.bulk import BulkWriter
-from sweeps.tracking.canary import NAMES, STEPS, sample
-from sweeps.tracking.client import ClientWriter
-from sweeps.tracking.database import opened
-from sweeps.tracking.sqlite import SqliteConnection
-from sweeps.tracking.trials import trial_runs
+from sweeps.tracking.mlflow.bulk_writer import BulkWriter
+from sweeps.tracking.mlflow.client_writer import ClientWriter
+from sweeps.tracking.mlflow.database.connect import opened
+from sweeps.tracking.mlflow.database.sqlite import SqliteConnection
+from sweeps.tracking.mlflow.self_test import NAMES, STEPS, sample
+from sweeps.tracking.mlflow.writer import ChildRuns
+from sweeps.tracking.trial_runs import trial_runs
 
 def kill(statement):
     if statement.startswith(sys.argv[2]):
@@ -330,8 +330,8 @@ def write(copying, rows, whole=psycopg.Copy.write):
 statements = {}
 SqliteConnection.prepare = prepare
 psycopg.Connection.execute, psycopg.Cursor.copy, psycopg.Copy.write = execute, copy, write
-family = Family("killed", "1", "file:///nowhere", "0" * 32, 1_700_000_000_000, "me")
-writer = BulkWriter(opened(sys.argv[1]), family, ClientWriter(None, family))
+child_runs = ChildRuns("killed", "1", "file:///nowhere", "0" * 32, 1_700_000_000_000, "me")
+writer = BulkWriter(opened(sys.argv[1]), child_runs, ClientWriter(None, child_runs))
 runs = trial_runs(sample(), STEPS, NAMES, "killed", None)
 [4] == list(writer.write(runs)) or sys.exit("not logged")
 writer.close()
