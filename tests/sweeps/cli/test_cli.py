@@ -272,7 +272,7 @@ BAD_RUNS = {
     "override": (["run", "sweep.yaml", "--set", "epochs"], "must be KEY=VALUE"),
     "data file": (
         ["run", "sweep.yaml", "--set", "task.dataset={kind: csv, path: no.csv, target: y}"],
-        "there is no such file (task.dataset.path)",
+        "no such file (task.dataset.path)",
     ),
     "tracking server": (
         ["run", "sweep.yaml", "--executor", "inline", "--tracking-uri", "http://127.0.0.1:1"],

@@ -135,7 +135,7 @@ def test_exit_codes_come_home(remote: Callable[..., Any], config: Callable[..., 
     assert "failed, exit code 4" in out
     missing = {"dataset": {"kind": "csv", "path": "/not/there.csv", "target": "y"}, "model": {"kind": "linear"}}
     out = remote("submit", config(name="missing", task=missing), "--submission-id", "mine", "--wait", code=2).stdout
-    assert "/not/there.csv: there is no such file" in out
+    assert "/not/there.csv: no such file" in out
     [line] = remote("submit", config(name="other"), "--submission-id", "mine", code=2).stderr.splitlines()
     assert "mine: the cluster has a job of this id with another config or data" in line
 
