@@ -1,1 +1,1 @@
-"""Executors: where shards run; inline (this process) and Ray behind one interface, one conformance suite for both."""
+"""Executors, which run shards: inline (in this process) and on Ray, behind one interface."""

@@ -1,4 +1,4 @@
-"""What every executor does: run shards, give results back as they come, with a bounded number in flight."""
+"""The interface of executors: run shards with a bounded number in flight, and yield results as they arrive."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ ShardOutcome = ShardResult | ShardStored | ShardFailure
 
 
 class Executor(Protocol):
-    """Runs shards somewhere."""
+    """The interface of an executor, which runs shards."""
 
     @property
     def description(self) -> str:
-        """Where, in a few words for the terminal."""
+        """Where shards run, in a few words for the terminal."""
 
     @property
     def in_flight(self) -> int:
-        """How many shards were submitted and have not finished."""
+        """The number of submitted shards that have not finished."""
 
     @property
     def cores(self) -> int:
-        """After start(): how many CPU cores there are."""
+        """The number of CPU cores; available after start()."""
 
     def start(self) -> None:
-        """Bring up what shards run on.
+        """Connect to, or start, what shards run on.
 
         Raises:
             ExecutorError: it cannot be reached.
         """
 
     def check(self, device: str) -> None:
-        """After start(): whether a sweep that asks for this device (``training.device``) can run here.
+        """Check that a sweep with this ``training.device`` can run here. Call it after start().
 
         Raises:
-            ExecutorError: it asks for a GPU that is not there.
+            ExecutorError: the device is not available.
         """
 
     def on_cpu(self, device: str) -> bool:
-        """After start(): whether a sweep that asks for this device is trained on CPUs only."""
+        """Return whether a sweep with this ``training.device`` is trained on CPUs only. Call it after start()."""
 
     def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
-        """Results as they come, in any order; closing the generator gives up the shards in flight."""
+        """Yield results as they arrive, in any order. Closing the generator abandons the shards in flight."""
 
     def meter(self, sweep_id: str, name: str) -> Callable[[Counts], None] | None:
-        """After start(): what tells the cluster's metrics how far a sweep is; None where there are none."""
+        """Return a function that updates the cluster's metrics; None without a cluster. Call it after start()."""
 
     def stop(self) -> None:
-        """End what start() brought up; does nothing twice or before start()."""
+        """Disconnect from, or stop, what start() started. Without start() or if called again, do nothing."""

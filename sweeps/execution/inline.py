@@ -1,4 +1,4 @@
-"""The inline executor: shards one after another in this process, the engine on all its cores."""
+"""The inline executor, which runs shards one after another in this process, on all its cores."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from sweeps.plan.shards import Shard
 
 
 class InlineExecutor:
-    """Runs shards in this process."""
+    """An executor that runs shards in this process."""
 
     description = "in this process"
     in_flight = 0
 
     @property
     def cores(self) -> int:
-        """This process's."""
+        """The number of CPU cores that this process can use."""
         return len(os.sched_getaffinity(0))
 
     def start(self) -> None:
-        """Nothing to bring up."""
+        """Do nothing."""
 
     def check(self, device: str) -> None:
-        """Whether this machine has the device.
+        """Check that this machine has the device.
 
         Raises:
             ExecutorError: it has no such GPU.
@@ -40,11 +40,11 @@ class InlineExecutor:
             raise ExecutorError(f"training.device: {error}") from error
 
     def on_cpu(self, device: str) -> bool:
-        """Whether a sweep that asks for this device is trained on this machine's CPU."""
+        """Return whether a sweep with this device is trained on the CPU."""
         return resolve(device) == "cpu"
 
     def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
-        """Run each shard when the next result is asked for."""
+        """Run each shard when the next result is requested, and yield its result."""
         for shard in shards:
             self.in_flight = 1
             result = run_shard(prepared, shard)
@@ -52,7 +52,7 @@ class InlineExecutor:
             yield result
 
     def meter(self, sweep_id: str, name: str) -> None:
-        """There is no cluster."""
+        """Return None: there is no cluster."""
 
     def stop(self) -> None:
-        """Nothing to end."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""Progress of a running sweep: counts, and the protocol of whatever shows them."""
+"""The progress of a running sweep: counts, and the interface for displaying them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Counts:
-    """How far a sweep is: trials of the whole sweep, also those of earlier turns, and shards."""
+    """The counts of a sweep: trials of the whole sweep, including earlier runs of it, and shards in flight."""
 
     computed: int = 0
     to_compute: int = 0
@@ -19,15 +19,15 @@ class Counts:
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Counts:
-        """What a progress.json says, whatever it leaves out."""
+        """Return the counts in a progress.json; missing ones are 0."""
         known = {name: record[name] for name in cls.__dataclass_fields__ if isinstance(record.get(name), int)}
         return cls(**known)
 
     @property
     def lag(self) -> int:
-        """Trials that are computed and could be in MLflow, and are not.
+        """The number of computed trials that could be in MLflow but are not.
 
-        Of a sweep that logs its best N nobody knows which they are before all are computed: until then it lags by none.
+        A sweep that logs its best N has no lag until all trials are computed, because the best are not known before.
         """
         trials = self.to_compute - self.failed
         if self.to_log >= trials:
@@ -36,22 +36,22 @@ class Counts:
 
 
 class Progress(Protocol):
-    """Whoever shows how far a sweep is."""
+    """The interface for displaying the progress of a sweep."""
 
     def begin(self, to_compute: int, to_log: int) -> None:
-        """The sweep starts, with so many trials to compute and to log."""
+        """Start, with the numbers of trials to compute and to log."""
 
     def extend(self, to_compute: int, to_log: int) -> None:
-        """Another stage was planned, with so many more trials to compute and to log."""
+        """Add the trials of another stage to the totals."""
 
     def computed(self, trials: int) -> None:
-        """So many more trials are in the store."""
+        """Count trials that are now in the store."""
 
     def failed(self, trials: int) -> None:
-        """So many trials more could not be run."""
+        """Count trials that could not be run."""
 
     def logged(self, trials: int) -> None:
-        """So many more trials are in MLflow."""
+        """Count trials that are now in MLflow."""
 
     def end(self) -> None:
-        """No more comes."""
+        """Finish; no further calls follow."""

@@ -1,4 +1,4 @@
-"""The Ray executor: shards as Ray tasks, on a cluster or on a local Ray that listens on loopback only."""
+"""The Ray executor, which runs shards as Ray tasks on a cluster, or on a local Ray that listens on loopback only."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from sweeps.plan.shards import Shard, ShardFailure
 if TYPE_CHECKING:
     from sweeps.execution.progress import Counts
 
-IN_FLIGHT_PER_CORE = 2  # or per GPU: enough to keep it busy while a result travels
-_LOOK_SECONDS = 2.0  # between looks at how large the cluster is, which may grow and shrink
-_LOST_SECONDS = 30.0  # without its head, which may be back in 10; after 60 Ray would end this process on the spot
+IN_FLIGHT_PER_CORE = 2  # or per GPU, to keep it busy while a result is transferred
+_LOOK_SECONDS = 2.0  # between checks of the cluster's size, which can change
+_LOST_SECONDS = 30.0  # a head can restart in 10 s; after 60 s without it Ray would terminate this process
 
 
 class RayExecutor:
-    """Runs shards as Ray tasks of one core each, and of one GPU each where the sweep may use the cluster's GPUs.
+    """An executor that runs each shard as a Ray task with one core, and one GPU if the sweep can use GPUs.
 
     Args:
-        address: a running cluster (``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``), or None for a Ray of its own.
+        address: a running cluster (``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``), or None to start a local Ray.
     """
 
     def __init__(self, address: str | None = None) -> None:
-        """Nothing is started yet."""
+        """Create the executor without starting anything."""
         self.address = address
         self.in_flight = 0
         self._ray: Any = None
         self._resources: dict[str, int] = {}  # the cluster's cores and GPUs
-        self._looked = self._answered = 0.0  # when that was asked for, and when there was somebody to ask
-        self._head = self._node = ""  # HOST:PORT of the cluster's head, and of the node that this process is on
+        self._looked = self._answered = 0.0  # times of the last check, and of the head's last answer
+        self._head = self._node = ""  # HOST:PORT of the cluster's head and of this process's node
 
     @property
     def description(self) -> str:
@@ -59,7 +59,7 @@ class RayExecutor:
 
     @property
     def cores(self) -> int:
-        """All nodes' together, as far as they have joined."""
+        """The number of CPU cores of all nodes that have joined."""
         return int(self._ray.cluster_resources().get("CPU", 0))
 
     @property
@@ -67,7 +67,7 @@ class RayExecutor:
         return int(self._ray.cluster_resources().get("GPU", 0))
 
     def start(self) -> None:
-        """Join the cluster, or start a local Ray: loopback only, with a token, without dashboard or usage reports.
+        """Join the cluster, or start a local Ray on loopback, with a token, without a dashboard or usage reports.
 
         Raises:
             ExecutorError: the cluster cannot be joined.
@@ -89,7 +89,7 @@ class RayExecutor:
         try:
             with _stderr_to_null(), _own_signals():
                 ray.init(**options)
-        except Exception as error:  # Ray raises all kinds, Exception itself where its processes are slow to come up
+        except Exception as error:  # Ray raises many types, and a plain Exception if its processes start slowly
             where = self.address or "this machine"
             raise ExecutorError(f"Ray at {where} cannot be joined: {_first_line(error)}") from error
         self._ray = ray
@@ -103,27 +103,27 @@ class RayExecutor:
         self._node = f"{own['NodeManagerAddress']}:{own['NodeManagerPort']}"
 
     def check(self, device: str) -> None:
-        """Whether the cluster has GPUs, where they are asked for.
+        """Check that the cluster has GPUs if the sweep requires one.
 
         Raises:
-            ExecutorError: it has none, or one of a number is asked for, which no task can choose.
+            ExecutorError: the cluster has no GPU, or the device has a number, which tasks on Ray cannot choose.
         """
         if device.startswith("cuda:"):
-            raise ExecutorError(f"training.device: on Ray, tasks are given GPUs: ask for cuda, not for {device}")
+            raise ExecutorError(f"training.device: given {device}; on Ray use cuda, because Ray assigns the GPUs")
         if device == "cuda" and not self._gpus:
-            raise ExecutorError(f"training.device: cuda needs a GPU, and there is none on {self.description}")
+            raise ExecutorError(f"training.device: cuda needs a GPU, but {self.description} has none")
 
     def on_cpu(self, device: str) -> bool:
-        """Whether a sweep that asks for this device is trained on CPUs only: no task is given a GPU."""
+        """Return whether a sweep with this device is trained on CPUs only."""
         return device == "cpu" or not self._gpus
 
     def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
-        """Results in the order in which tasks finish; at most IN_FLIGHT_PER_CORE tasks a core or GPU are submitted.
+        """Yield results in the order in which tasks finish, with at most IN_FLIGHT_PER_CORE tasks per core or GPU.
 
-        A shard whose worker or node dies is run again by Ray, ``execution.max_retries`` times.
+        Ray retries a shard whose worker or node dies up to ``execution.max_retries`` times.
 
         Raises:
-            ClusterLost: the cluster's head, or this driver's node, is gone.
+            ClusterLost: the cluster's head or this driver's node is lost.
         """
         ray = self._ray
         on_gpus = not self.on_cpu(prepared.config.training.device)
@@ -133,11 +133,11 @@ class RayExecutor:
         retries = prepared.config.execution.max_retries
         task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=retries)(run_shard)
         waiting: Iterator[Shard] = iter(shards)
-        # Tasks in flight are left alone when the sweep stops: they end with the driver, and Ray ends the driver when it
-        # is to cancel a task that completes just then.
+        # Tasks in flight are not cancelled when the sweep stops: they end with the driver, and Ray terminates a driver
+        # that cancels a task at the moment when it completes.
         flying: dict[Any, Shard] = {}
         while True:
-            limit = self._limit(on_gpus)  # anew: the cluster may have grown
+            limit = self._limit(on_gpus)  # every time, because the cluster can grow
             while len(flying) < limit and (shard := next(waiting, None)) is not None:
                 with self._attached():
                     flying[task.remote(shared, shard)] = shard
@@ -148,43 +148,43 @@ class RayExecutor:
                 yield self._outcome(reference, flying.pop(reference), retries)
 
     def meter(self, sweep_id: str, name: str) -> Callable[[Counts], None]:
-        """What tells Ray's metrics how far a sweep is."""
+        """Return a function that updates Ray's metrics."""
         from sweeps.execution.ray_metrics import Meter
 
         return Meter(sweep_id, name)
 
     def _finished(self, flying: list[Any]) -> list[Any]:
-        """A task that is done, if one is done soon."""
+        """Return a finished task, or nothing if none finishes soon."""
         with self._attached():
             ready, _ = self._ray.wait(flying, num_returns=1, timeout=_LOOK_SECONDS)
         return list(ready)
 
     def _limit(self, on_gpus: bool) -> int:
-        """How many tasks to have submitted at once."""
+        """Return the number of tasks to keep submitted, and check that the cluster is reachable."""
         now = time.monotonic()
         if now - self._looked > _LOOK_SECONDS:
             self._looked = now
             if self._node and not (answers(self._node) or answers(self._node)):
-                raise self._lost(f"the node of this process, {self._node}, is gone")
-            if answers(self._head):  # else Ray would wait for it here
+                raise self._lost(f"this process's node {self._node} does not answer")
+            if answers(self._head):  # otherwise the next call to Ray would block
                 self._answered = now
                 with self._attached():
                     resources = self._ray.cluster_resources()
                 self._resources = {name: int(resources.get(name, 0)) for name in ("CPU", "GPU")}
             elif now - self._answered > _LOST_SECONDS:
-                raise self._lost(f"nobody has answered at {self._head} for {_LOST_SECONDS:.0f} s")
+                raise self._lost(f"the head {self._head} has not answered for {_LOST_SECONDS:.0f} s")
         return max(2, IN_FLIGHT_PER_CORE * self._resources.get("GPU" if on_gpus else "CPU", 0))
 
     @contextlib.contextmanager
     def _attached(self) -> Iterator[None]:
-        """What Ray raises, of all kinds, where this process loses its node is one error."""
+        """Convert the errors that Ray raises when this process loses its node into ClusterLost."""
         try:
             yield
         except (self._ray.exceptions.RaySystemError, OSError) as error:
             raise self._lost(_first_line(error)) from error
 
     def _lost(self, reason: str) -> ClusterLost:
-        self._ray = None  # to leave a cluster that is gone would take a minute
+        self._ray = None  # shutting down would wait a minute for the lost cluster
         return ClusterLost(f"Ray at {self.address or 'this machine'} is lost: {reason}")
 
     def _outcome(self, reference: Any, shard: Shard, retries: int) -> ShardOutcome:
@@ -196,21 +196,21 @@ class RayExecutor:
         except exceptions.RayError as error:
             tries = 1 if isinstance(error, exceptions.RayTaskError) else retries + 1
             return ShardFailure(shard, f"{type(error).__name__}: {error}", tries)
-        except OSError as error:  # not the task's, which come as RayTaskError
+        except OSError as error:  # not from the task, whose errors arrive as RayTaskError
             raise self._lost(_first_line(error)) from error
         return outcome
 
     def stop(self) -> None:
-        """Leave the cluster; a local Ray ends."""
+        """Leave the cluster, or stop the local Ray."""
         if self._ray is not None:
             self._ray.shutdown()
             self._ray, self._resources, self._looked = None, {}, 0.0
 
 
 def _on(config: SweepConfig, device: str, on_gpus: bool) -> SweepConfig:
-    """The config with the device as a task sees it: Ray shows it the one GPU that it is given, or none."""
+    """Return the config with the device as seen by a task, to which Ray shows only its own GPU, if any."""
     if device == "auto" and on_gpus:
-        return config  # the GPU, if torch can use it there
+        return config  # the task uses the GPU if torch can
     inside = "cuda:0" if device.startswith("cuda") else "cpu"
     return config.model_copy(update={"training": config.training.model_copy(update={"device": inside})})
 
@@ -220,20 +220,20 @@ def _first_line(error: Exception) -> str:
 
 
 def _quiet_environment() -> None:
-    """Ray reads its switches from the environment; what the user has set stays."""
+    """Turn off usage reports and warnings in Ray's environment variables, unless the user has set them."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its change announces itself at every start
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # unset, Ray prints a warning at every start
 
 
 def loopback_environment() -> None:
-    """Have what is started of Ray from here listen on loopback only, and refuse strangers.
+    """Set the environment variables that make a local Ray listen on loopback only and require a token.
 
     Raises:
-        ExecutorError: Ray has been imported without that.
+        ExecutorError: Ray has already been imported without a token.
     """
     if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         raise ExecutorError(
-            "a local Ray needs its settings before Ray is imported: set RAY_AUTH_MODE=token, "
+            "Ray was imported before a local Ray could be configured; set RAY_AUTH_MODE=token, "
             "or join a running cluster by its address"
         )
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -244,7 +244,7 @@ def loopback_environment() -> None:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray replaces the handler of SIGTERM by one that ends the process on the spot; ours goes on to tidy up."""
+    """Restore this process's SIGTERM handler, which Ray replaces by one that exits without cleanup."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -255,7 +255,7 @@ def _own_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stderr_to_null() -> Iterator[None]:
-    """Ray's start-up prints past Python's streams; a failure still comes as an exception."""
+    """Discard what Ray's start-up writes to file descriptor 2; failures still raise exceptions."""
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)

@@ -1,4 +1,4 @@
-"""Metrics of a sweep on a Ray cluster: each node serves them to Prometheus, with ``ray_`` before their names."""
+"""Metrics of a sweep on a Ray cluster, which nodes export to Prometheus with the prefix ``ray_``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _LABELS = ("sweep_id", "sweep")
 
 
 class Meter:
-    """Tells Ray how far a sweep is. Ray forgets the sweep with the process that runs it, so labels do not pile up.
+    """The Ray metrics of one sweep. Ray drops them with this process, so labels do not accumulate.
 
-    Counters count what this process has seen, as Prometheus expects: a resumed sweep begins at 0 again.
+    Counters count the work of this process, as Prometheus expects: they start at 0 again in a resumed sweep.
     """
 
     def __init__(self, sweep_id: str, name: str) -> None:
-        """Ray is started."""
+        """Create the metrics. Ray must have been started."""
         labels = {"sweep_id": sweep_id, "sweep": name}
         self._counters = {
             "computed": Counter("sweeps_trials_computed", "Trials computed and stored.", _LABELS),
@@ -29,19 +29,19 @@ class Meter:
         self._gauges = {
             "to_compute": Gauge("sweeps_trials_planned", "Trials of the sweep.", _LABELS),
             "shards_in_flight": Gauge("sweeps_shards_in_flight", "Shards submitted and not finished.", _LABELS),
-            "lag": Gauge("sweeps_tracking_lag_trials", "Trials computed that are not in MLflow yet.", _LABELS),
+            "lag": Gauge("sweeps_tracking_lag_trials", "Computed trials that are not in MLflow yet.", _LABELS),
         }
         for metric in (*self._counters.values(), *self._gauges.values()):
             metric.set_default_tags(labels)
         self._before: Counts | None = None
 
     def __call__(self, counts: Counts) -> None:
-        """Tell Ray."""
+        """Update the metrics."""
         for name, counter in self._counters.items():
-            # The first look is where the sweep starts from: what earlier turns have done is not this process's.
+            # The first counts include the work of earlier processes.
             more = getattr(counts, name) - getattr(self._before, name) if self._before else 0
             if more > 0:
                 counter.inc(more)
-        for name, gauge in self._gauges.items():  # also what is as it was: Ray forgets a gauge that nobody sets
+        for name, gauge in self._gauges.items():  # even if unchanged, because Ray drops gauges that are not set
             gauge.set(getattr(counts, name))
         self._before = counts

@@ -1,4 +1,4 @@
-"""Probe: whether a Ray is there and lets us in, told in a line within seconds; Ray itself would wait for minutes."""
+"""A check that a Ray cluster is reachable and accepts the token, within seconds; Ray itself would wait for minutes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from sweeps.errors import ExecutorError
 
 _PROBE_SECONDS = 10.0
 _CONNECT_SECONDS = 1.0
-# Any Ray refuses strangers before it looks at what they ask for; a client's server does not know this call.
+# Ray checks the token before it looks at the call, which a Ray client server does not implement.
 _CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 
 
 def probe(address: str) -> None:
-    """Try the head of a cluster.
+    """Check that the head of a cluster accepts this process.
 
     Args:
-        address: ``auto``, which Ray knows best, ``HOST:PORT`` or ``ray://HOST:PORT``.
+        address: ``HOST:PORT`` or ``ray://HOST:PORT``; ``auto`` is not checked.
 
     Raises:
-        ExecutorError: it is no address, nobody answers there, or not as Ray does, or the token is not the right one.
+        ExecutorError: the address is invalid, no Ray answers there, or the token is wrong.
     """
     if address == "auto":
         return
@@ -33,7 +33,7 @@ def probe(address: str) -> None:
 
 
 def answers(address: str) -> bool:
-    """Whether somebody takes connections at ``HOST:PORT`` or ``ray://HOST:PORT``."""
+    """Return whether ``HOST:PORT`` or ``ray://HOST:PORT`` accepts connections."""
     try:
         socket.create_connection(_host_and_port(address), timeout=_CONNECT_SECONDS).close()
     except OSError:
@@ -44,14 +44,14 @@ def answers(address: str) -> bool:
 def _host_and_port(address: str) -> tuple[str, int]:
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
-        raise ExecutorError(f"Ray address {address!r}: auto, HOST:PORT or ray://HOST:PORT is needed")
+        raise ExecutorError(f"Ray address {address!r}: must be auto, HOST:PORT or ray://HOST:PORT")
     return host, int(port)
 
 
 def _objection(head: str) -> str | None:
-    """Why a head would not let us in; None if it would."""
+    """Return the reason why a head rejects this process; None if it accepts it."""
     import grpc
-    from ray._private.grpc_utils import init_grpc_channel  # with the token and certificates that Ray is to use
+    from ray._private.grpc_utils import init_grpc_channel  # uses Ray's token and certificates
 
     channel = init_grpc_channel(head)
     try:
@@ -59,9 +59,9 @@ def _objection(head: str) -> str | None:
     except grpc.RpcError as error:
         match error.code():
             case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
-                return "it asks for another token (RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)"
+                return "wrong or missing token (set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)"
             case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.UNAVAILABLE:
-                return f"it takes connections, but has not answered as Ray does within {_PROBE_SECONDS:.0f} s"
+                return f"it accepts connections, but did not answer like Ray within {_PROBE_SECONDS:.0f} s"
     finally:
         channel.close()
     return None

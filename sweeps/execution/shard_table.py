@@ -1,4 +1,4 @@
-"""The shard table: a shard's trials as Arrow columns, with the shard file's metadata."""
+"""The shard table, which holds a shard's trials as Arrow columns, with the shard file's metadata."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sweeps.plan.prepared import PreparedSweep
 
 
 def recorded_steps(prepared: PreparedSweep) -> list[int]:
-    """The steps of a sweep's curves."""
+    """Return the steps at which a sweep's curves are recorded."""
     steps: list[int] = Recording(**prepared.config.record.model_dump()).steps(0, prepared.plan.steps).tolist()
     return steps
 
 
 def shard_metadata(prepared: PreparedSweep, kernel: str, device: str) -> dict[str, str]:
-    """What a shard file says of itself."""
+    """Return the metadata of a shard file."""
     return {
         "steps": json.dumps(recorded_steps(prepared)),
         "parameters": json.dumps(prepared.plan.parameter_names),
@@ -32,6 +32,7 @@ def shard_metadata(prepared: PreparedSweep, kernel: str, device: str) -> dict[st
 
 
 def shard_table(prepared: PreparedSweep, trials: Trials, trajectories: Trajectories, verdicts: Judgement) -> pa.Table:
+    """Return the table of a shard: one row per trial, with its settings, verdict, final parameters and curves."""
     names = trajectories.parameter_names
     radius = predicted_radius(prepared, trials)
     columns: dict[str, pa.Array] = {

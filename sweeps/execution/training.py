@@ -1,4 +1,4 @@
-"""Training: the engine called for trials of a plan, and their verdicts."""
+"""Training of a plan's trials by the engine, and their verdicts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sweeps.plan.prepared import PreparedSweep
 
 
 def train_table(prepared: PreparedSweep, trials: Trials, **changes: Any) -> pa.Table:
-    """Train some trials of the plan, judge them, and lay them out as a shard file; ``changes`` as in train_trials."""
+    """Train and judge trials, and return them as a shard's table; ``changes`` override arguments of sgdcore.train."""
     trajectories = train_trials(prepared, trials, **changes)
     verdicts = judge(trajectories, Thresholds(**prepared.config.verdict.model_dump()))
     return shard_table(prepared, trials, trajectories, verdicts)
 
 
 def train_trials(prepared: PreparedSweep, trials: Trials, **changes: Any) -> Trajectories:
-    """Train some trials of the plan; ``changes`` override arguments of sgdcore.train."""
+    """Train trials of the plan; ``changes`` override arguments of sgdcore.train."""
     training, record = prepared.config.training, prepared.config.record
     arguments: dict[str, Any] = {
         "epochs": training.epochs,
@@ -40,7 +40,7 @@ def train_trials(prepared: PreparedSweep, trials: Trials, **changes: Any) -> Tra
 
 
 def start_values(prepared: PreparedSweep, trials: Trials) -> NDArray[np.float64]:
-    """(T, P): the given start values, and where none is given those of the model's own initialisation."""
+    """Return the (T, P) start values, with those of the model's own initialisation for unset ones."""
     if not prepared.plan.starts:
         return prepared.task.initial_params(trials.seed, prepared.config.training.dtype)
     start = trials.start.copy()

@@ -1,4 +1,4 @@
-"""run_shard(): trains one shard's trials and lays the result out as an Arrow table; sees neither Ray nor MLflow."""
+"""The function that workers run: train a shard and return it as an Arrow table, independent of Ray and MLflow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sweeps.plan.shards import Shard, ShardFailure, ShardResult, ShardStored
 
 
 def run_shard(prepared: PreparedSweep, shard: Shard) -> ShardResult | ShardStored | ShardFailure:
-    """Train the shard's trials, and store them where workers do. An exception is part of the result: others go on."""
+    """Train a shard, and store it if workers do. Return an exception as a ShardFailure, so that others continue."""
     began = time.perf_counter()
     try:
         with one_thread():
@@ -28,7 +28,7 @@ def run_shard(prepared: PreparedSweep, shard: Shard) -> ShardResult | ShardStore
 
 
 def _stored(prepared: PreparedSweep, result: ShardResult) -> ShardResult | ShardStored:
-    """The shard is stored here, if it is whole; what cannot be stored from here travels on, with the reason."""
+    """Store a complete shard if workers do. Return its table if it was not stored, with the reason."""
     if prepared.shard_writer is None or result.shard.rows is not None:
         return result
     try:

@@ -197,7 +197,7 @@ def test_an_address_where_nobody_speaks(scheme: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ray_probe, "_PROBE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"{scheme}127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(ExecutorError, match="it takes connections, but has not answered as Ray does"):
+        with pytest.raises(ExecutorError, match="it accepts connections, but did not answer like Ray"):
             RayExecutor(address).start()
 
 
@@ -209,7 +209,7 @@ def test_a_token_that_is_not_the_clusters(ray_executor: RayExecutor) -> None:
     script = f"from sweeps.execution.ray_probe import probe; probe({address!r})"
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert f"ExecutorError: Ray at {address} cannot be joined: it asks for another token" in done.stderr
+    assert f"ExecutorError: Ray at {address} cannot be joined: wrong or missing token" in done.stderr
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -262,7 +262,7 @@ def assert_one_gpu_each(executor: RayExecutor, make_prepared: MakePrepared, fold
     assert [type(result) for result in results] == [ShardResult] * 12
     assert {path.name.partition(" ")[2] for path in folder.iterdir()} <= {"0", "1"}
     executor.check("cuda")
-    with pytest.raises(ExecutorError, match="ask for cuda, not for cuda:0"):
+    with pytest.raises(ExecutorError, match="given cuda:0; on Ray use cuda"):
         executor.check("cuda:0")
     prepared = make_prepared(training={"epochs": 1, "device": "cuda"})
     for result in executor.run(prepared, prepared.plan.shards()):

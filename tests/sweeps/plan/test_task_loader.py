@@ -63,13 +63,13 @@ def test_tables_are_read_as_pandas_reads_them(tmp_path: Path, kind: str) -> None
         ("x,y\n1,2,3\n4,5,6\n", r"cannot be read as csv"),
         ("", r"cannot be read as csv"),
         ('x,y\n"1,2\n', r"cannot be read as csv"),
-        ("x,y\n", r"needs samples"),
+        ("x,y\n", r"need at least one sample"),
         ("x,y\n1,\0\n2,3\n", r"line 2, column 'y': the value is '\\x00', not a finite number"),
         ("x,y\n1," + "9" * 1_000_000 + "\n", r"column 'y': .*9{30,60}\.\.\."),
         ("x,y\n" + "9" * 400 + ",1\n", r"column 'x' has values that are not numbers"),
         ("x\x1b[31m,z\n1,2\n", r"no column 'y'; its columns are x\\x1b\[31m, z"),
         ('"x\nx",z\n1,2\n', r"no column 'y'; its columns are x\\nx, z"),
-        ("a" * 1_000_000 + ",z\n1,2\n", r"its columns: a{57}\.\.\., z"),
+        ("a" * 1_000_000 + ",z\n1,2\n", r"its columns are a{57}\.\.\., z"),
         ("x,y\n1e308,1\n", r"finite in float32"),
     ],
     ids=[
@@ -203,7 +203,7 @@ def test_large_files_are_refused_before_they_are_read(
 def test_dates_are_no_numbers(tmp_path: Path) -> None:
     table = pd.DataFrame({"x": pd.to_datetime(["2026-01-01", "2026-01-02"]), "y": [1.0, 2.0]})
     table.to_parquet(tmp_path / "d.parquet")
-    with pytest.raises(DataError, match=r"column 'x' holds datetime64"):
+    with pytest.raises(DataError, match=r"column 'x' has datetime64"):
         dataset_of({"kind": "parquet", "path": "d.parquet", "target": "y"}, tmp_path)
 
 
