@@ -44,9 +44,9 @@ def change(uri: str, statement: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
-        ("http://127.0.0.1:5000", "the tracking URI is not one's"),
-        ("databricks", "the tracking URI is not one's"),
-        ("file:///tmp/mlruns", "the tracking URI is not one's"),
+        ("http://127.0.0.1:5000", "the tracking URI is not that of one"),
+        ("databricks", "the tracking URI is not that of one"),
+        ("file:///tmp/mlruns", "the tracking URI is not that of one"),
         ("postgresql+pg8000://me@host/db", "the bulk writer supports PostgreSQL with psycopg, not with pg8000"),
         ("mysql+pymysql://me@host/db", "the bulk writer supports SQLite and PostgreSQL, not mysql"),
         ("sqlite:////tmp/x.db?timeout=1", "the bulk writer does not support SQLite URIs with options"),
@@ -64,7 +64,7 @@ def test_without_psycopg_it_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "psycopg", None)
     choice = choose("postgresql+psycopg2://me@host/db", "auto")
     assert choice.name == "client"
-    assert choice.reason.endswith("which is not installed: pip install 'sgd-sweeps[postgres]'")
+    assert choice.reason.endswith("the bulk writer needs psycopg for PostgreSQL: pip install 'sgd-sweeps[postgres]'")
     with pytest.raises(TrackingError, match=r"cannot be opened: .*psycopg.*; pip install 'sgd-sweeps\[postgres\]'$"):
         MlflowTracker("postgresql+psycopg://me@host/db").check()
 
@@ -78,8 +78,8 @@ def test_options_that_psycopg_does_not_know_are_no_error(postgres: Cluster) -> N
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [
-        ("UPDATE alembic_version SET version_num = 'older'", "schema older, the installed MLflow has"),
-        ("DROP TABLE alembic_version", "the database has no tables of MLflow's"),
+        ("UPDATE alembic_version SET version_num = 'older'", "schema older, the installed MLflow needs"),
+        ("DROP TABLE alembic_version", "the database has no MLflow tables"),
         ("ALTER TABLE metrics ADD COLUMN unit TEXT", "tables are not as tested"),
         ("DROP INDEX index_metrics_run_uuid", "tables are not as tested"),
         ("CREATE UNIQUE INDEX i ON runs (name)", "tables are not as tested"),
@@ -108,7 +108,7 @@ def test_a_version_of_mlflow_that_was_not_tested_is_tried_first(uri: str, monkey
     monkeypatch.setattr(writer_choice, "TESTED_MLFLOW", ())
     choice = choose(uri, "auto")
     assert choice.name == "bulk"
-    assert "tried on a scratch database" in choice.reason
+    assert "tested on a scratch database" in choice.reason
     assert rows(opened(uri)) == before
 
     def local(*arguments: Any) -> RunRows:
