@@ -19,7 +19,7 @@ from sweeps.text.formatting import heading
 
 _FINISHED = ("computed", "logged", "reported")
 _SECONDS = 5
-_MOST_ROWS = 200  # of the table
+_MOST_ROWS = 200  # in the table
 
 
 def layout() -> list[Any]:

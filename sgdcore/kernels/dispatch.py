@@ -12,7 +12,7 @@ from sgdcore.tasks.networks import MlpModel
 from sgdcore.tasks.task import Task
 
 KERNELS = ("numba", "triton", "torch", "reference")
-MOST_PARAMETERS = 16  # of the triton kernel: limited by the registers of a thread
+MOST_PARAMETERS = 16  # limit of the triton kernel: a trial must fit in a thread's registers
 PERCEPTRON_ACTIVATIONS = ("relu", "tanh", "sigmoid", "silu")  # supported by the numba kernel
 PERCEPTRON_PARAMETERS = 1 << 17  # beyond it, tiles exceed the caches and the torch kernel is faster
 

@@ -13,7 +13,7 @@ import numpy as np
 from sgdcore.kernels.simd.lanes import GROUP, compiled, load, load_double, splat, store, transposed
 from sgdcore.trajectories import NEVER
 
-SNAPSHOT_BYTES = 1 << 18  # that a tile collects
+SNAPSHOT_BYTES = 1 << 18  # bytes of snapshots that a tile collects
 SQUARE = 8  # size of the blocks of trials and points that are transposed: vectors of float64
 
 

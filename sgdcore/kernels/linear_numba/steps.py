@@ -62,8 +62,8 @@ PARTS = 2  # parts of the lanes that are unrolled together
 VECTORS = ((2, 3), (4, 2), (FEW, 1), (np.inf, 2)) if REGISTERS >= 32 else ((2, 2), (FEW, 1), (np.inf, 2))
 BLOCK = 4  # rows or parameters processed together in larger models
 COLUMNS = 4  # rows of ``fixed`` that hold hyperparameters
-TILE_BYTES = 24_000  # target size of a tile with the arrays around it,
-ROWS = 8  # which together have this many rows per parameter
+TILE_BYTES = 24_000  # target size of a tile with the arrays around it
+ROWS = 8  # rows per parameter in a tile with the arrays around it
 MOST_LANES = 512
 FIXED = COLUMNS + 2 * BLOCK  # rows of ``fixed`` apart from P for signs and P for intermediate residuals and gradients
 TRIANGLE, RECTANGLE = 0, 3  # forms of a batch of more than two samples
@@ -83,7 +83,7 @@ class Form:
     features: int
     bias: bool
     batch: int  # samples in a batch, 1 or 2; for more: 0 for triangles, RECTANGLE for the samples themselves
-    rows: int = 0  # of a triangle or rectangle
+    rows: int = 0  # rows of a triangle or rectangle
 
     @property
     def parameters(self) -> int:
