@@ -91,18 +91,18 @@ def test_a_shard_that_was_read_is_stored_with_the_same_bytes(store: Store, name:
 SHARDS = """
 import sys
 from pathlib import Path
-from sweeps.config.schema import parse
+from sweeps.config.loader import parse
 from sweeps.execution.worker import run_shard
-from sweeps.pipeline.run import prepare
+from sweeps.plan.prepared import prepare
 from sweeps.store.sweep_files import SweepFiles
 from tests.support.documents import document
 files = SweepFiles(Path(sys.argv[1]))
 files.shards.folder.mkdir(parents=True)
-work = prepare(parse(document(
+prepared = prepare(parse(document(
     task={"dataset": {"kind": "linear", "n": 96, "d": 48}}, training={"epochs": 1, "batch_size": 16},
     parameters={"lr": {"min": 0.001, "max": 0.5, "count": 8}}, execution={"trials_per_shard": 8},
 ), "test.yaml"))
-files.shards.write(run_shard(work, work.plan.shards()[0]))
+files.shards.write(run_shard(prepared, prepared.plan.shards()[0]))
 """
 
 
