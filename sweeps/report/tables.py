@@ -56,7 +56,7 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
     )
     found = [
         Table("expected", "Expected results", expected_note(expected), expected_table(expected)),
-        Table("stages", "Stages", f"best: the least {heading(results.config.metric.name)}", stage_summary(results)),
+        Table("stages", "Stages", f"best: the lowest {heading(results.config.metric.name)}", stage_summary(results)),
         Table("verdicts", "Verdicts", "", verdict_counts(results)),
         Table(
             "best",

@@ -1,4 +1,4 @@
-"""Stages: how many trials each stage of a sweep has, and the best metric it found."""
+"""A summary of a sweep's stages: the number of trials and the best metric of each."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sweeps.results.results import Results
 
 
 def stage_summary(results: Results) -> pd.DataFrame:
-    """Return one row per stage; empty for a sweep of one stage.
+    """Return one row per stage; empty for a sweep with a single stage.
 
-    Columns: ``stage`` (from 1), ``trials`` that are planned, ``stored``, and ``best``, the least metric of its stored
-    trials that did not diverge.
+    Columns are ``stage`` (from 1), ``trials`` (planned), ``stored``, and ``best``: the lowest metric of the stage's
+    stored trials that did not diverge.
     """
     stages, metric = results.extent.stages, results.config.metric.name
     if len(stages) == 1:

@@ -43,7 +43,7 @@ class BulkWriter:
 
     Args:
         database: Database with MLflow's tables.
-        child_runs: What the child runs of the sweep share.
+        child_runs: Values shared by the sweep's child runs.
         client_writer: Writer that completes runs that an earlier client writer left unfinished.
     """
 

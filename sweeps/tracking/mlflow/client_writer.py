@@ -25,7 +25,7 @@ class ClientWriter:
 
     Args:
         client: MLflow's client.
-        child_runs: What the child runs of the sweep share.
+        child_runs: Values shared by the sweep's child runs.
         threads: Number of threads that log trials concurrently.
     """
 

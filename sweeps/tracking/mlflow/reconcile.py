@@ -41,7 +41,7 @@ def amend(client: MlflowClient, child_runs: ChildRuns, tables: Iterable[pa.Table
 
     Args:
         client: MLflow's client.
-        child_runs: What the child runs of the sweep share.
+        child_runs: Values shared by the sweep's child runs.
         tables: The trials that should have runs, with COLUMNS.
         last_step: Last step of the trials' curves.
     """

@@ -54,7 +54,7 @@ def run_rows(runs: TrialRuns, ids: list[str], child_runs: ChildRuns, began: int,
     Args:
         runs: The trials.
         ids: Their run ids.
-        child_runs: What the child runs of the sweep share.
+        child_runs: Values shared by the sweep's child runs.
         began: Start of logging, in milliseconds since 1970.
         ended: End of logging, in milliseconds since 1970.
     """
