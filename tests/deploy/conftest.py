@@ -102,6 +102,7 @@ def mlflow_server(cluster: Cluster, folder: Path, port: int) -> Part:
         "MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts"),
         "MLFLOW_SERVER_ALLOWED_HOSTS": "127.0.0.1:*",
         "PORT": str(port),
+        "WORKERS": "1",  # one starts sooner
     }
     ready = partial(answers, f"http://127.0.0.1:{port}/health")
     return Part([SERVICE / "mlflow" / "server.sh"], environment, folder / "mlflow.log", ready)
