@@ -49,14 +49,17 @@ def test_examples_run(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    heavy = "import sys, sweeps; print([m for m in ('torch', 'ray', 'mlflow', 'pandas', 'numpy', 'plotly') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True).stdout == "[]\n"
+    heavy = {"mlflow", "numpy", "pandas", "plotly", "ray", "torch"}
+    script = f"import sys, sweeps; print({heavy} & set(sys.modules))"
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"
+    )
 
 
 def test_a_sweep_is_planned_and_wrong_ones_refused(tmp_path: Path) -> None:
     config = sweeps.load_config(document())
     assert sweeps.plan(config).trials == 12
-    with pytest.raises(sweeps.ConfigError, match="lr: unknown key|missing"):
+    with pytest.raises(sweeps.ConfigError, match="unknown key"):
         sweeps.load_config({"lr": 1})
     with pytest.raises(sweeps.ConfigError, match="cannot be read"):
         sweeps.load_config(tmp_path / "nothing.yaml")

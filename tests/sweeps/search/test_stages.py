@@ -69,7 +69,7 @@ class Failing(InlineExecutor):
 
 
 def started(store: Store, prepared: PreparedSweep, sweep_id: str) -> SweepFiles:
-    return create(prepared, store, InlineExecutor(), Untracked(), sweep_id=sweep_id)
+    return create(prepared, store, InlineExecutor(), Untracked(), fresh=True, sweep_id=sweep_id)
 
 
 def swept(store: Store, prepared: PreparedSweep, sweep_id: str = "aa") -> SweepFiles:
