@@ -1,1 +1,1 @@
-"""The pipeline: create, run, resume and publish a sweep."""
+"""The pipeline, which creates, runs, resumes, logs and publishes sweeps."""

@@ -1,4 +1,4 @@
-"""The best trial's model: its parameters, what standardised its data, and what else a prediction takes."""
+"""The best trial's model: its parameters, the moments that standardised its data, and everything predictions need."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXAMPLE_ROWS = 5
 
 
 def best_model(files: SweepFiles, prepared: PreparedSweep, shard: int, trial: int) -> BestModel:
-    """The model of a stored trial that did not diverge."""
+    """Return the model of a stored trial, which must not have diverged."""
     table = files.shards.read(shard)
     table = table.filter(pc.equal(table["trial"], trial))
     [row] = table.select(["trial_id", "seed", *HYPERPARAMETERS]).to_pylist()
@@ -56,7 +56,7 @@ def best_model(files: SweepFiles, prepared: PreparedSweep, shard: int, trial: in
 
 
 def _code(factory: str) -> dict[str, Path]:
-    """The user's own Python files that a factory is imported from: its file, or all of its package."""
+    """Return the user's Python files that define a factory: its module, or all files of its package."""
     top = factory.partition(":")[0].partition(".")[0]
     found = importlib.util.find_spec(top)
     if found is None or _is_installed(top, found.origin):
@@ -72,7 +72,7 @@ def _code(factory: str) -> dict[str, Path]:
 
 
 def _is_installed(top: str, origin: str | None) -> bool:
-    """Whether a package comes from the package index, or with Python."""
+    """Return whether a package is installed or part of Python, and not the user's own file."""
     folders = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
     at = Path(origin).resolve() if origin else None
     return at is None or any(at.is_relative_to(Path(folder).resolve()) for folder in folders if top)
@@ -82,5 +82,5 @@ def _requirements(model: Any, kind: str) -> tuple[str, ...]:
     names = ["numpy", "pandas", *MODEL_KINDS[kind].packages]
     if isinstance(model, ModuleModel) and isinstance(model.factory, str) and not _code(model.factory):
         names += packages_distributions().get(model.factory.partition(":")[0].partition(".")[0], [])
-    # A build's own mark, as in 2.13.0+cpu, is not in the package index.
+    # Local version labels, as in 2.13.0+cpu, are not on the package index.
     return tuple(f"{name}=={version(name).partition('+')[0]}" for name in dict.fromkeys(names))

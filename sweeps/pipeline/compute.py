@@ -1,4 +1,4 @@
-"""Computing: run the missing shards of every stage, store them, and plan the stages that follow."""
+"""The computation of a sweep: run and store the missing shards of every stage, and plan the next stages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sweeps.tracking.policy import runs_wanted
 
 
 def compute(outcome: SweepOutcome, executor: Executor, progress: Progress, tracking: BackgroundTracking) -> None:
-    """Run a sweep to the end of its last stage, or of the first stage with a shard that could not be run."""
+    """Run a sweep to the end of its last stage, or of the first stage with a failed shard."""
     while True:
         with closing(_results(outcome, executor)) as results:
             _store(outcome, results, progress, tracking)
@@ -31,12 +31,12 @@ def compute(outcome: SweepOutcome, executor: Executor, progress: Progress, track
 
 def is_final_at_once(prepared: PreparedSweep) -> bool:
     """Return whether a shard's trials can be logged before all shards are stored."""
-    # The verdicts of other tasks are judged against the best of the sweep.
+    # The verdicts of other tasks depend on the best trial of the sweep.
     return prepared.config.tracking.trials == "all" and prepared.task.is_quadratic
 
 
 def _results(outcome: SweepOutcome, executor: Executor) -> Generator[ShardOutcome, None, None]:
-    """The missing shards as they come, computed or reused from earlier sweeps."""
+    """Return the results of the missing shards as they arrive, computed or reused from earlier sweeps."""
     files, prepared = outcome.files, outcome.prepared
     allowed = executor.on_cpu(prepared.config.training.device) and not files.manifest().get("fresh")
     earlier = Store.of(files).sweeps() if allowed else []
@@ -50,7 +50,7 @@ def _store(
     progress: Progress,
     tracking: BackgroundTracking,
 ) -> None:
-    """Store each shard as it comes, unless its worker has, and log it if its verdicts are final."""
+    """Store each shard that its worker has not stored, and log it if its verdicts are final."""
     files, at_once = outcome.files, is_final_at_once(outcome.prepared)
     for result in results:
         files.check_lease()
@@ -73,7 +73,7 @@ def _store(
 
 
 def _plan_next_stage(outcome: SweepOutcome, executor: Executor, progress: Progress) -> bool:
-    """Store the stage that follows the stored ones; returns whether there is one."""
+    """Plan and store the next stage. Return whether there is one."""
     files, prepared = outcome.files, outcome.prepared
     if files.planned().is_complete:
         return False

@@ -1,4 +1,4 @@
-"""Factories: the tracker and the executor that a command asks for."""
+"""Factories for the tracker and the executor of a command."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 def tracker_for(
     store: Store, uri: str | None, files: SweepFiles | None = None, database: str | None = None
 ) -> MlflowTracker:
-    """The tracker of a URI: by default where the sweep was tracked before, else the store's embedded MLflow.
+    """Return the tracker for a URI; by default for the sweep's earlier URI, else for the store's embedded MLflow.
 
     Args:
-        store: whose MLflow it is by default.
-        uri: where to.
-        files: the sweep, if it was tracked before.
-        database: the URI of the database behind the tracking server, or the variable that holds it, as $NAME; of no
-            use, and so not looked at, where there is no server.
+        store: the store whose embedded MLflow is the default.
+        uri: the tracking URI.
+        files: the sweep, if it was logged before.
+        database: the URI of the tracking server's database, or $NAME of a variable that holds it; ignored if ``uri``
+            is not a server.
 
     Raises:
-        TrackingError: the sweep was tracked at a URI with a password, which is not kept; or there is no such variable,
-            or no such URI in it; or the store has no MLflow of its own, and none is named.
+        TrackingError: the earlier URI had a password, which is not stored; the database's variable is not set or holds
+            no database URI; or a shared store, which has no embedded MLflow, is used without a URI.
     """
     from sweeps.tracking.mlflow.tracker import MlflowTracker
 
@@ -38,7 +38,7 @@ def tracker_for(
     own = None if store.is_shared else redact_uri(store.tracking_uri)
     if uri is None and known not in (None, own):
         if REDACTED in known:
-            raise TrackingError(f"the sweep is tracked at {known}: pass it again with its password (--tracking-uri)")
+            raise TrackingError(f"the sweep is logged to {known}; pass this URI with its password as --tracking-uri")
         uri = known
     if uri is None:
         return MlflowTracker(store.tracking_uri, store.artifacts)
@@ -46,22 +46,22 @@ def tracker_for(
 
 
 def database_uri(given: str) -> str:
-    """The URI of a database: as given, or what the variable holds whose name is given as $NAME.
+    """Return the URI of a database, given as such or as $NAME of a variable that holds it.
 
     Raises:
-        TrackingError: there is no such variable, or no such URI in it.
+        TrackingError: the variable is not set, or the value is not a database URI.
     """
     name = given.removeprefix("$")
     uri = given if name == given else os.environ.get(name)
     if not uri:
         raise TrackingError(f"tracking.database: the environment variable {name} is not set")
     if not re.match(r"(postgresql|sqlite)(\+\w+)?://", uri):
-        raise TrackingError("tracking.database: a postgresql:// or sqlite:/// URI is needed")
+        raise TrackingError("tracking.database: must be a postgresql:// or sqlite:/// URI")
     return uri
 
 
 def executor_for(kind: str, address: str | None) -> Executor:
-    """The executor of a name."""
+    """Return the executor with this name, ``inline`` or ``ray``."""
     if kind == "inline":
         from sweeps.execution.inline import InlineExecutor
 

@@ -1,4 +1,4 @@
-"""The manifest: what plan.json says of a sweep."""
+"""The manifest of a sweep, stored as plan.json."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def make_manifest(prepared: PreparedSweep, sweep_id: str, fresh: bool) -> dict[str, Any]:
+    """Return the content of plan.json: counts, digests, the data's shape and the versions of packages."""
     packages = ("numpy", "numba", "torch", "ray", "mlflow", "pyarrow")
     return {
         "sweep_id": sweep_id,

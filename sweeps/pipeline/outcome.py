@@ -1,4 +1,4 @@
-"""The outcome of a sweep: what was done, what is missing, and why."""
+"""The outcome of a sweep: what was computed and logged, what is missing, and why."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 @dataclass
 class SweepOutcome:
-    """How a sweep went."""
+    """The outcome of a sweep."""
 
     files: SweepFiles
     prepared: PreparedSweep
     failed_trials: int = 0
     reused: Counter[str] = field(default_factory=Counter)  # trials taken from earlier sweeps, by sweep id
-    unstored: Counter[str] = field(default_factory=Counter)  # trials that workers could not store themselves, by reason
-    unlogged_trials: int = 0  # that are to be in MLflow and are not
+    unstored: Counter[str] = field(default_factory=Counter)  # trials that workers could not store, by reason
+    unlogged_trials: int = 0  # trials that should be in MLflow but are not
     tracking_error: Exception | None = None
     tracking: dict[str, Any] = field(default_factory=dict)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user stopped the sweep; what was done is kept."""
+    """The user interrupted the sweep; finished shards are in the store."""
 
     def __init__(self, outcome: SweepOutcome) -> None:
-        """Carries what there is."""
+        """Keep the outcome so far."""
         super().__init__()
         self.outcome = outcome

@@ -1,4 +1,4 @@
-"""publish(): close a sweep's parent run with its totals, model, page and files."""
+"""Publishing of a sweep: close its parent run in MLflow with totals, model, page and files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 
 def publish(outcome: SweepOutcome, tracker: Tracker, results: Results | None = None) -> None:
-    """Close the sweep's parent run: counts, the best trial and its model, a page to look at, shards and report.
+    """Close the sweep's parent run: log counts, the best trial and its model, a page, the shards and the report.
+
+    A tracking error is recorded in the outcome, not raised.
 
     Args:
-        outcome: of the sweep, all of whose trials are logged.
-        tracker: where to.
-        results: the sweep's, where somebody has them already.
+        outcome: the outcome of a sweep whose trials are all logged.
+        tracker: the tracker.
+        results: the sweep's results, if they are already loaded.
     """
     from sweeps.report.run_page import run_page
     from sweeps.results.results import load_results as load_results
@@ -37,7 +39,7 @@ def publish(outcome: SweepOutcome, tracker: Tracker, results: Results | None = N
         model = _log_best_model(outcome, tracker, best) if prepared.config.tracking.model == "best" else None
         page = run_page(results or load_results(files), tracker, outcome.tracking, model)
         tracker.finish(sweep, metrics, tags, complete, page)
-    except Exception as error:  # noqa: BLE001 - as in the pipeline: the result is in the store, resume logs it
+    except Exception as error:  # noqa: BLE001 - the results are in the store, and resume logs the rest
         outcome.tracking_error = error
         return
     outcome.tracking["complete"] = complete
@@ -45,7 +47,7 @@ def publish(outcome: SweepOutcome, tracker: Tracker, results: Results | None = N
 
 
 def _log_best_model(outcome: SweepOutcome, tracker: Tracker, best: dict[int, list[int]]) -> ModelPlace | None:
-    """Log the best trial's model, if all trials but those that were given up say which it is."""
+    """Log the best trial's model. Return its place; None if no trial is best."""
     from sweeps.pipeline.best_model import best_model
 
     files, prepared = outcome.files, outcome.prepared

@@ -1,4 +1,4 @@
-"""Identity: a sweep that is asked for by its id, so that asking twice makes one sweep; and the tags that it bears."""
+"""Ids and tags of sweeps: checks that let a command with the same ``--id`` resume its sweep."""
 
 from __future__ import annotations
 
@@ -13,34 +13,38 @@ from sweeps.text.redact import redact_uri
 from sweeps.text.sanitize import acts
 
 MAX_TAGS, MAX_TAG_VALUE = 50, 500
-_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/ ]{0,99}")  # what MLflow takes in a tag's name
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/ ]{0,99}")  # allowed by MLflow in the name of a tag
 
 
 def check_id(sweep_id: str) -> None:
-    """Whether a sweep can have this id.
+    """Check that a sweep id is valid.
 
     Raises:
-        InputError: it cannot.
+        InputError: it is not.
     """
     if not SWEEP_ID.fullmatch(sweep_id):
-        raise InputError(f"--id {shown(sweep_id)}: 1 to 32 hexadecimal digits are needed, in lower case")
+        raise InputError(f"--id {shown(sweep_id)}: must be 1 to 32 lower-case hexadecimal digits")
 
 
 def tags_of(given: list[str] | None) -> dict[str, str]:
-    """Tags from KEY=VALUE; passwords in URIs are not kept.
+    """Parse tags given as KEY=VALUE, and redact passwords in URIs.
 
     Raises:
-        InputError: one is not of that form, or there are too many.
+        InputError: a tag is invalid or duplicated, or there are too many.
     """
     tags: dict[str, str] = {}
     for tag in given or []:
         key, equals, value = tag.partition("=")
         if not equals or not _KEY.fullmatch(key):
-            raise InputError(f"--tag {shown(tag)}: KEY=VALUE is needed; a key has letters, digits and _ . - / only")
+            raise InputError(
+                f"--tag {shown(tag)}: must be KEY=VALUE; keys can have letters, digits, spaces and _ . - /"
+            )
         if len(value) > MAX_TAG_VALUE or any(map(acts, value)):
-            raise InputError(f"--tag {key}: at most {MAX_TAG_VALUE} characters, none of control, are needed as value")
+            raise InputError(
+                f"--tag {key}: the value must have at most {MAX_TAG_VALUE} characters and no control characters"
+            )
         if key in tags:
-            raise InputError(f"--tag {key}: stands twice")
+            raise InputError(f"--tag {key}: is given twice")
         tags[key] = redact_uri(value)
     if len(tags) > MAX_TAGS:
         raise InputError(f"--tag: at most {MAX_TAGS} tags are allowed")
@@ -48,26 +52,26 @@ def tags_of(given: list[str] | None) -> dict[str, str]:
 
 
 def check_same(files: SweepFiles, prepared: PreparedSweep) -> None:
-    """Whether a stored sweep is the one that this work would make: the same config and data.
+    """Check that a stored sweep has the same config and data as a prepared one.
 
     Raises:
-        StoreError: its config or plan cannot be read.
-        ConfigError: it is another one.
+        StoreError: the stored config or plan cannot be read.
+        ConfigError: the config or the data differs.
     """
     stored = strict_yaml.read(files.config_yaml(), files.config_location)
-    asked = strict_yaml.read(prepared.config.to_yaml(), "config")
-    differing = [key for key in {**stored, **asked} if stored.get(key) != asked.get(key)]
+    given = strict_yaml.read(prepared.config.to_yaml(), "config")
+    differing = [key for key in {**stored, **given} if stored.get(key) != given.get(key)]
     if not differing and files.manifest().get("context") != prepared.plan.context:
         differing = ["the data"]
     if differing:
         raise ConfigError(
             f"sweep {files.sweep_id}",
-            [f"the store holds it already, as another sweep: not the same are {', '.join(differing)}; take another id"],
+            [f"exists already with another config: {', '.join(differing)} differ; choose another id"],
         )
 
 
 def is_whole(files: SweepFiles, tracking_uri: str) -> bool:
-    """Whether nothing of a sweep is left to compute, to log there, or to report."""
+    """Return whether a sweep is computed, logged to this URI and reported completely."""
     logged = any(place["uri"] == tracking_uri and place.get("complete") for place in files.tracking_record.places())
     planned = files.planned()
     computed = planned.is_complete and len(files.shards.done()) == planned.shards

@@ -1,12 +1,12 @@
-"""Reuse: trials that earlier sweeps of the store have are taken from there, and only the others are computed.
+"""Reuse of trials that earlier sweeps of the store have computed.
 
-A trial's id is a hash of what defines it, and a linear model's trial has the same bits in whatever pack it is trained:
-a sweep with reused trials has the very shards of one that computed them all. Not reused are networks: their last bits
-depend on the trials that are trained beside them, their verdicts on the best of their sweep; what a GPU has trained or
-would train; and what another version, other thresholds or other recorded steps gave (see :func:`results_key`).
+A trial's id is a hash of everything that defines it, and a linear model's trial has the same bits in any pack, so a
+sweep with reused trials has the same shards as one that computed them all. Networks are not reused, because their last
+bits depend on the trials that are trained with them, and their verdicts on the best of their sweep. Trials on GPUs, and
+results of other versions, thresholds or recorded steps (see :func:`results_key`), are not reused either.
 
-Earlier sweeps are looked up by the first 64 bits of the ids, sorted: 16 bytes a trial, of one sweep after the other and
-only until a shard's trials are all found. The whole ids are compared when the rows are read.
+Trials are looked up by the sorted first 64 bits of their ids, which take 16 bytes per trial, in one sweep after the
+other until all trials of a shard are found. The full ids are compared when the rows are read.
 """
 
 from __future__ import annotations
@@ -33,15 +33,14 @@ from sweeps.plan.shards import Shard, ShardResult, Shards
 from sweeps.store.store import SweepFiles
 from sweeps.version import __version__
 
-_PACKAGES = ("numpy", "numba", "torch")  # that a trial's bits may depend on
-_MOST_POOR_SOURCES = (
-    16  # of a shard: earlier shards of which few rows are wanted; reading more costs as much as training
-)
+_PACKAGES = ("numpy", "numba", "torch")  # packages that can change a trial's bits
+# Earlier shards to read for only a few rows of a shard; reading more would cost as much as training.
+_MOST_POOR_SOURCES = 16
 _POOR = 1 / 16
 
 
 def results_key(prepared: PreparedSweep) -> str | None:
-    """A hash of all that a row of a shard depends on besides its trial's id; None where rows cannot be reused."""
+    """Return a hash of everything that a row depends on besides its trial's id; None if rows cannot be reused."""
     if not prepared.task.is_quadratic:
         return None
     document = {
@@ -55,19 +54,19 @@ def results_key(prepared: PreparedSweep) -> str | None:
 
 
 class ReusableTrials:
-    """The earlier sweeps that a sweep may take trials from.
+    """The trials of earlier sweeps that a sweep can reuse.
 
     Args:
         prepared: the sweep.
-        files: its files.
-        earlier: the sweeps it may take trials from.
-        reused: counts the trials taken, by sweep id; updated.
+        files: the sweep's files.
+        earlier: the sweeps to reuse trials from.
+        reused: the number of reused trials by sweep id; updated.
     """
 
     def __init__(
         self, prepared: PreparedSweep, files: SweepFiles, earlier: Iterable[SweepFiles], reused: Counter[str]
     ) -> None:
-        """Read the manifests of the earlier sweeps, and no more."""
+        """Read the manifests of the earlier sweeps, but no shards."""
         self.reused = reused
         self._prepared = prepared
         self._held: dict[int, pa.Table] = {}  # rows of shards whose other trials are being computed
@@ -81,21 +80,21 @@ class ReusableTrials:
             self._sources = []
 
     def run(self, executor: Executor, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
-        """As Executor.run(), but for the trials that earlier sweeps have; shards that they have whole come first."""
-        lacking: Iterable[Shard] = shards
+        """Run shards as Executor.run() does, without the reused trials. Completely reused shards are yielded first."""
+        missing: Iterable[Shard] = shards
         if self._sources:
-            lacking = []
+            missing = []
             for shard in shards:
                 if (table := self._whole(shard)) is not None:
                     yield ShardResult(shard, table, 0.0)
                 else:
-                    lacking.append(shard)
-        with closing(executor.run(self._prepared, map(self._rest, lacking))) as results:
+                    missing.append(shard)
+        with closing(executor.run(self._prepared, map(self._rest, missing))) as results:
             for result in results:
                 yield self._completed(result)
 
     def _whole(self, shard: Shard) -> pa.Table | None:
-        """A shard of earlier trials only."""
+        """Return a shard's table if earlier sweeps have all of its trials, else None."""
         ids = self._ids(shard)
         parts = self._parts(ids)
         if sum(len(part.ours) for part in parts) < len(shard):
@@ -106,7 +105,7 @@ class ReusableTrials:
         return _joined([table])
 
     def _rest(self, shard: Shard) -> Shard:
-        """The shard, with the rows that no earlier sweep has."""
+        """Return the shard restricted to the rows that no earlier sweep has."""
         if not self._sources:
             return shard
         ids = self._ids(shard)
@@ -130,7 +129,7 @@ class ReusableTrials:
         return self._prepared.plan.ids(self._prepared.plan.trials(shard.start, shard.stop))
 
     def _parts(self, ids: list[str]) -> list[_Part]:
-        """Where to find which of the trials, as far as it pays."""
+        """Return the earlier shards that have some of the trials, without those that are not worth reading."""
         parts: list[_Part] = []
         wanted, rows = _prefixes(ids), np.arange(len(ids))
         for source in self._sources:
@@ -145,13 +144,13 @@ class ReusableTrials:
         return parts
 
     def _read(self, shard: Shard, ids: list[str], parts: list[_Part]) -> pa.Table | None:
-        """The rows as those of this sweep, counted; None where there are none."""
+        """Return the reusable rows, renumbered for this sweep, and count them; None if there are none."""
         tables = []
         for part in parts:
             try:
                 table = part.files.shards.read(part.index)
             except StoreError:
-                continue  # damaged or gone: told to whoever looks at that sweep; this one computes the trials
+                continue  # damaged or removed: this sweep computes the trials
             numbers = table["trial"].to_numpy()
             places = np.minimum(np.searchsorted(numbers, part.theirs), len(numbers) - 1)
             found = table.take(places)
@@ -164,16 +163,16 @@ class ReusableTrials:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Trials of a shard that an earlier shard holds."""
+    """Trials of a shard that are also in an earlier shard."""
 
     files: SweepFiles
-    index: int  # of the earlier shard
+    index: int  # index of the earlier shard
     ours: NDArray[np.int64]  # rows of the shard
-    theirs: NDArray[np.int64]  # their numbers in the earlier sweep
+    theirs: NDArray[np.int64]  # trial numbers in the earlier sweep
 
 
 class _Source:
-    """An earlier sweep."""
+    """An earlier sweep, with an index of its trials."""
 
     def __init__(self, files: SweepFiles, metadata: dict[str, str]) -> None:
         self._files = files
@@ -183,7 +182,7 @@ class _Source:
         self._shards = Shards(tuple((stage.trials, stage.trials_per_shard) for stage in stages))
 
     def parts(self, wanted: NDArray[np.uint64], rows: NDArray[np.int64]) -> list[_Part]:
-        """Where the trials of these prefixes are, those that are there."""
+        """Return the shards of this sweep that have trials with these id prefixes."""
         prefixes, numbers = self._index
         places = np.minimum(np.searchsorted(prefixes, wanted), max(len(prefixes) - 1, 0))
         there = prefixes[places] == wanted if len(prefixes) else np.zeros(len(wanted), np.bool_)
@@ -196,7 +195,7 @@ class _Source:
 
     @cached_property
     def _index(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """Sorted prefixes of the ids, and the trials' numbers."""
+        """The sorted prefixes of the ids, and the trials' numbers in that order."""
         prefixes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
         for table in self._tables():
             prefixes.append(_prefixes(table["trial_id"].to_pylist()))
@@ -211,14 +210,14 @@ class _Source:
                 if self._files.shards.schema(index).metadata == self._metadata:
                     yield self._files.shards.read(index, ["trial", "trial_id"])
             except StoreError:
-                continue  # as above
+                continue  # damaged or removed
 
 
 def _joined(tables: list[pa.Table]) -> pa.Table:
-    """Rows as one table in the order of trials, laid out as a shard that was computed whole."""
+    """Return the rows as one table in the order of trials, with the layout of a computed shard."""
     return pa.concat_tables(tables).sort_by("trial").combine_chunks()
 
 
 def _prefixes(ids: list[str]) -> NDArray[np.uint64]:
-    """The first 64 bits of hexadecimal ids."""
+    """Return the first 64 bits of hexadecimal ids."""
     return np.frombuffer(bytes.fromhex("".join(trial_id[:16] for trial_id in ids)), dtype=">u8").astype(np.uint64)

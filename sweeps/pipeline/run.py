@@ -1,4 +1,4 @@
-"""The pipeline: create, run, resume and log a sweep. Each step turns one value into the next; publish() ends it."""
+"""The steps of a sweep: create, run, resume and log. Afterwards, publish() closes its parent run."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def create(
     sweep_id: str | None = None,
     tags: dict[str, str] | None = None,
 ) -> SweepFiles:
-    """Start the executor, check the tracker, and create the sweep's folder; its plan is packed for the executor.
+    """Start the executor, check the tracker, pack the plan for the executor and create the sweep's folder.
 
     Args:
         prepared: the sweep.
-        store: where it is stored.
-        executor: runs it.
-        tracker: logs it.
-        fresh: compute also what earlier sweeps of the store have computed.
+        store: the store for it.
+        executor: the executor to run it.
+        tracker: the tracker to log it.
+        fresh: whether to compute all trials instead of reusing those of earlier sweeps.
         sweep_id: the new sweep's id; random by default.
-        tags: stored with the plan, and set on MLflow's parent run.
+        tags: tags to store with the plan and to set on MLflow's parent run.
 
     Raises:
         InputError: the store, the executor or the tracking URI cannot be used; nothing was written.
@@ -67,22 +67,23 @@ def create(
 def run(
     files: SweepFiles, prepared: PreparedSweep, executor: Executor, tracker: Tracker, progress: Progress
 ) -> SweepOutcome:
-    """Run a new sweep, in shards of the size that its manifest records; the caller holds its lease.
+    """Run a new sweep, with the shard size in its manifest. The caller must hold its lease.
 
     Raises:
-        Interrupted: by Ctrl-C.
-        ClusterLost: the executor's cluster is gone; what was done is kept.
+        Interrupted: the user pressed Ctrl-C.
+        ClusterLost: the executor's cluster is lost; finished shards are in the store.
     """
     plan = with_shard_size(prepared.plan, int(files.manifest()["trials_per_shard"]))
     return _finish(SweepOutcome(files, replace(prepared, plan=plan)), executor, tracker, progress)
 
 
 def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Progress) -> SweepOutcome:
-    """Compute and log what a sweep still lacks; the caller holds its lease.
+    """Compute and log what is missing of a sweep. The caller must hold its lease.
 
     Raises:
-        InputError: as create(), or the data has changed since.
-        Interrupted, ClusterLost: as run().
+        InputError: as in create(), or the data has changed.
+        Interrupted: as in run().
+        ClusterLost: as in run().
     """
     prepared = reopen(files)
     files.remove_pieces()
@@ -92,29 +93,32 @@ def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Pr
 
 
 def log(files: SweepFiles, tracker: Tracker, progress: Progress, writer: WriterName | None = None) -> SweepOutcome:
-    """Log what a sweep has computed, or complete what is logged of it; the caller holds its lease.
+    """Log a computed sweep, or what is missing of it in MLflow. The caller must hold its lease.
 
     Args:
         files: the sweep.
-        tracker: where it is logged.
-        progress: shows how far it is.
-        writer: instead of the one in the sweep file.
+        tracker: the tracker to log to.
+        progress: displays the progress.
+        writer: the writer to use instead of the sweep file's.
 
     Raises:
-        InputError: there is nothing to log yet, or the tracking URI cannot be used; nothing was written.
-        Interrupted: by Ctrl-C.
+        InputError: nothing can be logged yet, or the tracking URI cannot be used; nothing was written.
+        Interrupted: the user pressed Ctrl-C.
     """
     prepared = reopen(files)
     missing = files.shards.missing(prepared.plan.shards())
     given_up = {failure.index for failure in files.shards.failures()}
     config = prepared.config.tracking
     if not files.shards.done():
-        raise StoreError(f"sweep {files.sweep_id}: nothing is computed yet: sweeps resume {files.sweep_id}")
+        raise StoreError(
+            f"sweep {files.sweep_id}: nothing is computed yet; compute it with: sweeps resume {files.sweep_id}"
+        )
     unfinished = any(shard.index not in given_up for shard in missing) or not (files.planned().is_complete or given_up)
     if unfinished and not is_final_at_once(prepared):
         unknown = "the best trials" if config.trials.startswith("top:") else "verdicts"
         raise StoreError(
-            f"sweep {files.sweep_id}: {unknown} are known when all trials are computed: sweeps resume {files.sweep_id}"
+            f"sweep {files.sweep_id}: {unknown} are not known until all trials are computed; "
+            f"compute them with: sweeps resume {files.sweep_id}"
         )
     tracker.check(writer or config.writer)
     tracker.open(prepared.config.experiment or prepared.config.name)
@@ -122,7 +126,7 @@ def log(files: SweepFiles, tracker: Tracker, progress: Progress, writer: WriterN
 
 
 def _start(tracker: Tracker, executor: Executor, prepared: PreparedSweep) -> None:
-    """Both take seconds to start, mostly waiting, so side by side."""
+    """Check the tracker and start the executor concurrently, since both mostly wait."""
     with ThreadPoolExecutor(1) as pool:
         checked = pool.submit(tracker.check, prepared.config.tracking.writer)
         executor.start()
@@ -166,7 +170,7 @@ def _finish(outcome: SweepOutcome, executor: Executor | None, tracker: Tracker, 
 
 
 def _log_rest(outcome: SweepOutcome, tracking: BackgroundTracking) -> int:
-    """Log what had to wait for all shards; returns how many trials are to be in MLflow in all."""
+    """Log the trials that had to wait for all shards. Return the total number of trials to be in MLflow."""
     files, prepared = outcome.files, outcome.prepared
     policy, trials = prepared.config.tracking.trials, len(prepared.plan) - outcome.failed_trials
     if not prepared.task.is_quadratic:
@@ -185,7 +189,7 @@ def _log_rest(outcome: SweepOutcome, tracking: BackgroundTracking) -> int:
 
 
 def _record_tracking(outcome: SweepOutcome, tracker: Tracker, tracking: BackgroundTracking, to_log: int) -> None:
-    """Record where the sweep is logged, and how far."""
+    """Record where the sweep is logged, how many trials are, and the tracking error if there is one."""
     outcome.tracking_error = tracking.error
     outcome.unlogged_trials = to_log - tracking.trials
     outcome.tracking = {"uri": tracker.uri, **tracking.run, "complete": False, "logged": tracking.trials}

@@ -1,1 +1,1 @@
-"""The store: the files of every sweep, in a folder or on S3."""
+"""The store, which holds the files of all sweeps, in a folder or on S3."""

@@ -1,4 +1,4 @@
-"""JSON files of a sweep: objects, written whole."""
+"""JSON files of a sweep, which hold one object each and are written atomically."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_json(storage: Storage, name: str) -> dict[str, Any]:
 
 
 def write_json(storage: Storage, name: str, document: dict[str, Any], indent: int | None = None) -> None:
-    """Write a JSON object; the file is there, whole, afterwards.
+    """Write a JSON object atomically.
 
     Raises:
         StoreError: it cannot be written.

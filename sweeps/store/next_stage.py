@@ -1,4 +1,4 @@
-"""Stages: what follows the stages that have run, as the sweep's search method decides."""
+"""The next stage of a stored sweep, as chosen by its search method."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sweeps.plan.prepared import PreparedSweep
 from sweeps.search.base import History, SearchSpace, search_method
 from sweeps.store.sweep_files import SweepFiles
 
-_CHANGING = ("verdict", "steps_to_tolerance")  # judged against the best of the whole sweep where that is not known
+_CHANGING = ("verdict", "steps_to_tolerance")  # depend on the best of the whole sweep, so later stages can change them
 
 
 class StoredHistory(History):
     """The stored results of the first ``stages`` stages of a plan."""
 
     def __init__(self, files: SweepFiles, plan: Plan, stages: int) -> None:
-        """Nothing is read yet."""
+        """Access the results without reading them."""
         self._files, self._stages = files, stages
         self._shards = [len(replace(plan, stages=plan.stages[:n]).shards()) if n else 0 for n in range(stages + 1)]
 
@@ -44,17 +44,17 @@ class StoredHistory(History):
 def next_stage(files: SweepFiles, prepared: PreparedSweep, stages: int, cores: int | None = None) -> PlanStage | None:
     """Return the stage that follows the first ``stages`` stages of a sweep, or None if the search is complete.
 
-    All shards of those stages are stored.
+    All shards of those stages must be stored.
 
     Args:
         files: the sweep.
-        prepared: the same, with at least those stages in its plan.
-        stages: how many stages have run.
-        cores: how many cores the stage is packed for; by default this machine's.
+        prepared: the same sweep, with at least those stages in its plan.
+        stages: the number of stages that have run.
+        cores: the number of cores to pack the stage for; by default this machine's.
 
     Raises:
         StoreError: a shard is damaged.
-        ConfigError: the search method asks for too many trials.
+        ConfigError: the search method returns too many trials.
     """
     config, plan = prepared.config, replace(prepared.plan, stages=prepared.plan.stages[:stages])
     space = SearchSpace.of(config, plan.starts)
@@ -64,5 +64,5 @@ def next_stage(files: SweepFiles, prepared: PreparedSweep, stages: int, cores: i
         planned = plan_stage(plan, stage, config, prepared.task, files.config_location, cores=cores)
         if len(planned):
             return planned
-        break  # all its trials are known already
+        break  # the sweep has all its trials already
     return None

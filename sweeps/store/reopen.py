@@ -1,4 +1,4 @@
-"""reopen(): a stored sweep, prepared again from its own files."""
+"""Reopening of stored sweeps from their own files."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class ReportFiles:
     """
 
     def __init__(self, storage: Storage, check_lease: Callable[[], None]) -> None:
-        """Nothing is read yet."""
+        """Access a sweep's report without reading it."""
         self._storage, self._check_lease = storage, check_lease
 
     @property
@@ -39,11 +39,11 @@ class ReportFiles:
         return self._storage.locate(f"report/{name}")
 
     def is_written(self) -> bool:
-        """Return whether the report was written."""
+        """Return whether the report exists."""
         return self._storage.exists(_PAGE)
 
     def read(self) -> str | None:
-        """Return the page, or None before it is written.
+        """Return the HTML page; None before it is written.
 
         Raises:
             StoreError: it cannot be read.
@@ -57,7 +57,7 @@ class ReportFiles:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[TextIO]:
-        """Open a file of the report to write; it appears, whole, if the block ends without an exception.
+        """Open a file of the report for writing; it appears atomically if the block ends without an exception.
 
         Raises:
             StoreError: it cannot be written.
@@ -71,5 +71,5 @@ class ReportFiles:
             raise StoreError(f"{where}: the report cannot be written: {error.strerror}") from error
 
     def remove(self, name: str) -> None:
-        """Remove a file of the report, if it is there."""
+        """Remove a file of the report if it exists."""
         self._storage.remove(f"report/{name}")

@@ -1,4 +1,4 @@
-"""Shard files: one Parquet file per shard, read whole, in part, or only its footer; and the tracebacks of failed shards."""
+"""Shard files: one Parquet file per shard, and the tracebacks of failed shards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sweeps.store.backends.base import Storage, unwritten
 
 _SHARD = re.compile(r"(\d{5,})\.parquet")
 _FAILURE = re.compile(r"(\d{5,})\.txt")
-_AHEAD = 8  # files of a shared store that are requested at once
+_AHEAD = 8  # files of a shared store that are requested ahead
 T = TypeVar("T")
 
 
@@ -30,14 +30,14 @@ class FailureFile:
     """The traceback of a shard that could not be run."""
 
     storage: Storage
-    index: int  # of the shard
+    index: int  # the shard's index
 
     def __str__(self) -> str:
-        """Return its path or URI."""
+        """Return the file's path or URI."""
         return self.storage.locate(_failure(self.index))
 
     def read_text(self) -> str:
-        """Return the traceback, below a line that says how often the shard was tried."""
+        """Return a line with the trials and the number of tries, followed by the traceback."""
         return self.storage.read(_failure(self.index)).decode()
 
 
@@ -50,7 +50,7 @@ class ShardFiles:
     """
 
     def __init__(self, storage: Storage, check_lease: Callable[[], None]) -> None:
-        """Nothing is read yet."""
+        """Access a sweep's shard files without reading them."""
         self._storage, self._check_lease = storage, check_lease
 
     @property
@@ -72,7 +72,7 @@ class ShardFiles:
         return [shard for shard in shards if shard.index not in done]
 
     def stamps(self) -> dict[int, str]:
-        """Return a text for each stored shard that changes whenever its file does."""
+        """Return a text for each stored shard that changes whenever its file changes."""
         stamps = self._storage.stamps("shards")
         return {int(m[1]): stamp for name, stamp in stamps.items() if (m := _SHARD.fullmatch(name))}
 
@@ -87,7 +87,7 @@ class ShardFiles:
         self._storage.remove(_failure(result.shard.index))
 
     def replace(self, index: int, table: pa.Table) -> None:
-        """Store another table in place of a shard's; raises as :meth:`write`."""
+        """Replace a shard's table. Raises the same errors as :meth:`write`."""
         self._write(index, table, keep=False)
 
     def read(self, index: int, columns: list[str] | None = None) -> pa.Table:
@@ -131,7 +131,7 @@ class ShardFiles:
         return self._ahead(self.extent, indices)
 
     def metadata(self) -> dict[str, Any]:
-        """Return what the shards say of themselves: recorded steps, parameter names, kernel, device, prediction."""
+        """Return the metadata that all shards share: recorded steps, parameter names, kernel, device, prediction."""
         schema = self.schema(min(self.done()))
         raw = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
         return {
@@ -150,7 +150,7 @@ class ShardFiles:
         return [FailureFile(self._storage, index) for index in indices if index not in done]
 
     def write_failure(self, failure: ShardFailure) -> None:
-        """Store a failed shard's traceback and the number of tries so far; raises as :meth:`write`."""
+        """Store a failed shard's traceback and number of tries. Raises the same errors as :meth:`write`."""
         shard, tries = failure.shard, failure.tries + self.tries(failure.shard.index)
         head = f"trials {shard.start} to {shard.stop - 1}: given up after {tries} {'try' if tries == 1 else 'tries'}"
         self._check_lease()
@@ -162,30 +162,30 @@ class ShardFiles:
             raise unwritten(self._storage, name, error) from error
 
     def tries(self, index: int) -> int:
-        """Return how often a shard that could not be run was tried."""
+        """Return how often a failed shard was tried; 0 if it has not failed."""
         try:
-            told = re.search(r"given up after (\d+) ", self._storage.read(_failure(index)).decode())
+            match = re.search(r"given up after (\d+) ", self._storage.read(_failure(index)).decode())
         except FileNotFoundError:
             return 0
-        return int(told[1]) if told else 0
+        return int(match[1]) if match else 0
 
     def _write(self, index: int, table: pa.Table, keep: bool) -> None:
         self._check_lease()
         write_table(self._storage, _shard(index), table, keep)
 
     def _ahead(self, read: Callable[[int], T], indices: Iterable[int]) -> Iterator[T]:
-        """What is read of shards, in order; on a shared store a few are requested ahead."""
+        """Yield ``read(index)`` in order; on a shared store a few files are requested ahead."""
         if not self._storage.is_shared:
             yield from map(read, indices)
             return
         with ThreadPoolExecutor(_AHEAD) as pool:
-            asked: deque[Future[T]] = deque()
+            requested: deque[Future[T]] = deque()
             for index in indices:
-                asked.append(pool.submit(read, index))
-                if len(asked) > _AHEAD:
-                    yield asked.popleft().result()
-            while asked:
-                yield asked.popleft().result()
+                requested.append(pool.submit(read, index))
+                if len(requested) > _AHEAD:
+                    yield requested.popleft().result()
+            while requested:
+                yield requested.popleft().result()
 
 
 def write_table(storage: Storage, name: str, table: pa.Table, keep: bool = False) -> None:
@@ -194,7 +194,7 @@ def write_table(storage: Storage, name: str, table: pa.Table, keep: bool = False
     Raises:
         StoreError: the file cannot be written.
     """
-    # Curves hardly repeat: a dictionary of them takes a third of the time to write, and more room.
+    # Values of curves hardly repeat: a dictionary would take a third of the write time, and more space.
     repeating = [field.name for field in table.schema if not pa.types.is_list(field.type)]
     try:
         with storage.writing(name, keep) as file:

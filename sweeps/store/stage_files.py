@@ -1,8 +1,7 @@
-"""Stage files: the trials of the stages that follow the first, stored before they run.
+"""Stage files: the trials of all stages after the first, stored before they run.
 
-The first stage follows from the config alone, and plan.json describes it. A sweep whose search method is adaptive has a
-file stages.json from the start, which says how far it is planned, and a table stages/00001.parquet ... for each later
-stage. Other sweeps have neither.
+The first stage follows from the config alone, and plan.json describes it. A sweep with an adaptive search method also
+has a file stages.json, which lists the later stages, and a table stages/00001.parquet ... for each of them.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ STAGES = "stages.json"
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What is known of a planned stage without its trials."""
+    """The description of a planned stage without its trials."""
 
     trials: int
     trials_per_shard: int
@@ -49,11 +48,11 @@ class StageFiles:
     """
 
     def __init__(self, storage: Storage, check_lease: Callable[[], None]) -> None:
-        """Nothing is read yet."""
+        """Access a sweep's stage files without reading them."""
         self._storage, self._check_lease = storage, check_lease
 
     def records(self) -> tuple[list[StageRecord], bool]:
-        """Return the stages after the first, and whether the search is complete: no stage follows them.
+        """Return the stages after the first, and whether the search is complete.
 
         Raises:
             StoreError: stages.json is damaged.
@@ -71,7 +70,7 @@ class StageFiles:
             raise StoreError(f"{self._storage.locate(STAGES)}: damaged: {error!r}") from error
 
     def read(self, index: int) -> PlanStage:
-        """Return a stage; the first is 0, so that ``index`` starts at 1.
+        """Return stage ``index``, which is at least 1: stage 0, the first, has no file.
 
         Raises:
             StoreError: its table is damaged.
@@ -86,7 +85,7 @@ class StageFiles:
         return PlanStage((trials,), record.trials_per_shard, record.dropped, record.merged, record.swept)
 
     def add(self, stage: PlanStage) -> None:
-        """Store the stage that follows those stored so far: first its table, then its record.
+        """Store the next stage: first its table, then its record.
 
         Raises:
             StoreError: it cannot be written.
@@ -99,7 +98,7 @@ class StageFiles:
         self._write([*records, record], complete=False)
 
     def complete(self) -> None:
-        """Record that no stage follows."""
+        """Record that the search is complete."""
         records, complete = self.records()
         if not complete:
             self._write(records, complete=True)
@@ -110,7 +109,7 @@ class StageFiles:
 
 
 def stages_document(records: list[StageRecord], complete: bool) -> dict[str, Any]:
-    """Return what stages.json holds."""
+    """Return the content of stages.json."""
     return {"stages": [asdict(record) for record in records], "complete": complete}
 
 

@@ -1,4 +1,4 @@
-"""SweepFiles: the files of one sweep, grouped by purpose: shards, stages, report, tracking record."""
+"""The files of one sweep, grouped by purpose: shards, stages, report and tracking record."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STATES = ("planned", "running", "interrupted", "computed", "logged", "reported")
 
 @dataclass(frozen=True)
 class Extent:
-    """How much of a sweep is planned.
+    """The planned part of a sweep.
 
     Args:
         stages: the planned stages; a grid has one.
@@ -48,7 +48,7 @@ class Extent:
 
 
 class SweepFiles:
-    """One sweep's files."""
+    """The files of one sweep."""
 
     def __init__(self, where: str | Path | Storage) -> None:
         """Open the sweep in a folder, at a URI or in a storage; nothing is read yet."""
@@ -67,17 +67,17 @@ class SweepFiles:
 
     @property
     def storage(self) -> Storage:
-        """The storage of its folder."""
+        """The storage of the sweep's folder."""
         return self._storage
 
     @property
     def where(self) -> str:
-        """Its folder's path or URI."""
+        """The path or URI of the sweep's folder."""
         return self._storage.locate()
 
     @property
     def folder(self) -> Path:
-        """Its folder.
+        """The sweep's folder.
 
         Raises:
             StoreError: the store is not in a folder.
@@ -86,17 +86,17 @@ class SweepFiles:
 
     @property
     def config_path(self) -> Path:
-        """The resolved config's path; raises as folder."""
+        """The resolved config's path; raises StoreError like :attr:`folder`."""
         return self._storage.path("config.yaml")
 
     @property
     def plan_path(self) -> Path:
-        """The manifest's path; raises as folder."""
+        """The manifest's path; raises StoreError like :attr:`folder`."""
         return self._storage.path("plan.json")
 
     @property
     def tracking_path(self) -> Path:
-        """The tracking record's path; raises as folder."""
+        """The tracking record's path; raises StoreError like :attr:`folder`."""
         return self._storage.path("tracking.json")
 
     @property
@@ -106,20 +106,20 @@ class SweepFiles:
 
     @property
     def created(self) -> str:
-        """When the sweep was planned, ISO 8601; empty if the manifest is damaged."""
+        """The time when the sweep was planned, in ISO 8601; empty if the manifest is damaged."""
         try:
             return str(self.manifest()["created"])
         except StoreError:
             return ""
 
     def exists(self) -> bool:
-        """Return whether there is such a sweep."""
-        # In a bucket its files appear one by one, the plan last.
+        """Return whether the sweep exists."""
+        # In a bucket the files appear one by one, the plan last.
         return self._storage.exists("plan.json" if self._storage.is_shared else "")
 
     @contextmanager
     def lease(self) -> Iterator[None]:
-        """Hold the sweep to write its files; the lease ends with the block or with the process.
+        """Hold the sweep's lease, which is required for writing, until the end of the block or of the process.
 
         Raises:
             SweepHeld: another process holds it.
@@ -131,28 +131,28 @@ class SweepFiles:
                 self._lease = None
 
     def check_lease(self) -> None:
-        """Check that this process still holds the lease, if it took it. Everything that writes calls this first.
+        """Check that this process still holds the lease that it took; called before every write.
 
         Raises:
-            SweepHeld: the lease was lost, as can happen where the store is on another host.
+            SweepHeld: the lease was lost, which can happen on a shared store.
         """
         if self._lease is not None:
             self._lease.check()
 
     def holder(self) -> Holder | None:
-        """Return the process that works on the sweep, if there is one."""
+        """Return the process that holds the sweep; None if there is none."""
         return self._storage.holder()
 
     def for_workers(self) -> ShardFiles | None:
-        """Return the shards for workers to write to, or None where the driver writes them."""
+        """Return the shard files for workers to write to; None if the driver writes them."""
         return ShardFiles(self._storage, _no_lease) if self._storage.is_shared else None
 
     def remove_pieces(self) -> None:
-        """Remove the partial files of a killed process; only the holder of the lease may."""
+        """Remove the partial files of a killed process. The caller must hold the lease."""
         self._storage.remove_pieces()
 
     def manifest(self) -> dict[str, Any]:
-        """Return what plan.json holds.
+        """Return the content of plan.json.
 
         Raises:
             StoreError: it is damaged.
@@ -164,7 +164,7 @@ class SweepFiles:
         if missing:
             raise StoreError(f"{self._storage.locate('plan.json')}: damaged: no {', '.join(sorted(missing))}")
         if self._storage.is_shared:
-            self._manifest = manifest  # it never changes, and a request takes its time
+            self._manifest = manifest  # it never changes, and requests are slow
         return dict(manifest)
 
     def config_yaml(self) -> str:
@@ -179,12 +179,13 @@ class SweepFiles:
         """Return the resolved config.
 
         Raises:
-            StoreError, ConfigError: it is damaged.
+            StoreError: it cannot be read.
+            ConfigError: it is invalid.
         """
         return loads(self.config_yaml(), self.config_location)
 
     def planned(self) -> Extent:
-        """Return how much of the sweep is planned.
+        """Return the planned part of the sweep.
 
         Raises:
             StoreError: the manifest or stages.json is damaged.
@@ -198,16 +199,16 @@ class SweepFiles:
         return Extent((first, *later), is_complete)
 
     def stored_trials(self) -> int:
-        """Return the number of trials in the stored shards, by their places in the plan; no shard is read."""
+        """Return the number of trials in the stored shards, computed from the plan without reading them."""
         shards = Shards(tuple((stage.trials, stage.trials_per_shard) for stage in self.planned().stages))
         return sum(len(shards[index]) for index in self.shards.done() if index < len(shards))
 
     def state(self) -> str:
-        """Return how far the sweep is.
+        """Return the sweep's state.
 
-        ``running``: a process works on it. Otherwise ``planned``: nothing was run; ``interrupted``: shards are
-        missing; ``computed``: every shard is stored or was given up (see :meth:`ShardFiles.failures`); ``logged`` to
-        MLflow; ``reported``.
+        ``running``: a process holds it. Otherwise ``planned``: nothing was run; ``interrupted``: shards are missing;
+        ``computed``: every shard is stored or has failed (see :meth:`ShardFiles.failures`); ``logged``: the trials are
+        in MLflow; ``reported``: the report is written as well.
         """
         if self.holder():
             return "running"
@@ -222,14 +223,14 @@ class SweepFiles:
         return "reported" if self.report.is_written() else "logged"
 
     def progress(self) -> dict[str, Any]:
-        """Return how far the running process is, or the last one was (sweeps.execution.progress.Counts)."""
+        """Return the counts of the running or last process (sweeps.execution.progress.Counts); empty if unreadable."""
         try:
             return read_json(self._storage, "progress.json")
         except StoreError:
             return {}
 
     def write_progress(self, record: dict[str, Any]) -> None:
-        """Record how far the sweep is.
+        """Write progress.json.
 
         Raises:
             StoreError: it cannot be written.
@@ -238,11 +239,11 @@ class SweepFiles:
         write_json(self._storage, "progress.json", record)
 
     def read_cache(self) -> bytes | None:
-        """Return what a reader of all shards has cached; see sweeps.results.cache."""
+        """Return the cached aggregates of the shards, if there are any; see sweeps.results.cache."""
         return self._storage.read("kept") if self._storage.exists("kept") else None
 
     def write_cache(self, data: bytes) -> None:
-        """Cache this instead.
+        """Replace the cached aggregates.
 
         Raises:
             StoreError: it cannot be written.
@@ -253,9 +254,9 @@ class SweepFiles:
             raise StoreError(f"{self._storage.locate('kept')}: cannot be written: {error.strerror}") from error
 
     def copies(self) -> Iterator[tuple[Path, str | None]]:
-        """Yield the files and folders that MLflow keeps of the sweep, on this machine, with the folder each goes to.
+        """Yield the files and folders to log to MLflow as local paths, each with its target folder.
 
-        Of a shared store, one file at a time is on this machine, until the next is requested.
+        On a shared store, each file is a temporary copy that is removed when the next one is requested.
         """
         for name in ("config.yaml", "plan.json"):
             with self._storage.local(name) as path:
@@ -271,4 +272,4 @@ class SweepFiles:
 
 
 def _no_lease() -> None:
-    """Workers hold no lease: their driver does."""
+    """Check nothing: workers hold no lease, their driver does."""

@@ -12,7 +12,7 @@ _FILE = "tracking.json"
 
 
 class TrackingRecord:
-    """Where one sweep is logged. Each place is a mapping with its ``uri`` and whether it is ``complete``.
+    """The record of where one sweep is logged. A place is a mapping with its ``uri`` and whether it is ``complete``.
 
     Args:
         storage: the sweep's files.
@@ -20,11 +20,11 @@ class TrackingRecord:
     """
 
     def __init__(self, storage: Storage, check_lease: Callable[[], None]) -> None:
-        """Nothing is read yet."""
+        """Access a sweep's tracking record without reading it."""
         self._storage, self._check_lease = storage, check_lease
 
     def first(self) -> dict[str, Any]:
-        """Return the place where the sweep was logged first, which is its own; empty before it is logged."""
+        """Return the place where the sweep was logged first, its own; empty before it is logged."""
         return next(iter(self.places()), {})
 
     def places(self) -> list[dict[str, Any]]:
@@ -44,7 +44,7 @@ class TrackingRecord:
         self._write(list(({known["uri"]: known for known in self.places()} | {place["uri"]: place}).values()))
 
     def relocate(self, before: str, after: str) -> None:
-        """Replace a place's URI, after its MLflow has moved."""
+        """Replace a place's URI after its MLflow has moved."""
         places = self.places()
         if any(place["uri"] == before for place in places):
             self._write([place | {"uri": after} if place["uri"] == before else place for place in places])

@@ -1,4 +1,4 @@
-"""Storage: where a store's files are, a folder or a bucket on S3; one interface, and one conformance suite for both."""
+"""The storage backends of a store: a folder or a bucket on S3, behind one interface."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 def storage_at(where: str | Path) -> Storage:
-    """The storage at a folder's path or an ``s3://bucket/prefix`` URI; nothing is looked at yet.
+    """Return the storage at a folder's path or an ``s3://bucket/prefix`` URI, without accessing it.
 
     Raises:
-        StoreError: it is neither, or the library for it is not installed.
+        StoreError: ``where`` is neither, or the library for it is not installed.
     """
     scheme = _SCHEME.match(str(where))
     if scheme is None:
         return FolderStorage(Path(where))
     if scheme[1].lower() != "s3":
-        raise StoreError(f"{_shown(where)}: a store is a folder or s3://BUCKET/PREFIX")
+        raise StoreError(f"{_shown(where)}: a store must be a folder or s3://BUCKET/PREFIX")
     from sweeps.store.backends.s3 import S3Storage
 
     return S3Storage.at(str(where))
 
 
 def _shown(where: str | Path) -> str:
-    """A URI as a message may show it: without a password."""
+    """Return a URI for messages, without a password."""
     return visible(redact_uri(str(where)))

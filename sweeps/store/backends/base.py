@@ -1,4 +1,4 @@
-"""What every storage does: files by names relative to its root (``shards/00000.parquet``), whole or not there."""
+"""The interface of storages: files with names relative to a root (``shards/00000.parquet``), written atomically."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Lease(Protocol):
-    """What its holder has."""
+    """A lease that this process holds."""
 
     def check(self) -> None:
-        """Whether it is still the holder's.
+        """Check that the lease is still held.
 
         Raises:
             SweepHeld: it was lost.
@@ -25,104 +25,107 @@ class Lease(Protocol):
 
 
 class Storage(Protocol):
-    """Files under one root.
+    """The interface of a storage: files under one root.
 
-    Methods raise OSError where a file cannot be read or written (FileNotFoundError where it is not there), and
-    StoreUnavailable where a server is needed for it that cannot be reached or refuses.
+    Methods raise OSError if a file cannot be read or written (FileNotFoundError if it does not exist), and
+    StoreUnavailable if the storage's server is unreachable or rejects the request.
     """
 
     @property
     def is_shared(self) -> bool:
-        """Whether every worker reaches it, whatever its host."""
+        """Whether workers on all hosts can access the storage."""
 
     def locate(self, name: str = "") -> str:
-        """A file's path or URI."""
+        """Return a file's path or URI."""
 
     def path(self, name: str = "") -> Path:
-        """A file's path.
+        """Return a file's path.
 
         Raises:
-            StoreError: the files are not in a folder of this machine.
+            StoreError: the files are not in a local folder.
         """
 
     def within(self, folder: str) -> Storage:
-        """The storage of a folder in it."""
+        """Return the storage of a subfolder."""
 
     def parent(self, levels: int) -> Storage:
-        """The storage so many folders above."""
+        """Return the storage ``levels`` folders above."""
 
     def check_writable(self) -> None:
-        """Try to write.
+        """Check that the storage can be written, and create its folder.
 
         Raises:
-            StoreError, StoreUnavailable: that cannot be done.
+            StoreError: it cannot be written.
+            StoreUnavailable: its server is unreachable or rejects the request.
         """
 
     def add(self, folder: str, files: dict[str, str], empty: str) -> None:
-        """A new folder with these text files and, where folders are made, an empty folder; it appears whole or not.
+        """Create a folder atomically, with these text files and, if the storage has folders, an empty subfolder.
 
-        Who looks at it looks at the last file first: where several files cannot appear at once, that one comes last.
+        A storage that cannot create several files at once writes the last one last; readers check for that file.
 
         Raises:
-            FileExistsError: there is one of that name.
+            FileExistsError: the folder exists.
         """
 
     def discard(self, folder: str, first: str) -> None:
-        """Delete a folder; who looks at its file ``first`` sees all of it or none."""
+        """Delete a folder, starting with its file ``first``, which readers check for."""
 
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders in a folder."""
+        """Return the names of the folders in a folder."""
 
     def files(self, folder: str) -> list[str]:
-        """Names of the files in a folder; none where there is no such folder."""
+        """Return the names of the files in a folder; none if the folder does not exist."""
 
     def stamps(self, folder: str) -> dict[str, str]:
-        """Of each file in a folder a text that is another one when the file is."""
+        """Return a text for each file in a folder that changes whenever the file changes."""
 
     def exists(self, name: str) -> bool:
-        """Whether a file is there."""
+        """Return whether a file exists."""
 
     def read(self, name: str) -> bytes:
-        """A file's content."""
+        """Return a file's content."""
 
     def reading(self, name: str) -> AbstractContextManager[Any]:
-        """What pyarrow reads a file from; of a remote one only the parts that it asks for travel."""
+        """Open a file for pyarrow to read; of a remote file only the requested parts are transferred."""
 
     def local(self, name: str) -> AbstractContextManager[Path]:
-        """A file on this machine, for as long as the context lasts."""
+        """Provide a file as a local path until the end of the block."""
 
     def writing(self, name: str, keep: bool = False) -> AbstractContextManager[Any]:
-        """What pyarrow writes a file to; it is there, whole, when the block ends well.
+        """Open a file for pyarrow to write; it appears atomically if the block ends without an exception.
 
         Args:
             name: the file.
-            keep: a file that is there already may stay as it is, for it is the same.
+            keep: whether an existing file can be kept, because it has the same content.
         """
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a small file; it is there, whole, afterwards."""
+        """Write a small file atomically."""
 
     def writing_text(self, name: str) -> AbstractContextManager[TextIO]:
-        """A text file; it is there, whole, when the block ends well."""
+        """Open a text file for writing; it appears atomically if the block ends without an exception."""
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
 
     def remove_pieces(self) -> None:
-        """Remove what a killed process was writing."""
+        """Remove the partial files of a killed process."""
 
     def lease(self, what: str) -> AbstractContextManager[Lease | None]:
-        """Hold the root for as long as the context lasts; ``what`` is its name for messages.
+        """Hold the lease of the root until the end of the block; ``what`` names it in messages.
 
         Raises:
-            SweepHeld: another process has it.
+            SweepHeld: another process holds it.
         """
 
     def holder(self) -> Holder | None:
-        """Who holds the root now."""
+        """Return the process that holds the root; None if there is none."""
 
 
 def unwritten(storage: Storage, name: str, error: OSError) -> StoreError:
-    """What to raise where a file could not be written: which, why, and what helps."""
-    help_ = "make room" if error.errno in _NO_ROOM else "mend that"
-    return StoreError(f"{storage.locate(name)}: cannot be written: {error.strerror or error}; {help_}, then resume")
+    """Return the error for a file that could not be written, with the reason and what to do."""
+    help_ = "free some space" if error.errno in _NO_ROOM else "fix the cause"
+    return StoreError(
+        f"{storage.locate(name)}: cannot be written: {error.strerror or error}; {help_}, then resume the sweep"
+    )

@@ -1,4 +1,4 @@
-"""A folder's storage: files are written aside, synced and renamed, so they are there or they are not."""
+"""The storage in a folder. Files are written under a temporary name, synced and renamed: they appear atomically."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from sweeps.store.backends import local_lease as leases
 
 
 class FolderStorage:
-    """Files in a folder."""
+    """A storage in a folder."""
 
-    is_shared = False  # other hosts may or may not see the folder: the driver writes
+    is_shared = False  # workers on other hosts might not see the folder, so the driver writes
 
     def __init__(self, root: Path) -> None:
-        """The folder, which need not exist yet."""
+        """Access a folder, which need not exist yet."""
         self._root = root.expanduser().absolute()
 
     def locate(self, name: str = "") -> str:
-        """A file's path."""
+        """Return a file's path as text."""
         return str(self.path(name))
 
     def path(self, name: str = "") -> Path:
-        """A file's path."""
+        """Return a file's path."""
         return self._root / name if name else self._root
 
     def within(self, folder: str) -> FolderStorage:
-        """The storage of a folder in it."""
+        """Return the storage of a subfolder."""
         return FolderStorage(self._root / folder)
 
     def parent(self, levels: int) -> FolderStorage:
-        """The storage so many folders above."""
+        """Return the storage ``levels`` folders above."""
         return FolderStorage(self._root.parents[levels - 1])
 
     def check_writable(self) -> None:
-        """Make the folder and write to it.
+        """Check that the folder can be written, and create it.
 
         Raises:
-            StoreError: that cannot be done.
+            StoreError: it cannot be written.
         """
         probe = self._root / f".probe-{os.getpid()}"
         try:
@@ -54,7 +54,11 @@ class FolderStorage:
             raise StoreError(f"{self._root}: the store cannot be written: {error.strerror}") from error
 
     def add(self, folder: str, files: dict[str, str], empty: str) -> None:
-        """A new folder with these text files, made aside and renamed; two may make the same one at once."""
+        """Create a folder with these text files under a temporary name, and rename it.
+
+        Raises:
+            FileExistsError: the folder exists, possibly since another process has just created it.
+        """
         path = self._root / folder
         made = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
         (made / empty).mkdir(parents=True)
@@ -70,95 +74,99 @@ class FolderStorage:
             raise FileExistsError(error.errno, error.strerror, str(path)) from error
 
     def discard(self, folder: str, first: str) -> None:
-        """Delete a folder, renamed before."""
+        """Rename a folder, then delete it."""
         path = self._root / folder
         removed = path.with_name(f".{path.name}.{secrets.token_hex(4)}.removed")
         path.rename(removed)
         shutil.rmtree(removed)
 
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders in a folder."""
+        """Return the names of the folders in a folder, which must not contain files.
+
+        Raises:
+            StoreError: the root is not a folder.
+        """
         if self._root.exists() and not self._root.is_dir():
-            raise StoreError(f"{self._root}: is not a folder, and no store")
-        return self.files(folder)  # there are no others where this is asked
+            raise StoreError(f"{self._root}: not a store, because it is not a folder")
+        return self.files(folder)
 
     def files(self, folder: str) -> list[str]:
-        """Names of the files in a folder."""
+        """Return the names of the files in a folder."""
         path = self._root / folder
         return [entry.name for entry in path.iterdir()] if path.is_dir() else []
 
     def stamps(self, folder: str) -> dict[str, str]:
-        """Of each file inode, size and time."""
+        """Return each file's inode, size and modification time."""
         facts = {name: (self._root / folder / name).stat() for name in self.files(folder)}
         return {name: f"{fact.st_ino} {fact.st_size} {fact.st_mtime_ns}" for name, fact in facts.items()}
 
     def exists(self, name: str) -> bool:
-        """Whether a file is there."""
+        """Return whether a file exists."""
         return (self._root / name).exists()
 
     def read(self, name: str) -> bytes:
-        """A file's content."""
+        """Return a file's content."""
         return (self._root / name).read_bytes()
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Path]:
-        """Pyarrow reads the file itself."""
+        """Yield the file's path, which pyarrow can read."""
         yield self._root / name
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        """The file itself."""
+        """Yield the file's path."""
         yield self._root / name
 
     @contextmanager
     def writing(self, name: str, keep: bool = False) -> Iterator[Path]:
-        """The path of a file beside it that takes its place."""
+        """Yield the path of a temporary file that replaces the file at the end of the block."""
         path = self._root / name
         path.parent.mkdir(exist_ok=True)
         with aside(path) as piece:
             yield piece
 
     def write(self, name: str, content: bytes) -> None:
-        """As writing()."""
+        """Write a small file atomically."""
         with self.writing(name) as piece:
             piece.write_bytes(content)
 
     @contextmanager
     def writing_text(self, name: str) -> Iterator[TextIO]:
-        """A text file beside it that takes its place."""
+        """Yield a temporary text file that replaces the file at the end of the block."""
         path = self._root / name
         path.parent.mkdir(exist_ok=True)
         with written_aside(path) as file:
             yield file
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         (self._root / name).unlink(missing_ok=True)
 
     def remove_pieces(self) -> None:
-        """Remove what a killed process was writing; whoever holds the lease may."""
+        """Remove the temporary files of a killed process. The caller must hold the lease."""
         for path in self._root.rglob("*.new"):
-            path.unlink(missing_ok=True)  # a reader may have ended the writing of what it keeps
+            path.unlink(missing_ok=True)  # a reader that writes its cache can rename its file meanwhile
 
     def lease(self, what: str) -> AbstractContextManager[None]:
-        """A lock on a file of the folder; see :mod:`sweeps.store.backends.local_lease`."""
+        """Hold the folder by a lock on one of its files; see :mod:`sweeps.store.backends.local_lease`."""
         return leases.held(self._root / "lease", what)
 
     def holder(self) -> leases.Holder | None:
-        """Who holds the folder now."""
+        """Return the process that holds the folder; None if there is none."""
         return leases.holder(self._root / "lease")
 
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[TextIO]:
-    """A text file beside ``path`` that takes its place, whole and on the disk, when the block ends well."""
+    """Yield a temporary text file, synced and renamed to ``path`` if the block ends without an exception."""
     with aside(path) as piece, piece.open("w", encoding="utf-8", newline="") as file:
         yield file
 
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """The path of a file beside ``path`` that takes its place, as written_aside()."""
+    """Yield the path of a temporary file, synced and renamed to ``path`` if the block ends without an exception."""
     piece = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         yield piece

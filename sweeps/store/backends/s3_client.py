@@ -1,7 +1,7 @@
-"""Bucket: the few calls of S3 that a store needs, with their conditions, and their errors in a line each.
+"""A small S3 client with the calls and conditional writes that a store needs, and one-line errors.
 
-Credentials, endpoint and region are those of the process that asks, as boto3 finds them (AWS_* variables, profiles,
-roles): nothing of them is kept, sent to workers or told.
+Every process uses its own credentials, endpoint and region as found by boto3 (AWS_* variables, profiles, roles). They
+are never stored, sent to workers or printed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from sweeps.text.redact import redact_uri
 from sweeps.text.sanitize import visible
 
 _MISSING = ("NoSuchKey", "404")
-_CONDITION = ("PreconditionFailed", "412")  # did not hold
-_EMPTY = ("InvalidRange", "416")  # of a file without content no part can be had
+_CONDITION = ("PreconditionFailed", "412")  # the condition did not hold
+_EMPTY = ("InvalidRange", "416")  # a part of an empty object was requested
 _BUSY = ("ConditionalRequestConflict", "409")  # another conditional write is under way
 _TRIES, _PAUSE_SECONDS = 5, 0.1
 _CONNECT_SECONDS = 10
@@ -30,31 +30,31 @@ _CONNECTIONS = 32
 
 
 class ConditionFailed(OSError):
-    """Of a conditional write: the object is not, or no more, as the writer thought."""
+    """The condition of a conditional request does not hold: the object has changed."""
 
 
 @dataclass(frozen=True)
 class Object:
-    """An object, or a part of it."""
+    """The content of an object or of a part of it."""
 
     content: bytes
-    etag: str  # names this content; another writing of other content has another
+    etag: str  # identifies the content; writing other content changes it
     size: int  # of the whole object
-    age: float  # seconds since it was written, by the server's own clock, to a second up or down
+    age: float  # seconds since it was written, by the server's clock, to within a second
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket; what is asked of it raises StoreUnavailable where the server cannot be reached or refuses."""
+    """A bucket. Methods raise StoreUnavailable if the server is unreachable or rejects the request."""
 
     name: str
 
     def locate(self, key: str) -> str:
-        """An object's URI."""
+        """Return an object's URI."""
         return "/".join(filter(None, (f"s3://{self.name}", key)))
 
     def names(self, prefix: str) -> tuple[list[str], dict[str, str]]:
-        """What follows the prefix up to the next slash: names of folders, and of objects with their ETags."""
+        """Return the names directly under a prefix: those of folders, and those of objects with their ETags."""
         folders: list[str] = []
         objects: dict[str, str] = {}
         with self._answers(prefix):
@@ -65,13 +65,13 @@ class Bucket:
         return folders, objects
 
     def keys(self, prefix: str) -> list[str]:
-        """All objects whose keys start so."""
+        """Return the keys of all objects under a prefix."""
         with self._answers(prefix):
             pages = _client().get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
             return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
     def exists(self, key: str) -> bool:
-        """Whether an object is there."""
+        """Return whether an object exists."""
         try:
             with self._answers(key):
                 _client().head_object(Bucket=self.name, Key=key)
@@ -80,7 +80,7 @@ class Bucket:
         return True
 
     def remove(self, key: str) -> None:
-        """Remove an object, if it is there."""
+        """Remove an object if it exists."""
         with self._answers(key):
             _client().delete_object(Bucket=self.name, Key=key)
 
@@ -88,8 +88,8 @@ class Bucket:
         """Read an object, or a part of it (``bytes=0-99``, or ``bytes=-100`` for its end).
 
         Raises:
-            FileNotFoundError: it is not there.
-            ConditionFailed: it is no more that of ``etag``.
+            FileNotFoundError: the object does not exist.
+            ConditionFailed: its ETag is no longer ``etag``.
         """
         request = {"Bucket": self.name, "Key": key, "Range": part, "IfMatch": etag}
         with self._answers(key):
@@ -98,24 +98,24 @@ class Bucket:
                 try:
                     content = answer["Body"].read()
                     break
-                except _broken_off():  # boto3 repeats the call until it is answered, but not the reading of the answer
+                except _broken_off():  # boto3 retries requests, but not reading the body of a response
                     if attempt == _TRIES - 1:
                         raise
         size = int(answer["ContentRange"].rpartition("/")[2]) if "ContentRange" in answer else len(content)
-        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])  # HTTP asks for it
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])  # HTTP requires it
         return Object(content, answer["ETag"], size, (now - answer["LastModified"]).total_seconds())
 
     def put(self, key: str, content: Any, new: bool = False, replaces: str | None = None) -> str:
-        """Write an object in one call; returns its ETag.
+        """Write an object in one request. Return its ETag.
 
         Args:
-            key: of the object.
+            key: the object's key.
             content: bytes, or a binary file.
-            new: only where there is none.
-            replaces: only in place of the content of this ETag.
+            new: write only if the object does not exist.
+            replaces: write only if the object has this ETag.
 
         Raises:
-            ConditionFailed: that is not so. It may be so because of this very call, if its answer was lost.
+            ConditionFailed: the condition does not hold. This call itself can be the cause, if its response was lost.
         """
         condition = {"IfNoneMatch": "*"} if new else {"IfMatch": replaces} if replaces else {}
         for attempt in range(_TRIES):
@@ -126,7 +126,7 @@ class Bucket:
                     answer = _client().put_object(Bucket=self.name, Key=key, Body=content, **condition)
                 return str(answer["ETag"])
             except FileNotFoundError as error:
-                raise ConditionFailed(errno.ENOENT, "it is not there", self.locate(key)) from error
+                raise ConditionFailed(errno.ENOENT, "no such object", self.locate(key)) from error
             except BlockingIOError:
                 if attempt == _TRIES - 1:
                     raise
@@ -135,7 +135,7 @@ class Bucket:
 
     @contextmanager
     def _answers(self, key: str) -> Iterator[None]:
-        """What is answered instead of what was asked for, as this module's errors."""
+        """Convert boto3's errors into this module's errors."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -145,47 +145,47 @@ class Bucket:
             if code in _MISSING:
                 raise FileNotFoundError(errno.ENOENT, "no such object", self.locate(key)) from error
             if code in _CONDITION:
-                raise ConditionFailed(errno.EEXIST, "it is not as it was", self.locate(key)) from error
+                raise ConditionFailed(errno.EEXIST, "it has changed", self.locate(key)) from error
             if code in _BUSY:
-                raise BlockingIOError(errno.EAGAIN, "somebody else is writing it", self.locate(key)) from error
+                raise BlockingIOError(errno.EAGAIN, "another process is writing it", self.locate(key)) from error
             if code in _EMPTY:
                 raise OSError(errno.EIO, "it is empty", self.locate(key)) from error
-            raise StoreUnavailable(f"{self.locate(key)}: {_told(error, code)}") from error
-        except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is none
-            raise StoreUnavailable(f"{self.locate(key)}: {_told(error)}") from error
+            raise StoreUnavailable(f"{self.locate(key)}: {_reason(error, code)}") from error
+        except (BotoCoreError, ValueError) as error:  # ValueError: an invalid endpoint
+            raise StoreUnavailable(f"{self.locate(key)}: {_reason(error)}") from error
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object of a bucket, which need not exist."""
+    """An object of a bucket, which need not exist."""
 
     bucket: Bucket
     key: str
 
     def locate(self) -> str:
-        """Return its URI."""
+        """Return the object's URI."""
         return self.bucket.locate(self.key)
 
     def get(self, part: str | None = None, etag: str | None = None) -> Object:
-        """Read it, as Bucket.get()."""
+        """Read the object; see :meth:`Bucket.get`."""
         return self.bucket.get(self.key, part, etag)
 
     def put(self, content: Any, new: bool = False, replaces: str | None = None) -> str:
-        """Write it, as Bucket.put()."""
+        """Write the object; see :meth:`Bucket.put`."""
         return self.bucket.put(self.key, content, new, replaces)
 
 
-def _told(error: Exception, code: str = "") -> str:
-    """What is wrong, in a line without secrets."""
+def _reason(error: Exception, code: str = "") -> str:
+    """Return the reason for an error in one line without secrets."""
     from botocore.exceptions import NoCredentialsError
 
     if isinstance(error, NoCredentialsError):
-        return "there are no credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile, are needed"
+        return "no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
     if code == "NoSuchBucket":
-        return "there is no such bucket"
+        return "no such bucket"
     message = error.response["Error"].get("Message", "") if code else str(error)  # type: ignore[attr-defined]
     reason = visible(redact_uri(" ".join(message.split())), 300).rstrip(".")
-    return f"the server refuses: {code}: {reason}" if code else f"the store cannot be reached: {reason}"
+    return f"the server rejects the request: {code}: {reason}" if code else f"the store cannot be reached: {reason}"
 
 
 def _broken_off() -> tuple[type[Exception], ...]:
@@ -196,7 +196,7 @@ def _broken_off() -> tuple[type[Exception], ...]:
 
 @cache
 def _client() -> Any:
-    """The process' client; it may be used by all threads at once."""
+    """Return the process's client, which is thread-safe."""
     import boto3
     from botocore.config import Config
 

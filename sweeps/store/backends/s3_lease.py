@@ -1,9 +1,9 @@
-"""Heartbeat: the lease of a sweep on S3, an object that its holder writes anew as long as it lives.
+"""The lease of a sweep on S3: an object that its holder rewrites periodically (its heartbeat) while it lives.
 
-Whoever finds no lease, a released one, or one that was not written for ``LAPSES_SECONDS`` may take it, by a write on
-the condition that it is still what was found: of two takers one wins. How old a lease is, the server says: its own time
-less that of the object, so that no host's clock matters. A holder counts from before its last write went out, by a
-clock that runs while the machine sleeps: it knows that it may have lost the lease before anybody can have taken it.
+A process can take a lease that does not exist, was released, or was not written for ``LAPSES_SECONDS``. It takes it by
+a conditional write, so that only one of several processes succeeds. The age of a lease is measured by the server's
+clock alone. A holder measures the time since before its last write was sent, by a clock that also runs while the
+machine sleeps, so it always notices the loss of a lease before another process can take it.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from sweeps.errors import StoreUnavailable, SweepHeld
 from sweeps.store.backends.local_lease import Holder, myself
 from sweeps.store.backends.s3_client import ConditionFailed, StoredObject
 
-LAPSES_SECONDS = 60.0  # after its last heartbeat
-_BEATS = 4  # in that time
-_ROUNDING_SECONDS = 1.0  # HTTP's times are whole seconds
+LAPSES_SECONDS = 60.0  # after the last heartbeat
+_BEATS = 4  # heartbeats in that time
+_ROUNDING_SECONDS = 1.0  # times in HTTP are whole seconds
 _TRIES = 5
-_GOODBYE_SECONDS = 10.0  # for a heartbeat under way when the holder is done
+_GOODBYE_SECONDS = 10.0  # to wait for a heartbeat in progress when the lease is released
 
 
 @dataclass(frozen=True)
 class _Found:
-    """The lease's object."""
+    """The content of the lease's object."""
 
     etag: str
-    facts: dict[str, Any]  # empty where it was released
+    facts: dict[str, Any]  # empty if the lease was released
     age: float
 
     @property
     def holder(self) -> Holder | None:
-        """Who holds it, unless it was released or has lapsed."""
+        """The holder; None if the lease was released or has lapsed."""
         if not self.facts or self.age >= float(self.facts.get("lapses", LAPSES_SECONDS)) + _ROUNDING_SECONDS:
             return None
         try:
@@ -48,18 +48,18 @@ class _Found:
 
 
 def holder(stored: StoredObject) -> Holder | None:
-    """Who has the lease; None if nobody has."""
+    """Return the holder of the lease; None if it is free."""
     found = _look(stored)
     return found.holder if found else None
 
 
 @contextmanager
 def held(stored: StoredObject, what: str) -> Iterator[Heartbeat]:
-    """Hold the lease for as long as the context lasts, this process lives and the server can be reached.
+    """Hold the lease until the end of the block, while this process lives and the server can be reached.
 
     Raises:
-        SweepHeld: somebody else has it; the message says who.
-        StoreUnavailable: the server cannot be reached, or refuses.
+        SweepHeld: another process holds it; the message names it.
+        StoreUnavailable: the server is unreachable or rejects the request.
     """
     heartbeat = Heartbeat(stored, what)
     try:
@@ -69,35 +69,37 @@ def held(stored: StoredObject, what: str) -> Iterator[Heartbeat]:
 
 
 class Heartbeat:
-    """A lease that was taken, and the thread that keeps it."""
+    """A lease held by this process, with the thread that renews it."""
 
     def __init__(self, stored: StoredObject, what: str) -> None:
-        """Take the lease; raises as held() does."""
+        """Take the lease. Raises the same errors as :func:`held`."""
         self._stored, self._what, self._seconds = stored, what, LAPSES_SECONDS
         self._myself = asdict(myself())
-        self._token = secrets.token_hex(8)  # by which it knows its own writing
+        self._token = secrets.token_hex(8)  # identifies this holder's writes
         self._etag, self._until = "", 0.0
-        self._lost = ""  # how
-        self._fault = ""  # of the last heartbeat
+        self._lost = ""  # how the lease was lost
+        self._fault = ""  # the error of the last heartbeat
         self._take()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Whether the lease is still held.
+        """Check that the lease is still held.
 
         Raises:
             SweepHeld: it was lost.
         """
         lost = self._lost
         if not lost and _clock() >= self._until:
-            lost = f"could not be kept for {self._seconds:g} s" + (f" ({self._fault})" if self._fault else "")
+            lost = f"could not be renewed for {self._seconds:g} s" + (f" ({self._fault})" if self._fault else "")
         if lost:
-            raise SweepHeld(f"the lease of {self._what} {lost}; this process writes no more: 'sweeps resume' goes on")
+            raise SweepHeld(
+                f"the lease of {self._what} {lost}; this process has stopped writing; continue with 'sweeps resume'"
+            )
 
     def end(self) -> None:
-        """Stop, and let the lease go."""
+        """Stop the heartbeat and release the lease."""
         self._end.set()
         self._thread.join(_GOODBYE_SECONDS)
         if self._thread.is_alive() or self._lost:
@@ -105,7 +107,7 @@ class Heartbeat:
         try:
             self._stored.put(b"{}", replaces=self._etag)
         except (StoreUnavailable, OSError):
-            return  # it lapses by itself; what this process has come to says more than that
+            return  # the lease lapses by itself, and this error must not hide the process's own outcome
 
     def _take(self) -> None:
         found = _look(self._stored)
@@ -113,15 +115,15 @@ class Heartbeat:
             if found is not None and (holder := found.holder) is not None and not self._is_ours(found):
                 lapses = float(found.facts.get("lapses", LAPSES_SECONDS))
                 raise SweepHeld(
-                    f"{self._what} is held by {holder}; wait for it, or end it (one that was killed lets go within "
-                    f"{lapses + 2 * _ROUNDING_SECONDS:g} s)"
+                    f"{self._what} is held by {holder}; wait for it or stop it (the lease of a killed process "
+                    f"expires within {lapses + 2 * _ROUNDING_SECONDS:g} s)"
                 )
             try:
                 self._write(found.etag if found else None)
                 return
             except (ConditionFailed, BlockingIOError):
-                found = _look(self._stored)  # somebody else was faster, or the answer to this very write was lost
-        raise SweepHeld(f"{self._what} is taken by others again and again; wait for them")
+                found = _look(self._stored)  # another process was faster, or the response to this write was lost
+        raise SweepHeld(f"{self._what} is repeatedly taken by other processes; wait for them")
 
     def _beat(self) -> None:
         while not self._end.wait(self._seconds / _BEATS):
@@ -131,27 +133,27 @@ class Heartbeat:
             except ConditionFailed:
                 self._look_for_own()
             except (StoreUnavailable, OSError) as error:
-                self._fault = str(error)  # tried again at the next beat; check() knows when it is too late
+                self._fault = str(error)  # retried at the next beat; check() detects when it is too late
             if self._lost:
                 return
 
     def _look_for_own(self) -> None:
-        """Another writing is there than the last that was answered: perhaps this holder's own."""
+        """Find out whether an unexpected version of the lease was written by this holder, with a lost response."""
         try:
             found = _look(self._stored)
         except StoreUnavailable as error:
             self._fault = str(error)
             return
         if found is not None and self._is_ours(found):
-            self._etag = found.etag  # the next beat says it anew
+            self._etag = found.etag  # the next beat replaces it
         else:
             taker = found.holder if found else None
-            self._lost = f"was taken by {taker}" if taker else "was taken away"
+            self._lost = f"was taken by {taker}" if taker else "was lost"
 
     def _write(self, replaces: str | None) -> None:
-        """Say that this process lives."""
+        """Write a heartbeat."""
         began = _clock()
-        # Each heartbeat has other bytes, and so another ETag.
+        # A random value gives each heartbeat a different content, and so a different ETag.
         facts = {"holder": self._myself, "lapses": self._seconds, "token": self._token, "beat": secrets.token_hex(8)}
         self._etag = self._stored.put(json.dumps(facts).encode(), new=replaces is None, replaces=replaces)
         self._until = began + self._seconds
@@ -173,5 +175,5 @@ def _look(stored: StoredObject) -> _Found | None:
 
 
 def _clock() -> float:
-    """Seconds that also pass while the machine sleeps."""
+    """Return the seconds of a clock that also runs while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,4 +1,4 @@
-"""RangedFile: an object on S3 as a file to read from, of which only the parts that are asked for travel."""
+"""A readable file over an object on S3, of which only the requested parts are transferred."""
 
 from __future__ import annotations
 
@@ -7,47 +7,47 @@ import io
 from sweeps.errors import StoreUnavailable
 from sweeps.store.backends.s3_client import ConditionFailed, StoredObject
 
-_TAIL = 1 << 16  # bytes; a Parquet file is read from its end, where its footer is, and a small one is here at once
+_TAIL = 1 << 16  # bytes; the end of a Parquet file is read first, since it has the footer, or all of a small file
 
 
 class RangedFile(io.RawIOBase):
-    """Reads one content of an object: should another take its place meanwhile, reading ends with an error."""
+    """A read-only file over one version of an object; reading fails if the object is replaced meanwhile."""
 
     def __init__(self, stored: StoredObject) -> None:
-        """Asks for the end of the file; raises as S3Storage.get() does."""
+        """Read the end of the file. Raises the same errors as S3Storage.get()."""
         super().__init__()
         self._stored, self._place = stored, 0
         tail = stored.get(f"bytes=-{_TAIL}")
         self._tail, self._etag, self._size = tail.content, tail.etag, tail.size
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Where reading goes on."""
+        """Return the position."""
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to another place."""
+        """Change the position, and return it."""
         self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
         return self._place
 
     def read(self, size: int = -1) -> bytes:
-        """So many bytes from here, or as many as there are."""
+        """Read up to ``size`` bytes from the position, or all if it is negative."""
         start = self._place
         stop = self._size if size < 0 else min(start + size, self._size)
         self._place = max(start, stop)
         if stop <= start:
             return b""
-        first = self._size - len(self._tail)  # that is here
+        first = self._size - len(self._tail)  # the position at which the tail starts
         if start >= first:
             return self._tail[start - first : stop - first]
         try:
             return self._stored.get(f"bytes={start}-{stop - 1}", self._etag).content
         except ConditionFailed as error:
-            raise StoreUnavailable(f"{self._stored.locate()}: written anew while it was read") from error
+            raise StoreUnavailable(f"{self._stored.locate()}: replaced while it was read; try again") from error

@@ -281,7 +281,7 @@ BAD_RUNS = {
     "ray address": (["run", "sweep.yaml", "--address", "127.0.0.1:1"], "Ray at 127.0.0.1:1 cannot be joined"),
     "address inline": (["run", "sweep.yaml", "--executor", "inline", "--address", "auto"], "--executor ray"),
     "store": (["run", "sweep.yaml", "--executor", "inline", "--store", "sweep.yaml/x"], "the store cannot be written"),
-    "store's name": (["run", "sweep.yaml", "--executor", "inline", "--store", "what?"], "may not contain '?'"),
+    "store's name": (["run", "sweep.yaml", "--executor", "inline", "--store", "what?"], "must not contain '?'"),
     "beyond float32": (["plan", "sweep.yaml", "--set", "task.dataset.slope=1e39"], "float32"),
     "unknown sweep": (["show", "abcd"], "'abcd': no such sweep in the store"),
     "no id": (["report", "../.."], "not a sweep id"),

@@ -139,7 +139,7 @@ def test_the_best_trials_are_not_known_before_all_are_there(
     files = stored(make_prepared(tracking={"trials": "top:3"}))
     (files.shards.folder / "00001.parquet").unlink()
     [line] = cli("log", files.sweep_id, code=2).stderr.splitlines()
-    assert "which trials are the best can be said when all trials are computed: sweeps resume" in line
+    assert "the best trials are not known until all trials are computed; compute them with: sweeps resume" in line
     assert files.tracking_record.places() == []
 
 
@@ -151,7 +151,7 @@ def test_what_cannot_be_logged_is_one_line(cli: Cli, store: Store, files: SweepF
     for shard in sorted(files.shards.done()):
         (files.shards.folder / f"{shard:05}.parquet").unlink()
     [line] = cli("log", files.sweep_id, code=2).stderr.splitlines()
-    assert "nothing is computed yet: sweeps resume" in line
+    assert "nothing is computed yet; compute it with: sweeps resume" in line
 
 
 def test_a_server_that_fails_between_is_told_without_passwords(cli: Cli, files: SweepFiles, faulty: Proxy) -> None:

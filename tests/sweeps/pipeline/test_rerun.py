@@ -73,8 +73,7 @@ def test_another_sweep_does_not_get_the_id(cli: Cli, config: Config, store: Stor
     before = written(store, "abc123")
     [line] = cli(*asked, "--set", "training.epochs=5", "--set", "seeds=[1]", code=2).stderr.splitlines()
     assert line == (
-        "error: sweep abc123: the store holds it already, as another sweep: "
-        "not the same are training, seeds; take another id"
+        "error: sweep abc123: exists already with another config: training, seeds differ; choose another id"
     )
     with store.find("abc123").lease():
         assert "sweep abc123 is held by" in cli(*asked, code=2).stderr
@@ -84,8 +83,8 @@ def test_another_sweep_does_not_get_the_id(cli: Cli, config: Config, store: Stor
 @pytest.mark.cluster
 def test_ids_and_tags_that_cannot_be_are_one_line(cli: Cli, config: Config, store: Store) -> None:
     for given, told in (
-        (("--id", "../x"), "error: --id '../x': 1 to 32 hexadecimal digits are needed, in lower case"),
-        (("--tag", "novalue"), "error: --tag 'novalue': KEY=VALUE is needed;"),
+        (("--id", "../x"), "error: --id '../x': must be 1 to 32 lower-case hexadecimal digits"),
+        (("--tag", "novalue"), "error: --tag 'novalue': must be KEY=VALUE;"),
     ):
         [line] = cli("run", config(), *given, code=2).stderr.splitlines()
         assert line.startswith(told)
@@ -103,7 +102,7 @@ def test_tags() -> None:
 def test_of_two_that_make_the_same_sweep_one_does(store: Store) -> None:
     manifest = {"sweep_id": "ab", "name": "n", "created": "2026-01-01T00:00:00+00:00", "trials": 1, "shards": 1}
     files = store.create("ab", "name: n\n", manifest)
-    with pytest.raises(SweepHeld, match="another process has just made it"):
+    with pytest.raises(SweepHeld, match="another process has just created it"):
         store.create("ab", "name: m\n", manifest)
     assert files.config_path.read_text() == "name: n\n"
     assert [path.name for path in (store.root / "sweeps").iterdir()] == ["ab"]

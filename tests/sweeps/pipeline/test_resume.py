@@ -134,7 +134,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(
     [files] = store.sweeps()
     [line] = err.splitlines()
     assert line.startswith(f"error: {files.shards.folder}/00000.parquet: cannot be written: ")
-    assert line.endswith("File too large; make room, then resume")
+    assert line.endswith("File too large; free some space, then resume the sweep")
     assert files.state() == "interrupted"
     assert contents(files) == {}
     cli("resume", files.sweep_id, *tracking)

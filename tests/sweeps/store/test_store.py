@@ -157,7 +157,7 @@ def test_a_damaged_sweep_does_not_hide_the_others(store: Store) -> None:
 
 
 def test_a_store_whose_path_would_cut_the_databases_name(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"may not contain '\?'"):
+    with pytest.raises(StoreError, match=r"must not contain '\?'"):
         Store(tmp_path / "what?")
 
 
@@ -178,14 +178,14 @@ def test_finding_a_sweep_by_the_start_of_its_id(store: Store) -> None:
 
 def test_an_empty_store_holds_no_sweeps(store: Store) -> None:
     assert store.sweeps() == []
-    with pytest.raises(StoreError, match="which holds no sweeps"):
+    with pytest.raises(StoreError, match="which is empty"):
         store.find("a")
 
 
 def test_a_file_is_no_store(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.touch()
-    with pytest.raises(StoreError, match="is not a folder, and no store"):
+    with pytest.raises(StoreError, match="not a store, because it is not a folder"):
         Store(path).sweeps()
 
 
@@ -193,7 +193,7 @@ def test_a_sweep_is_made_once_and_whole(store: Store) -> None:
     files = store.create("aa11", "name: x\n", MANIFEST)
     assert (files.config_yaml(), files.manifest()) == ("name: x\n", MANIFEST)
     assert Store.of(files).where == store.where
-    with pytest.raises(SweepHeld, match="another process has just made it"):
+    with pytest.raises(SweepHeld, match="another process has just created it"):
         store.create("aa11", "name: y\n", MANIFEST | {"name": "other"})
     assert store.find("aa11").manifest() == MANIFEST
     assert Raw(files).names() == {"config.yaml", "plan.json"}

@@ -136,7 +136,7 @@ def test_a_progress_that_cannot_be_written_is_told_and_the_sweep_goes_on(
     [line] = done.stderr.splitlines()
     assert line == (
         f"error: the sweep continues, but its progress cannot be written to progress.json: {files.folder}/progress.json: "
-        "cannot be written: Is a directory; mend that, then resume"
+        "cannot be written: Is a directory; fix the cause, then resume the sweep"
     )
     assert files.state() == "reported"
     assert json.loads(cli("list", "--json").stdout)[0]["shards"] == "12/12"

@@ -269,16 +269,16 @@ def test_workers_of_ray_write_their_shards(s3_store: Store, store: Store, cli: C
 
 
 WRONG = {
-    "s3://": "s3://BUCKET/PREFIX is needed",
-    "s3:///prefix": "s3://BUCKET/PREFIX is needed",
-    "s3:/bucket/prefix": "s3://BUCKET/PREFIX is needed",
-    "s3://a//b": "no empty, '.' or '..' parts",
-    "s3://a/../b": "no empty, '.' or '..' parts",
-    "s3://a/b?c": "no '?', '#' or control characters",
-    "s3://key:geheim@bucket/x": "s3://***@bucket/x: s3://BUCKET/PREFIX is needed",
-    "gs://bucket/x": "gs://bucket/x: a store is a folder or s3://BUCKET/PREFIX",
-    "http://user:geheim@host/x": "http://***@host/x: a store is a folder or s3://BUCKET/PREFIX",
-    "s3://no-such-bucket/x": "there is no such bucket",
+    "s3://": "must be s3://BUCKET/PREFIX",
+    "s3:///prefix": "must be s3://BUCKET/PREFIX",
+    "s3:/bucket/prefix": "must be s3://BUCKET/PREFIX",
+    "s3://a//b": "must not have empty, '.' or '..' parts",
+    "s3://a/../b": "must not have empty, '.' or '..' parts",
+    "s3://a/b?c": "must not contain '?', '#' or control characters",
+    "s3://key:geheim@bucket/x": "s3://***@bucket/x: must be s3://BUCKET/PREFIX",
+    "gs://bucket/x": "gs://bucket/x: a store must be a folder or s3://BUCKET/PREFIX",
+    "http://user:geheim@host/x": "http://***@host/x: a store must be a folder or s3://BUCKET/PREFIX",
+    "s3://no-such-bucket/x": "no such bucket",
 }
 
 
@@ -292,14 +292,14 @@ def test_what_is_no_store_is_told_in_a_line(where: str, config: Path, store: Sto
 
 def test_without_a_tracking_uri_nothing_is_computed(config: Path, s3_store: Store) -> None:
     [line] = sweeps("run", config, "--executor", "inline", "--store", s3_store.where, code=2).splitlines()
-    assert line.endswith("a shared store has no MLflow of its own: name one with --tracking-uri or MLFLOW_TRACKING_URI")
+    assert line.endswith("a shared store has no embedded MLflow; set --tracking-uri or MLFLOW_TRACKING_URI")
     assert s3_store.sweeps() == []
 
 
 def test_a_server_that_does_not_heed_conditions_is_refused(s3_store: Store, s3_server: S3Server) -> None:
     s3_server.heeds_conditions = False
     try:
-        with pytest.raises(StoreUnavailable, match="does not heed conditional writes"):
+        with pytest.raises(StoreUnavailable, match="ignores conditional writes"):
             s3_store.check_writable()
     finally:
         s3_server.heeds_conditions = True
@@ -319,7 +319,9 @@ def test_credentials_that_the_server_refuses(s3_store: Store, s3_server: S3Serve
         for look in (s3_store.check_writable, s3_store.sweeps):
             with pytest.raises(StoreUnavailable) as raised:
                 look()
-            assert "the server refuses: InvalidAccessKeyId: The AWS Access Key Id you provided" in str(raised.value)
+            assert "the server rejects the request: InvalidAccessKeyId: The AWS Access Key Id you provided" in str(
+                raised.value
+            )
             assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(raised.value)
     finally:
         ask_for_credentials(b"inf")
@@ -330,4 +332,4 @@ def test_credentials_that_the_server_refuses(s3_store: Store, s3_server: S3Serve
 def test_no_credentials(s3_store: Store, cli: Cli) -> None:
     nothing = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
     [line] = cli("list", "--store", s3_store.where, code=2, **nothing, HOME="/nonexistent").stderr.splitlines()
-    assert "there are no credentials: AWS_ACCESS_KEY_ID" in line
+    assert "no credentials found; set AWS_ACCESS_KEY_ID" in line

@@ -64,7 +64,7 @@ def test_the_second_is_told_who_holds_it_until_that_one_is_dead_for_a_while(stor
         found = storage.holder()
         assert found is not None
         assert (found.pid, found.host) == (process.pid, socket.gethostname())
-        told = rf"^it is held by '-c .*' \(process {process.pid} of .+ since 20.+ killed lets go within 5 s\)"
+        told = rf"^it is held by '-c .*' \(process {process.pid} of .+ since 20.+ killed process expires within 5 s\)"
         with pytest.raises(SweepHeld, match=told), storage.lease("it"):
             pass
         first = storage.get("lease")
@@ -177,8 +177,8 @@ def test_a_holder_that_cannot_say_that_it_lives_stops_before_another_may_take_it
 
         until(is_lost)
         assert storage.holder() is not None  # for others it is held a little longer
-        assert "could not be kept for 3 s (s3://" in is_lost()
-        assert "the server refuses: 403" in is_lost()
+        assert "could not be renewed for 3 s (s3://" in is_lost()
+        assert "the server rejects the request: 403" in is_lost()
         s3_server.behave(lambda method, path: "")
         until(lambda: storage.holder() is not None and not is_lost())  # nobody has taken it: it goes on
 

@@ -242,7 +242,7 @@ def test_passwords_are_not_shown() -> None:
 
 def test_a_uri_with_a_password_has_to_be_given_again(store: Store, sweep: TrackedSweep) -> None:
     sweep.files.tracking_record.write({"uri": redact_uri("postgresql://me:secret@host/db")})
-    with pytest.raises(TrackingError, match=r"tracked at postgresql://me:\*\*\*@host/db: pass it again"):
+    with pytest.raises(TrackingError, match=r"logged to postgresql://me:\*\*\*@host/db; pass this URI"):
         tracker_for(store, None, sweep.files)
 
 

@@ -131,7 +131,7 @@ def test_what_a_variable_must_hold(store: Store, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(TrackingError, match=r"^tracking.database: the environment variable TEAM_DATABASE is not set$"):
         tracker_for(store, SERVER, None, "$TEAM_DATABASE")
     monkeypatch.setenv("TEAM_DATABASE", "mysql://me:secret@host/db")
-    with pytest.raises(TrackingError, match=r"^tracking.database: a postgresql:// or sqlite:/// URI is needed$"):
+    with pytest.raises(TrackingError, match=r"^tracking.database: must be a postgresql:// or sqlite:/// URI$"):
         tracker_for(store, SERVER, None, "$TEAM_DATABASE")
     assert tracker_for(store, None, None, "$TEAM_DATABASE").uri == store.tracking_uri  # no server: of no use
 
