@@ -121,7 +121,7 @@ def test_replay_shows_the_trial_beside_torch(cli: Cli, config: Callable[..., Pat
     text = cli("replay", sweep_id, 7, "--steps", 3).stdout
     assert "17 more steps" in text
     assert "20 steps, bit for bit equal to torch.optim.SGD; the stored values match" in text
-    for trial, message in (("99", "the sweep's trials are 0 to 11"), ("zzzz", "no trial of sweep")):
+    for trial, message in (("99", "give a number from 0 to 11"), ("zzzz", "no trial has an id with this prefix")):
         assert message in cli("replay", sweep_id, trial, code=2).stderr
 
 

@@ -356,7 +356,7 @@ class TestFiles:
         assert len(tables) >= 6
         assert all(len({line.replace("\\|", "").count("|") for line in table}) == 1 for table in tables)
         assert "5.5695" in page
-        assert "326 % of the way" in page
+        assert "by 326 % of the distance" in page
 
     def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
         results = load_results(sweep(tmp_path, LINE, [0])[1])
@@ -659,5 +659,5 @@ def test_a_noise_floor_above_the_start_is_told(
     assert list(loaded.trials["verdict"]) == ["converged", "diverging"]
     table = predictions(loaded).set_index("predicted")
     assert table.loc["settles (growth < 1)", ["trials", "contradicted"]].tolist() == [2, 1]
-    assert "on a noise floor" in str(finding(loaded))
+    assert "a noise floor" in str(finding(loaded))
     assert "growth per epoch over the drawn orders; one trial contradicts it" in render_report(loaded, "md")
