@@ -150,7 +150,7 @@ def test_networks_and_best_trials_of_all_stages(store: Store, make_config: Calla
     outcome = run(files, prepared, InlineExecutor(), tracker, Silent())
     assert outcome.tracking_error is None
     audit = verify(files, tracker, sample=4)
-    unpublished = [difference for difference in audit.differences if "own run" not in difference.where]
+    unpublished = [found for found in audit.differences if found.where != "parent run"]
     assert (audit.trials, audit.stored, audit.logged, unpublished) == (FIRST + SECOND, FIRST + SECOND, 5, [])
 
 
@@ -163,7 +163,7 @@ def test_verify_finds_a_stage_that_does_not_follow(
     with monkeypatch.context() as patch:
         patch.setattr(two_stages_method, "FACTORS", (0.5, 0.8, 1.0, 1.1))
         [found] = [found for found in verify(files, tracker).differences if found.what == "stage"]
-        assert str(found) == f"stage (stage 1): expected {SECOND} trials, found {SECOND} other trials"
+        assert str(found) == f"stage (stage 1): expected {SECOND} trials, found {SECOND} different trials"
     path = files.folder / "stages" / "00001.parquet"
     table = pq.read_table(path)
     doubled = pa.array(2 * table["lr"].to_numpy())

@@ -1,0 +1,90 @@
+"""Audit of a sample: some trials trained again, by the engine and by torch.optim.SGD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sgdcore import Thresholds, judge
+from sgdcore.trajectories import NEVER
+from sweeps.arrow_columns import matrix
+from sweeps.execution.training import train_table
+from sweeps.plan.plan import Trials
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.store.store import SweepFiles
+from sweeps.verification.differences import Audit, Difference, readable_table
+from sweeps.verification.tolerance import TrialOutcome, outcome_differences, trained_by_torch, trial_outcome
+
+_ALONE = (b"numba", b"triton")  # kernels whose results for a trial do not depend on the other trials
+
+
+def sample_differences(
+    prepared: PreparedSweep, files: SweepFiles, audit: Audit, random: np.random.Generator, size: int
+) -> Iterator[Difference]:
+    """Retrain sampled trials with torch.optim.SGD and compare them, with the tolerance of ``sweeps replay``."""
+    chosen = np.sort(random.choice(len(prepared.plan), min(size, len(prepared.plan)), replace=False))
+    shards = prepared.plan.shards().holding(chosen)
+    for index in sorted(set(shards.tolist()) & files.shards.done()):
+        shard = prepared.plan.shards()[index]
+        rows = chosen[shards == index] - shard.start
+        table = readable_table(files, index)
+        if table is None or len(table) != len(shard):
+            continue  # reported by store_differences
+        trials, sample = prepared.plan.trials(shard.start, shard.stop).take(rows), table.take(rows)
+        # Both can find the same difference, such as a wrong verdict; report it once.
+        yield from dict.fromkeys(
+            [*_engine_differences(prepared, trials, sample), *_torch_differences(prepared, trials, sample, audit)]
+        )
+
+
+def _engine_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table) -> Iterator[Difference]:
+    """Retrain trials with the engine and compare all columns of trials whose losses are the same.
+
+    Losses are the same if the kernel's results do not depend on the other trials, unless linear algebra libraries
+    differ between machines. Parameters and losses are compared with torch instead; verdicts that depend on all trials
+    are checked separately.
+    """
+    if (table.schema.metadata or {}).get(b"kernel") not in _ALONE:
+        return
+    again = train_table(prepared, trials, device="cpu", threads=1)
+    skipped = {"final", "loss"} if prepared.task.is_quadratic else {"final", "loss", "verdict", "steps_to_tolerance"}
+    same = [ours == theirs for ours, theirs in zip(table["loss"].to_pylist(), again["loss"].to_pylist(), strict=True)]
+    for name in [name for name in again.column_names if name not in skipped]:
+        expected = again[name].to_pylist()
+        found = table[name].to_pylist() if name in table.column_names else [None] * len(expected)
+        for row in np.flatnonzero(same):
+            if not _is_as(found[row], expected[row]):
+                where = f"trial {trials.number[row]}, recomputed"
+                yield Difference(name, where, str(expected[row]), str(found[row]))
+
+
+def _is_as(found: Any, expected: Any) -> bool:
+    """Compare two values: floats to six digits, lists of floats to six digits of the largest, others exactly."""
+    if not isinstance(expected, float | list) or type(found) is not type(expected):
+        return bool(found == expected)
+    ours, theirs = np.array(found, dtype=np.float64), np.array(expected, dtype=np.float64)
+    size = np.nanmax(np.abs(theirs), initial=0.0)
+    return ours.shape == theirs.shape and np.allclose(ours, theirs, rtol=0, atol=1e-6 * size, equal_nan=True)
+
+
+def _torch_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table, audit: Audit) -> Iterator[Difference]:
+    trained = trained_by_torch(prepared, trials)
+    verdicts = judge(trained, Thresholds(**prepared.config.verdict.model_dump())).verdict
+    stops = pc.fill_null(table["first_nonfinite_step"], NEVER).to_pylist()
+    final, loss = matrix(table["final"], len(table)), matrix(table["loss"], len(table))
+    for row, verdict in enumerate(table["verdict"].to_pylist()):
+        where = f"trial {trials.number[row]}, recomputed"
+        ours, theirs = TrialOutcome(stops[row], {"final": final[row], "loss": loss[row]}), trial_outcome(trained, row)
+        exact = np.array_equal(ours.values["final"], theirs.values["final"], equal_nan=True)
+        audit.recomputed += 1
+        audit.exact += exact
+        if exact and prepared.task.is_quadratic and verdict != verdicts[row]:
+            yield Difference("verdict", where, str(verdicts[row]), verdict)
+        if verdict in ("diverging", "diverged") and not prepared.task.is_quadratic:
+            continue  # a diverging network amplifies rounding beyond any tolerance
+        for what, *facts in outcome_differences(prepared, trials.take(np.array([row])), ours, theirs):
+            yield Difference(what, where, *facts)

@@ -1,0 +1,94 @@
+"""Audit of the tracking: one parent run with the right totals, one child run per selected trial."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from sgdcore.verdict import VERDICTS
+from sweeps.errors import StoreError
+from sweeps.execution.shard_table import recorded_steps
+from sweeps.plan.prepared import PreparedSweep
+from sweeps.results.ranking import best_trials
+from sweeps.store.store import SweepFiles
+from sweeps.tracking.base import LoggedRun, TrackedSweep, Tracker
+from sweeps.tracking.policy import runs_wanted
+from sweeps.tracking.trial_runs import expected_runs
+from sweeps.verification.differences import Audit, Difference, readable_table
+
+
+def tracking_differences(
+    prepared: PreparedSweep, files: SweepFiles, tracker: Tracker, audit: Audit
+) -> Iterator[Difference]:
+    """Check that there is one parent run with the right totals, and one matching child run per selected trial."""
+    sweep = TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
+    parents: list[LoggedRun] = []
+    children: dict[str, list[tuple[str, bytes]]] = {}  # digests, because the facts of all runs might not fit in memory
+    for run in tracker.logged_runs(sweep):
+        if not run.trial_id:
+            parents.append(run)
+            continue
+        children.setdefault(run.trial_id, []).append((run.run_id, _digest(run)))
+        for name in run.not_finite:
+            yield Difference(f"mlflow: {name}", f"run {run.run_id}", "a finite value", str(run.facts[name]))
+    yield from _parent_differences(parents, audit, prepared.config.metric.name)
+    steps, best = recorded_steps(prepared), _best(prepared, files)
+    for index in sorted(files.shards.done()):
+        if (table := readable_table(files, index)) is None:
+            continue  # reported by store_differences
+        among = np.full(len(table), prepared.config.tracking.trials == "all")
+        if best is not None:
+            among = np.isin(table["trial"].to_numpy(), best.get(index, []))
+        there = [trial_id in children for trial_id in table["trial_id"].to_pylist()]
+        looked_at = table.filter(pa.array(among | np.array(there, np.bool_)))
+        if len(looked_at):
+            for run in expected_runs(sweep, looked_at, steps):
+                found = list(_child_differences(run, children.pop(run.trial_id, []), tracker))
+                yield from found
+                audit.logged += not found
+    for trial_id, runs in children.items():
+        yield Difference(f"mlflow: trial {trial_id}", "runs", "a trial of this sweep", ", ".join(r for r, _ in runs))
+
+
+def _best(prepared: PreparedSweep, files: SweepFiles) -> dict[int, list[int]] | None:
+    """Return the trials to log, by shard, if only the best are logged; None if all or none are."""
+    policy = prepared.config.tracking.trials
+    if not policy.startswith("top:"):
+        return None
+    try:
+        return best_trials(files, prepared.config.metric.name, runs_wanted(policy, len(prepared.plan)))
+    except StoreError:
+        return {}  # unknown with a damaged shard, which store_differences reports
+
+
+def _parent_differences(parents: list[LoggedRun], audit: Audit, metric: str) -> Iterator[Difference]:
+    if len(parents) != 1:
+        yield Difference("mlflow: parent run", "runs", "1", str(len(parents)))
+        return
+    facts: dict[str, str | float] = {"status": "FINISHED", "metric trials": float(audit.verdicts.total())}
+    facts |= {f"metric trials/{verdict}": float(audit.verdicts[verdict]) for verdict in VERDICTS}
+    if audit.best is not None:
+        facts[f"metric best/{metric}"] = audit.best
+    for name, fact in facts.items():
+        if parents[0].facts.get(name) != fact:
+            yield Difference(f"mlflow: {name}", "parent run", str(fact), str(parents[0].facts.get(name)))
+
+
+def _child_differences(expected: LoggedRun, found: list[tuple[str, bytes]], tracker: Tracker) -> Iterator[Difference]:
+    where = f"trial {expected.trial_id}"
+    if len(found) != 1:
+        yield Difference("mlflow: runs", where, "1", str(len(found)))
+    for run_id, digest in found:
+        if digest == _digest(expected):
+            continue
+        facts = tracker.read_run(run_id).facts
+        for name in sorted(facts.keys() | expected.facts.keys()):
+            if facts.get(name) != expected.facts.get(name):
+                yield Difference(f"mlflow: {name}", where, str(expected.facts.get(name)), str(facts.get(name)))
+
+
+def _digest(run: LoggedRun) -> bytes:
+    return hashlib.blake2b(repr(sorted(run.facts.items())).encode(), digest_size=16).digest()
