@@ -92,7 +92,7 @@ def _stand_by(child: int, read: int) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, passed_on)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    os.set_blocking(read, False)  # a grandchild may keep the other end open without writing
+    os.set_blocking(read, False)  # a grandchild can keep the other end open without writing
     try:
         lines = os.read(read, _LONGEST).decode().split("\n")[:-1]
     except BlockingIOError:

@@ -103,7 +103,7 @@ def progress() -> BarProgress | LineProgress:
 
 
 class BarProgress:
-    """Two bars: trials computed and trials logged, with rates and the time left."""
+    """A progress display with two bars: trials computed and trials logged, with rates and the remaining time."""
 
     def __init__(self) -> None:
         """Create the bars; begin() shows them."""
@@ -153,19 +153,19 @@ class BarProgress:
 
 
 class LineProgress:
-    """Progress as plain lines, one every few seconds and one at the end."""
+    """A progress display with plain lines, one every few seconds and one at the end."""
 
     def __init__(self) -> None:
         """Create the counters; begin() starts the clock."""
         self._totals = {"computed": 0, "logged": 0}
         self._done = {"computed": 0, "logged": 0}
         self._at = {"computed": 0.0, "logged": 0.0}  # time of the last change
-        self._began = self._said = 0.0
+        self._began = self._printed = 0.0
 
     def begin(self, to_compute: int, to_log: int) -> None:
         """Start the clock."""
         self._totals = {"computed": to_compute, "logged": to_log}
-        self._began = self._said = time.monotonic()
+        self._began = self._printed = time.monotonic()
 
     def extend(self, to_compute: int, to_log: int) -> None:
         """Add to the totals."""
@@ -186,8 +186,8 @@ class LineProgress:
     def _advance(self, name: str, trials: int) -> None:
         self._done[name] += trials
         self._at[name] = time.monotonic()
-        if self._at[name] - self._said >= _LINE_SECONDS:
-            self._said = self._at[name]
+        if self._at[name] - self._printed >= _LINE_SECONDS:
+            self._printed = self._at[name]
             self._line()
 
     def _line(self) -> None:

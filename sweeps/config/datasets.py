@@ -50,7 +50,7 @@ class LineData(DataConfig):
 
 
 class LinearData(DataConfig):
-    """Random linear data with ``n`` samples, ``d`` features and a given condition number."""
+    """A random linear data set with ``n`` samples, ``d`` features and a given condition number."""
 
     kind: Literal["linear"]
     n: Size = 100

@@ -88,7 +88,7 @@ def read_text(path: Path) -> str:
         ConfigError: the file cannot be read.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device may never end
+        if path.exists() and not path.is_file():  # a pipe or a device can be endless
             raise ConfigError(str(path), ["cannot be read: not a regular file"])
         with path.open("rb") as file:
             content = file.read(4 * strict_yaml.MAX_CHARACTERS + 1)

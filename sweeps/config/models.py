@@ -47,7 +47,7 @@ class MlpModel(Model):
 
 
 class ModuleModel(Model):
-    """Any torch.nn.Module: ``module`` (package.module:callable) is called with ``arguments`` and returns a new one."""
+    """A custom torch.nn.Module: ``module`` (package.module:callable) is called with ``arguments`` and returns one."""
 
     kind: Literal["module"]
     module: ModulePath

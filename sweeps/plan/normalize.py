@@ -14,7 +14,7 @@ NEEDS_MOMENTUM = "nesterov needs a momentum"
 NEEDS_ZERO_DAMPENING = "nesterov needs zero dampening"
 NO_DAMPENING = "dampening has no effect without momentum"
 NO_SEED = "the seed has no effect: sequential order and given start values"
-SAME_VALUE = "a value stands twice on its axis"
+SAME_VALUE = "a repeated value on an axis"
 SAME_TRIAL = "the same trial in more than one mapping"
 REPEATED = "the same trial more than once"
 _MAX_PIECES = 2_000  # products that overlapping mappings are split into
@@ -22,7 +22,7 @@ _MAX_COMPARISONS = 20_000  # pairs of overlapping mappings, which take a few sec
 
 
 def normalize(block: Product, config: SweepConfig, dropped: dict[str, int], merged: dict[str, int]) -> list[Product]:
-    """Split a product into products of distinct trials that torch.optim.SGD accepts, and count what is left out."""
+    """Split a product into products of distinct trials that torch.optim.SGD accepts, and count the others."""
     if config.training.order == "sequential" and not _drawn(block, config) and len(block["seed"]) >= 1:
         single = block.replace("seed", np.zeros(1))
         _count(merged, NO_SEED, len(block) - len(single))
@@ -43,7 +43,7 @@ def normalize(block: Product, config: SweepConfig, dropped: dict[str, int], merg
 def normalize_table(
     table: TrialTable, config: SweepConfig, dropped: dict[str, int], merged: dict[str, int], earlier: set[bytes]
 ) -> TrialTable:
-    """Return the distinct trials of a table that torch.optim.SGD accepts, and count what is left out.
+    """Return the distinct trials of a table that torch.optim.SGD accepts, and count the others.
 
     Args:
         table: the trials, one row each.
