@@ -41,7 +41,7 @@ def doctor(
     tracking_database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check versions, devices, Ray, MLflow, store and clock, and suggest fixes."""
+    """Check this machine, Ray, MLflow and the store, and suggest fixes."""
     from sweeps.cli.terminal import out, say, show_json
     from sweeps.service.doctor import ServiceSettings, examine
     from sweeps.store.store import Store
@@ -96,7 +96,7 @@ def restore(
     artifacts: ArtifactsOption = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Restore an archive into an empty store, database and artifact folder."""
+    """Restore a backup into an empty store and tracking server."""
     from sweeps.cli.terminal import say
     from sweeps.pipeline.factories import database_uri
     from sweeps.service import backup as copies

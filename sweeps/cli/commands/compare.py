@@ -30,7 +30,7 @@ def compare(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare sweeps with the first one: best loss, stable share, verdicts."""
+    """Compare sweeps with the first one: loss, stability, verdicts."""
     from sweeps.cli.terminal import say, show_json, show_table
     from sweeps.report.comparison_page import write_comparison
     from sweeps.report.comparison_tables import comparison_findings, comparison_sentences, comparison_tables
@@ -87,7 +87,7 @@ def check(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a sweep against a baseline and limits; exit with 4 if it fails."""
+    """Check a sweep against a baseline and limits; exit 4 on failure."""
     from sweeps.cli.terminal import show_json
     from sweeps.verification import regression as checking
 

@@ -42,7 +42,10 @@ def submit(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Submit a sweep as a Ray job; submitting it again resumes a failed job."""
+    """Submit a sweep as a Ray job.
+
+    Submitting it again returns the existing job, or resumes it if it failed.
+    """
     from sweeps.cli.terminal import say, show_json
     from sweeps.pipeline.rerun import tags_of
     from sweeps.service.jobs.ray_jobs import Cluster
@@ -103,7 +106,10 @@ def logs(
 
 @app.command()
 def cancel(job_id: JobId, address: ClusterOption) -> None:
-    """Stop a job; its results are kept, and submitting it again resumes it."""
+    """Stop a job.
+
+    Its results are kept; submitting it again resumes it.
+    """
     from sweeps.cli.terminal import say
     from sweeps.service.jobs.ray_jobs import Cluster
 

@@ -118,7 +118,7 @@ def resume(
     tracking_uri: TrackingOption = None,
     tracking_database: DatabaseOption = None,
 ) -> None:
-    """Compute and log what is missing of a sweep; retry failed trials."""
+    """Compute and log what is missing of a sweep; retry failures."""
     if executor is ExecutorName.ray:
         supervise()
     from sweeps.pipeline.factories import tracker_for

@@ -26,9 +26,7 @@ _WAIT_SECONDS = 1.0  # the same while a command waits
 _DEFAULT_FILE = Path("configs/schedules.yaml")
 _VARIABLE = "SWEEPS_SCHEDULES"
 
-schedule = typer.Typer(
-    no_args_is_help=True, help="Run sweeps on a schedule; each tick runs once, even with several schedulers."
-)
+schedule = typer.Typer(no_args_is_help=True, help="Run sweeps on a schedule; each tick runs exactly once.")
 app.add_typer(schedule, name="schedule")
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", envvar=_VARIABLE, help="The schedules file (YAML).")]
@@ -83,7 +81,7 @@ def list_(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List schedules with their next tick and the outcome of the last one."""
+    """List schedules with their next tick and last outcome."""
     scheduler = _scheduler(file, store, database)
     paused = scheduler.table.paused()
     rows = []
@@ -132,7 +130,7 @@ def history(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a schedule's ticks, newest first, with reasons for skipped ones."""
+    """Show a schedule's ticks and their outcomes, newest first."""
     scheduler = _scheduler(file, store, database)
     _named(scheduler, name)
     _show([_row(tick) for tick in scheduler.table.of(name, newest=last)], as_json)
@@ -148,7 +146,10 @@ def trigger(
     store: StoreOption = DEFAULT_STORE,
     database: DatabaseOption = None,
 ) -> None:
-    """Run a schedule's sweep now; a scheduler or --wait tracks it to its end."""
+    """Run a schedule's sweep now.
+
+    A running scheduler, or --wait, checks it and reports its outcome.
+    """
     from sweeps.cli.terminal import say
     from sweeps.service.schedule import tick_table
 
@@ -177,7 +178,10 @@ def pause(
     store: StoreOption = DEFAULT_STORE,
     database: DatabaseOption = None,
 ) -> None:
-    """Pause a schedule; its ticks are dropped, a running sweep continues."""
+    """Pause a schedule.
+
+    Ticks during the pause are dropped; a running sweep continues.
+    """
     _pause(name, file, store, database, True)
 
 

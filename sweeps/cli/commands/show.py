@@ -35,7 +35,7 @@ def list_(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> No
 
 @app.command()
 def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
-    """Show a sweep: its state, stability map, verdicts and best trials."""
+    """Show a sweep's state, stability map, verdicts and best trials."""
     from sweeps.cli.terminal import out, say, show_json, show_table
     from sweeps.cli.terminal_map import show_map
     from sweeps.report.headline import headline, lead_sentences
@@ -139,7 +139,7 @@ def verify(
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the store, MLflow, and a sample of trials against torch.optim.SGD."""
+    """Check a sweep against its plan, MLflow and torch.optim.SGD."""
     from sweeps.cli.terminal import say, show_json
     from sweeps.pipeline.factories import tracker_for
     from sweeps.verification.audit import verify as audited
