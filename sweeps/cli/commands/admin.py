@@ -41,7 +41,7 @@ def doctor(
     tracking_database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check this machine, Ray, MLflow and the store, and suggest fixes."""
+    """Check this machine, Ray, MLflow and the store; suggest fixes."""
     from sweeps.cli.terminal import out, say, show_json
     from sweeps.service.doctor import ServiceSettings, examine
     from sweeps.store.store import Store
