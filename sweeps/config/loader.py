@@ -60,7 +60,7 @@ def parse(document: Any, where: str, folder: Path = Path()) -> SweepConfig:
     try:
         config = SweepConfig.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(where, problem_lines(error)) from error
+        raise ConfigError(where, problem_lines(error, SweepConfig)) from error
     problems = list(islice(parameter_problems(config), MAX_PROBLEMS + 1))
     if config.tracking.register and config.tracking.model == "none":
         problems.insert(0, "tracking.register: no model to register, because tracking.model is none; set it to best")

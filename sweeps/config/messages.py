@@ -5,29 +5,32 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sweeps.config.types import SECRET
 from sweeps.errors import MAX_PROBLEMS
 from sweeps.text.sanitize import visible
 
-UNKNOWN = "unknown_key"  # a custom pydantic error type
 _MAX_SHOWN = 60  # characters of a key or a value
 _MAX_LISTED = 20  # allowed names in a message
 
 
-def problem_lines(error: ValidationError) -> list[str]:
+def problem_lines(error: ValidationError, model: type[BaseModel] | None = None) -> list[str]:
     """Return one line per validation error, at most one more than are reported.
 
     A list that is too short only because its entries are invalid is not reported; its entries are.
+
+    Args:
+        error: the validation error.
+        model: the model that was validated, from which messages about unknown keys take the allowed ones.
     """
     errors = error.errors(include_url=False)
     inside = {place[:depth] for place in (problem["loc"] for problem in errors) for depth in range(len(place))}
     reported = (problem for problem in errors if problem["type"] != "too_short" or problem["loc"] not in inside)
-    return [_line(problem) for problem in islice(reported, MAX_PROBLEMS + 1)]
+    return [_line(problem, model) for problem in islice(reported, MAX_PROBLEMS + 1)]
 
 
 def hint(given: Any, allowed: Sequence[str]) -> str:
@@ -53,10 +56,10 @@ def key(name: Any) -> str:
     return visible(str(name), _MAX_SHOWN)
 
 
-def _line(problem: ErrorDetails) -> str:
+def _line(problem: ErrorDetails, model: type[BaseModel] | None) -> str:
     path, context = _path(problem["loc"]), problem.get("ctx", {})
-    if problem["type"] == UNKNOWN:
-        return f"{path}: unknown key{hint(problem['loc'][-1], context['allowed'])}"
+    if problem["type"] == "extra_forbidden":
+        return f"{path}: unknown key{hint(problem['loc'][-1], _allowed_keys(model, problem['loc'][:-1]))}"
     if problem["type"] == "missing":
         return f"{path}: missing"
     if problem["type"] == "union_tag_not_found":
@@ -80,6 +83,7 @@ def _line(problem: ErrorDetails) -> str:
         "list_type": "must be a list",
         "too_long": f"at most {context.get('max_length')} entries are allowed",
         "dict_type": "must be a mapping",
+        "model_type": "must be a mapping",
         "model_attributes_type": "must be a mapping",
         "finite_number": "must be a finite number",
         "string_type": "must be text",
@@ -89,6 +93,30 @@ def _line(problem: ErrorDetails) -> str:
     }
     prefix = f"{path}: {given}; " if path else ""
     return prefix + messages.get(problem["type"], problem["msg"])
+
+
+def _allowed_keys(model: type[BaseModel] | None, location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys of the model at a location; the tags of unions and places in lists are parts of it too."""
+    found = [model] if model is not None else []
+    for part in location:
+        owners = [each for each in found if part in each.model_fields]
+        tagged = [each for each in found if "kind" in each.model_fields and part in _kinds(each)]
+        if owners:
+            found = [inner for each in owners for inner in _models(each.model_fields[str(part)].annotation)]
+        elif tagged:
+            found = tagged
+    return list(dict.fromkeys(name for each in found for name in each.model_fields))
+
+
+def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
+    return get_args(model.model_fields["kind"].annotation)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that an annotation mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
 
 
 def _path(location: tuple[int | str, ...]) -> str:

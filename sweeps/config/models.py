@@ -51,5 +51,5 @@ class ModuleModel(Model):
 
     kind: Literal["module"]
     module: ModulePath
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}  # noqa: RUF012 - pydantic copies it
     init: Literal["torch"] = "torch"

@@ -27,21 +27,19 @@ def seed_spread(results: Results, n: int | None = None) -> pd.DataFrame:
     every = (cells.measured == cells.trials) & (cells.measured > 1)
     count, mean, squares = cells.measured[every], cells.mean[every], cells.squares[every]
     frame = pd.DataFrame(cells.position[every], columns=[axis.name for axis in cells.axes])
-    error = np.sqrt(squares / (count - 1) / count)
-    reach = stats.t.ppf(1 - LEVEL / 2, count - 1) * error
+    deviation = np.sqrt(squares / (count - 1))
+    reach = stats.t.ppf(1 - LEVEL / 2, count - 1) * deviation / np.sqrt(count)
     for name in frame:
         frame[name] = [meaning(value, name) for value in frame[name]]
     frame["seeds"] = count
     with np.errstate(over="ignore"):  # intervals can exceed the range of floats
         frame["mean_loss"], frame["low"], frame["high"] = 10**mean, 10 ** (mean - reach), 10 ** (mean + reach)
-    frame = frame.assign(_mean=mean, _error=error).sort_values("_mean", kind="stable", ignore_index=True)
+    frame = frame.assign(_mean=mean, _deviation=deviation).sort_values("_mean", kind="stable", ignore_index=True)
     if not len(frame):
         return pd.DataFrame()
-    mean, error, count = (frame[name].to_numpy(dtype=np.float64) for name in ("_mean", "_error", "seeds"))
-    apart, both = mean - mean[0], np.sqrt(error**2 + error[0] ** 2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = both**4 / (error**4 / (count - 1) + error[0] ** 4 / (count[0] - 1))
-        p = stats.t.sf(apart / both, freedom)
-    frame["p"] = np.where(both > 0, p, np.where(apart > 0, 0.0, 0.5))
+    sample = [frame[name].to_numpy(dtype=np.float64) for name in ("_mean", "_deviation", "seeds")]
+    best = [values[0] for values in sample]
+    test = stats.ttest_ind_from_stats(*sample, *best, equal_var=False, alternative="greater")
+    frame["p"] = np.nan_to_num(test.pvalue, nan=0.5)  # nan: equal means without any variance
     frame["tied"] = frame["p"] >= LEVEL
-    return frame.drop(columns=["_mean", "_error"]).head(len(frame) if n is None else n)
+    return frame.drop(columns=["_mean", "_deviation"]).head(len(frame) if n is None else n)

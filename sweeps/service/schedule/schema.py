@@ -202,7 +202,7 @@ def load(path: Path) -> tuple[Schedule, ...]:
     try:
         schedules = SchedulesFile.model_validate(document).schedules
     except ValidationError as error:
-        raise ConfigError(str(path), problem_lines(error)) from error
+        raise ConfigError(str(path), problem_lines(error, SchedulesFile)) from error
     names = [schedule.name for schedule in schedules]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(str(path), [f"schedules: the name {name} is duplicated" for name in twice])
