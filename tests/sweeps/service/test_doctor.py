@@ -56,10 +56,8 @@ def test_what_crashes_or_hangs_is_a_failed_check() -> None:
         check = run_check("x", lambda error=error: (_ for _ in ()).throw(error), 10)  # type: ignore[misc]
         assert (check.status, check.found) == ("failed", str(error))
     forever = threading.Event()
-    began = time.monotonic()
     check = run_check("x", lambda: str(forever.wait()), 0.2)
     assert (check.status, check.found) == ("failed", "no answer within 0.2 s")
-    assert time.monotonic() - began < 60
     forever.set()
 
 

@@ -1,7 +1,6 @@
 """How far a sweep is, told to those who look from elsewhere; whoever cannot be told stops nothing."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -16,11 +15,13 @@ from sweeps.pipeline.outcome import Interrupted
 from sweeps.pipeline.run import create, resume, run
 from sweeps.plan.prepared import PreparedSweep
 from sweeps.plan.shards import ShardFailure
+from sweeps.service.monitoring import progress_file
 from sweeps.service.monitoring.progress_file import ProgressReporter, report_progress
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
 from tests.support.documents import document
 from tests.support.doubles import Silent, Stopped, Untracked
+from tests.support.processes import until
 
 
 def told(files: SweepFiles) -> dict[str, object]:
@@ -67,9 +68,16 @@ def test_failed_trials_are_counted_and_tried_again(make_prepared: Callable[..., 
     assert (told(files)["failed"], told(files)["computed"], told(files)["logged"]) == (0, 12, 12)
 
 
-def test_sinks_are_told_once_a_second_and_a_fault_of_theirs_once(
-    make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
+@pytest.mark.parametrize(("seconds", "least", "most"), [(0.01, 3, None), (3600.0, 1, 2)], ids=["often", "rarely"])
+def test_sinks_are_told_after_each_interval_and_a_fault_of_theirs_once(
+    make_prepared: Callable[..., PreparedSweep],
+    stored: Callable[[PreparedSweep], SweepFiles],
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    least: int,
+    most: int | None,
 ) -> None:
+    monkeypatch.setattr(progress_file, "_SECONDS", seconds)
     prepared = make_prepared()
     files = stored(prepared)
     seen: list[Counts] = []
@@ -78,16 +86,14 @@ def test_sinks_are_told_once_a_second_and_a_fault_of_theirs_once(
     def full(counts: Counts) -> None:
         raise OSError(28, "No space left on device")
 
-    began = time.monotonic()
     progress = ProgressReporter(Silent(), files, None, {"disk": full, "list": seen.append}, complaints.append)
     progress.begin(0, 100_000)
-    while len(seen) < 3:  # begin, and twice more
-        progress.logged(1)
     for _ in range(1000):
         progress.logged(1)
+    until(lambda: len(seen) >= least, pause=0.01)
     progress.end()
-    assert len(seen) <= 3 + (time.monotonic() - began)
-    assert seen[-1].logged > seen[-2].logged or len(seen) == 3
+    assert most is None or len(seen) == most  # at the beginning and at the end
+    assert (seen[0].logged, seen[-1].logged) == (0, 1000)
     assert complaints == [
         "the sweep continues, but its progress cannot be written to disk: [Errno 28] No space left on device"
     ]
@@ -135,8 +141,8 @@ def test_a_progress_that_cannot_be_written_is_told_and_the_sweep_goes_on(
     done = cli("resume", files.sweep_id, "--executor", "inline")
     [line] = done.stderr.splitlines()
     assert line == (
-        f"error: the sweep continues, but its progress cannot be written to progress.json: {files.folder}/progress.json: "
-        "cannot be written: Is a directory; fix the cause, then resume the sweep"
+        "error: the sweep continues, but its progress cannot be written to progress.json: "
+        f"{files.folder}/progress.json: cannot be written: Is a directory; fix the cause, then resume the sweep"
     )
     assert files.state() == "reported"
     assert json.loads(cli("list", "--json").stdout)[0]["shards"] == "12/12"

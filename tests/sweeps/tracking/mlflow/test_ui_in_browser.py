@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +15,18 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 
+from sweeps.config.loader import parse
 from sweeps.execution.inline import InlineExecutor
 from sweeps.pipeline.publish import publish
 from sweeps.pipeline.run import create, run
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.plan.prepared import PreparedSweep, prepare
 from sweeps.report.files import write_report
 from sweeps.results.results import load_results
 from sweeps.store.store import Store
 from sweeps.tracking.mlflow.server.ui import serve
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 from tests.support.browser import Browser
+from tests.support.documents import document
 from tests.support.doubles import Silent
 
 HOSTILE = "<img src=x onerror='window.ran = 1'> <b>bold</b> [x](javascript:alert(1))"
@@ -45,15 +48,19 @@ class Tracked:
         return MlflowClient(self.store.tracking_uri)
 
 
-@pytest.fixture
-def tracked(store: Store, make_prepared: Callable[..., PreparedSweep]) -> Tracked:
-    prepared = make_prepared(
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Tracked:
+    store = Store(tmp_path_factory.mktemp("tracked") / "store")
+    store.check_writable()
+    shutil.copy(migrated_database, store.root / "mlflow.db")
+    changes = document(
         name=HOSTILE,
         description=HOSTILE,
         training={"epochs": 30},
         tracking={"model": "best", "register": True},
         parameters={"lr": {"values": [0.01, 0.02, 0.03, 10]}, "momentum": {"values": [0, 0.5, 0.9]}},
     )
+    prepared = prepare(parse(changes, "test.yaml"))
     tracker = MlflowTracker(store.tracking_uri, store.artifacts)
     files = create(prepared, store, InlineExecutor(), tracker)
     outcome = run(files, prepared, InlineExecutor(), tracker, Silent())
