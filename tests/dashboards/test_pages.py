@@ -304,7 +304,7 @@ def test_sweeps_are_compared_with_the_first_of_them(
     assert f"{stable_share(second):.0%}".replace("%", " %") in told
     assert {"compare-shares", "compare-maps", "compare-curves"} <= set(found["figures"])
     assert found["turned"] == ["bbbb2222", "aaaa1111"]
-    assert "Two or more can be compared" in found["asked"]
+    assert "Select at least two" in found["asked"]
     assert stable_share(first) != stable_share(second)
 
 
