@@ -275,9 +275,9 @@ WRONG = {
     "s3://a//b": "must not have empty, '.' or '..' parts",
     "s3://a/../b": "must not have empty, '.' or '..' parts",
     "s3://a/b?c": "must not contain '?', '#' or control characters",
-    "s3://key:geheim@bucket/x": "s3://***@bucket/x: must be s3://BUCKET/PREFIX",
+    "s3://key:geheim@bucket/x": "s3://key:***@bucket/x: must be s3://BUCKET/PREFIX",
     "gs://bucket/x": "gs://bucket/x: a store must be a folder or s3://BUCKET/PREFIX",
-    "http://user:geheim@host/x": "http://***@host/x: a store must be a folder or s3://BUCKET/PREFIX",
+    "http://user:geheim@host/x": "http://user:***@host/x: a store must be a folder or s3://BUCKET/PREFIX",
     "s3://no-such-bucket/x": "no such bucket",
 }
 
