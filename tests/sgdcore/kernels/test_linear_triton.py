@@ -173,7 +173,7 @@ def test_auto_on_a_machine_with_a_gpu(task: Task, device: str, expected: tuple[s
             "auto",
             "the triton kernel holds up to 16 parameters, not 17: use kernel torch",
         ),
-        (Task(line()), "numba", "cuda", "the numba kernel runs on the CPU only, not on cuda:0: use triton"),
+        (Task(line()), "numba", "cuda", "the numba kernel runs on the CPU only, not on cuda:0: use kernel triton"),
         (Task(line()), "triton", "cpu", "the triton kernel needs a CUDA GPU: use kernel numba"),
         (Task(line()), "auto", "cuda:1", "device 'cuda:1' needs a CUDA GPU that torch can use; found 1"),
     ],
