@@ -1,4 +1,22 @@
-"""sgdcore: SGD exactly as in torch.optim.SGD, for thousands of trials at a time. Arrays in, arrays out."""
+"""SGD exactly as torch.optim.SGD does it, for thousands of trials at a time: arrays in, arrays out.
+
+Three learning rates with momentum 0.9 on the line y = 0.8 x + 1.2; stability is not monotone in the learning rate:
+
+>>> from sgdcore import Hyperparams, Task, judge, train
+>>> from sgdcore.tasks import line
+>>> hyperparams = Hyperparams(lr=[0.02, 0.03, 0.05], momentum=0.9)
+>>> result = train(Task(line()), hyperparams, epochs=200, start=[0.0, 0.0])
+>>> judge(result).verdict.tolist()
+['diverged', 'converged', 'diverged']
+>>> result.params.shape  # a row per trial: weight, bias
+(3, 2)
+
+A result can be trained further, with the same bits as one longer run:
+
+>>> longer = train(Task(line()), hyperparams, epochs=100, start=result)
+>>> longer.state.step
+1500
+"""
 
 from typing import TYPE_CHECKING, Any
 

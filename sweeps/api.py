@@ -18,7 +18,7 @@ from sweeps.errors import CheckFailed, ClusterLost, InputError, NotLogged, Sweep
 
 if TYPE_CHECKING:
     from sweeps.config.schema import SweepConfig
-    from sweeps.plan.prediction import Forecast
+    from sweeps.planning.prediction import Forecast
     from sweeps.results.results import Results
     from sweeps.store.store import Store
 
@@ -93,8 +93,8 @@ def plan(config: SweepConfig) -> PlanSummary:
         >>> summary.trials, dict(summary.dropped)
         (2, {'nesterov needs a momentum': 2})
     """
-    from sweeps.plan.prediction import forecast
-    from sweeps.plan.prepared import prepare
+    from sweeps.planning.prediction import forecast
+    from sweeps.planning.prepared import prepare
 
     prepared = prepare(config)
     planned = prepared.plan

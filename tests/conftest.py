@@ -16,7 +16,7 @@ from sweeps.config.schema import SweepConfig
 from sweeps.execution.executor import Executor
 from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.ray import RayExecutor
-from sweeps.plan.prepared import PreparedSweep, prepare
+from sweeps.planning.prepared import PreparedSweep, prepare
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.server.ui import mlflow_server
 from sweeps.tracking.mlflow.tracker import MlflowTracker

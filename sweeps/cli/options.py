@@ -14,7 +14,7 @@ from sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from sweeps.config.schema import SweepConfig
-    from sweeps.plan.prepared import PreparedSweep
+    from sweeps.planning.prepared import PreparedSweep
     from sweeps.store.store import Store, SweepFiles
 
 
@@ -111,7 +111,7 @@ def prepare_sweep_file(
     from sweeps.config.datasets import FileData
     from sweeps.config.loader import load, with_data_at
     from sweeps.config.models import ModuleModel
-    from sweeps.plan.prepared import prepare
+    from sweeps.planning.prepared import prepare
 
     loaded = load(config, overrides)
     if isinstance(model := loaded.task.model, ModuleModel):

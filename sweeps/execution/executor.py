@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import Shard, ShardFailure, ShardResult, ShardStored
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import Shard, ShardFailure, ShardResult, ShardStored
 
 if TYPE_CHECKING:
     from sweeps.execution.progress import Counts

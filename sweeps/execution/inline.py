@@ -10,8 +10,8 @@ from sgdcore.devices import resolve
 from sweeps.errors import ExecutorError
 from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.worker import run_shard
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import Shard
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import Shard
 
 
 class InlineExecutor:

@@ -19,8 +19,8 @@ from sweeps.errors import ClusterLost, ExecutorError
 from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.ray_probe import answers, probe
 from sweeps.execution.worker import run_shard
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import Shard, ShardFailure
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import Shard, ShardFailure
 
 if TYPE_CHECKING:
     from sweeps.execution.progress import Counts

@@ -9,9 +9,9 @@ import pyarrow as pa
 from sgdcore import Judgement, Recording, Trajectories
 from sweeps.arrow_columns import floats, lists, steps, texts
 from sweeps.config.schema import HYPERPARAMETERS
-from sweeps.plan.plan import Trials
-from sweeps.plan.prediction import predicted_radius, prediction
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.plan import Trials
+from sweeps.planning.prediction import predicted_radius, prediction
+from sweeps.planning.prepared import PreparedSweep
 
 
 def recorded_steps(prepared: PreparedSweep) -> list[int]:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from sgdcore import Recording, Thresholds, Trajectories, judge, train
 from sweeps.execution.shard_table import shard_table
-from sweeps.plan.plan import Trials
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.plan import Trials
+from sweeps.planning.prepared import PreparedSweep
 
 
 def train_table(prepared: PreparedSweep, trials: Trials, **changes: Any) -> pa.Table:

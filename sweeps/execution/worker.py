@@ -10,8 +10,8 @@ from dataclasses import replace
 from sgdcore.blas_threads import one_thread
 from sweeps.errors import InputError
 from sweeps.execution.training import train_table
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import Shard, ShardFailure, ShardResult, ShardStored
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import Shard, ShardFailure, ShardResult, ShardStored
 
 
 def run_shard(prepared: PreparedSweep, shard: Shard) -> ShardResult | ShardStored | ShardFailure:

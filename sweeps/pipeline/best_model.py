@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from sgdcore import ModuleModel
 from sweeps.arrow_columns import matrix
 from sweeps.config.schema import HYPERPARAMETERS
-from sweeps.plan import task_loader
-from sweeps.plan.model_kinds import MODEL_KINDS
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning import task_loader
+from sweeps.planning.model_kinds import MODEL_KINDS
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
 from sweeps.tracking.base import BestModel
 

@@ -12,8 +12,8 @@ from sweeps.execution.executor import Executor, ShardOutcome
 from sweeps.execution.progress import Progress
 from sweeps.pipeline.outcome import SweepOutcome
 from sweeps.pipeline.reuse import ReusableTrials
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import ShardFailure, ShardResult
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import ShardFailure, ShardResult
 from sweeps.store.next_stage import next_stage
 from sweeps.store.store import Store
 from sweeps.tracking.background import BackgroundTracking

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from sweeps.pipeline.reuse import results_key
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.version import __version__
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
 
 if TYPE_CHECKING:

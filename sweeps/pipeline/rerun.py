@@ -7,7 +7,7 @@ import re
 from sweeps.config import strict_yaml
 from sweeps.config.messages import shown
 from sweeps.errors import ConfigError, InputError
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import SWEEP_ID, SweepFiles
 from sweeps.text.redact import redact_uri
 from sweeps.text.sanitize import acts

@@ -28,8 +28,8 @@ from sgdcore.kernels.dispatch import choose
 from sweeps.errors import StoreError
 from sweeps.execution.executor import Executor, ShardOutcome
 from sweeps.execution.shard_table import shard_metadata
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import Shard, ShardResult, Shards
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import Shard, ShardResult, Shards
 from sweeps.store.store import SweepFiles
 from sweeps.version import __version__
 

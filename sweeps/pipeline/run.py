@@ -16,8 +16,8 @@ from sweeps.execution.progress import Progress
 from sweeps.pipeline.compute import compute, is_final_at_once
 from sweeps.pipeline.manifest import make_manifest
 from sweeps.pipeline.outcome import Interrupted, SweepOutcome
-from sweeps.plan.packing import repack, with_shard_size
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.packing import repack, with_shard_size
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.results.final_verdicts import apply_final_verdicts
 from sweeps.results.ranking import best_trials
 from sweeps.search.base import search_method

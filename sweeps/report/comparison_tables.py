@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweeps.plan.model_kinds import MODEL_KINDS
+from sweeps.planning.model_kinds import MODEL_KINDS
 from sweeps.report.tables import Table
 from sweeps.results.comparison import (
     Comparison,

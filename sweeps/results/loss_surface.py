@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sgdcore.tasks.task import Quadratic
 from sweeps.errors import DataError
-from sweeps.plan.model_kinds import MODEL_KINDS
-from sweeps.plan.task_loader import load_task
+from sweeps.planning.model_kinds import MODEL_KINDS
+from sweeps.planning.task_loader import load_task
 from sweeps.results.results import Results
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from sweeps.plan.plan import Plan, PlanStage
-from sweeps.plan.planner import plan_stage
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.plan import Plan, PlanStage
+from sweeps.planning.planner import plan_stage
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.search.base import History, SearchSpace, search_method
 from sweeps.store.sweep_files import SweepFiles
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sweeps.errors import StoreError
-from sweeps.plan.prepared import PreparedSweep, prepare
+from sweeps.planning.prepared import PreparedSweep, prepare
 from sweeps.store.store import SweepFiles
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweeps.errors import StoreError
-from sweeps.plan.shards import Shard, ShardFailure, ShardResult
+from sweeps.planning.shards import Shard, ShardFailure, ShardResult
 from sweeps.store.backends.base import Storage, unwritten
 
 _SHARD = re.compile(r"(\d{5,})\.parquet")

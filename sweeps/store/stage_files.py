@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from sweeps.errors import StoreError
-from sweeps.plan.plan import PlanStage
+from sweeps.planning.plan import PlanStage
 from sweeps.search.trial_table import TrialTable
 from sweeps.store.backends.base import Storage
 from sweeps.store.json_files import read_json, write_json

@@ -11,7 +11,7 @@ from typing import Any
 from sweeps.config.loader import loads
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import StoreError
-from sweeps.plan.shards import Shards
+from sweeps.planning.shards import Shards
 from sweeps.store.backends import storage_at
 from sweeps.store.backends.base import Lease, Storage
 from sweeps.store.backends.local_lease import Holder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sweeps.errors import SweepHeld
-from sweeps.plan.prepared import prepare
+from sweeps.planning.prepared import prepare
 from sweeps.store.reopen import with_stored_stages
 from sweeps.store.store import SweepFiles
 from sweeps.tracking.base import Tracker

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sweeps.config.schema import HYPERPARAMETERS, Expected
 from sweeps.execution.training import start_values, train_trials
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.results.expected_outcome import ExpectedOutcome
 from sweeps.results.results import Results
 

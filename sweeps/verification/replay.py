@@ -17,8 +17,8 @@ from sgdcore.replay import Step, replay
 from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.errors import StoreError
 from sweeps.execution.training import start_values
-from sweeps.plan.plan import Trials
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.plan import Trials
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.reopen import reopen
 from sweeps.store.store import SweepFiles
 from sweeps.text.formatting import cell

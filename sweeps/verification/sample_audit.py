@@ -13,8 +13,8 @@ from sgdcore import Thresholds, judge
 from sgdcore.trajectories import NEVER
 from sweeps.arrow_columns import matrix
 from sweeps.execution.training import train_table
-from sweeps.plan.plan import Trials
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.plan import Trials
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
 from sweeps.verification.differences import Audit, Difference, readable_table
 from sweeps.verification.tolerance import TrialOutcome, outcome_differences, trained_by_torch, trial_outcome

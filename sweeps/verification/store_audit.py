@@ -12,8 +12,8 @@ from sgdcore import Thresholds
 from sgdcore.verdict import VERDICTS
 from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.execution.shard_table import shard_metadata
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import Shard
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import Shard
 from sweeps.results.final_verdicts import final_verdicts
 from sweeps.search.trial_table import TrialTable
 from sweeps.store.next_stage import next_stage

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sgdcore import Task, Trajectories
 from sgdcore.trajectories import NEVER
 from sweeps.execution.training import start_values, train_trials
-from sweeps.plan.plan import Trials
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.plan import Trials
+from sweeps.planning.prepared import PreparedSweep
 
 ROUNDING = {"float32": 1e-5, "float64": 1e-12}  # tolerance for every trial, relative to the largest value
 AMPLIFIED = 10  # tolerance for trials that amplify rounding, as a multiple of the effect of torch's own rounding

@@ -11,7 +11,7 @@ import pyarrow as pa
 from sgdcore.verdict import VERDICTS
 from sweeps.errors import StoreError
 from sweeps.execution.shard_table import recorded_steps
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.results.ranking import best_trials
 from sweeps.store.store import SweepFiles
 from sweeps.tracking.base import LoggedRun, TrackedSweep, Tracker

@@ -18,7 +18,7 @@ from sweeps.config import strict_yaml
 from sweeps.config.loader import parse
 from sweeps.execution.inline import InlineExecutor
 from sweeps.pipeline.run import create, run
-from sweeps.plan.prepared import prepare
+from sweeps.planning.prepared import prepare
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.server.ui import mlflow_server
 from sweeps.tracking.mlflow.tracker import MlflowTracker

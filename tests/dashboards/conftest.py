@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 
 PARAMETERS = {
     "lr": {"min": 0.002, "max": 0.3, "count": 12, "scale": "log"},

@@ -19,7 +19,7 @@ from werkzeug.security import check_password_hash, generate_password_hash
 from dashboards.app import make_app
 from dashboards.users import Users
 from sweeps.errors import InputError
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.report.files import write_report
 from sweeps.results.results import load_results
 from sweeps.service.monitoring.prometheus import CONTENT_TYPE

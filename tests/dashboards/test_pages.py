@@ -13,8 +13,8 @@ import pytest
 
 from sgdcore.verdict import VERDICTS
 from sweeps.execution.worker import run_shard
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import ShardResult
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import ShardResult
 from sweeps.report.files import write_report
 from sweeps.results.results import load_results
 from sweeps.store.store import Store, SweepFiles

@@ -19,8 +19,8 @@ from sweeps.config import strict_yaml
 from sweeps.config.loader import load, parse
 from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.errors import MAX_PROBLEMS, InputError
-from sweeps.plan.checks import MAX_TRIALS
-from sweeps.plan.prepared import prepare
+from sweeps.planning.checks import MAX_TRIALS
+from sweeps.planning.prepared import prepare
 from sweeps.text.sanitize import visible
 from tests.fuzz.documents import BOMBS, texts
 from tests.support.documents import document

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.inline import InlineExecutor
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import Shard
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import Shard
 
 
 class Untracked:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from sgdcore.verdict import VERDICTS
 from sweeps.config.loader import parse
-from sweeps.plan.shards import Shard, ShardResult
+from sweeps.planning.shards import Shard, ShardResult
 from sweeps.store.store import Store, SweepFiles
 from tests.support.documents import document
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sweeps.execution.worker import run_shard
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import ShardResult
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import ShardResult
 from sweeps.store.store import Store, SweepFiles
 
 

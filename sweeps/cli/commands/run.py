@@ -35,8 +35,8 @@ from sweeps.errors import NotLogged, TrialsFailed
 
 if TYPE_CHECKING:
     from sweeps.config.schema import WriterName
-    from sweeps.plan.prediction import Forecast
-    from sweeps.plan.prepared import PreparedSweep
+    from sweeps.planning.prediction import Forecast
+    from sweeps.planning.prepared import PreparedSweep
     from sweeps.store.store import SweepFiles
     from sweeps.tracking.mlflow.tracker import MlflowTracker
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False) -> None:
     """Show what a sweep would run, without writing anything."""
     from sweeps.cli.terminal import say, show_frame, show_json
-    from sweeps.plan.prediction import forecast
+    from sweeps.planning.prediction import forecast
 
     prepared = prepare_sweep_file(config, set_, as_json=as_json)
     summary = prepared.plan.summary()
@@ -215,7 +215,7 @@ def _go_on(files: SweepFiles, tracker: MlflowTracker, executor: ExecutorName, ad
 def _say_forecast(prepared: PreparedSweep, expected: Forecast | None) -> None:
     """Print what theory predicts for the plan, or why it predicts nothing."""
     from sweeps.cli.terminal import say
-    from sweeps.plan.prediction import prediction
+    from sweeps.planning.prediction import prediction
 
     if expected is None:
         say(f"predicted: {prediction(prepared)}")

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sgdcore.verdict import VERDICTS
 from sweeps.cli.terminal_map import LETTERS, show_map
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.report.colors import COLOURS
 from sweeps.results.results import Results, load_results
 from sweeps.results.stability_map import stability_panels

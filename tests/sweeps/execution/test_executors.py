@@ -21,8 +21,8 @@ from sweeps.execution.executor import Executor
 from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.ray import IN_FLIGHT_PER_CORE, RayExecutor, loopback_environment
 from sweeps.pipeline.run import create, run
-from sweeps.plan.prepared import PreparedSweep, prepare
-from sweeps.plan.shards import Shard, ShardFailure, ShardResult
+from sweeps.planning.prepared import PreparedSweep, prepare
+from sweeps.planning.shards import Shard, ShardFailure, ShardResult
 from sweeps.store.reopen import reopen
 from sweeps.store.store import Store, SweepFiles
 from tests.support.doubles import Silent, Untracked

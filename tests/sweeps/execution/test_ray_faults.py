@@ -18,9 +18,9 @@ from sweeps.errors import ClusterLost
 from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.ray import RayExecutor
 from sweeps.pipeline.run import create, resume, run
-from sweeps.plan.plan import Plan, Trials
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import ShardResult
+from sweeps.planning.plan import Plan, Trials
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import ShardResult
 from sweeps.store.store import Store
 from tests.support.doubles import Silent, Untracked
 from tests.support.stores import contents

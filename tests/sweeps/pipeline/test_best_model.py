@@ -23,7 +23,7 @@ from sweeps.execution.inline import InlineExecutor
 from sweeps.pipeline.outcome import SweepOutcome
 from sweeps.pipeline.publish import publish
 from sweeps.pipeline.run import create, resume, run
-from sweeps.plan.prepared import PreparedSweep, prepare
+from sweeps.planning.prepared import PreparedSweep, prepare
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 from sweeps.verification.audit import verify

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.base import TrackedSweep
 from sweeps.tracking.mlflow.database.sqlite import SqliteDatabase

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from sgdcore import Thresholds
 from sweeps.errors import ConfigError, DataError
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.results.final_verdicts import apply_final_verdicts
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli

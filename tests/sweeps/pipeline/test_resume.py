@@ -18,8 +18,8 @@ from sweeps.config.schema import SweepConfig
 from sweeps.execution.inline import InlineExecutor
 from sweeps.pipeline.outcome import Interrupted
 from sweeps.pipeline.run import create, resume, run
-from sweeps.plan.prepared import PreparedSweep, prepare
-from sweeps.plan.shards import Shard
+from sweeps.planning.prepared import PreparedSweep, prepare
+from sweeps.planning.shards import Shard
 from sweeps.store.reopen import reopen
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
@@ -93,7 +93,7 @@ import sys
 from pathlib import Path
 from sweeps.config.loader import parse
 from sweeps.execution.worker import run_shard
-from sweeps.plan.prepared import prepare
+from sweeps.planning.prepared import prepare
 from sweeps.store.sweep_files import SweepFiles
 from tests.support.documents import document
 files = SweepFiles(Path(sys.argv[1]))

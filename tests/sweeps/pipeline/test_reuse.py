@@ -16,8 +16,8 @@ from sweeps.execution.executor import Executor, ShardOutcome
 from sweeps.execution.inline import InlineExecutor
 from sweeps.pipeline.outcome import SweepOutcome
 from sweeps.pipeline.run import create, resume, run
-from sweeps.plan.prepared import PreparedSweep, prepare
-from sweeps.plan.shards import Shard, ShardResult
+from sweeps.planning.prepared import PreparedSweep, prepare
+from sweeps.planning.shards import Shard, ShardResult
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
 from tests.support.documents import TASKS, document

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sgdcore.verdict import VERDICTS
 from sweeps.errors import InputError
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.report import figures
 from sweeps.report.comparison_tables import comparison_findings, comparison_sentences, comparison_tables
 from sweeps.report.figures import comparison as comparison_figures

@@ -12,7 +12,7 @@ import pytest
 
 from sgdcore.verdict import VERDICTS
 from sweeps.config.schema import SweepConfig
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.report.files import write_report
 from sweeps.results.results import Results, load_results
 from sweeps.store.store import SweepFiles

@@ -22,10 +22,10 @@ from sgdcore.verdict import VERDICTS
 from sweeps.config.loader import parse
 from sweeps.errors import StoreError
 from sweeps.execution.worker import run_shard
-from sweeps.plan.planner import make_plan
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import Shard, ShardResult
-from sweeps.plan.task_loader import load_task
+from sweeps.planning.planner import make_plan
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import Shard, ShardResult
+from sweeps.planning.task_loader import load_task
 from sweeps.report import figures
 from sweeps.report.expected_results import expected_sentence
 from sweeps.report.files import FORMATS, render_report, write_report

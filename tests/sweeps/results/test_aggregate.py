@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgdcore.verdict import VERDICTS
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.report import figures
 from sweeps.report.files import render_report, write_report
 from sweeps.report.tables import report_tables

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sweeps.execution.worker import run_shard
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.results import cache, results
 from sweeps.results.aggregate import Aggregate
 from sweeps.results.results import Results

@@ -21,8 +21,8 @@ from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.inline import InlineExecutor
 from sweeps.pipeline.outcome import Interrupted
 from sweeps.pipeline.run import create, resume, run
-from sweeps.plan.prepared import PreparedSweep, prepare
-from sweeps.plan.shards import Shard, ShardFailure
+from sweeps.planning.prepared import PreparedSweep, prepare
+from sweeps.planning.shards import Shard, ShardFailure
 from sweeps.report.tables import report_tables
 from sweeps.results.results import load_results
 from sweeps.search import grid

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 
 from sweeps.config import strict_yaml
 from sweeps.errors import StoreError, SweepsError, TrackingError
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.service.backup import backup, restore
 from sweeps.service.schedule.tick_table import Tick, TickTable
 from sweeps.store.store import Store, SweepFiles

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from sgdcore import Hyperparams, Recording, train
 from sgdcore.stability import predict
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
 
 Stored = Callable[[PreparedSweep], SweepFiles]

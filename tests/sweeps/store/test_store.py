@@ -10,8 +10,8 @@ import pytest
 
 from sweeps.errors import StoreError, SweepHeld
 from sweeps.execution.worker import run_shard
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import ShardFailure, ShardResult
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import ShardFailure, ShardResult
 from sweeps.store.store import Store, SweepFiles
 
 Stored = Callable[[PreparedSweep], SweepFiles]

@@ -16,8 +16,8 @@ from sweeps.execution.inline import InlineExecutor
 from sweeps.pipeline.outcome import Interrupted
 from sweeps.pipeline.publish import publish
 from sweeps.pipeline.run import create, log, resume, run
-from sweeps.plan.prepared import PreparedSweep, prepare
-from sweeps.plan.shards import Shard
+from sweeps.planning.prepared import PreparedSweep, prepare
+from sweeps.planning.shards import Shard
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.base import TrackedSweep, Tracker
 from sweeps.tracking.mlflow.tracker import MlflowTracker

@@ -17,11 +17,12 @@ from sweeps.errors import SweepHeld
 from sweeps.execution.inline import InlineExecutor
 from sweeps.pipeline.publish import publish
 from sweeps.pipeline.run import create, resume, run
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import ShardFailure
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import ShardFailure
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.tracker import MlflowTracker
-from sweeps.verification.audit import Audit, verify
+from sweeps.verification.audit import verify
+from sweeps.verification.differences import Audit
 from tests.support.command_line import Cli
 from tests.support.documents import TASKS, document
 from tests.support.doubles import Silent
@@ -136,7 +137,7 @@ STORE: dict[str, tuple[Callable[[SweepFiles], object], str]] = {
 
 
 def files_shard(index: int) -> Any:
-    from sweeps.plan.shards import Shard
+    from sweeps.planning.shards import Shard
 
     return Shard(index, 4 * index, 4 * index + 4)
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from sweeps.errors import StoreError
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.shard_files import ShardFiles
 from sweeps.store.store import SweepFiles
 from sweeps.verification.replay import replay_trial

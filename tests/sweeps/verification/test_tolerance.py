@@ -10,11 +10,12 @@ import pytest
 from sgdcore import train
 from sgdcore.trajectories import NEVER
 from sweeps.execution.training import start_values, train_trials
-from sweeps.plan.plan import Trials
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.plan import Trials
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.tracker import MlflowTracker
-from sweeps.verification.audit import Audit, verify
+from sweeps.verification.audit import verify
+from sweeps.verification.differences import Audit
 from sweeps.verification.replay import replay_trial
 from sweeps.verification.tolerance import (
     ROUNDING,

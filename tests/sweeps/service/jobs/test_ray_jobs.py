@@ -15,7 +15,8 @@ from sweeps.config import strict_yaml
 from sweeps.pipeline.factories import tracker_for
 from sweeps.service.jobs.ray_jobs import CANCELLED, FAILED, RUNNING, SUCCEEDED, Cluster, Job, _Seen
 from sweeps.store.store import Store, SweepFiles
-from sweeps.verification.audit import Difference, verify
+from sweeps.verification.audit import verify
+from sweeps.verification.differences import Difference
 from tests.support.command_line import Cli
 from tests.support.processes import until
 from tests.support.ray_head import RayHead, private_head

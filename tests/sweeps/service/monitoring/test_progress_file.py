@@ -13,8 +13,8 @@ from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.progress import Counts
 from sweeps.pipeline.outcome import Interrupted
 from sweeps.pipeline.run import create, resume, run
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import ShardFailure
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import ShardFailure
 from sweeps.service.monitoring import progress_file
 from sweeps.service.monitoring.progress_file import ProgressReporter, report_progress
 from sweeps.store.store import Store, SweepFiles

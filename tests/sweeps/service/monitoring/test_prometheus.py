@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sweeps.execution.ray import RayExecutor
 from sweeps.pipeline.run import create, run
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.service.monitoring.progress_file import report_progress
 from sweeps.service.monitoring.prometheus import exposition
 from sweeps.store.store import Store, SweepFiles

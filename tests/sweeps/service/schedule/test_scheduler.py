@@ -18,7 +18,7 @@ import pytest
 
 from sweeps.config import strict_yaml
 from sweeps.errors import ConfigError, ExecutorError, StoreError
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.service.jobs.submission import Submission
 from sweeps.service.schedule import webhook
 from sweeps.service.schedule.launchers import LaunchStatus, LocalLauncher

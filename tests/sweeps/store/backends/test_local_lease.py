@@ -14,7 +14,7 @@ import pytest
 
 from sweeps.config import strict_yaml
 from sweeps.errors import StoreError, SweepHeld
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.backends.local_lease import Holder, held, holder
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli

@@ -24,8 +24,8 @@ from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.worker import run_shard
 from sweeps.pipeline.outcome import SweepOutcome
 from sweeps.pipeline.run import create, resume, run
-from sweeps.plan.prepared import PreparedSweep, prepare
-from sweeps.plan.shards import Shard, ShardResult, ShardStored
+from sweeps.planning.prepared import PreparedSweep, prepare
+from sweeps.planning.shards import Shard, ShardResult, ShardStored
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
 from tests.support.documents import TASKS, document

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from sweeps.errors import SweepHeld
-from sweeps.plan.shards import Shard, ShardResult
+from sweeps.planning.shards import Shard, ShardResult
 from sweeps.store.backends import s3_lease, storage_at
 from sweeps.store.backends.s3 import S3Storage
 from sweeps.store.backends.s3_client import StoredObject

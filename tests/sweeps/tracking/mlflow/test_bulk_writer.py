@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, LoggedModelOutput, Run, ViewType
 
 from sweeps.errors import TrackingError
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
 from sweeps.tracking.base import TrackedSweep
 from sweeps.tracking.mlflow.database.connect import opened

@@ -17,8 +17,8 @@ from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.inline import InlineExecutor
 from sweeps.pipeline.publish import publish
 from sweeps.pipeline.run import create, resume, run
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import Shard
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import Shard
 from sweeps.store.store import Store
 from sweeps.tracking.mlflow.database import sqlite
 from sweeps.tracking.mlflow.server.ui import serve

@@ -13,8 +13,8 @@ from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.worker import run_shard
 from sweeps.pipeline.publish import publish
 from sweeps.pipeline.run import create, resume, run
-from sweeps.plan.prepared import PreparedSweep, prepare
-from sweeps.plan.shards import Shard, ShardFailure, ShardResult
+from sweeps.planning.prepared import PreparedSweep, prepare
+from sweeps.planning.shards import Shard, ShardFailure, ShardResult
 from sweeps.report.files import write_report
 from sweeps.results.results import load_results
 from sweeps.store.store import Store, SweepFiles

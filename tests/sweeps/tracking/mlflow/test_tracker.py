@@ -16,7 +16,7 @@ from mlflow.entities import Run
 
 from sweeps.errors import TrackingError
 from sweeps.pipeline.factories import tracker_for
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.results.ranking import best_trials
 from sweeps.store.store import Store, SweepFiles
 from sweeps.text.redact import redact_uri

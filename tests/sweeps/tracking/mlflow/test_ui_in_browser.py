@@ -19,7 +19,7 @@ from sweeps.config.loader import parse
 from sweeps.execution.inline import InlineExecutor
 from sweeps.pipeline.publish import publish
 from sweeps.pipeline.run import create, run
-from sweeps.plan.prepared import PreparedSweep, prepare
+from sweeps.planning.prepared import PreparedSweep, prepare
 from sweeps.report.files import write_report
 from sweeps.results.results import load_results
 from sweeps.store.store import Store

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from sweeps.config.loader import parse
 from sweeps.errors import ConfigError, TrackingError
 from sweeps.pipeline.factories import tracker_for
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import Store, SweepFiles
 from sweeps.text.redact import redact_uri
 from sweeps.tracking.base import TrackedSweep

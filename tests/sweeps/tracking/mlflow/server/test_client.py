@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
 from sweeps.tracking.background import BackgroundTracking
 from sweeps.tracking.base import TrackedSweep

@@ -14,9 +14,9 @@ from sklearn.preprocessing import StandardScaler
 from sgdcore import Dataset, InvalidTask
 from sweeps.config.loader import parse
 from sweeps.errors import DataError, InputError
-from sweeps.plan import task_loader
-from sweeps.plan.prepared import prepare
-from sweeps.plan.task_loader import load_dataset, load_task
+from sweeps.planning import task_loader
+from sweeps.planning.prepared import prepare
+from sweeps.planning.task_loader import load_dataset, load_task
 from tests.support.documents import document
 from tests.support.hypothesis_profiles import examples
 

@@ -15,7 +15,7 @@ from sweeps.config import datasets as datasets_config
 from sweeps.config.models import PolynomialModel
 from sweeps.config.schema import TaskConfig
 from sweeps.errors import DataError
-from sweeps.plan.model_kinds import MODEL_KINDS
+from sweeps.planning.model_kinds import MODEL_KINDS
 from sweeps.text.sanitize import visible
 
 if TYPE_CHECKING:

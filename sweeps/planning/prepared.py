@@ -9,10 +9,10 @@ from sgdcore import InvalidTask, Task
 from sgdcore.engine import check_task
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import ConfigError
-from sweeps.plan import task_loader
-from sweeps.plan.plan import Plan
-from sweeps.plan.planner import make_plan
-from sweeps.plan.shards import ShardResult
+from sweeps.planning import task_loader
+from sweeps.planning.plan import Plan
+from sweeps.planning.planner import make_plan
+from sweeps.planning.shards import ShardResult
 
 
 class ShardWriter(Protocol):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sgdcore.stability import predict
-from sweeps.plan.prediction import Edge, forecast, prediction
-from sweeps.plan.prepared import PreparedSweep
+from sweeps.planning.prediction import Edge, forecast, prediction
+from sweeps.planning.prepared import PreparedSweep
 
 MakePrepared = Callable[..., PreparedSweep]
 

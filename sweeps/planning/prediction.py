@@ -18,8 +18,8 @@ from sweeps.search.base import FloatArray
 from sweeps.search.product import Product
 
 if TYPE_CHECKING:
-    from sweeps.plan.plan import Plan, Trials
-    from sweeps.plan.prepared import PreparedSweep
+    from sweeps.planning.plan import Plan, Trials
+    from sweeps.planning.prepared import PreparedSweep
 
 _MAX_WORK = 10_000_000  # operations per trial, about 4 ms; more expensive predictions are skipped
 _MAX_SWEEP_WORK = 200_000_000_000  # operations of all trials, about 80 s on one core; likewise

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from sweeps.config.loader import parse
 from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.errors import ConfigError
-from sweeps.plan import normalize
-from sweeps.plan.plan import Plan
-from sweeps.plan.planner import make_plan
-from sweeps.plan.prepared import PreparedSweep
-from sweeps.plan.shards import Shard, Shards
-from sweeps.plan.task_loader import load_task
+from sweeps.planning import normalize
+from sweeps.planning.plan import Plan
+from sweeps.planning.planner import make_plan
+from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import Shard, Shards
+from sweeps.planning.task_loader import load_task
 from tests.support.documents import document
 
 

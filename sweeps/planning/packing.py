@@ -8,7 +8,7 @@ from dataclasses import replace
 from sgdcore import Recording, Task
 from sgdcore.recording import MAX_PATH_PARAMETERS
 from sweeps.config.schema import SweepConfig
-from sweeps.plan.plan import Plan
+from sweeps.planning.plan import Plan
 
 _SECONDS_PER_SHARD = 1.0
 _FLOPS_PER_SECOND = 4e9  # of the kernel on one core; affects only the size of shards

@@ -16,11 +16,11 @@ from sgdcore.batches import steps_per_epoch
 from sgdcore.recording import MAX_PATH_PARAMETERS
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import ConfigError
-from sweeps.plan.checks import MAX_TRIALS, check_combinations, check_expected_names, check_starts
-from sweeps.plan.identity import training_digest
-from sweeps.plan.normalize import distinct, normalize, normalize_table, without_repeats
-from sweeps.plan.packing import shard_size
-from sweeps.plan.plan import Plan, PlanStage
+from sweeps.planning.checks import MAX_TRIALS, check_combinations, check_expected_names, check_starts
+from sweeps.planning.identity import training_digest
+from sweeps.planning.normalize import distinct, normalize, normalize_table, without_repeats
+from sweeps.planning.packing import shard_size
+from sweeps.planning.plan import Plan, PlanStage
 from sweeps.search.base import NoHistory, SearchSpace, Stage, TrialSet, search_method
 from sweeps.search.product import Product
 from sweeps.search.trial_table import TrialTable
@@ -99,7 +99,7 @@ def plan_stage(
         parts = [part for product in products for part in normalize(product, config, dropped, merged)]
         trials = without_repeats(parts, merged, where)
     else:
-        earlier = {key for before in plan.stages for key in TrialTable.of(before.trials).keys()}
+        earlier = {key for before in plan.stages for key in TrialTable.of(before.trials).keys()}  # noqa: SIM118 - not a mapping
         table = normalize_table(TrialTable.of(stage.trials), config, dropped, merged, earlier)
         trials = [table] if len(table) else []
     total = sum(map(len, trials))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sgdcore import Hyperparams
 from sweeps.config.schema import HYPERPARAMETERS
-from sweeps.plan.shards import Shards
+from sweeps.planning.shards import Shards
 from sweeps.search.base import FloatArray, TrialSet
 
 
