@@ -189,7 +189,8 @@ def _print(
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ours = [row.name for row in rows[:2]]
     table = Table(
-        title=f"SGD on a line, all five hyperparameters mixed: {prepared.trials:,} trials x {prepared.steps:,} steps, float32"
+        title=f"SGD on a line, all five hyperparameters mixed: "
+        f"{prepared.trials:,} trials x {prepared.steps:,} steps, float32"
     )
     table.add_column(no_wrap=True)
     for heading in ("trial-steps/s", "lowest .. highest", *(f"{name}\nfaster by" for name in ours), "max |Δ(w, b)|"):

@@ -113,7 +113,8 @@ def sgdcore_contenders(prepared: Networks, compiled: bool) -> Iterator[Contender
     """Yield sgdcore.train, recording the ends only."""
     for kernel, compile in (("numba", False), ("torch", False), *([("torch", True)] if compiled else [])):
         run = partial(
-            sgdcore.train, prepared.task, prepared.hyperparams, epochs=prepared.epochs, batch_size=BATCH, start=prepared.start,
+            sgdcore.train, prepared.task, prepared.hyperparams,
+            epochs=prepared.epochs, batch_size=BATCH, start=prepared.start,
             record=sgdcore.Recording(points=0), kernel=kernel, device="cpu", compile=compile,
         )  # fmt: skip
         name = f"sgdcore, {kernel}{', compiled' if compile else ''}"

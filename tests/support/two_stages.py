@@ -28,6 +28,9 @@ class TwoStages:
         order = pc.sort_indices(first, [("final_loss", "ascending"), ("trial", "ascending")])
         best = first.take(order[:BEST])
         columns = {name: np.repeat(best[name].to_numpy().astype(np.float64), len(FACTORS)) for name in space.columns}
+        for name in space.columns:
+            if name.startswith("init.") and not any(name in mapping for mapping in space.mappings):
+                columns[name] = np.full(len(columns["lr"]), grid.UNSET)  # the history has the values that were drawn
         return Stage((TrialTable(columns | {"lr": columns["lr"] * np.tile(FACTORS, BEST)}),))
 
 

@@ -159,7 +159,8 @@ def test_start_values_of_a_small_network_are_axes(make_prepared: Callable[..., P
         ({"loss": "huber", "huber_delta": 0}, r"task\.huber_delta: given 0; must be > 0"),
         (
             {"model": {"kind": "mlp", "hidden": [64]}, "init": True},
-            r"parameters\.init\.0\.bias: start values are allowed for networks of up to 16 parameters; this one has 193",
+            r"parameters\.init\.0\.bias: start values are allowed for networks of up to 16 parameters; "
+            "this one has 193",
         ),
         (
             {"model": {"kind": "mlp", "hidden": [2]}, "init": True, "name": "init.1.bias"},

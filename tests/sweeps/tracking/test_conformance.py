@@ -98,9 +98,7 @@ def test_the_best_trials_model_is_logged_to_its_run(
 
 def best_row(files: SweepFiles) -> dict[str, Any]:
     rows = [row for table in files.shards.tables() for row in table.to_pylist() if row["verdict"] != "diverged"]
-    return str(
-        min(rows, key=lambda row: (row["final_loss"], row["steps_to_tolerance"] or 1e9, row["trial"]))["trial_id"]
-    )
+    return min(rows, key=lambda row: (row["final_loss"], row["steps_to_tolerance"] or 1e9, row["trial"]))
 
 
 def test_a_place_that_is_not_there_is_refused_before_anything_is_computed(
