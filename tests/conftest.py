@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from sgdcore.devices import gpus
 from sweeps.config import strict_yaml
@@ -33,10 +35,25 @@ from tests.support.tracking import Files, TrackingServer
 settings.load_profile(hypothesis_profiles.PROFILE)
 
 
-# Session fixtures that take seconds to start, those of the longest groups of tests first. Tests that need the same
-# one run in the same process; all other tests of a file do, for they share the file's fixtures and compiled kernels.
-SHARED = ("service_stack", "ray_executor", "tracking_server", "browser")
-SLOW = {*SHARED, "cli", "postgres", "s3_server"}  # what starts processes or servers
+# The files whose tests share servers or clusters, which start once: they run in one process, as does every other file.
+SHARING = {
+    "tests/deploy/test_doors.py": "service",
+    "tests/deploy/test_nights.py": "service",
+    "tests/sweeps/execution/test_executors.py": "ray",
+    "tests/sweeps/execution/test_ray_faults.py": "ray",
+    "tests/sweeps/service/monitoring/test_prometheus.py": "ray",
+}
+# The groups that take longest start first, so that the processes end at about the same time.
+LONGEST = (
+    "service",
+    "tests/chaos/test_chaos.py",
+    "tests/sgdcore/kernels/test_linear_triton.py",
+    "ray",
+    "tests/sgdcore/kernels/test_kernels.py",
+    "tests/sweeps/cli/test_cli.py",
+    "tests/sweeps/service/jobs/test_ray_jobs.py",
+)
+SLOW = {"browser", "cli", "postgres", "ray_executor", "s3_server", "service_stack", "tracking_server"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,18 +62,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fail-on-skip", action="store_true", help="report a skipped test as failed, as CI does")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    class InGroups(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return InGroups(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
         if item.get_closest_marker("cluster") or _fixtures(item) & SLOW:
             item.add_marker(pytest.mark.slow)
-    groups = Counter(_group(item) for item in items if item.get_closest_marker("cluster"))
+    slow = Counter(_group(item.nodeid) for item in items if item.get_closest_marker("slow"))
 
     def late(item: pytest.Item) -> tuple[int, int, str]:
-        """Longest groups first: those of shared fixtures, files with many slow tests, and the rest."""
-        group = _group(item)
-        return SHARED.index(group) if group in SHARED else len(SHARED), -groups[group], group
+        """Return the place in the order: the longest groups, files with many slow tests, and the rest."""
+        group = _group(item.nodeid)
+        return LONGEST.index(group) if group in LONGEST else len(LONGEST), -slow[group], group
 
     items.sort(key=late)
     elsewhere = "no_cuda" if gpus() else "cuda"
@@ -72,10 +95,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-def _group(item: pytest.Item) -> str:
+def _group(nodeid: str) -> str:
     """Return the group of tests that run in one process."""
-    used = _fixtures(item)
-    return next((fixture for fixture in SHARED if fixture in used), str(item.path))
+    file = nodeid.partition("::")[0]
+    return SHARING.get(file, file)
 
 
 def _fixtures(item: pytest.Item) -> set[str]:
