@@ -17,6 +17,7 @@ from threading import Thread
 from typing import TextIO
 
 PRELOADED = (
+    "alembic.command",
     "mlflow.data.numpy_dataset",
     "mlflow.pyfunc",
     "mlflow.store.tracking.sqlalchemy_store",
@@ -30,6 +31,7 @@ PRELOADED = (
     "sweeps.tracking.mlflow.tracker",
     "sweeps.verification.audit",
     "tests.support.forked",
+    "tests.support.warm_commands",
 )
 
 
