@@ -219,7 +219,8 @@ def open_results(sweep_id: str, store: str | Path = DEFAULT_STORE) -> Results:
 def _command(arguments: list[str], store: str | Path, sweep_id: str) -> Results:
     """Run a command of the command line, pass its output on, and raise what its exit code stands for."""
     command = [sys.executable, "-m", "sweeps.cli", *arguments, "--store", str(store)]
-    process = subprocess.Popen(
+    complaints: list[str] = []
+    with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -227,25 +228,23 @@ def _command(arguments: list[str], store: str | Path, sweep_id: str) -> Results:
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         start_new_session=True,  # Ctrl-C comes to this process, which passes it on
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    complaints: list[str] = []
-    reader = Thread(target=complaints.extend, args=(process.stderr,), daemon=True)
-    reader.start()
-    try:
-        for line in process.stdout:
-            print(line, end="", flush=True)  # noqa: T201 - the output of the command
-        code = process.wait()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"interrupted; what was done is kept: sweeps.resume({sweep_id!r}, {str(store)!r})"
-        ) from None
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.wait()
-    reader.join()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        reader = Thread(target=complaints.extend, args=(process.stderr,), daemon=True)
+        reader.start()
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)  # noqa: T201 - the output of the command
+            code = process.wait()
+        except KeyboardInterrupt:
+            kept = f"interrupted; what was done is kept: sweeps.resume({sweep_id!r}, {str(store)!r})"
+            raise KeyboardInterrupt(kept) from None
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+            reader.join()
     message = "".join(complaints).strip().removeprefix("error: ")
     if code == 0:
         return open_results(sweep_id, store)
