@@ -36,10 +36,11 @@ pytestmark = [
     # a node that Ray starts leaves a socket of its own to the garbage collector
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
 ]
+TRIALS, SHARDS = 60, 20
 SWEEP = document(
-    parameters={"lr": {"min": 0.001, "max": 0.06, "count": 60}, "momentum": {"values": [0, 0.9]}},
+    parameters={"lr": {"min": 0.001, "max": 0.06, "count": TRIALS // 2}, "momentum": {"values": [0, 0.9]}},
     training={"epochs": 50},
-    execution={"trials_per_shard": 3, "max_retries": 50},
+    execution={"trials_per_shard": TRIALS // SHARDS, "max_retries": 50},
 )
 LARGE = document(  # enough for something to happen meanwhile, on whatever machine
     parameters={"lr": {"min": 0.001, "max": 0.06, "count": 15_000}, "momentum": {"values": [0, 0.9]}},
@@ -48,7 +49,7 @@ LARGE = document(  # enough for something to happen meanwhile, on whatever machi
     tracking={"trials": "top:50"},
 )
 HEAVY = document(  # what Ray's object stores cannot hold
-    parameters={"lr": {"min": 0.001, "max": 0.06, "count": 6_000}},
+    parameters={"lr": {"min": 0.001, "max": 0.06, "count": 4_000}},
     training={"epochs": 400},
     record={"points": 2_000, "spacing": "linear"},
     execution={"trials_per_shard": 1_000},
@@ -143,7 +144,7 @@ def test_the_driver_is_killed(cli: Cli, store: Store, tmp_path: Path, undisturbe
         assert files.state() != "running"  # the lease died with its holder
         kill_later(cli.start("resume", files.sweep_id, "--executor", "inline"), chance.uniform(0, SECONDS))
     cli("resume", files.sweep_id, "--executor", "inline")
-    assert_whole(files, undisturbed(SWEEP), logged=120)
+    assert_whole(files, undisturbed(SWEEP), logged=TRIALS)
 
 
 def test_workers_are_killed(cli: Cli, store: Store, tmp_path: Path, undisturbed: Undisturbed, seed: int) -> None:
@@ -159,7 +160,7 @@ def test_workers_are_killed(cli: Cli, store: Store, tmp_path: Path, undisturbed:
             killed += 1
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
-    assert_whole(files, undisturbed(SWEEP), logged=120)
+    assert_whole(files, undisturbed(SWEEP), logged=TRIALS)
 
 
 def test_nodes_are_killed_and_others_join(
@@ -221,10 +222,10 @@ def test_mlflows_server_on_postgresql_is_killed(
         os.killpg(server.pid, signal.SIGKILL)
         out, err = process.communicate(timeout=300)
     assert process.returncode in (0, 5), out + err  # 0: it was all logged before
-    assert len(files.shards.done()) == 40
+    assert len(files.shards.done()) == SHARDS
     with mlflow_server(database, store.artifacts, int(address.rpartition(":")[2])):
         cli("resume", files.sweep_id, *inline, **PATIENCE)
-    assert_whole(files, undisturbed(SWEEP), logged=120, uri=database)
+    assert_whole(files, undisturbed(SWEEP), logged=TRIALS, uri=database)
 
 
 def test_mlflows_database_is_killed(
@@ -243,9 +244,9 @@ def test_mlflows_database_is_killed(
     out, err = process.communicate(timeout=300) if again else (out, err)
     assert process.returncode in (0, 5), out + err
     assert "Traceback" not in err
-    assert len(files.shards.done()) == 40
+    assert len(files.shards.done()) == SHARDS
     cli("resume", files.sweep_id, *arguments)
-    assert_whole(files, undisturbed(SWEEP), logged=120, uri=database)
+    assert_whole(files, undisturbed(SWEEP), logged=TRIALS, uri=database)
 
 
 def name_of(pid: int) -> str:
