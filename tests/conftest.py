@@ -72,7 +72,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("cluster") or _fixtures(item) & SLOW:
+        if _fixtures(item) & SLOW:
             item.add_marker(pytest.mark.slow)
     slow = Counter(_group(item.nodeid) for item in items if item.get_closest_marker("slow"))
 
@@ -209,7 +209,7 @@ def ray_executor() -> Iterator[RayExecutor]:
     executor.stop()
 
 
-@pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.cluster)])
+@pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def executor(request: pytest.FixtureRequest) -> Executor:
     return InlineExecutor() if request.param == "inline" else request.getfixturevalue("ray_executor")
 

@@ -40,7 +40,7 @@ def test_all_that_is_public_is_there_and_documented(package: object) -> None:
     assert "DESCRIPTION" in pydoc.render_doc(package, renderer=pydoc.plaintext)
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["sgdcore", "sweeps.api"])
 def test_examples_run(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -67,7 +67,7 @@ def test_a_sweep_is_planned_and_wrong_ones_refused(tmp_path: Path) -> None:
         sweeps.open_results("abcd", tmp_path)
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_done_and_resume_finishes_it(tmp_path: Path, store: Store) -> None:
     script = NOTEBOOK.format(document=document(parameters=MANY, execution={"trials_per_shard": 1}))
     process = subprocess.Popen(
@@ -88,7 +88,7 @@ def test_ctrl_c_keeps_what_was_done_and_resume_finishes_it(tmp_path: Path, store
     assert (results.stored, len(results.trials)) == (60, 60)
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_lost_cluster_is_an_error_with_what_is_kept(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

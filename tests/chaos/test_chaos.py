@@ -32,7 +32,7 @@ from tests.support.ray_cluster import LEAST_OBJECT_STORE, RayCluster, ray_cluste
 from tests.support.stores import contents
 
 pytestmark = [
-    pytest.mark.cluster,
+    pytest.mark.slow,
     # a node that Ray starts leaves a socket of its own to the garbage collector
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
 ]

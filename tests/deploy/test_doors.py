@@ -14,7 +14,7 @@ from tests.deploy.conftest import ServiceStack
 from tests.support.command_line import Cli
 from tests.support.documents import document
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.slow
 
 EXPERIMENTS = "/api/2.0/mlflow/experiments/search"
 

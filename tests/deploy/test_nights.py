@@ -24,7 +24,7 @@ from tests.support.postgres import Cluster
 from tests.support.processes import Part, answers, free_port, until
 from tests.support.ray_head import RayHead, private_head
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 TRIALS = 240
 SWEEP = document(

@@ -18,7 +18,7 @@ from sweeps.store.store import Store
 from tests.support.command_line import Cli
 from tests.support.documents import ROOT
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.slow
 
 
 def only_id(cli: Cli) -> str:

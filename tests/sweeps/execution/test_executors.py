@@ -101,7 +101,7 @@ def test_giving_up_leaves_the_executor_usable(executor: Executor, make_prepared:
     assert len(list(executor.run(prepared, prepared.plan.shards()))) == 12
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_local_ray_listens_on_loopback_only_and_asks_for_a_token(ray_executor: RayExecutor) -> None:
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
@@ -148,7 +148,7 @@ def listening(pid: int) -> list[str]:
     return [row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in inodes]
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_shard_whose_worker_is_killed_runs_again(
     ray_executor: RayExecutor, make_prepared: MakePrepared, tmp_path: Path
 ) -> None:
@@ -201,7 +201,7 @@ def test_an_address_where_nobody_speaks(scheme: str, monkeypatch: pytest.MonkeyP
             RayExecutor(address).start()
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_token_that_is_not_the_clusters(ray_executor: RayExecutor) -> None:
     import ray
 
@@ -270,7 +270,7 @@ def assert_one_gpu_each(executor: RayExecutor, make_prepared: MakePrepared, fold
         assert "device 'cuda:0' needs a CUDA GPU that torch can use" in result.traceback
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_running_cluster_of_several_nodes_is_joined(
     ray_executor: RayExecutor, make_prepared: MakePrepared, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ from sweeps.store.store import Store
 from tests.support.doubles import Silent, Untracked
 from tests.support.stores import contents
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.slow
 MakePrepared = Callable[..., PreparedSweep]
 CURSES: dict[str, Callable[[], object]] = {
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),

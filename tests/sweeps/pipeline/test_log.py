@@ -20,7 +20,7 @@ from tests.support.command_line import Cli
 from tests.support.proxy import Proxy
 from tests.support.tracking import TrackingServer
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

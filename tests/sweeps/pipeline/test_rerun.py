@@ -22,7 +22,7 @@ def written(store: Store, sweep_id: str) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != "lease"}
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_sweep_asked_for_twice_is_run_once(cli: Cli, config: Config, store: Store) -> None:
     asked = ("run", config(), "--executor", "inline", "--id", "abc123", "--tag", "team=a b", "--tag", "n=1=1")
     first = cli(*asked).stdout
@@ -44,7 +44,7 @@ def test_a_sweep_asked_for_twice_is_run_once(cli: Cli, config: Config, store: St
     assert parent.data.tags["sweeps.tag.n"] == "1=1"
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_sweep_that_lacks_something_is_gone_on_with(cli: Cli, config: Config, store: Store) -> None:
     asked = ("run", config(), "--executor", "inline", "--id", "abc123")
     cli(*asked)
@@ -58,7 +58,7 @@ def test_a_sweep_that_lacks_something_is_gone_on_with(cli: Cli, config: Config, 
     assert json.loads(cli("verify", "abc123", "--json").stdout)["clean"]
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_check_that_failed_fails_again(cli: Cli, store: Store) -> None:
     wrong = ("--set", "expected.2.final.weight=0.8", "--executor", "inline", "--id", "f")
     for _ in range(2):
@@ -66,7 +66,7 @@ def test_a_check_that_failed_fails_again(cli: Cli, store: Store) -> None:
         assert "error: not as expected: momentum" in out.stderr
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_another_sweep_does_not_get_the_id(cli: Cli, config: Config, store: Store) -> None:
     asked = ("run", config(), "--executor", "inline", "--id", "abc123")
     cli(*asked)
@@ -80,7 +80,7 @@ def test_another_sweep_does_not_get_the_id(cli: Cli, config: Config, store: Stor
     assert written(store, "abc123") == before
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_ids_and_tags_that_cannot_be_are_one_line(cli: Cli, config: Config, store: Store) -> None:
     for given, told in (
         (("--id", "../x"), "error: --id '../x': must be 1 to 32 lower-case hexadecimal digits"),

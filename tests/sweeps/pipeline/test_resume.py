@@ -117,7 +117,7 @@ def test_the_bytes_do_not_depend_on_the_cores(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_nothing_is_lost(
     cli: Cli, store: Store, tracking_server: TrackingServer, config: Callable[..., Path]
 ) -> None:

@@ -160,7 +160,7 @@ def test_a_resumed_sweep_reuses_too(store: Store, make_prepared: MakePrepared) -
     assert contents(files) == contents(first)
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_reuse_on_ray(ray_executor: Executor, store: Store, make_prepared: MakePrepared) -> None:
     few = {"lr": {"values": [0.01, 0.03]}, "momentum": {"values": [0.9]}, "weight_decay": {"values": [0, 0.1]}}
     start = {"init.weight": {"value": -0.5}, "init.bias": {"value": 0.5}}
@@ -170,7 +170,7 @@ def test_reuse_on_ray(ray_executor: Executor, store: Store, make_prepared: MakeP
     assert contents(outcome.files) == contents(swept(store, make_prepared(), fresh=True).files)
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_the_command_line_says_how_many(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(strict_yaml.write(document(tracking={"trials": "none"})))

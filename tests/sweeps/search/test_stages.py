@@ -199,7 +199,7 @@ def test_a_grid_has_one_stage(
     assert set(stage.trials[0].names) == set(space.columns)
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", ["inline", "ray"])
 def test_a_killed_process_resumes_in_its_second_stage(tmp_path: Path, store: Store, executor: str) -> None:
     """The command line with the method of two stages: SIGKILL while the second stage runs, resume, verify."""

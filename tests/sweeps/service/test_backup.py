@@ -36,7 +36,7 @@ def parent(store: Store, files: SweepFiles) -> str:
     return str(files.tracking_record.first()["run_id"])
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_sweeps_backed_up_while_they_run_and_after_a_kill_go_on_elsewhere(
     cli: Cli, store: Store, tmp_path: Path
 ) -> None:
@@ -246,7 +246,7 @@ def test_what_is_due_comes_back_as_it_was_at_one_moment(store: Store, tmp_path: 
     again.close()
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_what_a_server_keeps_goes_with_the_store(postgres: Cluster, cli: Cli, store: Store, tmp_path: Path) -> None:
     uri = postgres.new_database()
     experiment = MlflowClient(uri).create_experiment("kept")

@@ -30,7 +30,7 @@ def examined(patient: ServiceSettings, *names: str) -> list[Check]:
     return [run_check(name, partial(doctor._CHECKS[name][0], patient), 60) for name in names]
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_this_machine_is_well(cli: Cli, store: Store, tracking_server: TrackingServer) -> None:
     """The tests could not run where it is not."""
     found = {check["name"]: check for check in json.loads(cli("doctor", "--json").stdout)}
@@ -124,7 +124,7 @@ def test_clocks_are_held_against_each_other(store: Store, seconds: float, status
     assert bool(check.remedy) == (status != "ok")
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_database_has_a_clock_and_a_wrong_password_is_not_told(store: Store, postgres: Cluster) -> None:
     uri = postgres.new_database()
     assert skew(uri, None) == pytest.approx(0, abs=3)

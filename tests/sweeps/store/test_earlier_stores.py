@@ -29,7 +29,7 @@ def home(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_it_is_listed_shown_and_verified(earlier: Cli) -> None:
     rows = {row["id"]: row for row in json.loads(earlier("list", "--json").stdout)}
     assert {key: rows["0ea1"][key] for key in ("name", "state", "trials", "shards")} == {
@@ -50,7 +50,7 @@ def test_it_is_listed_shown_and_verified(earlier: Cli) -> None:
     assert json.loads(earlier("list", "--json").stdout)[1]["state"] == "reported"
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 @pytest.mark.parametrize(("sweep_id", "shard"), [("0ea1", 2), ("0ea2", 0)])
 def test_an_interrupted_sweep_of_it_is_resumed(earlier: Cli, home: Store, sweep_id: str, shard: int) -> None:
     files = home.find(sweep_id)
@@ -67,7 +67,7 @@ def test_an_interrupted_sweep_of_it_is_resumed(earlier: Cli, home: Store, sweep_
     assert json.loads(earlier("verify", sweep_id, "--json").stdout)["clean"]
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_its_trials_are_compared_with_new_ones(earlier: Cli, home: Store, tmp_path: Path) -> None:
     config = tmp_path / "again.yaml"
     config.write_text(home.find("0ea1").config_yaml())

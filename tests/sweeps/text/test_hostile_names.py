@@ -107,7 +107,7 @@ def test_numbers_in_markdown_are_left_alone() -> None:
     assert [escaped(text) for text in ("0.1", "-0.5", "7.0 %", "1e-3")] == ["0.1", "-0.5", "7.0 %", "1e-3"]
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_name_is_text_everywhere(tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, plain = sweep_file(tmp_path / "hostile", NAME, DESCRIPTION), sweep_file(tmp_path / "plain", "n", "d")
     monkeypatch.chdir(tmp_path / "hostile")

@@ -311,7 +311,7 @@ def test_of_trials_that_take_torch_long_fewer_are_trained_again(
     assert (found.recomputed, found.curtailed) == (12, False)
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_the_command_line(cli: Cli, store: Store, tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(strict_yaml.write(document()))

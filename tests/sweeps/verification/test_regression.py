@@ -240,7 +240,7 @@ def test_history(store: Store) -> None:
     assert pd.isna(damaged["best"])
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_the_command_line(cli: Cli, store: Store, tmp_path: Path) -> None:
     stored(store, "a1a1", rows(10), created="2026-01-01T00:00:00+00:00")
     stored(store, "b2b2", rows(8, 2), created="2026-01-02T00:00:00+00:00", name=HOSTILE, config={"name": HOSTILE})

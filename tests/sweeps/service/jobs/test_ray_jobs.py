@@ -39,7 +39,7 @@ def differences(files: SweepFiles, sample: int = 3) -> list[Difference]:
     return verify(files, tracker_for(Store.of(files), None, files), sample).differences
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_submitted_twice_is_one_job(
     remote: Callable[..., Any], cli: Cli, head: RayHead, config: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -69,7 +69,7 @@ def test_submitted_twice_is_one_job(
     assert differences(files) == []
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_killed_and_a_cancelled_job_are_gone_on_with(
     remote: Callable[..., Any], cli: Cli, head: RayHead, config: Callable[..., Path]
 ) -> None:
@@ -128,7 +128,7 @@ def test_a_killed_and_a_cancelled_job_are_gone_on_with(
     assert differences(files, sample=0) == []
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_exit_codes_come_home(remote: Callable[..., Any], config: Callable[..., Path]) -> None:
     wrong = {"case": "no", "where": {"lr": 0.01}, "final": {"weight": 99.0}}
     out = remote("submit", config(name="checked", expected=[wrong]), "--wait", code=4).stdout
@@ -141,7 +141,7 @@ def test_exit_codes_come_home(remote: Callable[..., Any], config: Callable[..., 
     assert "mine: the cluster has a job of this id with another config or data" in line
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_schedule_on_a_cluster(remote: Callable[..., Any], head: RayHead, config: Callable[..., Path]) -> None:
     config(name="by the clock")
     entry = {"name": "nightly", "cron": "0 2 * * *", "config": "sweep.yaml", "address": "$RAY_API_SERVER_ADDRESS"}
@@ -158,7 +158,7 @@ def test_a_schedule_on_a_cluster(remote: Callable[..., Any], head: RayHead, conf
     assert (listed["last"], listed["outcome"]) == (tick["scheduled at"], "ok")
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_cluster_that_refuses_or_is_not_there_is_one_line(cli: Cli, head: RayHead) -> None:
     none = dict.fromkeys(("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"), "")
     for environment, told in (

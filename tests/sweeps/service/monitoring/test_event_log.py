@@ -28,7 +28,7 @@ def as_it_was() -> Iterator[None]:
     logger.setLevel(level)
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_sweep_says_what_happens_to_it(cli: Cli, store: Store, tmp_path: Path) -> None:
     config = tmp_path / "sweep.yaml"
     config.write_text(strict_yaml.write(document()))
@@ -95,6 +95,6 @@ def test_below_the_level_nothing_is_logged_and_one_set_up_replaces_the_other(
     assert line.endswith(' WARNING heard sweep_id=abcd why="a b"')
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_an_unknown_format_is_one_line(cli: Cli) -> None:
     assert "xml" in cli("--log-format", "xml", "list", code=2).stderr

@@ -124,7 +124,7 @@ def test_a_record_that_is_damaged_or_of_another_version_is_read_as_far_as_it_goe
     assert files.progress() == {}
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_progress_that_cannot_be_written_is_told_and_the_sweep_goes_on(
     cli: Cli, store: Store, tmp_path: Path
 ) -> None:

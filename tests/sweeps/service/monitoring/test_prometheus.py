@@ -139,7 +139,7 @@ def answered(server: Prometheus, expression: str, seconds: float = 120) -> list[
     return found
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_every_query_of_the_dashboards_has_data(
     make_prepared: Callable[..., PreparedSweep], store: Store, ray_executor: RayExecutor, tmp_path: Path
 ) -> None:

@@ -378,7 +378,7 @@ def test_a_scheduler_that_dies_between_any_two_steps(
     assert states(survivor) == [("11-28T02:00", DONE, "ok")]
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_two_processes_that_are_killed_at_random_start_each_tick_once(
     tmp_path: Path, request: pytest.FixtureRequest, kind: str
@@ -565,7 +565,7 @@ def test_a_database_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
 # The command line
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_schedule_of_this_machine_from_end_to_end(cli: Cli, store: Store, tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(strict_yaml.write(document()))
     file = tmp_path / "schedules.yaml"
@@ -593,7 +593,7 @@ def test_a_schedule_of_this_machine_from_end_to_end(cli: Cli, store: Store, tmp_
     assert line == "error: 'nightli': no such schedule (did you mean nightly?)"
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_the_schema_describes_the_shipped_file(cli: Cli) -> None:
     schema = json.loads(cli("schema", "--schedules").stdout)
     document_ = strict_yaml.read((ROOT / "deploy" / "schedules.yaml").read_text(), "schedules.yaml")

@@ -101,7 +101,7 @@ def test_a_sweep_is_planned_running_and_interrupted(
     assert files.holder() is None
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_two_processes_on_one_sweep_are_not_mixed(cli: Cli, store: Store, tmp_path: Path) -> None:
     config = tmp_path / "sweep.yaml"
     config.write_text(strict_yaml.write(document(tracking={"trials": "none"})))

@@ -191,7 +191,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_every_command_works_on_s3(s3_store: Store, store: Store, config: Path, tmp_path: Path) -> None:
     on_s3, mlflow = ("--store", s3_store.where), ("--tracking-uri", store.tracking_uri)
     said = sweeps("run", config, "--executor", "inline", *on_s3, *mlflow)
@@ -236,7 +236,7 @@ main()
 """
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_killed_driver_is_followed_by_another(s3_store: Store, store: Store, tmp_path: Path) -> None:
     # Shards take so long that the driver is killed before the last.
     slow = document(training={"epochs": 20_000}, execution={"trials_per_shard": 1}, tracking={"trials": "none"})
@@ -259,7 +259,7 @@ def test_a_killed_driver_is_followed_by_another(s3_store: Store, store: Store, t
     assert contents(files) == in_folder(swept(store, parse(slow, "test.yaml")).files)
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_workers_of_ray_write_their_shards(s3_store: Store, store: Store, cli: Cli, config: Path) -> None:
     said = cli("run", config, "--store", s3_store.where, "--tracking-uri", store.tracking_uri).stdout
     [files] = s3_store.sweeps()
@@ -328,7 +328,7 @@ def test_credentials_that_the_server_refuses(s3_store: Store, s3_server: S3Serve
     s3_store.check_writable()
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_no_credentials(s3_store: Store, cli: Cli) -> None:
     nothing = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
     [line] = cli("list", "--store", s3_store.where, code=2, **nothing, HOME="/nonexistent").stderr.splitlines()

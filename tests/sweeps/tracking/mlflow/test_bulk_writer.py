@@ -209,7 +209,7 @@ def assert_the_same_but_for_ids(twins: tuple[Side, Side]) -> None:
     assert without_ids(by_bulk) == without_ids(by_client)
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_later_edits_deletion_restoring_and_collection_find_ordinary_runs(twins: tuple[Side, Side]) -> None:
     for one in twins:
         edit(one)
@@ -338,7 +338,7 @@ writer.close()
 """
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_killed_process_leaves_all_of_a_pack_or_nothing(side: Side) -> None:
     insert = "INSERT INTO latest_metrics" if side.uri.startswith("sqlite") else "COPY latest_metrics"
     points = {insert: 0, "COMMIT": 0, "ANALYZE": 4, "nothing": 4}

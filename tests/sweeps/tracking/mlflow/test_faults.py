@@ -137,7 +137,7 @@ def test_a_run_that_a_repeated_call_made_twice_is_one_again(
     assert finished or deleted[0].info.run_id == again.info.run_id
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_server_that_is_killed_in_mid_sweep_and_started_again(cli: Cli, store: Store, tmp_path: Path) -> None:
     config = tmp_path / "sweep.yaml"
     parameters = {"lr": {"min": 0.001, "max": 0.05, "count": 150}}

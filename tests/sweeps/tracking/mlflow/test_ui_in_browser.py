@@ -31,7 +31,7 @@ from tests.support.doubles import Silent
 
 HOSTILE = "<img src=x onerror='window.ran = 1'> <b>bold</b> [x](javascript:alert(1))"
 MATCHING = re.compile(r"[1-9]\d* matching runs?")  # none while it asks
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.slow
 
 
 @dataclass

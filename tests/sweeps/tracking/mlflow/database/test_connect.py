@@ -49,7 +49,7 @@ def log_all(tracker: MlflowTracker, sweep: TrackedSweep) -> dict[str, str]:
     return told
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_trials_go_to_the_servers_database_and_are_the_servers_own(
     served: tuple[str, str], make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
 ) -> None:
@@ -85,7 +85,7 @@ def without(value: Any, names: dict[str, str]) -> Any:
     return "/".join(names.get(part, part) for part in value.split("/")) if isinstance(value, str) else value
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_the_password_is_nowhere(served: tuple[str, str], postgres: Cluster, cli: Cli) -> None:
     address, uri = served
     (cli.folder / "team.yaml").write_text(SWEEP_FILE)
@@ -106,7 +106,7 @@ def test_the_password_is_nowhere(served: tuple[str, str], postgres: Cluster, cli
     assert not any(postgres.password.encode() in text for text in written)
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_another_servers_database_is_refused_before_anything_is_computed(
     served: tuple[str, str], postgres: Cluster
 ) -> None:

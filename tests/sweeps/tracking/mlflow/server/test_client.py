@@ -30,7 +30,7 @@ from tests.support.hypothesis_profiles import examples
 from tests.support.proxy import ANSWERS, FAULTS, Plan, Proxy
 from tests.support.tracking import TrackingServer
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.slow
 
 LOGGING = ("runs/create", "runs/log-batch", "runs/update", "runs/search")
 
