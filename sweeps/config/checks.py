@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from sweeps.config.axis import Axis
 from sweeps.config.messages import hint, key, shown
+from sweeps.config.schema import HYPERPARAMETERS, SweepConfig
 from sweeps.config.types import (
     LARGEST,
 )
-
-if TYPE_CHECKING:
-    pass
-from sweeps.config.axis import Axis
-from sweeps.config.schema import HYPERPARAMETERS, SweepConfig
 
 _INIT = re.compile(r"init\.\w+(\.\w+)*")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
@@ -25,9 +25,6 @@ from sweeps.config.types import (
     Size,
     Text,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 class DataConfig(Model):
@@ -106,3 +103,8 @@ class DiabetesData(DataConfig):
     """The unscaled diabetes data that scikit-learn bundles, 442 samples x 10 features."""
 
     kind: Literal["diabetes"]
+
+
+AnyDataset = Annotated[
+    LineData | LinearData | PolynomialData | SineData | FileData | DiabetesData, Field(discriminator="kind")
+]

@@ -5,23 +5,20 @@ from __future__ import annotations
 import os
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import (
     ValidationError,
 )
 
 from sweeps.config import strict_yaml
-from sweeps.config.messages import problem_lines
-from sweeps.errors import MAX_PROBLEMS, ConfigError
-from sweeps.text.sanitize import visible
-
-if TYPE_CHECKING:
-    pass
 from sweeps.config.checks import parameter_problems
 from sweeps.config.datasets import FileData
+from sweeps.config.messages import problem_lines
 from sweeps.config.overrides import apply_override
 from sweeps.config.schema import SweepConfig
+from sweeps.errors import MAX_PROBLEMS, ConfigError
+from sweeps.text.sanitize import visible
 
 
 def load(path: Path, overrides: list[str] | None = None) -> SweepConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -15,9 +15,6 @@ from sweeps.config.types import (
     ModulePath,
     Width,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 class LinearModel(Model):
@@ -53,3 +50,6 @@ class ModuleModel(Model):
     module: ModulePath
     arguments: dict[str, Any] = {}  # noqa: RUF012 - pydantic copies it
     init: Literal["torch"] = "torch"
+
+
+AnyModel = Annotated[LinearModel | PolynomialModel | MlpModel | ModuleModel, Field(discriminator="kind")]

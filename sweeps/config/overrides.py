@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sweeps.config import strict_yaml
 from sweeps.config.messages import key, shown
 from sweeps.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
-
 
 _PLACE = re.compile(r"[0-9]{1,9}")  # a list index
 

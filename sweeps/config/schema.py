@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     Discriminator,
@@ -15,8 +15,8 @@ from pydantic import (
 from sweeps.config import strict_yaml
 from sweeps.config.axis import Axis
 from sweeps.config.base import Model
-from sweeps.config.datasets import DiabetesData, FileData, LinearData, LineData, PolynomialData, SineData
-from sweeps.config.models import LinearModel, MlpModel, ModuleModel, PolynomialModel
+from sweeps.config.datasets import AnyDataset
+from sweeps.config.models import AnyModel, LinearModel
 from sweeps.config.types import (
     Count,
     CurvePoints,
@@ -38,21 +38,14 @@ from sweeps.config.types import (
     Variable,
 )
 
-if TYPE_CHECKING:
-    pass
-
 HYPERPARAMETERS = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
 
 
 class TaskConfig(Model):
     """The task: data set, model and loss."""
 
-    dataset: Annotated[
-        LineData | LinearData | PolynomialData | SineData | FileData | DiabetesData, Field(discriminator="kind")
-    ]
-    model: Annotated[LinearModel | PolynomialModel | MlpModel | ModuleModel, Field(discriminator="kind")] = LinearModel(
-        kind="linear"
-    )
+    dataset: AnyDataset
+    model: AnyModel = LinearModel(kind="linear")
     loss: Literal["mse", "mae", "huber"] = "mse"
     huber_delta: Positive = 1.0
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sweeps.pipeline.reuse import results_key
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.version import __version__
-
-if TYPE_CHECKING:
-    pass
 
 
 def make_manifest(prepared: PreparedSweep, sweep_id: str, fresh: bool) -> dict[str, Any]:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +14,6 @@ from numpy.typing import NDArray
 from sgdcore.verdict import VERDICTS
 from sweeps.arrow_columns import numbers
 from sweeps.results.binning import MapAxis
-
-if TYPE_CHECKING:
-    pass
 
 OUTCOME = ("trial", "verdict", "final_loss", "predicted_radius", "steps_to_tolerance")  # columns that Outcomes needs
 

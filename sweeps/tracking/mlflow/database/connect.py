@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sweeps.errors import TrackingError
-
-if TYPE_CHECKING:
-    pass
 from sweeps.tracking.mlflow.database.base import Database
 
 
