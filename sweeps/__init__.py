@@ -9,7 +9,7 @@ In a program or a notebook::
     results.trials  # a pandas.DataFrame, one row per trial
     sweeps.figures.stability_map(results)  # a plotly figure
 
-``sweeps --help`` shows the command line. What is not in ``sweeps.__all__`` or ``sgdcore.__all__`` may change.
+``sweeps --help`` describes the command line. Names outside ``sweeps.__all__`` and ``sgdcore.__all__`` may change.
 """
 
 from typing import TYPE_CHECKING, Any

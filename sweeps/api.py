@@ -37,7 +37,7 @@ class PlanSummary:
         swept: the axes with more than one value, the widest first.
         dropped: combinations that torch.optim.SGD rejects, counted by reason.
         merged: combinations that are the same trial as another one, counted by reason.
-        forecast: which settings theory predicts to be stable; None for networks and other losses than mse.
+        forecast: which settings theory predicts to be stable; None for networks and losses other than mse.
     """
 
     trials: int
@@ -122,8 +122,8 @@ def run(
 ) -> Results:
     """Run a sweep: train all trials, log them to MLflow, write the report, and return the results.
 
-    The sweep runs in another process, by ``sweeps run``, because Ray ends a driver that has lost its cluster. Output
-    appears as it comes.
+    The sweep runs in a separate ``sweeps run`` process, because Ray terminates a driver that has lost its cluster.
+    Its output is printed as it arrives.
 
     Args:
         config: the sweep.
@@ -131,14 +131,15 @@ def run(
         executor: ``ray`` or ``inline``.
         address: a running Ray cluster; a local Ray by default.
         tracking_uri: the MLflow to log to; a database in the store by default.
-        sweep_id: the id of the new sweep; if the store has this sweep, it is resumed. Random by default.
+        sweep_id: the id of the new sweep, random by default; if the store already has this sweep, it is resumed.
         tags: stored with the sweep and set on its MLflow run.
-        fresh: train also the trials that earlier sweeps of the store have.
+        fresh: train all trials, even those that earlier sweeps in the store have computed.
 
     Raises:
-        KeyboardInterrupt: by Ctrl-C; what was done is kept, and the message names the call that resumes it.
-        ClusterLost: the cluster was lost; what was done is kept.
-        InputError, TrialsFailed, CheckFailed, NotLogged: as the exit codes 2, 3, 4 and 5 of ``sweeps run``.
+        KeyboardInterrupt: Ctrl-C was pressed; finished trials are kept, and the message names the call that resumes
+            the sweep.
+        ClusterLost: the cluster was lost; finished trials are kept.
+        InputError, TrialsFailed, CheckFailed, NotLogged: ``sweeps run`` ended with exit code 2, 3, 4 or 5.
 
     Example:
         >>> axes = {"lr": {"values": [0.02, 0.03]}, "momentum": {"value": 0.9}}
@@ -169,14 +170,16 @@ def resume(
     address: str | None = None,
     tracking_uri: str | None = None,
 ) -> Results:
-    """Compute, log and report what a sweep still lacks, retry failed trials, and return the results.
+    """Compute, log and report what a sweep is missing, retry failed trials, and return the results.
+
+    It raises the same errors as :func:`run`.
 
     Args:
-        sweep_id: the sweep's id, or a unique start of it.
-        store: as for :func:`run`, as are the other arguments and the errors.
+        sweep_id: the sweep's id, or a unique prefix of it.
+        store: a folder or ``s3://BUCKET/PREFIX``.
         executor: ``ray`` or ``inline``.
-        address: a running Ray cluster.
-        tracking_uri: the MLflow to log to; where it was logged before by default.
+        address: a running Ray cluster; a local Ray by default.
+        tracking_uri: the MLflow to log to; by default the one that the sweep was logged to before.
     """
     options = ["--executor", executor]
     options += ["--address", address] if address else []
@@ -189,7 +192,7 @@ def open_store(where: str | Path = DEFAULT_STORE) -> Store:
     """Open a store; a folder need not exist yet.
 
     Raises:
-        StoreError: the URI names no store.
+        StoreError: the URI does not name a store.
 
     Example:
         >>> store = open_store("a-new-store")
@@ -202,10 +205,10 @@ def open_store(where: str | Path = DEFAULT_STORE) -> Store:
 
 
 def open_results(sweep_id: str, store: str | Path = DEFAULT_STORE) -> Results:
-    """Return the results of a sweep, as far as they are stored; trials are read on demand.
+    """Return the results that are stored for a sweep, complete or not; trials are read on demand.
 
     Args:
-        sweep_id: the sweep's id, or a unique start of it.
+        sweep_id: the sweep's id, or a unique prefix of it.
         store: a folder or ``s3://BUCKET/PREFIX``.
 
     Raises:
@@ -217,7 +220,7 @@ def open_results(sweep_id: str, store: str | Path = DEFAULT_STORE) -> Results:
 
 
 def _command(arguments: list[str], store: str | Path, sweep_id: str) -> Results:
-    """Run a command of the command line, pass its output on, and raise what its exit code stands for."""
+    """Run a ``sweeps`` command, print its output, and raise the error that its exit code stands for."""
     command = [sys.executable, "-m", "sweeps.cli", *arguments, "--store", str(store)]
     complaints: list[str] = []
     with subprocess.Popen(

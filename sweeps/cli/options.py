@@ -58,7 +58,7 @@ SetOption = Annotated[
 ]
 IdOption = Annotated[
     str | None,
-    typer.Option("--id", metavar="ID", help="Set the sweep's id; resume that sweep if the store has it."),
+    typer.Option("--id", metavar="ID", help="Set the sweep's id; if the store has that sweep, resume it."),
 ]
 TagOption = Annotated[
     list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Tag the sweep and its MLflow run; repeatable.")
@@ -73,7 +73,7 @@ TrackingOption = Annotated[
         "--tracking-uri",
         envvar="MLFLOW_TRACKING_URI",
         metavar="URI",
-        help="Log to this MLflow; default: a database in the store.",
+        help="Use this MLflow; default: a database in the store.",
     ),
 ]
 DatabaseOption = Annotated[
@@ -82,7 +82,7 @@ DatabaseOption = Annotated[
         "--tracking-database",
         envvar="SWEEPS_TRACKING_DATABASE",
         metavar="URI",
-        help="Write in bulk to the server's database; a URI, or $NAME of a variable with it.",
+        help="Write in bulk to the server's database: a URI, or $NAME of a variable.",
     ),
 ]
 ClusterOption = Annotated[
@@ -103,9 +103,9 @@ DEFAULT_STORE = "sweep-store"
 def prepare_sweep_file(
     config: Path, overrides: list[str] | None, keeper: Store | None = None, as_json: bool = False
 ) -> PreparedSweep:
-    """Load a sweep file and plan it. A user's module is named on the output before it is imported.
+    """Load a sweep file and plan it. A user's module is named in the output before it is imported.
 
-    With the store ``keeper`` the data file is copied there, and read from the copy.
+    With a store ``keeper``, the data file is copied there and read from the copy.
     """
     from sweeps.cli.terminal import note, say
     from sweeps.config.datasets import FileData
@@ -145,5 +145,5 @@ def executor_of(kind: ExecutorName, address: str | None) -> Iterator[Any]:
 
 
 def database_of(option: str | None, config: SweepConfig) -> str | None:
-    """Return the tracking database of the command line if it is given, even if empty, else of the sweep file."""
+    """Return the tracking database given on the command line, even if empty, else the one in the sweep file."""
     return config.tracking.database if option is None else option

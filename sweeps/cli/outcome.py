@@ -130,7 +130,7 @@ def _raise_for(outcome: SweepOutcome, expected: list[ExpectedOutcome] | None) ->
 
 
 def unlogged(outcome: SweepOutcome, again: str) -> str:
-    """Return what is missing from MLflow after a tracking fault, with the command that logs it."""
+    """Return what is missing from MLflow after a tracking error, with the command that logs it."""
     from sweeps.text.redact import one_line
 
     assert outcome.tracking_error is not None
@@ -148,7 +148,7 @@ def interrupted(interrupt: KeyboardInterrupt) -> str:
 
 @contextmanager
 def keeping(files: SweepFiles) -> Iterator[None]:
-    """If the cluster is lost in the block, add to its error what is kept and the command that resumes the sweep."""
+    """If the block raises ClusterLost, add to its message what is kept and the command that resumes the sweep."""
     tell(again_with(files, "resume"))
     try:
         yield

@@ -1,7 +1,7 @@
 """Supervision of sweeps on Ray: the sweep runs in a child process, and its parent reports how the child ended.
 
-Ray terminates a driver that has lost its node or a task's state at once, with exit code 1 and without an exception.
-The parent then still reports how to continue the sweep. The child is killed if its parent dies.
+If a driver has lost its node or a task's state, Ray terminates it at once, with exit code 1 and without an exception.
+The parent can still report how to continue the sweep. The child is killed if its parent dies.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _die_with(parent: int) -> None:
 
 
 def _stand_by(child: int, read: int) -> NoReturn:
-    """Pass signals on, wait for the child and exit as it does. Report a child that was killed."""
+    """Pass signals on, wait for the child and exit with its exit code. Report the child if it was killed."""
 
     def passed_on(number: int, frame: FrameType | None) -> None:
         with suppress(ProcessLookupError):  # it has just ended

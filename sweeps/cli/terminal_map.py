@@ -21,7 +21,7 @@ from sweeps.text.formatting import cell, heading, meaning
 
 LETTERS = {"converged": ".", "converging": "~", "stalled": "-", "diverging": "+", "diverged": "x"}
 _WIDEST = 100  # characters
-_HIGHEST = {True: 22, False: 12}  # lines, of a single map and of each of several
+_HIGHEST = {True: 22, False: 12}  # lines of a single map, and of each map if there are several
 _MOST_STRETCHED = 6  # characters of a cell
 _EMPTY = -1
 

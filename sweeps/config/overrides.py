@@ -19,7 +19,7 @@ _MAX_DEPTH = 32
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:
-    """Set one key of a document in place, and create missing mappings on the way.
+    """Set one key of a document in place, and create missing parent mappings.
 
     Raises:
         ConfigError: the override is not KEY=VALUE, its key is not in a mapping or list, or its value is not YAML.

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Counts:
-    """The counts of a sweep: trials of the whole sweep, including earlier runs of it, and shards in flight."""
+    """The counts of a sweep: trials of the whole sweep, including its earlier runs, and shards in flight."""
 
     computed: int = 0
     to_compute: int = 0
@@ -27,7 +27,7 @@ class Counts:
     def lag(self) -> int:
         """The number of computed trials that could be in MLflow but are not.
 
-        A sweep that logs its best N has no lag until all trials are computed, because the best are not known before.
+        A sweep that logs its best N has no lag until all trials are computed, because the best are not known earlier.
         """
         trials = self.to_compute - self.failed
         if self.to_log >= trials:

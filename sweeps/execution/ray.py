@@ -95,7 +95,7 @@ class RayExecutor:
         self._ray = ray
         self._answered = time.monotonic()
         if self.address is not None and self.address.startswith("ray://"):
-            self._head, self._node = self.address, ""  # the client's server stands for both
+            self._head, self._node = self.address, ""  # the Ray client server represents both
             return
         context = ray.get_runtime_context()
         self._head = context.gcs_address
@@ -118,7 +118,7 @@ class RayExecutor:
         return device == "cpu" or not self._gpus
 
     def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
-        """Yield results in the order in which tasks finish, with at most IN_FLIGHT_PER_CORE tasks per core or GPU.
+        """Yield results in the order in which tasks finish. Keep at most IN_FLIGHT_PER_CORE tasks per core or GPU.
 
         Ray retries a shard whose worker or node dies up to ``execution.max_retries`` times.
 
@@ -244,7 +244,7 @@ def loopback_environment() -> None:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Restore this process's SIGTERM handler, which Ray replaces by one that exits without cleanup."""
+    """Restore this process's SIGTERM handler, which Ray replaces with one that exits without cleanup."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -15,7 +15,7 @@ from sweeps.planning.shards import Shard, ShardFailure, ShardResult, ShardStored
 
 
 def run_shard(prepared: PreparedSweep, shard: Shard) -> ShardResult | ShardStored | ShardFailure:
-    """Train a shard, and store it if workers do. Return an exception as a ShardFailure, so that others continue."""
+    """Train a shard, and store it if workers do. Return an exception as a ShardFailure, so that others still run."""
     began = time.perf_counter()
     try:
         with one_thread():

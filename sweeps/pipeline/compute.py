@@ -31,7 +31,7 @@ def compute(outcome: SweepOutcome, executor: Executor, progress: Progress, track
 
 def is_final_at_once(prepared: PreparedSweep) -> bool:
     """Return whether a shard's trials can be logged before all shards are stored."""
-    # The verdicts of other tasks depend on the best trial of the sweep.
+    # For other tasks, verdicts depend on the best trial of the sweep.
     return prepared.config.tracking.trials == "all" and prepared.task.is_quadratic
 
 

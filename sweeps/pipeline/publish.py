@@ -47,7 +47,7 @@ def publish(outcome: SweepOutcome, tracker: Tracker, results: Results | None = N
 
 
 def _log_best_model(outcome: SweepOutcome, tracker: Tracker, best: dict[int, list[int]]) -> ModelPlace | None:
-    """Log the best trial's model. Return its place; None if no trial is best."""
+    """Log the best trial's model. Return its location; None if there is no best trial."""
     from sweeps.pipeline.best_model import best_model
 
     files, prepared = outcome.files, outcome.prepared

@@ -2,11 +2,11 @@
 
 A trial's id is a hash of everything that defines it, and a linear model's trial has the same bits in any pack, so a
 sweep with reused trials has the same shards as one that computed them all. Networks are not reused, because their last
-bits depend on the trials that are trained with them, and their verdicts on the best of their sweep. Trials on GPUs, and
-results of other versions, thresholds or recorded steps (see :func:`results_key`), are not reused either.
+bits depend on the trials that are trained with them, and their verdicts on the best trial of their sweep. Trials on
+GPUs, and results of other versions, thresholds or recorded steps (see :func:`results_key`), are not reused either.
 
-Trials are looked up by the sorted first 64 bits of their ids, which take 16 bytes per trial, in one sweep after the
-other until all trials of a shard are found. The full ids are compared when the rows are read.
+Trials are looked up by the first 64 bits of their ids, in a sorted index that takes 16 bytes per trial, in one sweep
+after another until all trials of a shard are found. The full ids are compared when the rows are read.
 """
 
 from __future__ import annotations

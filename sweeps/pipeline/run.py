@@ -78,7 +78,7 @@ def run(
 
 
 def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Progress) -> SweepOutcome:
-    """Compute and log what is missing of a sweep. The caller must hold its lease.
+    """Compute and log what a sweep is missing. The caller must hold its lease.
 
     Raises:
         InputError: as in create(), or the data has changed.
@@ -93,7 +93,7 @@ def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Pr
 
 
 def log(files: SweepFiles, tracker: Tracker, progress: Progress, writer: WriterName | None = None) -> SweepOutcome:
-    """Log a computed sweep, or what is missing of it in MLflow. The caller must hold its lease.
+    """Log a computed sweep, or the part of it that MLflow lacks. The caller must hold its lease.
 
     Args:
         files: the sweep.
@@ -170,7 +170,7 @@ def _finish(outcome: SweepOutcome, executor: Executor | None, tracker: Tracker, 
 
 
 def _log_rest(outcome: SweepOutcome, tracking: BackgroundTracking) -> int:
-    """Log the trials that had to wait for all shards. Return the total number of trials to be in MLflow."""
+    """Log the trials that had to wait for all shards. Return the total number of trials that MLflow should have."""
     files, prepared = outcome.files, outcome.prepared
     policy, trials = prepared.config.tracking.trials, len(prepared.plan) - outcome.failed_trials
     if not prepared.task.is_quadratic:
@@ -189,7 +189,7 @@ def _log_rest(outcome: SweepOutcome, tracking: BackgroundTracking) -> int:
 
 
 def _record_tracking(outcome: SweepOutcome, tracker: Tracker, tracking: BackgroundTracking, to_log: int) -> None:
-    """Record where the sweep is logged, how many trials are, and the tracking error if there is one."""
+    """Record where the sweep is logged, how many trials are logged, and the tracking error if there is one."""
     outcome.tracking_error = tracking.error
     outcome.unlogged_trials = to_log - tracking.trials
     outcome.tracking = {"uri": tracker.uri, **tracking.run, "complete": False, "logged": tracking.trials}

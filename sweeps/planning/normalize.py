@@ -1,4 +1,4 @@
-"""Normalization of trials: drop combinations that torch.optim.SGD rejects, merge equal trials, and count both."""
+"""Normalisation of trials: drop combinations that torch.optim.SGD rejects, merge equal trials, and count both."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def normalize_table(
         table: the trials, one row each.
         config: the sweep.
         dropped: counts by reason, updated.
-        merged: the same.
-        earlier: keys of the trials that the sweep has already, which are left out; updated.
+        merged: likewise.
+        earlier: keys of the trials that the sweep already has, which are left out; updated.
     """
     starts = [table[name] for name in table.names if name.startswith("init.")]
     if config.training.order == "sequential" and not _draws(starts, config):

@@ -27,7 +27,7 @@ _FORECAST_WORK = 2_000_000_000  # operations of each half of a forecast, about a
 _MAX_SAMPLE = 10_000  # trials or settings in a forecast
 _DECISIVE = (*HYPERPARAMETERS, "seed")  # the columns that growth depends on
 _JUDGED = ("lr", "momentum", "dampening")
-_MIN_VALUES = 3  # values that an axis needs for its best one to be inside
+_MIN_VALUES = 3  # minimum length of an axis whose best value can be an interior one
 _TIE = 1e-9
 
 

@@ -91,7 +91,7 @@ class ShardStored:
 
 @dataclass(frozen=True)
 class ShardFailure:
-    """A shard that raised, with its traceback, or whose worker process died at every try, with the reason."""
+    """A shard that raised, with its traceback, or whose worker process died on every try, with the reason."""
 
     shard: Shard
     traceback: str

@@ -9,7 +9,7 @@ from sweeps.search.base import FloatArray, History, SearchSpace, Stage, start_pa
 from sweeps.search.product import Product
 
 _TORCH_DEFAULTS = {"lr": 1e-3, "momentum": 0.0, "weight_decay": 0.0, "dampening": 0.0, "nesterov": 0.0}
-UNSET = float("nan")  # a start value that the model's own initialization draws
+UNSET = float("nan")  # a start value that the model's own initialisation draws
 
 
 class GridSearch:

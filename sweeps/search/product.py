@@ -38,7 +38,7 @@ class Product:
         return Product(tuple((n, values if n == name else v) for n, v in self.axes))
 
     def split(self, name: str, test: Callable[[FloatArray], Mask]) -> tuple[Product, Product]:
-        """Return the part for which an axis' values pass a test, and the rest; either can be empty."""
+        """Return the part for which an axis's values pass a test, and the rest; either can be empty."""
         values = self[name]
         passed = test(values)
         return self.replace(name, values[passed]), self.replace(name, values[~passed])

@@ -2,8 +2,8 @@
 
 An archive is a tar file compressed with Zstandard. Its last member, ``backup.json``, holds the store's location and the
 SHA-256 of all other members. A backup can be made while sweeps run: the store's files are written atomically, and they
-are copied in an order in which no file refers to a later state than the files after it (tracking records, then the
-database, then shards and artifacts). The copy is a store whose sweeps were interrupted; ``sweeps resume`` completes it.
+are copied in an order in which no file refers to data newer than the files copied after it (tracking records, then the
+database, then shards and artifacts). In the copy, running sweeps are interrupted; ``sweeps resume`` completes them.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def _extract(archive: Path, folder: Path) -> Backup:
     for name in sorted(digests.keys() | contents["sha256"].keys()):
         if digests.get(name) != contents["sha256"].get(name):
             raise StoreError(f"{archive}: damaged: the checksum of {name} does not match")
-    (folder / _ARTIFACTS).mkdir(exist_ok=True)  # the archive can be without artifacts
+    (folder / _ARTIFACTS).mkdir(exist_ok=True)  # the archive can lack artifacts
     return Backup(**{name: contents[name] for name in Backup.__dataclass_fields__ if name in contents})
 
 
@@ -251,7 +251,7 @@ def _target(archive: Path, folder: Path, member: tarfile.TarInfo) -> Path:
 
 
 def _relocate(aside: Store, before: str, after: Store) -> None:
-    """Replace the store's old location by the new one in its MLflow database and tracking records."""
+    """Replace the store's old location with the new one in its MLflow database and tracking records."""
     old = Store(Path(before))
     if aside.database.exists():
         relocate(aside.database, old.artifacts.as_uri(), after.artifacts.as_uri())

@@ -12,7 +12,7 @@ from sweeps.planning.prepared import PreparedSweep
 from sweeps.search.base import History, SearchSpace, search_method
 from sweeps.store.sweep_files import SweepFiles
 
-_CHANGING = ("verdict", "steps_to_tolerance")  # depend on the best of the whole sweep, so later stages can change them
+_CHANGING = ("verdict", "steps_to_tolerance")  # depend on the sweep's best trial, so later stages can change them
 
 
 class StoredHistory(History):
@@ -64,5 +64,5 @@ def next_stage(files: SweepFiles, prepared: PreparedSweep, stages: int, cores: i
         planned = plan_stage(plan, stage, config, prepared.task, files.config_location, cores=cores)
         if len(planned):
             return planned
-        break  # the sweep has all its trials already
+        break  # the sweep already has all its trials
     return None

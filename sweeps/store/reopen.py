@@ -1,4 +1,4 @@
-"""Reopening of stored sweeps from their own files."""
+"""Reopen stored sweeps from their own files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def reopen(files: SweepFiles) -> PreparedSweep:
     """Load a stored sweep's data and plan, with the stages as they were stored.
 
     Raises:
-        StoreError: its data set is not what it was.
+        StoreError: its data set has changed.
     """
     manifest, planned = files.manifest(), files.planned()
     prepared = prepare(files.config(), files.config_location, planned.stages[0].trials_per_shard)

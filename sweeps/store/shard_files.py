@@ -162,7 +162,7 @@ class ShardFiles:
             raise unwritten(self._storage, name, error) from error
 
     def tries(self, index: int) -> int:
-        """Return how often a failed shard was tried; 0 if it has not failed."""
+        """Return how many times a failed shard was tried; 0 if it has not failed."""
         try:
             match = re.search(r"given up after (\d+) ", self._storage.read(_failure(index)).decode())
         except FileNotFoundError:

@@ -10,7 +10,7 @@ sweep-store/
     progress.json                  the counts of the running or last process
     lease                          held by the process that works on the sweep
     shards/00000.parquet ...       one file per shard
-    failures/00000.txt ...         the traceback of a failed shard, and how often it was tried
+    failures/00000.txt ...         the traceback of a failed shard, and its number of tries
     report/                        report.html, report.md, trials.csv, ...
     kept                           cached aggregates of the shards; can be removed
 
@@ -51,7 +51,7 @@ class Store:
         """
         self._storage = storage_at(where)
         if "?" in self.where:
-            raise StoreError(f"{self.where}: a store's path must not contain '?', which has a meaning in database URIs")
+            raise StoreError(f"{self.where}: a store's path must not contain '?', which is special in database URIs")
 
     @classmethod
     def of(cls, files: SweepFiles) -> Store:

@@ -272,4 +272,4 @@ class SweepFiles:
 
 
 def _no_lease() -> None:
-    """Check nothing: workers hold no lease, their driver does."""
+    """Do nothing: the lease is held by the driver, not by its workers."""

@@ -1,4 +1,4 @@
-"""The tracking record: where a sweep's runs are logged, and how far (tracking.json)."""
+"""The tracking record: where a sweep's runs are logged, and whether completely (tracking.json)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Text helpers: number formats, sanitizing and redaction."""
+"""Text helpers: number formats, sanitising and redaction."""

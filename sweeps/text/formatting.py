@@ -22,7 +22,7 @@ _HEADINGS = {
     "verdict_before": "verdict in A",
     "final_loss_before": "final loss in A",
     "only_first": "only in A",
-    "only_this": "only in it",
+    "only_this": "only in this sweep",
 }
 _PLAIN = ("trial", "trial_before", "seed")  # identifiers: no thousands separators
 _EXACT = ("lr", "momentum", "weight_decay", "dampening", "nesterov")

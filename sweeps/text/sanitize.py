@@ -1,4 +1,4 @@
-"""Sanitizing of untrusted text (names, keys, paths), so that nothing in it can control a terminal."""
+"""Sanitising of untrusted text (names, keys, paths), so that nothing in it can control a terminal."""
 
 from __future__ import annotations
 

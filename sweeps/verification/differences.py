@@ -1,4 +1,4 @@
-"""What an audit has looked at, and the differences that it found."""
+"""What an audit has checked, and the differences that it found."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def _number(files: SweepFiles, prepared: PreparedSweep, trial: str) -> int:
     if len(matches) == 1:
         return int(matches[0])
     problem = "no trial has" if not matches else f"{len(matches)} trials have"
-    next_step = "give its number or the start of its id" if not matches else "give more characters"
+    next_step = "give its number or a prefix of its id" if not matches else "give more characters"
     raise StoreError(f"trial {trial!r}: {problem} an id with this prefix in sweep {files.sweep_id}; {next_step}")
 
 

@@ -1,4 +1,4 @@
-"""Audit of a sample: some trials trained again, by the engine and by torch.optim.SGD."""
+"""Audit of a sample: train some trials again, with the engine and with torch.optim.SGD."""
 
 from __future__ import annotations
 

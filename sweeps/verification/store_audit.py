@@ -1,4 +1,4 @@
-"""Audit of the store: the plan planned again, the stages, every shard, and verdicts of the whole sweep."""
+"""Audit of the store: plan the sweep again, and check the stages, every shard, and sweep-wide verdicts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sweeps.verification.differences import Audit, Difference, readable_table
 
 
 def plan_differences(prepared: PreparedSweep, manifest: dict[str, Any]) -> Iterator[Difference]:
-    """Check that plan.json describes the plan that the config and the data give today."""
+    """Check that plan.json describes the plan that follows from the config and the data now."""
     names = {"context": "digest of data, model and training", "data": "digest of the data"}
     facts = prepared.plan.summary() | {"data": prepared.task.dataset.digest}
     found = manifest | {"data": manifest.get("data", {}).get("digest")}

@@ -1,4 +1,4 @@
-"""Tolerances for comparing trials with torch.optim.SGD when sums run in another order than torch's."""
+"""Tolerances for comparing trials with torch.optim.SGD when sums run in a different order from torch's."""
 
 from __future__ import annotations
 
@@ -167,5 +167,5 @@ def _amplified(prepared: PreparedSweep, trial: Trials, theirs: TrialOutcome) -> 
 
 
 def _plain(values: Any) -> Any:
-    """Replace non-finite values by NaN, as in the store."""
+    """Replace non-finite values with NaN, as in the store."""
     return np.where(np.isfinite(values), values, np.nan)

@@ -1,4 +1,4 @@
-"""Audit of the tracking: one parent run with the right totals, one child run per selected trial."""
+"""Audit of the tracking: check for one parent run with the right totals and one child run per selected trial."""
 
 from __future__ import annotations
 

@@ -23,9 +23,7 @@ from sweeps.errors import CheckFailed
 ArchivePath = Annotated[Path, typer.Argument(metavar="FILE", help="The archive (.tar.zst).")]
 DumpOption = Annotated[
     str | None,
-    typer.Option(
-        "--database", metavar="URI", help="The tracking server's PostgreSQL URI, or $NAME of a variable with it."
-    ),
+    typer.Option("--database", metavar="URI", help="The tracking server's PostgreSQL URI, or $NAME of a variable."),
 ]
 ArtifactsOption = Annotated[
     Path | None,

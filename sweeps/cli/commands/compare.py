@@ -145,7 +145,7 @@ def _limit(given: str) -> str | None:
 
 
 def _number(given: str) -> Any:
-    """Return a share as a number; leave other text to Limits, which rejects it by its option's name."""
+    """Return a share as a number; leave other text to Limits, which rejects it and names the option."""
     try:
         return float(given)
     except ValueError:

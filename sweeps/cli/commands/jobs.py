@@ -23,7 +23,7 @@ def submit(
     submission_id: Annotated[
         str | None,
         typer.Option(
-            "--submission-id", metavar="ID", help="Set the job id; default: from the sweep's name and content."
+            "--submission-id", metavar="ID", help="Set the job id; default: derived from the sweep's name and content."
         ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job and exit with the sweep's exit code.")] = False,
@@ -34,11 +34,11 @@ def submit(
     tracking_uri: Annotated[
         str | None,
         typer.Option(
-            "--tracking-uri", metavar="URI", help="The URI for the cluster; default: its MLFLOW_TRACKING_URI."
+            "--tracking-uri", metavar="URI", help="The tracking URI on the cluster; default: its MLFLOW_TRACKING_URI."
         ),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start a new sweep even if this one was submitted; reuse nothing.")
+        bool, typer.Option("--fresh", help="Start a new sweep even if this one was submitted before; reuse nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

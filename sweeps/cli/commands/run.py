@@ -118,7 +118,7 @@ def resume(
     tracking_uri: TrackingOption = None,
     tracking_database: DatabaseOption = None,
 ) -> None:
-    """Compute and log what is missing of a sweep; retry failures."""
+    """Compute and log what a sweep is missing; retry failures."""
     if executor is ExecutorName.ray:
         supervise()
     from sweeps.pipeline.factories import tracker_for
@@ -139,7 +139,7 @@ def log(
     tracking_uri: TrackingOption = None,
     tracking_database: DatabaseOption = None,
 ) -> None:
-    """Log a computed sweep to any MLflow, or what is missing there."""
+    """Log a computed sweep to any MLflow; add only what is missing."""
     from sweeps.cli.terminal import complain, progress
     from sweeps.pipeline import run as pipeline
     from sweeps.pipeline.factories import tracker_for

@@ -106,7 +106,7 @@ def list_(
 @schedule.command(name="next")
 def next_(
     file: FileArgument = _DEFAULT_FILE,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="Show this many per schedule.")] = 3,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="Show this many ticks each.")] = 3,
     as_json: JsonOption = False,
 ) -> None:
     """Show upcoming ticks in each schedule's time zone and in UTC."""
@@ -140,7 +140,7 @@ def history(
 def trigger(
     name: NameArgument,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until it is done and checked, and exit with its exit code.")
+        bool, typer.Option("--wait", help="Wait until the sweep is done and checked; exit with its exit code.")
     ] = False,
     file: FileOption = _DEFAULT_FILE,
     store: StoreOption = DEFAULT_STORE,

@@ -110,7 +110,7 @@ def replay(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Replay a trial step by step beside torch.optim.SGD."""
+    """Replay a trial step by step alongside torch.optim.SGD."""
     from sweeps.cli.terminal import say, show_json, show_table
     from sweeps.verification.replay import replay_trial
 

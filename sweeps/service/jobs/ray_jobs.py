@@ -112,7 +112,7 @@ class Cluster:
             return attempts[-1], False
         if attempts and attempts[-1].digest != submission.digest:
             raise InputError(
-                f"{submission.submission_id}: the cluster has a job of this id with another config or data; "
+                f"{submission.submission_id}: the cluster has a job with this id but another config or data; "
                 "choose another --submission-id"
             )
         if attempts and attempts[-1].state not in (FAILED, CANCELLED):
@@ -123,7 +123,7 @@ class Cluster:
             job = self.look(job_id)
             if job is not None and job.submission_id == submission.submission_id:
                 return job, new
-        raise InputError(f"{submission.submission_id}: was submitted {_MAX_ATTEMPTS} times already")
+        raise InputError(f"{submission.submission_id}: has already been submitted {_MAX_ATTEMPTS} times")
 
     def jobs(self) -> list[Job]:
         """Return the cluster's sweep jobs, oldest first.
@@ -279,7 +279,7 @@ class _Seen:
         self._write, self._written, self._skip = write, 0, 0
 
     def restart(self) -> None:
-        """Expect the text from its start again."""
+        """Expect the text to start over."""
         self._skip = self._written
 
     def __call__(self, text: str) -> None:

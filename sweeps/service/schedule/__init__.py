@@ -1,1 +1,1 @@
-"""Schedules: sweeps by cron expression, each tick exactly once, however many schedulers run, or die."""
+"""Schedules: sweeps by cron expression, each tick exactly once, even if several schedulers run or some die."""

@@ -33,7 +33,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def _name(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(_NAME, value):
         return value
-    raise PydanticCustomError(CUSTOM, "must have 1 to 50 lower-case letters, digits and dashes, no dash at an end")
+    raise PydanticCustomError(CUSTOM, "must have 1 to 50 lower-case letters, digits and inner dashes")
 
 
 def _cron(value: str) -> str:
@@ -100,7 +100,7 @@ CheckMapping = Annotated[dict[str, Any], BeforeValidator(_check)]
 class Misfire(Model):
     """The handling of ticks that were due while no scheduler was running.
 
-    A tick that is at most ``grace`` late runs normally. Of later ones, none, the last or all run, by ``catch_up``.
+    A tick that is at most ``grace`` late runs normally. Of the later ones, ``catch_up`` runs none, the last or all.
     """
 
     grace: Seconds = 300.0
@@ -167,7 +167,7 @@ class Schedule(Model):
         return _from_environment(self.webhook, f"schedule {self.name}: webhook") if self.webhook else None
 
     def ticks(self, after: datetime, until: datetime | None = None) -> Iterator[datetime]:
-        """Yield the ticks after ``after`` and not after ``until``, in UTC.
+        """Yield the ticks after ``after``, up to and including ``until``, in UTC.
 
         Daylight saving time is handled as in Debian's cron: a time that is skipped runs right after the change, a time
         that occurs twice runs once, and hours or minutes given by ``*`` follow elapsed time.

@@ -123,7 +123,7 @@ class TickTable:
             return set(connection.execute(sa.select(_schedules.c.name).where(_schedules.c.paused)).scalars())
 
     def pause(self, schedule: str, paused: bool, now: datetime) -> None:
-        """Pause or resume a schedule. Ticks of the pause are dropped."""
+        """Pause or resume a schedule. Ticks during a pause are dropped."""
         self.filled_until(schedule, now)
         with self._begin() as connection:
             values = {"paused": paused, "filled_until": stamp(now)}
@@ -139,7 +139,7 @@ class TickTable:
         return self._select(*where, newest=newest)
 
     def claim(self, tick: Tick, owner: str, now: datetime) -> bool:
-        """Claim a due tick for a limited time. Return False if it is claimed, or another tick of the schedule runs."""
+        """Claim a due tick for a limited time. Return False if it is already claimed, or another tick is running."""
         free = sa.or_(_ticks.c.state == DUE, sa.and_(_ticks.c.state == CLAIMED, _ticks.c.claimed_until < _epoch(now)))
         with self._begin() as connection:
             # The row lock serialises claims of the same schedule.
@@ -155,7 +155,7 @@ class TickTable:
             return self._take(connection, tick, free, CLAIMED, owner, now)
 
     def claim_end(self, tick: Tick, owner: str, now: datetime) -> bool:
-        """Claim a tick whose sweep has ended, for a limited time, to finish it. Return False if it is claimed."""
+        """Claim a tick whose sweep has ended, for a limited time, to finish it. Return False if already claimed."""
         free = sa.or_(
             _ticks.c.state == ENDED, sa.and_(_ticks.c.state == FINISHING, _ticks.c.claimed_until < _epoch(now))
         )
@@ -163,7 +163,7 @@ class TickTable:
             return self._take(connection, tick, free, FINISHING, owner, now)
 
     def move(self, tick: Tick, before: str | tuple[str, ...], after: str, **values: Any) -> bool:
-        """Move a tick from one state to another. Return False if it was not in the first."""
+        """Move a tick from one state to another. Return False if it was not in the first state."""
         states = (before,) if isinstance(before, str) else before
         if "note" in values:
             values["note"] = redact_uri(" ".join(str(values["note"]).split()))[:1000]

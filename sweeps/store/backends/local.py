@@ -57,7 +57,7 @@ class FolderStorage:
         """Create a folder with these text files under a temporary name, and rename it.
 
         Raises:
-            FileExistsError: the folder exists, possibly since another process has just created it.
+            FileExistsError: the folder exists, possibly because another process has just created it.
         """
         path = self._root / folder
         made = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
@@ -149,7 +149,7 @@ class FolderStorage:
             path.unlink(missing_ok=True)  # a reader that writes its cache can rename its file meanwhile
 
     def lease(self, what: str) -> AbstractContextManager[None]:
-        """Hold the folder by a lock on one of its files; see :mod:`sweeps.store.backends.local_lease`."""
+        """Hold the folder with a lock on one of its files; see :mod:`sweeps.store.backends.local_lease`."""
         return leases.held(self._root / "lease", what)
 
     def holder(self) -> leases.Holder | None:

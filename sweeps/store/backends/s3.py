@@ -1,7 +1,7 @@
 """The storage on S3 or a compatible server. A file is an object that appears atomically with a single PUT.
 
 Operations that only one of several processes may perform use conditional writes (``If-None-Match``, ``If-Match``),
-which AWS supports since November 2024. Servers that ignore the conditions are rejected.
+which AWS has supported since November 2024. Servers that ignore the conditions are rejected.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class S3Storage:
 
     @contextmanager
     def lease(self, what: str) -> Iterator[Any]:
-        """Hold the root by an object that is rewritten periodically; see :mod:`sweeps.store.backends.s3_lease`."""
+        """Hold the root with an object that is rewritten periodically; see :mod:`sweeps.store.backends.s3_lease`."""
         with s3_lease.held(self.lease_object, what) as lease:
             yield lease
 

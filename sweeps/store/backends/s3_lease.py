@@ -1,8 +1,8 @@
 """The lease of a sweep on S3: an object that its holder rewrites periodically (its heartbeat) while it lives.
 
-A process can take a lease that does not exist, was released, or was not written for ``LAPSES_SECONDS``. It takes it by
-a conditional write, so that only one of several processes succeeds. The age of a lease is measured by the server's
-clock alone. A holder measures the time since before its last write was sent, by a clock that also runs while the
+A process can take a lease that does not exist, was released, or has not been written for ``LAPSES_SECONDS``. It uses a
+conditional write, so that only one of several processes succeeds. The age of a lease is measured by the server's clock
+alone. A holder measures the time since just before it sent its last write, with a clock that also runs while the
 machine sleeps, so it always notices the loss of a lease before another process can take it.
 """
 
@@ -123,7 +123,7 @@ class Heartbeat:
                 return
             except (ConditionFailed, BlockingIOError):
                 found = _look(self._stored)  # another process was faster, or the response to this write was lost
-        raise SweepHeld(f"{self._what} is repeatedly taken by other processes; wait for them")
+        raise SweepHeld(f"{self._what} keeps being taken by other processes; wait for them to finish")
 
     def _beat(self) -> None:
         while not self._end.wait(self._seconds / _BEATS):

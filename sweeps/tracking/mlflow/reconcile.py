@@ -37,7 +37,7 @@ def amend(client: MlflowClient, child_runs: ChildRuns, tables: Iterable[pa.Table
     """Correct runs in place, delete runs that should not exist, and return those that must be logged again.
 
     A metric cannot be removed from a run. A run with an obsolete metric is therefore logged again, and deleted only
-    afterwards, so that the trial has a run at any time.
+    afterwards, so that the trial has a run at all times.
 
     Args:
         client: MLflow's client.

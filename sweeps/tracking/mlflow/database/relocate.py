@@ -42,7 +42,7 @@ def snapshot(database: Path, copy: Path) -> None:
 
 
 def relocate(database: Path, before: str, after: str) -> None:
-    """Replace the folder ``before`` by ``after`` in all artifact addresses, in one transaction.
+    """Replace the folder ``before`` with ``after`` in all artifact addresses, in one transaction.
 
     Raises:
         TrackingError: the database cannot be changed; it is left unchanged.

@@ -31,7 +31,7 @@ from sweeps.tracking.names import SWEEP_ID, TRIAL_ID
 _API = "/api/2.0/mlflow/"
 _REFUSED = (408, 429, 500, 502, 503, 504)
 _POOL_IS_EMPTY = "QueuePool limit"  # SQLAlchemy's message, which MLflow sends as HTTP 400
-_FIRST_WAIT = 0.5  # seconds; doubled with every retry, with a jitter of 50 %
+_FIRST_WAIT = 0.5  # seconds; doubled with every retry, plus a jitter of 50 %
 _LONGEST_WAIT = 30.0  # seconds
 _NAMED_BY = ("mlflow.parentRunId", SWEEP_ID, "sweeps.kind", TRIAL_ID)  # tags that together identify a run
 

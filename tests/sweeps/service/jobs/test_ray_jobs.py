@@ -138,7 +138,7 @@ def test_exit_codes_come_home(remote: Callable[..., Any], config: Callable[..., 
     out = remote("submit", config(name="missing", task=missing), "--submission-id", "mine", "--wait", code=2).stdout
     assert "/not/there.csv: no such file" in out
     [line] = remote("submit", config(name="other"), "--submission-id", "mine", code=2).stderr.splitlines()
-    assert "mine: the cluster has a job of this id with another config or data" in line
+    assert "mine: the cluster has a job with this id but another config or data" in line
 
 
 @pytest.mark.slow
