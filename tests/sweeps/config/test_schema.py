@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from sweeps.config import schema as models
-from sweeps.config import strict_yaml
+from sweeps.config import axis, datasets, models, strict_yaml
+from sweeps.config import schema as sweep_file
 from sweeps.config.schema import SweepConfig
 from sweeps.config.types import CUSTOM, SECRET
 from tests.fuzz.documents import NUMBERS, SCHEMA, TEXTS, damaged, grown
@@ -23,6 +23,12 @@ PLAIN = [
     *(text for text in TEXTS if text.isprintable() or text.isascii()),  # JSON has no lone surrogates
     *(None, True, False, [], {}, [1], ["a"], [True], {"value": 1}, {"values": []}, {"kind": "line"}, "1", 5.0, "all"),
 ]
+CLASSES = {
+    name: kind
+    for module in (axis, datasets, models, sweep_file)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, BaseModel)
+}
 PROPERTIES = [
     (model, name)
     for model, schema in [*SCHEMA["$defs"].items(), ("SweepConfig", SCHEMA)]
@@ -39,7 +45,7 @@ def validator(model: str) -> Draft202012Validator:
 def refusals(model: str, document: Any) -> set[str] | None:
     """The kinds of pydantic's errors; None where it accepts the document."""
     try:
-        getattr(models, model).model_validate(document)
+        CLASSES[model].model_validate(document)
     except ValidationError as error:
         return {problem["type"] for problem in error.errors()}
     return None
