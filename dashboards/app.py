@@ -58,7 +58,7 @@ def make_app(
         store: the store to show.
         mlflow_address: the address at which users open MLflow.
         users: the users who can log in; None disables the login.
-        hosts: the host names under which the dashboard is reached.
+        hosts: the host names at which the dashboard is reached.
         key: the key that signs sessions; random by default.
     """
     server = Flask("dashboards", template_folder=str(_HERE / "templates"), static_folder=None)
@@ -171,7 +171,7 @@ def _add_routes(server: Flask, context: Context) -> None:
 
 
 def _failed(error: Exception) -> Any:
-    """Keep the page as it was if a sweep has been removed meanwhile, which is not an error."""
+    """Keep the page as it was if a sweep has since been removed, which is not an error."""
     if not isinstance(error, StoreError):
         raise error
     logging.getLogger(__name__).warning("%s", error)

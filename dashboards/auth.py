@@ -51,7 +51,7 @@ def is_loopback(host: str) -> bool:
 
 
 def secret_key(path: Path | None) -> bytes:
-    """Return the key that signs sessions: a file's content, or a random key, which ends sessions with the process.
+    """Return the key that signs sessions: a file's content, or a random key, which lasts as long as the process.
 
     Raises:
         InputError: the file cannot be read, or is too short.

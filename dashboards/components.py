@@ -171,7 +171,7 @@ def moment(iso: str) -> str:
 
 
 def age(iso: str, now: datetime | None = None) -> str:
-    """Return how long ago a time was, or its date if that is more than a week."""
+    """Return how long ago a time was, or its date if that was more than a week ago."""
     try:
         then = datetime.fromisoformat(iso).astimezone(UTC)
     except ValueError:

@@ -27,7 +27,7 @@ class Cell:
 
     @property
     def values(self) -> dict[str, str]:
-        """The cell's axis values as an address has them."""
+        """The cell's axis values as written in an address."""
         return {axis.name: _written(axis, place) for axis, place in self._places}
 
     @property

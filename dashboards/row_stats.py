@@ -19,7 +19,7 @@ class RowStats:
     metric: str  # the metric that ranks trials
     shards: frozenset[int] = frozenset()
     verdicts: dict[str, int] = field(default_factory=dict)
-    best: float | None = None  # least value of the metric among trials that did not diverge
+    best: float | None = None  # lowest value of the metric among trials that did not diverge
 
     @property
     def trials(self) -> int:

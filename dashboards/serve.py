@@ -32,7 +32,7 @@ def serve(
     """
     if not auth.is_loopback(host) and users_file is None:
         raise InputError(
-            f"--host {host}: other machines can reach this address, so it needs a login: give --users-file "
+            f"--host {host}: other machines can reach this address, so it needs a login: pass --users-file "
             "(or SWEEPS_DASHBOARD_USERS_FILE), or use --host 127.0.0.1"
         )
     from waitress import create_server

@@ -59,7 +59,7 @@ class Users:
         self._lock = threading.Lock()
 
     def check(self, name: str, password: str) -> bool:
-        """Return whether the password is right; takes equally long for unknown names."""
+        """Return whether the password is correct; takes equally long for unknown names."""
         stored = self._current().get(name)
         digest = hmac.digest(self._key, f"{name}\0{stored}\0{password}".encode(), "sha256")
         if stored is not None and any(hmac.compare_digest(digest, known) for known in list(self._known)):

@@ -58,7 +58,7 @@ def train(
             ``reference``: torch.optim.SGD itself, trial by trial.
         device: ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads, >= 1; all cores by default. The numba kernels' results do not depend on it or on the
-            other trials in a single bit; the torch kernel's sums do, within rounding.
+            other trials, not even by one bit; the torch kernel's sums do, within rounding.
         compile: use torch.compile for the torch kernel's steps. It takes about half a minute and pays off in long runs.
 
     Returns:
@@ -193,7 +193,7 @@ def _check(epochs: int, batch_size: int, order: str, dtype: str, threads: int | 
 
 
 def _check_continuation(start: Trajectories, hyperparams: Hyperparams, per_epoch: int) -> None:
-    """Check that only lr changes: momentum buffers, targets and the position in the epoch depend on all else."""
+    """Check that only lr changes: momentum buffers, targets and the position in the epoch depend on the rest."""
     if start.steps_per_epoch != per_epoch:
         raise InvalidTraining(f"cannot continue with {per_epoch} steps per epoch: start has {start.steps_per_epoch}")
     for name in ("momentum", "weight_decay", "dampening", "nesterov"):
@@ -274,7 +274,7 @@ def _start(
 
 
 def _settled(target: NDArray[np.float64], start: NDArray[np.float64], dtype: str) -> NDArray[np.float64]:
-    """Return the targets, replaced by the start where both are equal to rounding, in dtype or in float64.
+    """Return the targets, or the start where both are equal up to rounding, in dtype or in float64.
 
     A parameter that starts on its target has no distance to travel, so its overshoot is undefined.
     """

@@ -85,7 +85,7 @@ def sgd(
     nesterov: bool,
     maximize: bool = False,
 ) -> None:
-    """Update lists of tensors in place by functional SGD, with the rule at the top of this module.
+    """Update lists of tensors in place with functional SGD, by the rule at the top of this module.
 
     Args:
         params: parameters, updated in place.

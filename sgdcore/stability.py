@@ -25,8 +25,8 @@ one number, exp of the largest Lyapunov exponent (H. Furstenberg and H. Kesten, 
 whose sign decides whether the affine recursion settles (P. Bougerol and N. Picard, Strict stationarity of generalized
 autoregressive processes, 1992). The spectral radius of G to the power 1/E has the same limit but predicts a finite run
 less well, because the run does not repeat its E epochs: over 54,000 runs of 1 to 10 epochs near the stability boundary
-it predicts 5.9 % of the verdicts wrong (farther from the optimum than at the start, or not), the growth 4.2 %; over
-36,000 runs of 50 and 200 epochs 0.8 % and 0.7 %.
+it mispredicts 5.9 % of the verdicts (farther from the optimum than at the start, or not), and the growth 4.2 %; over
+36,000 runs of 50 and 200 epochs, 0.8 % and 0.7 %.
 
 Growth describes differences: below 1, runs from all starts come together. They meet at the optimum only if all batches
 share one; with noisy data or weight decay they meet at a noise floor, whose tails are heavy near the stability

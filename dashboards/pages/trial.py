@@ -114,7 +114,7 @@ def _replay_section(results: Results, row: Row, number: str) -> html.Div:
     if results.config.task.model.kind == "module":  # anyone who can write to the store could run code here
         hint = "A replay runs the sweep's own module. Start it in a terminal: "
         return html.Div([html.H3("Replay"), html.P([hint, command], className="note")])
-    hint = f"Trains the trial again next to torch, step by step, up to {MOST_STEPS:,} steps. In a terminal: "
+    hint = f"Trains the trial again alongside torch, step by step, up to {MOST_STEPS:,} steps. In a terminal: "
     return html.Div(
         [
             html.H3("Replay against torch.optim.SGD"),

@@ -44,7 +44,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Resources:
-    """The resources of a kernel. Results do not depend on ``threads``, except to rounding in the torch kernel."""
+    """The resources of a kernel. Results do not depend on ``threads``, except for rounding in the torch kernel."""
 
     device: str = "cpu"  # or cuda:N
     threads: int = 1  # CPU threads

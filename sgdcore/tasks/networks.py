@@ -122,7 +122,7 @@ class ModuleModel(_Network):
 
     @property
     def source_digest(self) -> str:
-        """SHA-256 of the file that defines the factory: another text can be another model. Empty if there is none."""
+        """SHA-256 of the factory's file, since different source can mean a different model; empty without a file."""
         try:
             file = inspect.getsourcefile(inspect.unwrap(self._factory()))
         except TypeError:
@@ -142,7 +142,7 @@ class ModuleModel(_Network):
         if not (colon and place and name):
             raise InvalidTask(f"{self._name}: it must have the form package.module:callable")
         if place.partition(".")[0] in sys.stdlib_module_names:
-            raise InvalidTask(f"{self._name}: Python's standard library has no networks; name a module of your own")
+            raise InvalidTask(f"{self._name}: Python's standard library has no networks; name your own module")
         try:
             found: Any = importlib.import_module(place)
             for part in name.split("."):

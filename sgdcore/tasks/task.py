@@ -149,7 +149,7 @@ class Quadratic:
         return np.ascontiguousarray(by_parameter.T)
 
     def nearest_minimisers(self, weight_decay: FloatArray, start: FloatArray) -> FloatArray:
-        """Return for (T,) weight decays and (T, P) starts the (T, P) minimisers nearest to each trial's start.
+        """Return the (T, P) minimisers nearest to each trial's start, for (T,) weight decays and (T, P) starts.
 
         Along directions that the data leave undetermined, gradient descent without weight decay never moves, so the
         minimiser that it can reach keeps the start's component there.

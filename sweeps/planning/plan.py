@@ -39,7 +39,7 @@ class PlanStage:
     """The trials of one stage, packed into shards.
 
     Args:
-        trials: sets of trials, no two of which share a row.
+        trials: sets of trials that have no rows in common.
         trials_per_shard: the number of trials per shard; the last one can have fewer.
         dropped: combinations that torch.optim.SGD rejects, counted by reason.
         merged: combinations that are the same trial as another one, counted by reason.

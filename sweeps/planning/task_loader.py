@@ -21,7 +21,7 @@ from sweeps.text.sanitize import visible
 if TYPE_CHECKING:
     import pandas as pd
 
-_MAX_NUMBERS = 20_000_000  # inputs of a data set, all of which each trial of a pack reads
+_MAX_NUMBERS = 20_000_000  # inputs of a data set; each trial of a pack reads all of them
 _MAX_BYTES = 1_000_000_000  # of a data file; the table in memory is several times as large
 _MAX_LISTED = 20  # columns in a message
 _MAX_SHOWN = 60  # characters of a cell or a column name

@@ -1,4 +1,4 @@
-"""The edge of stability: up to which lr trials settle, where they diverge, and how far a trial is from it."""
+"""The edge of stability: the lr up to which trials settle, where they diverge, and how far a trial is from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FloatArray = NDArray[np.float64]
 
 
 def edge_of_stability(results: Results) -> pd.DataFrame:
-    """Return up to which lr trials settle, for values of the map's other axis; empty if lr is not a map axis.
+    """Return the lr up to which trials settle, for values of the map's other axis; empty if lr is not a map axis.
 
     Each row describes one value, by the best trial of each cell: ``settles_up_to`` is the largest lr up to which all
     settle, ``breaks_at`` the smallest lr that does not settle (missing if all do), and ``largest_settling`` the largest

@@ -2,7 +2,7 @@
 
 A tile holds ``lanes`` trials of one kind: with or without momentum, weight decay, Nesterov. Its step function is
 compiled for exactly this kind, model and form of batches (see steps); the driver in this module is compiled once per
-dtype. Every lane does exactly the scalar arithmetic of sgdcore.rule: no bit of a trial depends on its tile, lane or
+dtype. Every lane performs exactly the scalar arithmetic of sgdcore.rule: no bit of a trial depends on its tile, lane or
 thread.
 
 A chunk of up to CHUNK steps runs unchecked. If a parameter is not finite after it, the chunk is stepped again in parts,

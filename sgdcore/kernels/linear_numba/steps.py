@@ -13,7 +13,7 @@ decides between ways of stepping is a constant and costs nothing: the flags of t
 batches. New peaks are rare, so a step only checks whether there is one, by the signs of the distances to the peaks.
 
 Samples: products and sums that are not part of the rule stay separate (numba contracts nothing by itself), in the order
-which torch's Linear and mse_loss round them for batches of one and two. Larger batches: see qr_blocks.
+in which torch's Linear and mse_loss round them for batches of one and two. Larger batches: see qr_blocks.
 """
 
 from __future__ import annotations

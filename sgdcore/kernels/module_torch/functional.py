@@ -103,7 +103,7 @@ def full_losses(
 
 
 def saved_bytes(net: Network, samples: tuple[torch.Tensor, torch.Tensor], loss: LossFunction) -> int:
-    """Return the bytes that autograd keeps of one trial's forward pass over these samples, without parameters."""
+    """Return the bytes that autograd keeps for one trial's forward pass over these samples, without parameters."""
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -120,7 +120,7 @@ def check_module(task: Task, dtype: str, batch_size: int) -> None:
     """Try a step of the task's module alone and in a pack.
 
     Raises:
-        InvalidTask: its output is not of shape (B,) or (B, 1), a parameter takes no part in it, or it changes its
+        InvalidTask: its output is not of shape (B,) or (B, 1), a parameter does not affect it, or it changes its
             buffers, draws random numbers, or cannot run for several trials at a time.
     """
     net = network(task.model, task.features.shape[1], dtype, "cpu")

@@ -1,7 +1,7 @@
 """The kernel for any model and loss, on CPU and CUDA: torch.func's gradients of a pack of trials stepped together.
 
 A pack's parameters, buffers and hyperparameters are (T, P) and (T, 1) tensors; sgdcore.rule runs on them unchanged.
-torch sums a pack's products in a different order than a single trial's: results equal torch.optim.SGD's to rounding,
+torch sums a pack's products in a different order from a single trial's: results equal torch.optim.SGD's up to rounding,
 not bit for bit. All packs have one size, chosen from memory, so that one compiled step fits them all.
 """
 
@@ -32,7 +32,7 @@ from sgdcore.trajectories import NEVER, Curves, State
 
 PACK_TRIALS = 1024  # more trials do not make a step cheaper per trial
 _CPU_BYTES, _GPU_SHARE = 1 << 28, 0.25  # memory limit of a pack
-_LOOK = 64  # steps between two checks whether any trial still runs
+_LOOK = 64  # steps between two checks of whether any trial still runs
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 Step = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
@@ -122,7 +122,7 @@ class _Pack:
         self.watched = bool(state.direction.any())
 
     def run(self, segment: Segment, curves: Curves, compiled: bool) -> None:
-        """Run to the segment's end and record on the way."""
+        """Run to the segment's end and record along the way."""
         data = self.data
         n, start = len(data.problem.targets), self.before.step
         per_epoch = -(-n // segment.batch_size)

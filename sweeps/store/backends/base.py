@@ -62,7 +62,7 @@ class Storage(Protocol):
     def add(self, folder: str, files: dict[str, str], empty: str) -> None:
         """Create a folder atomically, with these text files and, if the storage has folders, an empty subfolder.
 
-        A storage that cannot create several files at once writes the last one last; readers check for that file.
+        A storage that cannot create several files at once writes them in order; readers check for the last one.
 
         Raises:
             FileExistsError: the folder exists.

@@ -141,7 +141,7 @@ class S3Storage:
 
     @contextmanager
     def reading(self, name: str) -> Iterator[pa.PythonFile]:
-        """Yield a file of which only the requested parts are transferred."""
+        """Yield a file that transfers only the requested parts."""
         yield pa.PythonFile(RangedFile(StoredObject(self._bucket, self._key(name))), mode="r")
 
     @contextmanager

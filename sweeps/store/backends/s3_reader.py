@@ -1,4 +1,4 @@
-"""A readable file over an object on S3, of which only the requested parts are transferred."""
+"""A readable file over an object on S3 that transfers only the requested parts."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def problems(tmp_path: Path, **changes: Any) -> str:
         ({"timezone": "Mars/Olympus"}, "schedules[0].timezone: given 'Mars/Olympus'; must be an IANA time zone"),
         (
             {"name": "Nightly!"},
-            "schedules[0].name: given 'Nightly!'; must have 1 to 50 lower-case letters, digits and dashes",
+            "schedules[0].name: given 'Nightly!'; must have 1 to 50 lower-case letters, digits and inner dashes",
         ),
         ({"overlap": "wait"}, "schedules[0].overlap: given 'wait'; allowed: skip, queue, replace"),
         (
