@@ -19,7 +19,7 @@ _MAX_LISTED = 20  # allowed names in a message
 
 
 def problem_lines(error: ValidationError, model: type[BaseModel] | None = None) -> list[str]:
-    """Return one line per validation error, at most one more than are reported.
+    """Return one line per validation error, at most one more than is reported.
 
     A list that is too short only because its entries are invalid is not reported; its entries are.
 

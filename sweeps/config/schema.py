@@ -120,7 +120,7 @@ with warnings.catch_warnings():
 
 
 class ExecutionConfig(Model):
-    """The packing of trials and retries. By default ``trials_per_shard`` gives about a second of work per shard.
+    """How trials are packed and retried. By default ``trials_per_shard`` gives about a second of work per shard.
 
     A shard whose worker process dies is retried up to ``max_retries`` times. A shard that raises is not retried.
     """

@@ -53,4 +53,4 @@ class Executor(Protocol):
         """Return a function that updates the cluster's metrics; None without a cluster. Call it after start()."""
 
     def stop(self) -> None:
-        """Disconnect from, or stop, what start() started. Without start() or if called again, do nothing."""
+        """Disconnect from, or stop, what start() started. Without start(), or if called again, do nothing."""

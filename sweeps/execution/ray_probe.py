@@ -8,7 +8,7 @@ from sweeps.errors import ExecutorError
 
 _PROBE_SECONDS = 10.0
 _CONNECT_SECONDS = 1.0
-# Ray checks the token before it looks at the call, which a Ray client server does not implement.
+# Ray checks the token before it looks at the call, which Ray client servers do not implement.
 _CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 
 

@@ -72,7 +72,7 @@ def _code(factory: str) -> dict[str, Path]:
 
 
 def _is_installed(top: str, origin: str | None) -> bool:
-    """Return whether a package is installed or part of Python, and not the user's own file."""
+    """Return whether a package is installed or part of Python, rather than the user's own file."""
     folders = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
     at = Path(origin).resolve() if origin else None
     return at is None or any(at.is_relative_to(Path(folder).resolve()) for folder in folders if top)

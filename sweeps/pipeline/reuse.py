@@ -40,7 +40,7 @@ _POOR = 1 / 16
 
 
 def results_key(prepared: PreparedSweep) -> str | None:
-    """Return a hash of everything that a row depends on besides its trial's id; None if rows cannot be reused."""
+    """Return a hash of everything that a row depends on apart from its trial's id; None if rows cannot be reused."""
     if not prepared.task.is_quadratic:
         return None
     document = {

@@ -1,4 +1,4 @@
-"""The digest of everything that defines a trial besides its row: data, model, loss and training."""
+"""The digest of everything that defines a trial apart from its row: data, model, loss and training."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Plan:
     starts: tuple[str, ...]  # the S parameters that can be given start values: all, or none for a large network
     stages: tuple[PlanStage, ...]  # stages planned so far; a grid has one
     steps: int
-    context: str  # digest of everything that defines a trial besides its row: data, model, training
+    context: str  # digest of everything that defines a trial apart from its row: data, model, training
     has_weight_decay: bool = False  # whether any trial of any stage can have weight decay
     module: str = ""  # package.module:callable to import; empty for built-in models
 

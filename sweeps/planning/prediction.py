@@ -72,7 +72,7 @@ def prediction(prepared: PreparedSweep) -> str:
 
 
 def predicted_radius(prepared: PreparedSweep, trials: Trials) -> FloatArray | None:
-    """Return the (T,) growth per epoch of each trial (sgdcore.stability); None if :func:`prediction` says none."""
+    """Return the (T,) growth per epoch of each trial (sgdcore.stability); None if :func:`prediction` is none."""
     return None if prediction(prepared).startswith("none") else _growth(prepared, _columns(trials))
 
 

@@ -60,7 +60,7 @@ def _sentence(text: str) -> str:
 
 
 def edge_sentence(results: Results) -> str | None:
-    """Describe the edge of stability at two values of the axis next to lr: the smallest and the best trial's.
+    """Describe the edge of stability at two values of the axis next to lr: the smallest one and the best trial's.
 
     If these are the same, the second is the largest value. None if lr is not an axis or no trial settled.
     """

@@ -75,7 +75,7 @@ class AggregateCache:
     def _write(self) -> None:
         now = self._files.shards.stamps()
         if any(now.get(index) != stamp for index, stamp in self._stamps.items()):
-            return  # a shard was replaced meanwhile, so the values may belong to either version
+            return  # a shard was replaced in the meantime, so the values may belong to either version
         with suppress(StoreError):  # in a read-only store, values are recomputed each time
             self._files.write_cache(encoded(self._found, self._key))
 

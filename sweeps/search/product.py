@@ -54,8 +54,8 @@ class Product:
     def without(self, other: Product) -> list[Product]:
         """Return the rows that the other product does not contain, as at most one product per axis.
 
-        The first holds the rows that differ in the first axis, the second those that differ only from the second axis
-        on, and so on.
+        The first holds the rows that differ in the first axis, the second those that first differ in the second axis,
+        and so on.
         """
         theirs = dict(other.axes)
         shared = [_is_in(values, theirs[name]) for name, values in self.axes]

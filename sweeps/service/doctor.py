@@ -134,7 +134,7 @@ def _cpu(settings: ServiceSettings) -> str:
     features = get_host_cpu_features()
     if platform.machine() == "x86_64" and not (features.get("avx2") and features.get("fma")):
         raise Warned(
-            f"{found}, without AVX2 or FMA", "results are correct, but slow and not bit for bit equal to torch"
+            f"{found}, without AVX2 or FMA", "results are correct, but slow and not equal to torch bit for bit"
         )
     if platform.machine() != "x86_64":
         raise Warned(found, "equality with torch was tested on x86-64 only; check trials with sweeps replay")
@@ -202,9 +202,9 @@ def _clock(settings: ServiceSettings) -> str:
         return "no other clock to compare with: MLflow reports no time"
     found = f"{abs(seconds):.1f} s {'behind' if seconds > 0 else 'ahead of'} MLflow's"
     if abs(seconds) > _WRONG:
-        raise Failed(found, "synchronise the clocks by NTP: runs and logs are out of order, and tokens expire at once")
+        raise Failed(found, "sync the clocks with NTP: runs and logs are out of order, and tokens expire at once")
     if abs(seconds) > _SKEW:
-        raise Warned(found, "synchronise the clocks by NTP: runs of several machines are out of order")
+        raise Warned(found, "sync the clocks with NTP: runs from different machines are out of order")
     return found
 
 

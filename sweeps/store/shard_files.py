@@ -21,7 +21,7 @@ from sweeps.store.backends.base import Storage, unwritten
 
 _SHARD = re.compile(r"(\d{5,})\.parquet")
 _FAILURE = re.compile(r"(\d{5,})\.txt")
-_AHEAD = 8  # files of a shared store that are requested ahead
+_AHEAD = 8  # files of a shared store that are requested in advance
 T = TypeVar("T")
 
 
@@ -174,7 +174,7 @@ class ShardFiles:
         write_table(self._storage, _shard(index), table, keep)
 
     def _ahead(self, read: Callable[[int], T], indices: Iterable[int]) -> Iterator[T]:
-        """Yield ``read(index)`` in order; on a shared store a few files are requested ahead."""
+        """Yield ``read(index)`` in order; on a shared store, a few files are requested in advance."""
         if not self._storage.is_shared:
             yield from map(read, indices)
             return

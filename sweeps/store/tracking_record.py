@@ -24,11 +24,11 @@ class TrackingRecord:
         self._storage, self._check_lease = storage, check_lease
 
     def first(self) -> dict[str, Any]:
-        """Return the place where the sweep was logged first, its own; empty before it is logged."""
+        """Return the sweep's own place, where it was first logged; empty before it is logged."""
         return next(iter(self.places()), {})
 
     def places(self) -> list[dict[str, Any]]:
-        """Return all places where the sweep is logged, its own first.
+        """Return all places where the sweep is logged, its own place first.
 
         Raises:
             StoreError: the record is damaged.

@@ -24,7 +24,7 @@ from sweeps.text.formatting import number
 LATEST = "latest"
 _ROUNDING = 1e-12  # tolerance when comparing shares
 _BAD = ("diverging", "diverged")
-_MANY = 10.0  # from this ratio on, an increase is shown as a factor instead of a percentage
+_MANY = 10.0  # at or above this ratio, an increase is shown as a factor instead of a percentage
 
 
 def _increase(value: Any) -> Any:

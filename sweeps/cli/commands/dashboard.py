@@ -16,7 +16,7 @@ from sweeps.cli.options import DEFAULT_STORE, StoreOption
 def dashboard(
     store: StoreOption = DEFAULT_STORE,
     host: Annotated[
-        str, typer.Option("--host", help="Listen on this address; any but localhost needs --users-file.")
+        str, typer.Option("--host", help="Listen on this address; any other than localhost needs --users-file.")
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Listen on this port; 0: any free port.")

@@ -1,6 +1,6 @@
 """The event log: sweep events on standard error as text or JSON lines, disabled by default.
 
-It is meant for log collectors; messages for people are printed by sweeps.cli.terminal. Secrets are removed from every
+It is for log collectors; messages for people are printed by sweeps.cli.terminal. Secrets are removed from every
 record: passwords in URIs, and the values of environment variables whose names mark them as secrets.
 """
 

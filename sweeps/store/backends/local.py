@@ -146,7 +146,7 @@ class FolderStorage:
     def remove_pieces(self) -> None:
         """Remove the temporary files of a killed process. The caller must hold the lease."""
         for path in self._root.rglob("*.new"):
-            path.unlink(missing_ok=True)  # a reader that writes its cache can rename its file meanwhile
+            path.unlink(missing_ok=True)  # a reader that writes its cache can rename its file in the meantime
 
     def lease(self, what: str) -> AbstractContextManager[None]:
         """Hold the folder with a lock on one of its files; see :mod:`sweeps.store.backends.local_lease`."""

@@ -22,7 +22,7 @@ from sweeps.text.sanitize import visible
 
 _MISSING = ("NoSuchKey", "404")
 _CONDITION = ("PreconditionFailed", "412")  # the condition did not hold
-_EMPTY = ("InvalidRange", "416")  # a part of an empty object was requested
+_EMPTY = ("InvalidRange", "416")  # part of an empty object was requested
 _BUSY = ("ConditionalRequestConflict", "409")  # another conditional write is under way
 _TRIES, _PAUSE_SECONDS = 5, 0.1
 _CONNECT_SECONDS = 10

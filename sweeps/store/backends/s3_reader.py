@@ -11,7 +11,7 @@ _TAIL = 1 << 16  # bytes; the end of a Parquet file is read first, since it has 
 
 
 class RangedFile(io.RawIOBase):
-    """A read-only file over one version of an object; reading fails if the object is replaced meanwhile."""
+    """A read-only file over one version of an object; reading fails if the object is replaced in the meantime."""
 
     def __init__(self, stored: StoredObject) -> None:
         """Read the end of the file. Raises the same errors as S3Storage.get()."""

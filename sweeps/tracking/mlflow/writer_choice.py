@@ -34,7 +34,7 @@ def choose(uri: str, writer: WriterName) -> ChosenWriter:
         TrackingError: ``bulk`` is requested but cannot be used safely.
     """
     if writer == "client":
-        return ChosenWriter("client", "as tracking.writer says")
+        return ChosenWriter("client", "as requested")
     database = database_at(uri)
     if isinstance(database, str):
         return _chosen(database, writer)

@@ -65,7 +65,7 @@ def test_a_sweep_is_logged_to_another_database_beside_its_own(
     out = cli("log", files.sweep_id, "--tracking-uri", f"sqlite:///{elsewhere}", "--writer", "client").stdout
     assert "logged 12 of 12" in out
     assert f"tracking: sqlite:///{elsewhere}" in out
-    assert "writer:   client (as tracking.writer says)" in out
+    assert "writer:   client (as requested)" in out
     here, there = MlflowClient(store.tracking_uri), MlflowClient(f"sqlite:///{elsewhere}")
     name = prepared.config.experiment
     assert name is not None

@@ -1,4 +1,4 @@
-"""Check early what a tracking server with a login permits, with one-line errors."""
+"""Check early what a user may do on a tracking server that requires a login, with one-line errors."""
 
 from __future__ import annotations
 
