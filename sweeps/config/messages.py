@@ -25,7 +25,7 @@ def problem_lines(error: ValidationError, model: type[BaseModel] | None = None) 
 
     Args:
         error: the validation error.
-        model: the model that was validated, from which messages about unknown keys take the allowed ones.
+        model: the model that was validated; messages about unknown keys list its keys as allowed.
     """
     errors = error.errors(include_url=False)
     inside = {place[:depth] for place in (problem["loc"] for problem in errors) for depth in range(len(place))}

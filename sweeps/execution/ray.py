@@ -118,7 +118,7 @@ class RayExecutor:
         return device == "cpu" or not self._gpus
 
     def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
-        """Yield results in the order in which tasks finish. Keep at most IN_FLIGHT_PER_CORE tasks per core or GPU.
+        """Yield results as tasks finish; keep at most IN_FLIGHT_PER_CORE tasks per core or GPU in flight.
 
         Ray retries a shard whose worker or node dies up to ``execution.max_retries`` times.
 

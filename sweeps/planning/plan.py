@@ -1,4 +1,4 @@
-"""The plan of a sweep, from which any range of trials and their ids are computed on demand."""
+"""The plan of a sweep: any range of its trials, with their ids, is computed on demand."""
 
 from __future__ import annotations
 

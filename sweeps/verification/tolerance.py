@@ -94,7 +94,7 @@ def overflow_steps(prepared: PreparedSweep, trial: Trials) -> tuple[int, int]:
     """Return the first and last step at which a trial can overflow in any order of sums; steps + 1 means never.
 
     Sums over a batch that take the mean first or last differ by at most a factor of the batch size. For tasks other
-    than linear models with squared loss, the range is that of the steps at which the trial's twins overflow.
+    than linear models with squared loss, the range spans the steps at which the trial's twins overflow.
     """
     others = twins(prepared, trial)
     if prepared.task.is_quadratic:

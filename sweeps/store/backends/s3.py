@@ -28,7 +28,7 @@ from sweeps.text.redact import redact_uri
 from sweeps.text.sanitize import visible
 
 _URI = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9.\-_]*)(?:/(.*))?", re.DOTALL)
-_IN_MEMORY = 1 << 26  # bytes up to which a text is buffered in memory instead of on disk
+_IN_MEMORY = 1 << 26  # bytes; a longer text is buffered on disk instead of in memory
 
 
 class S3Storage:

@@ -30,7 +30,7 @@ def standing(tracker: MlflowTracker) -> tuple[str, str]:
 
 
 def skew(uri: str, database: str | None) -> float | None:
-    """Return the seconds by which the clock of a tracking server or PostgreSQL database is ahead; None for others.
+    """Return how many seconds the clock of a tracking server or PostgreSQL database is ahead; None for others.
 
     Raises:
         TrackingError: the server cannot be reached or does not report the time.
