@@ -59,11 +59,12 @@ class Forecast:
 
 def prediction(prepared: PreparedSweep) -> str:
     """Return the kind of values in the column predicted_radius, or "none: ..." with the reason why it is null."""
+    # Shard files hold these texts and verify() compares them, so that they must not change.
     if not prepared.task.is_quadratic:
-        return "none: the theory requires squared loss and a model that is linear in its parameters"
+        return "none: the theory is that of squared loss and models linear in their parameters"
     kind, operations = _kind(prepared), _operations(prepared)
     if operations > _MAX_WORK:
-        return f"none: the {kind} would take {operations:,} operations per trial; the limit is {_MAX_WORK:,}"
+        return f"none: the {kind} would take {operations:,} operations a trial; at most {_MAX_WORK:,} are made"
     if operations * len(prepared.plan.stages[0]) > _MAX_SWEEP_WORK:
         return (
             f"none: the {kind} would take {operations:,} operations for each of {len(prepared.plan.stages[0]):,} trials"
