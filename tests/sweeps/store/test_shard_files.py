@@ -61,8 +61,8 @@ def test_what_costs_too_much_is_not_predicted_and_the_shard_says_why(
     files = stored(make_prepared(training={"epochs": 50_000, "order": "shuffled"}, parameters={"lr": {"value": 0.01}}))
     assert files.shards.read(0)["predicted_radius"].null_count == 1
     assert files.shards.metadata()["prediction"] == (
-        "none: the growth per epoch over the drawn orders would take 18,000,000 operations per trial; "
-        "the limit is 10,000,000"
+        "none: the growth per epoch over the drawn orders would take 18,000,000 operations a trial; "
+        "at most 10,000,000 are made"
     )
 
 
