@@ -42,13 +42,16 @@ class Forked:
         arguments: arguments of ``sweeps``.
         folder: the working directory.
         environment: the whole environment.
+        script: Python code to run instead of ``sweeps``, as ``python -c`` does.
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
-        self.args = [str(Path(sys.executable).parent / "sweeps"), *arguments]
+    def __init__(
+        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], script: str | None = None
+    ) -> None:
+        self.args = ["-c" if script else str(Path(sys.executable).parent / "sweeps"), *arguments]
         context = _server()
         (out, their_out), (err, their_err) = context.Pipe(duplex=False), context.Pipe(duplex=False)
-        arguments_of_run = (self.args, str(folder), dict(environment), their_out, their_err)
+        arguments_of_run = (self.args, script, str(folder), dict(environment), their_out, their_err)
         self._process = context.Process(target=_run, args=arguments_of_run)
         self._process.start()
         for end in (their_out, their_err):
@@ -114,7 +117,14 @@ def _server() -> ForkServerContext:
     return context
 
 
-def _run(arguments: list[str], folder: str, environment: dict[str, str], out: Connection, err: Connection) -> None:
+def _run(
+    arguments: list[str],
+    script: str | None,
+    folder: str,
+    environment: dict[str, str],
+    out: Connection,
+    err: Connection,
+) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -125,6 +135,9 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str], out: Co
     from sweeps.cli import main
 
     try:
-        main()
+        if script is None:
+            main()
+        else:
+            exec(compile(script, "<string>", "exec"), {"__name__": "__main__"})
     finally:
         atexit._run_exitfuncs()

@@ -1,11 +1,10 @@
 """The bulk writer: nobody can tell its runs from the public client's; all or nothing, once."""
 
 import json
+import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -28,6 +27,7 @@ from sweeps.tracking.mlflow.database.rows import TABLES
 from sweeps.tracking.mlflow.self_test import STEPS, Content, rows, sample
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 from sweeps.tracking.trial_runs import trial_runs
+from tests.support.forked import Forked
 from tests.support.postgres import Cluster
 from tests.support.tracking import Files
 
@@ -196,9 +196,10 @@ def edit(side: Side) -> None:
 
 def collect(side: Side) -> None:
     """``mlflow gc`` of what is deleted."""
-    command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", side.uri, "--tracking-uri", side.uri]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    arguments = ["gc", "--backend-store-uri", side.uri, "--tracking-uri", side.uri]
+    process = Forked(arguments, Path.cwd(), os.environ, "from mlflow.cli import cli; cli()")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
 
 
 def assert_the_same_but_for_ids(twins: tuple[Side, Side]) -> None:
@@ -345,10 +346,10 @@ def test_a_killed_process_leaves_all_of_a_pack_or_nothing(side: Side) -> None:
     before = side.rows()
     sides = [side.copy() for _ in points]
 
-    def logged(one: Side, statement: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", KILLED, one.uri, statement], stderr=subprocess.PIPE)
+    def logged(one: Side, statement: str) -> Forked:
+        return Forked([one.uri, statement], Path.cwd(), os.environ, KILLED)
 
-    def ends(processes: list[subprocess.Popen[bytes]]) -> list[int]:
+    def ends(processes: list[Forked]) -> list[int | None]:
         complaints = [process.communicate(timeout=300)[1] for process in processes]
         assert not any(complaints), complaints
         return [process.returncode for process in processes]
