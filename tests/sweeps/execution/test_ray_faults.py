@@ -1,6 +1,5 @@
 """Real faults on Ray: worker processes that die, whole nodes that die, nodes that come and go while a sweep runs."""
 
-import copy
 import ctypes
 import dataclasses
 import os
@@ -35,10 +34,11 @@ CURSES: dict[str, Callable[[], object]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Cursed(Plan):
     """A plan some of whose shards end the process that computes them."""
 
-    curses: dict[int, str]  # by first trial
+    curses: dict[int, str] = dataclasses.field(default_factory=dict)  # by first trial
 
     def trials(self, start: int, stop: int) -> Trials:
         if start in self.curses:
@@ -46,10 +46,11 @@ class Cursed(Plan):
         return super().trials(start, stop)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Gated(Plan):
     """A plan whose trials tell which node and process looks at them, and come when the gate is open."""
 
-    folder: Path
+    folder: Path = Path()
 
     def trials(self, start: int, stop: int) -> Trials:
         import ray
@@ -62,11 +63,8 @@ class Gated(Plan):
 
 
 def with_plan(prepared: PreparedSweep, kind: type[Plan], **facts: object) -> PreparedSweep:
-    plan = copy.copy(prepared.plan)
-    object.__setattr__(plan, "__class__", kind)
-    for name, fact in facts.items():
-        object.__setattr__(plan, name, fact)
-    return dataclasses.replace(prepared, plan=plan)
+    given = {field.name: getattr(prepared.plan, field.name) for field in dataclasses.fields(prepared.plan)}
+    return dataclasses.replace(prepared, plan=kind(**given, **facts))
 
 
 def test_shards_that_crash_again_and_again_are_given_up_and_the_rest_goes_on(
