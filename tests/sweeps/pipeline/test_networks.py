@@ -153,7 +153,7 @@ def test_start_values_of_a_small_network_are_axes(make_prepared: Callable[..., P
         ({"model": {"kind": "mlp", "activation": "step"}}, r"given 'step'; allowed: relu, tanh, sigmoid, gelu, silu"),
         (
             {"model": {"kind": "module", "module": "nothing"}},
-            r"task\.model\.module: given 'nothing'; package\.module:call",
+            r"task\.model\.module: given 'nothing'; must have the form package\.module:call",
         ),
         ({"model": {"kind": "module"}}, r"task\.model\.module: missing"),
         ({"loss": "huber", "huber_delta": 0}, r"task\.huber_delta: given 0; must be > 0"),
