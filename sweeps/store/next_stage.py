@@ -57,12 +57,11 @@ def next_stage(files: SweepFiles, prepared: PreparedSweep, stages: int, cores: i
         ConfigError: the search method returns too many trials.
     """
     config, plan = prepared.config, replace(prepared.plan, stages=prepared.plan.stages[:stages])
-    space = SearchSpace.of(config, plan.starts)
-    history = StoredHistory(files, plan, stages)
     method = search_method(config.method)
-    while method.is_adaptive and (stage := method.next_stage(space, history)) is not None:
-        planned = plan_stage(plan, stage, config, prepared.task, files.config_location, cores=cores)
-        if len(planned):
-            return planned
-        break  # the sweep already has all its trials
-    return None
+    if not method.is_adaptive:
+        return None
+    stage = method.next_stage(SearchSpace.of(config, plan.starts), StoredHistory(files, plan, stages))
+    if stage is None:
+        return None
+    planned = plan_stage(plan, stage, config, prepared.task, files.config_location, cores=cores)
+    return planned if len(planned) else None  # no trials: the sweep already has them all

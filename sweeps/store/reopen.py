@@ -29,6 +29,4 @@ def with_stored_stages(prepared: PreparedSweep, files: SweepFiles) -> PreparedSw
         StoreError: a stage's file is damaged.
     """
     plan = prepared.plan
-    for index in range(1, len(files.planned().stages)):
-        plan = plan.with_stage(files.stages.read(index))
-    return replace(prepared, plan=plan)
+    return replace(prepared, plan=replace(plan, stages=(*plan.stages, *files.stages.read_all())))

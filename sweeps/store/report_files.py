@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from sweeps.errors import StoreError
-from sweeps.store.backends.base import Storage
+from sweeps.store.sweep_part import SweepPart
 
 _PAGE = "report/report.html"
 
 
-class ReportFiles:
-    """The report of one sweep.
-
-    Args:
-        storage: the sweep's files.
-        check_lease: called before every write; raises SweepHeld if this process has lost the sweep.
-    """
-
-    def __init__(self, storage: Storage, check_lease: Callable[[], None]) -> None:
-        """Access a sweep's report without reading it."""
-        self._storage, self._check_lease = storage, check_lease
+class ReportFiles(SweepPart):
+    """The report of one sweep."""
 
     @property
     def folder(self) -> Path:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from sweeps.errors import StoreError
 from sweeps.planning.shards import Shard, ShardFailure, ShardResult
 from sweeps.store.backends.base import Storage, unwritten
+from sweeps.store.sweep_part import SweepPart
 
 _SHARD = re.compile(r"(\d{5,})\.parquet")
 _FAILURE = re.compile(r"(\d{5,})\.txt")
@@ -41,17 +42,8 @@ class FailureFile:
         return self.storage.read(_failure(self.index)).decode()
 
 
-class ShardFiles:
-    """The shards of one sweep.
-
-    Args:
-        storage: the sweep's files.
-        check_lease: called before every write; raises SweepHeld if this process has lost the sweep.
-    """
-
-    def __init__(self, storage: Storage, check_lease: Callable[[], None]) -> None:
-        """Access a sweep's shard files without reading them."""
-        self._storage, self._check_lease = storage, check_lease
+class ShardFiles(SweepPart):
+    """The shards of one sweep."""
 
     @property
     def folder(self) -> Path:

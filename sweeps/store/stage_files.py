@@ -6,7 +6,6 @@ has a file stages.json, which lists the later stages, and a table stages/00001.p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,9 +15,9 @@ import pyarrow as pa
 from sweeps.errors import StoreError
 from sweeps.planning.plan import PlanStage
 from sweeps.search.trial_table import TrialTable
-from sweeps.store.backends.base import Storage
 from sweeps.store.json_files import read_json, write_json
 from sweeps.store.shard_files import read_table, write_table
+from sweeps.store.sweep_part import SweepPart
 
 STAGES = "stages.json"
 
@@ -39,17 +38,8 @@ class StageRecord:
         return -(-self.trials // self.trials_per_shard)
 
 
-class StageFiles:
-    """The stages of one sweep after its first.
-
-    Args:
-        storage: the sweep's files.
-        check_lease: called before every write; raises SweepHeld if this process has lost the sweep.
-    """
-
-    def __init__(self, storage: Storage, check_lease: Callable[[], None]) -> None:
-        """Access a sweep's stage files without reading them."""
-        self._storage, self._check_lease = storage, check_lease
+class StageFiles(SweepPart):
+    """The stages of one sweep after its first."""
 
     def records(self) -> tuple[list[StageRecord], bool]:
         """Return the stages after the first, and whether the search is complete.
@@ -69,20 +59,13 @@ class StageFiles:
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{self._storage.locate(STAGES)}: damaged: {error!r}") from error
 
-    def read(self, index: int) -> PlanStage:
-        """Return stage ``index``, which is at least 1: stage 0, the first, has no file.
+    def read_all(self) -> list[PlanStage]:
+        """Return the stages after the first.
 
         Raises:
-            StoreError: its table is damaged.
+            StoreError: stages.json or a table is damaged.
         """
-        record = self.records()[0][index - 1]
-        table = read_table(self._storage, _table(index))
-        columns = {name: np.asarray(table[name].to_numpy(), dtype=np.float64) for name in table.column_names}
-        trials = TrialTable(columns)
-        if len(trials) != record.trials:
-            where = self._storage.locate(_table(index))
-            raise StoreError(f"{where}: damaged: {len(trials):,} trials instead of {record.trials:,}")
-        return PlanStage((trials,), record.trials_per_shard, record.dropped, record.merged, record.swept)
+        return [self._read(index, record) for index, record in enumerate(self.records()[0], start=1)]
 
     def add(self, stage: PlanStage) -> None:
         """Store the next stage: first its table, then its record.
@@ -102,6 +85,15 @@ class StageFiles:
         records, complete = self.records()
         if not complete:
             self._write(records, complete=True)
+
+    def _read(self, index: int, record: StageRecord) -> PlanStage:
+        table = read_table(self._storage, _table(index))
+        columns = {name: np.asarray(table[name].to_numpy(), dtype=np.float64) for name in table.column_names}
+        trials = TrialTable(columns)
+        if len(trials) != record.trials:
+            where = self._storage.locate(_table(index))
+            raise StoreError(f"{where}: damaged: {len(trials):,} trials instead of {record.trials:,}")
+        return PlanStage((trials,), record.trials_per_shard, record.dropped, record.merged, record.swept)
 
     def _write(self, records: list[StageRecord], complete: bool) -> None:
         self._check_lease()

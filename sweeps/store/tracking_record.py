@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from sweeps.store.backends.base import Storage
 from sweeps.store.json_files import read_json, write_json
+from sweeps.store.sweep_part import SweepPart
 
 _FILE = "tracking.json"
 
 
-class TrackingRecord:
-    """The record of where one sweep is logged. A place is a mapping with its ``uri`` and whether it is ``complete``.
-
-    Args:
-        storage: the sweep's files.
-        check_lease: called before every write; raises SweepHeld if this process has lost the sweep.
-    """
-
-    def __init__(self, storage: Storage, check_lease: Callable[[], None]) -> None:
-        """Access a sweep's tracking record without reading it."""
-        self._storage, self._check_lease = storage, check_lease
+class TrackingRecord(SweepPart):
+    """The record of where one sweep is logged. A place is a mapping with its ``uri`` and whether it is ``complete``."""
 
     def first(self) -> dict[str, Any]:
         """Return the sweep's own place, where it was first logged; empty before it is logged."""
