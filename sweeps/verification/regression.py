@@ -6,13 +6,14 @@ import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from sweeps.config.messages import hint, key, problem_lines
+from sweeps.config.base import Model
+from sweeps.config.messages import problem_lines
 from sweeps.config.types import CUSTOM, Flag, Number
 from sweeps.errors import ConfigError, InputError
 from sweeps.results.key_metrics import KeyMetrics
@@ -40,14 +41,11 @@ Increase = Annotated[str | float, BeforeValidator(_increase)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Model):
     """The limits of a check; None means no limit. :meth:`of` reads them from a mapping.
 
     ``max_loss_increase`` is relative to the baseline's best loss (``5%``) or absolute (``0.01``).
     """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
     max_loss_increase: Increase | None = "1%"
     min_stable_share: Share | None = None
@@ -62,13 +60,10 @@ class Limits:
         Raises:
             ConfigError: a key is unknown or a value is not allowed.
         """
-        known = [field.name for field in fields(cls)]
-        if unknown := [name for name in document if name not in known]:
-            raise ConfigError(where, [f"{key(name)}: unknown key{hint(name, known)}" for name in unknown])
         try:
-            return TypeAdapter(cls).validate_python(dict(document))
+            return cls.model_validate(dict(document))
         except ValidationError as error:
-            raise ConfigError(where, problem_lines(error)) from error
+            raise ConfigError(where, problem_lines(error, cls)) from error
 
 
 @dataclass(frozen=True)
