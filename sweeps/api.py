@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sweeps.store.store import Store
 
 DEFAULT_STORE = "sweep-store"
-_ERRORS: dict[int, type[SweepsError]] = {2: InputError, 3: TrialsFailed, 4: CheckFailed, 5: NotLogged}
+_ERRORS = {error.exit_code: error for error in (InputError, TrialsFailed, CheckFailed, NotLogged)}
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,11 @@ class SweepConfig(Model):
     expected: tuple[Expected, ...] = ()
 
     @property
+    def experiment_name(self) -> str:
+        """The name of the MLflow experiment."""
+        return self.experiment or self.name
+
+    @property
     def registered_name(self) -> str | None:
         """The name of the registered model; ``/`` and ``:``, which MLflow rejects in names, become ``-``."""
         register = self.tracking.register

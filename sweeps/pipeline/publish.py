@@ -28,10 +28,10 @@ def publish(outcome: SweepOutcome, tracker: Tracker, results: Results | None = N
         results: the sweep's results, if they are already loaded.
     """
     from sweeps.report.run_page import run_page
-    from sweeps.results.results import load_results as load_results
+    from sweeps.results.results import load_results
 
     files, prepared = outcome.files, outcome.prepared
-    sweep = TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
+    sweep = TrackedSweep.of(files, prepared)
     best = best_trials(files, prepared.config.metric.name, 1)
     metrics, tags = _totals(files, prepared.config.metric.name, best)
     complete = outcome.failed_trials == 0

@@ -121,7 +121,7 @@ def log(files: SweepFiles, tracker: Tracker, progress: Progress, writer: WriterN
             f"compute them with: sweeps resume {files.sweep_id}"
         )
     tracker.check(writer or config.writer)
-    tracker.open(prepared.config.experiment or prepared.config.name)
+    tracker.open(prepared.config.experiment_name)
     return _finish(SweepOutcome(files, prepared, failed_trials=sum(map(len, missing))), None, tracker, progress)
 
 
@@ -132,13 +132,13 @@ def _start(tracker: Tracker, executor: Executor, prepared: PreparedSweep) -> Non
         executor.start()
         executor.check(prepared.config.training.device)
         checked.result()
-    tracker.open(prepared.config.experiment or prepared.config.name)
+    tracker.open(prepared.config.experiment_name)
 
 
 def _finish(outcome: SweepOutcome, executor: Executor | None, tracker: Tracker, progress: Progress) -> SweepOutcome:
     """Compute what is missing, if there is an executor, and log everything."""
     files, prepared = outcome.files, outcome.prepared
-    sweep = TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
+    sweep = TrackedSweep.of(files, prepared)
     to_compute = sum(map(len, files.shards.missing(prepared.plan.shards()))) if executor else 0
     to_log = runs_wanted(prepared.config.tracking.trials, len(prepared.plan) - outcome.failed_trials)
     log_event("sweep started", files.sweep_id, to_compute=to_compute, to_log=to_log, tracking=tracker.uri)

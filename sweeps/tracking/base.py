@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sweeps.config.schema import SweepConfig, WriterName
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
 
 
@@ -26,6 +27,11 @@ class TrackedSweep:
     manifest: dict[str, Any]
     parameter_names: tuple[str, ...]
 
+    @classmethod
+    def of(cls, files: SweepFiles, prepared: PreparedSweep) -> TrackedSweep:
+        """Return the parts of a stored sweep."""
+        return cls(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
+
     @property
     def sweep_id(self) -> str:
         """The id of the sweep."""
@@ -34,7 +40,7 @@ class TrackedSweep:
     @property
     def experiment(self) -> str:
         """The name of the MLflow experiment."""
-        return self.config.experiment or self.config.name
+        return self.config.experiment_name
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ from sweeps.errors import StoreError
 from sweeps.store.store import SweepFiles
 
 _OUTCOME = {"verdict", "final_loss", "first_nonfinite_step", "final", "loss"}
-
-
 _COLUMNS = {"trial", "trial_id", *HYPERPARAMETERS, "seed", *_OUTCOME}
 
 

@@ -28,11 +28,7 @@ _SHOWN = (
 
 def check_expected(prepared: PreparedSweep, results: Results) -> list[ExpectedOutcome]:
     """Return one outcome per stored trial of each expected case; cases without figures are trained by torch."""
-    return [
-        trial_outcome
-        for expected in results.config.expected
-        for trial_outcome in _check_case(prepared, results, expected)
-    ]
+    return [outcome for expected in results.config.expected for outcome in _check_case(prepared, results, expected)]
 
 
 def _check_case(prepared: PreparedSweep, results: Results, expected: Expected) -> list[ExpectedOutcome]:

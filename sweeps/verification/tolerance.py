@@ -138,10 +138,7 @@ def _in_range(
     prepared: PreparedSweep, trial: Trials, ours: TrialOutcome, theirs: TrialOutcome
 ) -> tuple[TrialOutcome, TrialOutcome]:
     """Return both outcomes without values that overflowed in only one, if rounding decides when they overflow."""
-    stops = [
-        prepared.plan.steps + 1 if trial_outcome.stop == NEVER else trial_outcome.stop
-        for trial_outcome in (ours, theirs)
-    ]
+    stops = [prepared.plan.steps + 1 if outcome.stop == NEVER else outcome.stop for outcome in (ours, theirs)]
     if min(stops) > prepared.plan.steps:
         return ours, theirs
     if stops[0] != stops[1]:

@@ -24,7 +24,7 @@ def tracking_differences(
     prepared: PreparedSweep, files: SweepFiles, tracker: Tracker, audit: Audit
 ) -> Iterator[Difference]:
     """Check that there is one parent run with the right totals, and one matching child run per selected trial."""
-    sweep = TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
+    sweep = TrackedSweep.of(files, prepared)
     parents: list[LoggedRun] = []
     children: dict[str, list[tuple[str, bytes]]] = {}  # digests, because the facts of all runs might not fit in memory
     for run in tracker.logged_runs(sweep):

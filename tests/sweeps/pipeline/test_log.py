@@ -96,7 +96,7 @@ def test_a_half_logged_sweep_is_completed_on_a_server(
     cli: Cli, files: SweepFiles, prepared: PreparedSweep, tracking_server: TrackingServer
 ) -> None:
     tracker = MlflowTracker(tracking_server.uri)
-    tracker.start(TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names))
+    tracker.start(TrackedSweep.of(files, prepared))
     assert sum(tracker.log_trials(files.shards.read(1), files.shards.metadata()["steps"])) == 4
     with_password = tracking_server.uri.replace("://", "://user:geheim@")
     for _ in range(2):

@@ -55,7 +55,7 @@ class Killed(InlineExecutor):
 
 
 def tracked(files: SweepFiles, prepared: PreparedSweep) -> TrackedSweep:
-    return TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
+    return TrackedSweep.of(files, prepared)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -289,7 +289,7 @@ def test_totals_that_a_resumed_sweep_lowers_are_the_last_ones(
 def sweep_of(files: SweepFiles, prepared: PreparedSweep) -> Any:
     from sweeps.tracking.base import TrackedSweep
 
-    return TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
+    return TrackedSweep.of(files, prepared)
 
 
 def test_a_sweep_that_is_being_worked_on_is_not_audited(

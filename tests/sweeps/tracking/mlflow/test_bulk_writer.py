@@ -99,7 +99,7 @@ def side(
         training={"epochs": 20, "dtype": "float64"},
     )
     files = stored(prepared)
-    sweep = TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
+    sweep = TrackedSweep.of(files, prepared)
     made = Side(databases.new_database(), databases, sweep)
     made.tracker("client")
     return made

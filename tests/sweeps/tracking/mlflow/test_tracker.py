@@ -51,7 +51,7 @@ def sweep(make_prepared: MakePrepared, stored: Stored, writer: str) -> TrackedSw
         training={"epochs": 20},
     )
     files = stored(prepared)
-    return TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
+    return TrackedSweep.of(files, prepared)
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_long_curves_and_many_parameters_are_logged_whole(
         training={"epochs": 10},
     )
     files = stored(prepared)
-    log_all(tracker, TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names))
+    log_all(tracker, TrackedSweep.of(files, prepared))
     [run] = runs_of(client, "child")
     assert len(client.get_metric_history(run.info.run_id, "loss")) == 1201
     assert sum(key.startswith("init.") for key in run.data.params) == 111

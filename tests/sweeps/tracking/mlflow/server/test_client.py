@@ -42,7 +42,7 @@ def sweep(
     """Twelve trials, in an experiment of the test's own."""
     prepared = make_prepared(experiment=request.node.name, tracking={"writer": "client"})
     files = stored(prepared)
-    return TrackedSweep(files, prepared.config, files.manifest(), prepared.plan.parameter_names)
+    return TrackedSweep.of(files, prepared)
 
 
 @pytest.fixture
