@@ -203,7 +203,7 @@ def faulty(tracking_server: TrackingServer) -> Iterator[Proxy]:
 def ray_executor() -> Iterator[RayExecutor]:
     executor = RayExecutor()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_metrics_report_interval_ms", "1000")  # ten times as often as usual: test_metrics.py waits
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")  # ten times as often as usual: test_prometheus.py waits
         executor.start()
     yield executor
     executor.stop()

@@ -73,6 +73,4 @@ def check_same(files: SweepFiles, prepared: PreparedSweep) -> None:
 def is_whole(files: SweepFiles, tracking_uri: str) -> bool:
     """Return whether a sweep is computed, logged to this URI and reported completely."""
     logged = any(place["uri"] == tracking_uri and place.get("complete") for place in files.tracking_record.places())
-    planned = files.planned()
-    computed = planned.is_complete and len(files.shards.done()) == planned.shards
-    return logged and computed and files.report.is_written()
+    return logged and files.is_computed() and files.report.is_written()

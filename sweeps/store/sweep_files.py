@@ -203,6 +203,11 @@ class SweepFiles:
         shards = Shards(tuple((stage.trials, stage.trials_per_shard) for stage in self.planned().stages))
         return sum(len(shards[index]) for index in self.shards.done() if index < len(shards))
 
+    def is_computed(self) -> bool:
+        """Return whether every trial of the sweep is stored."""
+        planned = self.planned()
+        return planned.is_complete and len(self.shards.done()) == planned.shards
+
     def state(self) -> str:
         """Return the sweep's state.
 
