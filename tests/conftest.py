@@ -1,5 +1,6 @@
 """Fixtures of all tests, and which tests run in one process. Tests on CUDA run only where there is a GPU."""
 
+import os
 import secrets
 import shutil
 from collections import Counter
@@ -60,6 +61,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-rounds", type=int, default=1, help="how often each fault of tests/chaos is tried")
     parser.addoption("--chaos-seed", type=int, default=0, help="of its first round")
     parser.addoption("--fail-on-skip", action="store_true", help="report a skipped test as failed, as CI does")
+
+
+def pytest_configure() -> None:
+    """Keep the tests away from the servers and the store of whoever runs them."""
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING_", "SWEEPS_"))]:
+        del os.environ[name]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:

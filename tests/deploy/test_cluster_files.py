@@ -150,7 +150,7 @@ def test_slurms_signal_reaches_the_sweep(programs: Programs, tmp_path: Path) -> 
 def test_the_manifests_are_as_kuberay_and_kubernetes_have_them(name: str, programs: Programs) -> None:
     import kubernetes_validate
 
-    schema = json.loads((ROOT / "tests" / "sweeps" / "kuberay.json").read_text())
+    schema = json.loads((ROOT / "tests" / "deploy" / "kuberay.json").read_text())
     manifest = yaml.safe_load((FOLDER / name).read_text())
     assert manifest["apiVersion"] == "ray.io/v1"
     jsonschema.validate(manifest, schema | {"$ref": f"#/$defs/{manifest['kind']}"})
@@ -170,7 +170,7 @@ def test_the_manifests_are_as_kuberay_and_kubernetes_have_them(name: str, progra
 
 
 def test_a_wrong_manifest_is_seen() -> None:
-    schema = json.loads((ROOT / "tests" / "sweeps" / "kuberay.json").read_text())
+    schema = json.loads((ROOT / "tests" / "deploy" / "kuberay.json").read_text())
     manifest = yaml.safe_load((FOLDER / "rayjob.yaml").read_text())
     manifest["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParam"] = {}
     with pytest.raises(jsonschema.ValidationError, match="rayStartParam"):

@@ -90,7 +90,7 @@ def test_functions_made_for_other_constants_have_other_names():
 
 def test_compiled_code_is_found_on_disk_by_other_processes():
     script = (
-        "import sgdcore as s; from sgdcore.kernels import mlp_numba\n"
+        "import sgdcore as s; from sgdcore.kernels.mlp_numba import kernel\n"
         "task = s.Task(s.Dataset([[1.0], [2.0]], [1.0, 2.0]), s.MlpModel((3,)))\n"
         "s.train(task, s.Hyperparams(lr=0.1), epochs=1, batch_size=2, kernel='numba')\n"
         "print(sum(kernel._run_tiles.stats.cache_hits.values()))"

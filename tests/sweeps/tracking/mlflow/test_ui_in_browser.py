@@ -137,12 +137,11 @@ def test_what_the_parent_holds_can_be_read_by_mlflow(tracked: Tracked) -> None:
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size < 200_000
     assert json.loads(parent.data.tags["mlflow.loggedArtifacts"]) == [{"path": "best_trials.json", "type": "table"}]
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(tracked.store.tracking_uri)
     try:
         table = client.load_table(tracked.experiment.experiment_id, "best_trials.json", [parent.info.run_id])
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)  # also removes MLFLOW_TRACKING_URI, which the first call has set
     losses = {one.info.run_id: one.data.metrics.get("final_loss") for one in tracked.children}
     written = json.loads(Path(client.download_artifacts(parent.info.run_id, "best_trials.json")).read_text())
     assert list(table) == written["columns"]
