@@ -13,7 +13,7 @@ from torch.nn import functional
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment
 from sgdcore.kernels.module_torch.functional import evaluating, torch_threads
-from sgdcore.tasks.models import initialised
+from sgdcore.tasks.initialisation import initialised
 from sgdcore.tasks.task import Task
 from sgdcore.trajectories import NEVER, Curves, State
 

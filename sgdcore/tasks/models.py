@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,6 +27,10 @@ class Model(Protocol):
     def bias(self) -> bool:
         """Whether a linear model has a bias, its last parameter."""
 
+    @property
+    def user_code(self) -> bool:
+        """Whether making the module runs code that is not torch's or ours."""
+
     def features(self, inputs: FloatArray) -> FloatArray:
         """Return the (n, k) features of (n, d) inputs."""
 
@@ -39,13 +41,14 @@ class Model(Protocol):
         """Hash the model: equal models share compiled code."""
 
     def module(self, width: int) -> torch.nn.Module:
-        """Return a fresh module from (B, width) to (B, 1) or (B,), initialised from torch's global random state."""
+        """Return a fresh module from (B, width) to (B, 1) or (B,), initialised as torch does by default."""
 
 
 class _Linear:
     """The base of models linear in their parameters: torch.nn.Linear over their features."""
 
     linear = True
+    user_code = False
     bias: bool
 
     def parameter_names(self, width: int) -> tuple[str, ...]:
@@ -94,35 +97,3 @@ def element_names(tensor: str, shape: tuple[int, ...]) -> tuple[str, ...]:
     """Return the names of a parameter tensor's elements: its own name and their indices along axes longer than one."""
     axes = [size for size in shape if size > 1]
     return tuple(".".join([tensor, *map(str, index)]) for index in np.ndindex(*axes))
-
-
-def initialised(model: Model, width: int, seed: int, dtype: str) -> torch.nn.Module:
-    """Return the model's module as torch initialises it in this dtype after torch.manual_seed(seed).
-
-    torch's global random state and default dtype are restored afterwards.
-    """
-    import torch
-
-    with torch.random.fork_rng(devices=[]), _default_dtype(getattr(torch, dtype)):
-        torch.manual_seed(seed)
-        return model.module(width).to(getattr(torch, dtype))
-
-
-def initial_params(model: Model, width: int, seed: int, dtype: str) -> FloatArray:
-    """Return the (P,) parameters of :func:`initialised`."""
-    import torch
-
-    parameters = [p.detach().flatten() for p in initialised(model, width, seed, dtype).parameters() if p.requires_grad]
-    return torch.cat(parameters).numpy().astype(np.float64)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    import torch
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

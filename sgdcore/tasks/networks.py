@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdcore.errors import InvalidTask
-from sgdcore.tasks.models import element_names, initialised
+from sgdcore.tasks.models import element_names
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,7 @@ class _Network:
 
     linear = False
     bias = False
+    user_code = False
 
     def features(self, inputs: FloatArray) -> FloatArray:
         """Return the inputs unchanged."""
@@ -41,6 +42,8 @@ class _Network:
 
     def parameter_names(self, width: int) -> tuple[str, ...]:
         """Return the names of all elements: 0.weight.3.1 is row 3, column 1 of the first layer's weight."""
+        from sgdcore.tasks.initialisation import initialised
+
         named = list(initialised(self, width, 0, "float32").named_parameters())
         _check_size(sum(p.numel() for _, p in named if p.requires_grad))
         return tuple(name for tensor, p in named if p.requires_grad for name in element_names(tensor, tuple(p.shape)))
@@ -98,6 +101,8 @@ class ModuleModel(_Network):
     All parameters must take part in the output. Buffers must not change (no running statistics) and training must not
     draw random numbers (no dropout): otherwise a trial's result would depend on the trials it is batched with.
     """
+
+    user_code = True
 
     factory: str | Callable[..., torch.nn.Module]
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sgdcore.errors import InvalidTask
 from sgdcore.tasks.datasets import Dataset
-from sgdcore.tasks.models import LinearModel, Model, initial_params
+from sgdcore.tasks.models import LinearModel, Model
 
 FloatArray = NDArray[np.float64]
 Loss = Literal["mse", "mae", "huber"]
@@ -69,6 +69,8 @@ class Task:
 
     def initial_params(self, seeds: NDArray[np.int64], dtype: str) -> FloatArray:
         """Return (T, P) parameters for (T,) seeds, as torch initialises the model after torch.manual_seed(seed)."""
+        from sgdcore.tasks.initialisation import initial_params
+
         width = self.features.shape[1]
         distinct, which = np.unique(seeds, return_inverse=True)
         drawn = [initial_params(self.model, width, int(seed), dtype) for seed in distinct]

@@ -6,19 +6,25 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
+from threading import Lock
 from typing import Any
 
 import torch
+from threadpoolctl import ThreadpoolController
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from sgdcore.errors import InvalidTask
-from sgdcore.tasks.models import Model, initialised
+from sgdcore.tasks.initialisation import initialised, undrawn
+from sgdcore.tasks.models import Model
 from sgdcore.tasks.task import Task
 
 Parameters = dict[str, torch.Tensor]
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+_WARNINGS = Lock()  # the filters of warnings belong to all threads
 
 
 class Network:
@@ -62,10 +68,21 @@ class Network:
         return torch.cat([params[name].reshape(len(params[name]), -1) for name in self.names], dim=1)
 
 
+@contextmanager
+def network(model: Model, width: int, dtype: str, device: str) -> Iterator[Network]:
+    """Yield a network of the model that no other thread uses meanwhile; compiled steps are cached with it."""
+    unused = _unused(model, width, dtype, device)
+    try:
+        net = unused.pop()
+    except IndexError:
+        net = Network(model, width, dtype, device)
+    yield net  # after an error it is not used again: torch.func may have left another trial's values in its module
+    unused.append(net)
+
+
 @lru_cache(maxsize=8)
-def network(model: Model, width: int, dtype: str, device: str) -> Network:
-    """Return the network of a model, built once per process; compiled steps are cached with it."""
-    return Network(model, width, dtype, device)
+def _unused(model: Model, width: int, dtype: str, device: str) -> list[Network]:
+    return []
 
 
 @lru_cache(maxsize=8)
@@ -123,25 +140,24 @@ def check_module(task: Task, dtype: str, batch_size: int) -> None:
         InvalidTask: its output is not of shape (B,) or (B, 1), a parameter does not affect it, or it changes its
             buffers, draws random numbers, or cannot run for several trials at a time.
     """
-    net = network(task.model, task.features.shape[1], dtype, "cpu")
-    sizes = {min(batch_size, task.samples), task.samples % batch_size or batch_size}
-    if sizes <= net.checked:
-        return
-    loss = loss_function(task.loss, task.huber_delta)
-    features = torch.from_numpy(task.features.astype(dtype))
-    targets = torch.from_numpy(task.dataset.targets.astype(dtype))
-    before = {name: values.clone() for name, values in net.module.state_dict().items()}
-    for size in sorted(sizes):
-        _try_alone(net, loss, features[:size], targets[:size])
-        _try_in_a_pack(net, loss, features[:size], targets[:size])
-    changed = [name for name, values in net.module.state_dict().items() if not torch.equal(values, before[name])]
-    if changed:
-        net.module.load_state_dict(before)
-        raise InvalidTask(
-            f"module: training changes its buffer {changed[0]!r}; running statistics per trial are not supported: "
-            "use BatchNorm with track_running_stats=False, LayerNorm or GroupNorm"
-        )
-    net.checked.update(sizes)
+    with network(task.model, task.features.shape[1], dtype, "cpu") as net:
+        sizes = {min(batch_size, task.samples), task.samples % batch_size or batch_size}
+        if sizes <= net.checked:
+            return
+        loss = loss_function(task.loss, task.huber_delta)
+        features = torch.from_numpy(task.features.astype(dtype))
+        targets = torch.from_numpy(task.dataset.targets.astype(dtype))
+        before = {name: values.clone() for name, values in net.module.state_dict().items()}
+        for size in sorted(sizes):
+            _try_alone(net, loss, features[:size], targets[:size])
+            _try_in_a_pack(net, loss, features[:size], targets[:size])
+        changed = [name for name, values in net.module.state_dict().items() if not torch.equal(values, before[name])]
+        if changed:
+            raise InvalidTask(
+                f"module: training changes its buffer {changed[0]!r}; running statistics per trial are not supported: "
+                "use BatchNorm with track_running_stats=False, LayerNorm or GroupNorm"
+            )
+        net.checked.update(sizes)
 
 
 @contextmanager
@@ -159,19 +175,24 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
-    """Set torch's number of threads inside the context; small operations are slower with more threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))))
-    try:
+    """Limit the threads of torch's operations inside the context, in this thread only.
+
+    torch.set_num_threads would also change what other threads start with.
+    """
+    torch.get_num_threads()  # the first call in a thread sets its number
+    with _openmp().limit(limits=min(threads, len(os.sched_getaffinity(0)))):
         yield
-    finally:
-        torch.set_num_threads(before)
+
+
+@cache
+def _openmp() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="openmp")
 
 
 def _try_alone(net: Network, loss: LossFunction, features: torch.Tensor, targets: torch.Tensor) -> None:
     batch = len(targets)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with undrawn():
             raw = net.module(features)
     except Exception as error:  # the user's module can raise anything
         raise InvalidTask(f"module: it fails on a batch of {batch}: {type(error).__name__}: {_line(error)}") from error
@@ -190,7 +211,7 @@ def _try_in_a_pack(net: Network, loss: LossFunction, features: torch.Tensor, tar
     values = {name: p.detach() for name, p in net.module.named_parameters() if p.requires_grad}
     pack = {name: torch.stack([value, value]) for name, value in values.items()}
     try:
-        with warnings.catch_warnings():
+        with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns if vmap is slow
             net.join(gradients(net, loss, own_samples=False)(pack, features, targets))
     except RuntimeError as error:

@@ -43,8 +43,8 @@ def advance(
 ) -> None:
     """Step all trials, pack by pack."""
     dtype, device = str(problem.features.dtype), resources.device
-    net = network(problem.task.model, problem.features.shape[1], dtype, device)
-    with torch_threads(resources.threads):
+    width = problem.features.shape[1]
+    with network(problem.task.model, width, dtype, device) as net, torch_threads(resources.threads):
         data = _Data(problem, segment, net, device)
         for first in range(0, len(hyperparams), data.pack):
             trials = np.arange(first, min(first + data.pack, len(hyperparams)))

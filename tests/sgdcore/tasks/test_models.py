@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from sgdcore import LinearModel, PolynomialModel
-from sgdcore.tasks.models import initial_params
+from sgdcore.tasks.initialisation import initial_params
 from tests.support.kernel_cases import assert_same_bits
 
 
