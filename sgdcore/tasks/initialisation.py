@@ -77,10 +77,9 @@ def _takes_generator(func: Any) -> bool:
     if inspect.isfunction(func):
         return "generator" in inspect.signature(func).parameters
     packet: Any = getattr(torch.ops.aten, getattr(func, "__name__", ""), None)
-    if not isinstance(packet, torch._ops.OpOverloadPacket):
+    if not hasattr(packet, "op_overloads"):
         return False
-    schemas = (getattr(packet, name)._schema for name in list(packet))
-    return any(argument.name == "generator" for schema in schemas for argument in schema.arguments)
+    return any(argument.name == "generator" for one in packet.op_overloads() for argument in one._schema.arguments)
 
 
 @lru_cache(maxsize=64)

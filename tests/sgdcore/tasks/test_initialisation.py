@@ -106,3 +106,12 @@ def test_a_module_is_initialised_as_in_a_script_of_torch(name: str, dtype: str) 
             assert torch.equal(found[key], values), key
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("name", ["linear", "polynomial", "mlp", "layers", "lstm", "orthogonal", "randn", "bernoulli"])
+def test_torchs_global_state_is_not_even_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = initialised(MODELS[name], WIDTH, 3, "float32").state_dict()
+    for function in ("manual_seed", "set_rng_state", "set_default_dtype"):
+        monkeypatch.delattr(torch, function)
+    found = initialised(MODELS[name], WIDTH, 3, "float32").state_dict()
+    assert all(torch.equal(found[key], values) for key, values in expected.items())
