@@ -35,6 +35,7 @@ boundary (H. Kesten, Random difference equations and renewal theory, 1973), so t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -102,7 +103,7 @@ def predict(
             else:
                 steps = _drawn_hessians(seen, batch_size, seed, epochs)
                 log = _log_growth(steps, hyperparams[some], seen.shape[1]) / max(epochs, 1)
-            per_epoch[some] = np.exp(np.minimum(log, _MAX_LOG))
+            per_epoch[some] = _exp(np.minimum(log, _MAX_LOG))
     return Growth(kind, per_epoch)
 
 
@@ -158,7 +159,7 @@ def _multiply(hessians: Iterable[FloatArray], h: Hyperparams, state: FloatArray,
     by_gradient = np.where(plain | h.nesterov, h.lr, 0.0)
     by_buffer = np.where(plain, 0.0, np.where(h.nesterov, h.lr * h.momentum, h.lr))
     error, buffer = state
-    log_scale = np.zeros(len(h))
+    powers, overflows = np.zeros(len(h)), np.zeros(len(h), dtype=bool)
     with np.errstate(over="ignore", invalid="ignore"):
         for hessian in hessians:
             gradient = np.einsum("ij,jct->ict", hessian, error) + h.weight_decay * error
@@ -168,14 +169,20 @@ def _multiply(hessians: Iterable[FloatArray], h: Hyperparams, state: FloatArray,
             undamped = np.where(plain, 0.0, 1 - h.dampening)
             # Kept near 1, so that thousands of steps neither overflow nor vanish.
             size = np.abs(state).max(axis=(0, 1, 2), initial=0.0)
-            size = np.where(size == 0, 1.0, size)
-            state /= size
-            log_scale += np.log(size)
-    # If a single step overflows float64, nothing can be measured.
-    state[..., ~np.isfinite(log_scale)] = 1.0
-    return np.where(np.isfinite(log_scale), log_scale, np.inf)
+            overflows |= ~np.isfinite(size)
+            power = np.maximum(np.frexp(size)[1], -1000)  # of two: exact
+            state *= np.ldexp(1.0, -power)
+            powers += power
+    state[..., overflows] = 1.0  # if a single step overflows float64, nothing can be measured
+    return np.where(overflows, np.inf, powers * math.log(2))
 
 
 def _log(values: FloatArray) -> FloatArray:
+    """Return natural logarithms; numpy's for float64 depend on the processor in their last bit."""
     with np.errstate(divide="ignore"):
-        return np.asarray(np.log(values))
+        return np.log(values.astype(np.longdouble)).astype(np.float64)
+
+
+def _exp(values: FloatArray) -> FloatArray:
+    """Return e to these powers, independent of the processor like :func:`_log`."""
+    return np.exp(values.astype(np.longdouble)).astype(np.float64)

@@ -57,7 +57,7 @@ def judge(trajectories: Trajectories, thresholds: Thresholds | None = None) -> J
     """Return the verdicts of all trials. Losses are judged at the recorded steps, overshoot at every step."""
     objective = trajectories.objective
     losses = np.where(np.isfinite(trajectories.loss), trajectories.loss, np.inf)
-    trials, best, last = np.arange(len(losses)), np.argmin(losses, axis=1), _last(objective)
+    trials, best, last = np.arange(len(losses)), np.argmin(losses, axis=1), _last(losses)
     stopped = trajectories.first_nonfinite_step != NEVER
     minimum = trajectories.minimum
     if np.isnan(minimum).any():
@@ -120,10 +120,10 @@ def conclude(
     return verdict, np.where(within.any(axis=1), steps[np.argmax(within, axis=1)], NEVER)
 
 
-def _last(objective: FloatArray) -> NDArray[np.intp]:
-    """Return the (T,) last points at which each trial's objective is finite, the first point if none is."""
-    after = np.argmax(np.isfinite(objective)[:, ::-1], axis=1)
-    return np.asarray(np.maximum(objective.shape[1] - 1 - after, 0), dtype=np.intp)
+def _last(curves: FloatArray) -> NDArray[np.intp]:
+    """Return the (T,) last points at which each curve is finite, the first point if none is."""
+    after = np.argmax(np.isfinite(curves)[:, ::-1], axis=1)
+    return np.asarray(np.maximum(curves.shape[1] - 1 - after, 0), dtype=np.intp)
 
 
 def _verdicts(

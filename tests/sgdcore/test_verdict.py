@@ -219,3 +219,13 @@ def test_verdict_looks_at_the_objective_not_the_loss():
     assert judge(result).verdict.tolist() == ["converged"]
     unpenalised = replace(result, hyperparams=Hyperparams(lr=0.1), minimum=np.zeros(1))
     assert judge(unpenalised).verdict.tolist() == ["stalled"]
+
+
+def test_final_loss_is_the_last_finite_loss_even_where_the_penalty_overflows_before_it():
+    small = Task(Dataset([[1e-3]], [1.0]), LinearModel(bias=False))
+    settings = Hyperparams(lr=[1.0, 0.95, 0.1], weight_decay=[30.0, 30.0, 0.1])
+    result = train(small, settings, epochs=110, start=[1.0], dtype="float64", record=EVERY)
+    beyond = np.isfinite(result.loss) & ~np.isfinite(result.objective)
+    assert beyond.any(axis=1).tolist() == [True, True, False]
+    expected = [curve[np.isfinite(curve)][-1] for curve in result.loss]
+    assert_same_bits(judge(result).final_loss, np.array(expected))

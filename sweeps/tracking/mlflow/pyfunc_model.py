@@ -36,7 +36,7 @@ class Predictor(PythonModel):
         inputs = np.asarray(model_input[self.settings["features"]], dtype=np.float64)
         inputs = (inputs - self.arrays["shift"]) / self.arrays["scale"]
         if self.settings["kind"] == "polynomial":
-            inputs = np.power(inputs, np.arange(1, self.settings["degree"] + 1))
+            inputs = np.multiply.accumulate(np.repeat(inputs, self.settings["degree"], axis=1), axis=1)
         features = np.ascontiguousarray(inputs, dtype=self.settings["dtype"])
         outputs = self._linear(features) if self.module is None else self._network(features)
         return np.asarray(outputs * self.arrays["target_scale"] + self.arrays["target_shift"])
