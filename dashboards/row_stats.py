@@ -38,7 +38,7 @@ def read_row_stats(files: SweepFiles, shards: Iterable[int], earlier: RowStats |
     Raises:
         StoreError: a file is damaged.
     """
-    metric = earlier.metric if earlier else load_results(files).config.metric.name
+    metric = earlier.metric if earlier else load_results(files).metric
     seen = earlier.shards if earlier else frozenset()
     counts = dict(earlier.verdicts) if earlier else dict.fromkeys(VERDICTS, 0)
     best = earlier.best if earlier else None

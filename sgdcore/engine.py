@@ -110,6 +110,7 @@ def train(
         curves=curves,
         state=state,
         minimum=_minimum(problem, hyperparams),
+        loss_scale=task.loss_scale,
         kernel=chosen.name,
         device=chosen.device,
     )

@@ -104,6 +104,7 @@ class Trajectories:
     minimum: FloatArray  # (T,): least value of the objective J = loss + weight_decay/2 |p|^2; NaN if unknown
     kernel: str
     device: str
+    loss_scale: float = 1.0  # training loss of the prediction 0
 
     def __len__(self) -> int:
         """Return the number of trials T."""

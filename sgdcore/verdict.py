@@ -16,7 +16,7 @@ moves past its target, the minimiser of J, in percent of the distance from start
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +25,15 @@ from sgdcore.trajectories import NEVER, Trajectories
 
 VERDICTS = ("converged", "converging", "stalled", "diverging", "diverged")
 FloatArray = NDArray[np.float64]
+_ATOL = 1e-12
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The thresholds in the verdicts' definitions."""
+    """The thresholds in the verdicts' definitions; without ``atol`` it is 1e-12 times the loss of the prediction 0."""
 
     rtol: float = 1e-3
-    atol: float = 1e-12
+    atol: float | None = None
     diverged_factor: float = 1e6
     stalled_below: float = 0.01
 
@@ -57,12 +58,13 @@ def judge(trajectories: Trajectories, thresholds: Thresholds | None = None) -> J
     """Return the verdicts of all trials. Losses are judged at the recorded steps, overshoot at every step."""
     objective = trajectories.objective
     losses = np.where(np.isfinite(trajectories.loss), trajectories.loss, np.inf)
-    trials, best, last = np.arange(len(losses)), np.argmin(losses, axis=1), _last(losses)
+    trials, best, last = np.arange(len(losses)), np.argmin(losses, axis=1), last_finite(losses)
     stopped = trajectories.first_nonfinite_step != NEVER
     minimum = trajectories.minimum
     if np.isnan(minimum).any():
         minimum = least_reached(objective, trajectories.weight_decay)
-    verdict, steps_to_tolerance = conclude(objective, minimum, stopped, trajectories.steps, thresholds)
+    limits = absolute(thresholds or Thresholds(), trajectories.loss_scale)
+    verdict, steps_to_tolerance = conclude(objective, minimum, stopped, trajectories.steps, limits)
     percent, parameter, peak_value, peak_step = _overshoot(trajectories)
     return Judgement(
         verdict=verdict,
@@ -76,6 +78,11 @@ def judge(trajectories: Trajectories, thresholds: Thresholds | None = None) -> J
         peak_value=peak_value,
         peak_step=peak_step,
     )
+
+
+def absolute(thresholds: Thresholds, loss_scale: float) -> Thresholds:
+    """Return thresholds with an ``atol``, for losses of this scale."""
+    return thresholds if thresholds.atol is not None else replace(thresholds, atol=_ATOL * loss_scale)
 
 
 def least_reached(objective: FloatArray, weight_decay: FloatArray) -> FloatArray:
@@ -96,7 +103,7 @@ def conclude(
     minimum: FloatArray,
     stopped: NDArray[np.bool_],
     steps: NDArray[np.int64],
-    thresholds: Thresholds | None = None,
+    limits: Thresholds,
 ) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
     """Return verdicts and steps to tolerance, by the definitions at the top of this module.
 
@@ -105,13 +112,13 @@ def conclude(
         minimum: (T,) J*.
         stopped: (T,) whether a parameter became non-finite.
         steps: (K,) recorded steps.
-        thresholds: the thresholds in the definitions.
+        limits: the thresholds in the definitions, with an ``atol``.
 
     Returns:
         (T,) verdicts, and (T,) the first recorded step within the converged tolerance, -1 if never.
     """
-    limits = thresholds or Thresholds()
-    trials, last = np.arange(len(objective)), _last(objective)
+    assert limits.atol is not None
+    trials, last = np.arange(len(objective)), last_finite(objective)
     finite = np.isfinite(objective)
     with np.errstate(over="ignore", invalid="ignore"):
         tolerance = limits.rtol * (objective[:, 0] - minimum) + limits.atol
@@ -120,7 +127,7 @@ def conclude(
     return verdict, np.where(within.any(axis=1), steps[np.argmax(within, axis=1)], NEVER)
 
 
-def _last(curves: FloatArray) -> NDArray[np.intp]:
+def last_finite(curves: FloatArray) -> NDArray[np.intp]:
     """Return the (T,) last points at which each curve is finite, the first point if none is."""
     after = np.argmax(np.isfinite(curves)[:, ::-1], axis=1)
     return np.asarray(np.maximum(curves.shape[1] - 1 - after, 0), dtype=np.intp)
@@ -133,6 +140,7 @@ def _verdicts(
     converged: NDArray[np.bool_],
     limits: Thresholds,
 ) -> NDArray[np.str_]:
+    assert limits.atol is not None
     first = objective[:, 0]
     quarter = objective[:, (objective.shape[1] - 1) * 3 // 4]
     with np.errstate(over="ignore", invalid="ignore"):

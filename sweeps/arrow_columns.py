@@ -10,6 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sgdcore.trajectories import NEVER
+from sgdcore.verdict import last_finite
+
+VALIDATION_LOSSES = ("final_validation_loss", "best_validation_loss")
 
 
 def floats(values: NDArray[Any]) -> pa.Array:
@@ -44,6 +47,18 @@ def matrix(column: pa.ChunkedArray, rows: int) -> NDArray[Any]:
     """Return a column of lists of equal length K as a (rows, K) matrix; null becomes NaN."""
     values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return np.asarray(values).reshape(rows, -1)
+
+
+def validation_losses(curves: NDArray[np.float64] | None) -> dict[str, NDArray[np.float64]]:
+    """Return the (T,) last and least finite validation losses of (T, K) curves, NaN if there are none, by column."""
+    if curves is None:
+        return {}
+    finite = np.where(np.isfinite(curves), curves, np.inf)
+    found = {
+        "final_validation_loss": finite[np.arange(len(curves)), last_finite(curves)],
+        "best_validation_loss": finite.min(axis=1),
+    }
+    return {name: np.where(np.isfinite(values), values, np.nan) for name, values in found.items()}
 
 
 def numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:

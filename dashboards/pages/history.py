@@ -17,7 +17,7 @@ from dashboards.urls import query, sweep_path, with_query
 from sweeps.report.figures.history import history_lines
 from sweeps.text.formatting import heading
 
-_FINISHED = ("computed", "logged", "reported")
+_FINISHED = ("failed", "computed", "logged", "reported")
 _SECONDS = 5
 _MOST_ROWS = 200  # in the table
 

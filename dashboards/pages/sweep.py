@@ -24,6 +24,7 @@ from sweeps.report.headline import lead_sentences
 from sweeps.report.trial_tables import best_trials, verdict_counts
 from sweeps.results.results import Results
 from sweeps.results.stability_map import cell_trials, stability_panels
+from sweeps.text.formatting import heading
 
 _SECONDS = 2
 _ROWS = 10  # trials of a cell shown at once
@@ -259,7 +260,7 @@ def _side(
         hint = "Click a cell of the map to see its trials." if stability_panels(results) else ""
         return [
             html.H2("Best trials"),
-            html.P([f"By {results.config.metric.name.replace('_', ' ')}. ", hint], className="note"),
+            html.P([f"By {heading(results.metric)}. ", hint], className="note"),
             _trials(results, best, asked, path) if len(best) else html.P("No trial has a loss yet.", className="note"),
         ]
     found = _cell_trials(seen, chosen)
@@ -290,7 +291,7 @@ def _cell_trials(seen: Seen, chosen: map_selection.Cell) -> pd.DataFrame:
 
 def _trials(results: Results, rows: pd.DataFrame, asked: Mapping[str, str], path: str) -> html.Div:
     """Return trials as a narrow table; each row links to its trial."""
-    frame = rows[["trial", "final_loss", "steps_to_tolerance", *results.swept]]
+    frame = rows[["trial", results.metric, "steps_to_tolerance", *results.swept]]
     numbers = [int(number) for number in frame["trial"]]
     links = [
         [

@@ -13,6 +13,7 @@ from dashboards import components, map_selection
 from dashboards.context import Context
 from dashboards.store_cache import Row, Seen
 from dashboards.urls import query, sweep_path, with_query
+from sweeps.arrow_columns import VALIDATION_LOSSES
 from sweeps.errors import SweepsError
 from sweeps.report import figures
 from sweeps.results.loss_surface import loss_surface
@@ -26,6 +27,7 @@ _ENDS = 8  # number of first and last steps of a replay that are shown
 _FACTS = (
     "final_loss",
     "best_loss",
+    *VALIDATION_LOSSES,
     "steps_to_tolerance",
     "first_nonfinite_step",
     "overshoot_percent",

@@ -57,6 +57,22 @@ class Task:
         """The (n, k) features of the training set."""
         return self.model.features(self.dataset.inputs)
 
+    @cached_property
+    def loss_scale(self) -> float:
+        """The training loss of the prediction 0, the scale of the task's losses; 1 if it is 0."""
+        size = np.abs(self.dataset.targets)
+        with np.errstate(over="ignore"):
+            if self.loss == "mae":
+                losses = size
+            elif self.loss == "mse":
+                losses = size**2
+            else:
+                losses = np.where(
+                    size < self.huber_delta, size**2 / 2, self.huber_delta * (size - self.huber_delta / 2)
+                )
+            scale = float(losses.mean())
+        return scale if 0 < scale < np.inf else 1.0
+
     @property
     def samples(self) -> int:
         """The number of training samples n."""

@@ -120,7 +120,7 @@ def _raise_for(outcome: SweepOutcome, expected: list[ExpectedOutcome] | None) ->
     missing = unlogged(outcome, again) if outcome.tracking_error is not None else None
     if outcome.failed_trials:
         first = outcome.files.shards.failures()[0]
-        failed = f"{outcome.failed_trials:,} trials could not be run; see {first}; retry with: {again}"
+        failed = f"{outcome.failed_trials:,} trials could not be run: {first.reason}; see {first}; retry with: {again}"
         raise TrialsFailed("\n".join(filter(None, [failed, missing])))
     if missing is not None:
         raise NotLogged(f"all trials are computed and reported, but {missing}")

@@ -16,7 +16,7 @@ from sweeps.config.checks import parameter_problems
 from sweeps.config.datasets import FileData
 from sweeps.config.messages import problem_lines
 from sweeps.config.overrides import apply_override
-from sweeps.config.schema import SweepConfig
+from sweeps.config.schema import MetricName, SweepConfig
 from sweeps.errors import MAX_PROBLEMS, ConfigError
 from sweeps.text.sanitize import visible
 
@@ -34,8 +34,16 @@ def load(path: Path, overrides: list[str] | None = None) -> SweepConfig:
     return loads(read_text(path), str(path), path.parent, overrides)
 
 
-def loads(text: str, where: str, folder: Path = Path(), overrides: list[str] | None = None) -> SweepConfig:
+def loads(
+    text: str,
+    where: str,
+    folder: Path = Path(),
+    overrides: list[str] | None = None,
+    metric: MetricName | None = None,
+) -> SweepConfig:
     """Validate the text of a sweep file that was read from ``where``; relative paths start at ``folder``.
+
+    ``metric`` replaces the schema's default.
 
     Raises:
         ConfigError: the text is invalid, with one line per problem.
@@ -45,11 +53,13 @@ def loads(text: str, where: str, folder: Path = Path(), overrides: list[str] | N
         raise ConfigError(where, ["must be a mapping with the keys of a sweep"])
     for override in overrides or []:
         apply_override(document, override)
-    return parse(document, where, folder)
+    return parse(document, where, folder, metric)
 
 
-def parse(document: Any, where: str, folder: Path = Path()) -> SweepConfig:
+def parse(document: Any, where: str, folder: Path = Path(), metric: MetricName | None = None) -> SweepConfig:
     """Validate a document that was read from ``where``; relative paths start at ``folder``.
+
+    The config that is returned names its metric.
 
     Raises:
         ConfigError: the document is invalid, with one line per problem.
@@ -69,6 +79,8 @@ def parse(document: Any, where: str, folder: Path = Path()) -> SweepConfig:
         if path != visible(path):
             raise ConfigError(where, ["task.dataset.path: folder names must not contain control characters"])
         config = with_data_at(config, path)
+    if config.metric.name is None:
+        return config.ranked_by(metric or config.metric_name)
     return config
 
 

@@ -10,7 +10,9 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from sweeps.config import strict_yaml
 from sweeps.config.axis import Axis
@@ -18,6 +20,7 @@ from sweeps.config.base import Model
 from sweeps.config.datasets import AnyDataset
 from sweeps.config.models import AnyModel, LinearModel
 from sweeps.config.types import (
+    CUSTOM,
     Count,
     CurvePoints,
     Decimals,
@@ -73,10 +76,13 @@ Final = Annotated[
 ]
 
 
-class MetricConfig(Model):
-    """The objective that ranks trials."""
+MetricName = Literal["final_loss", "best_loss", "final_validation_loss", "best_validation_loss"]
 
-    name: Literal["final_loss", "best_loss"] = "final_loss"
+
+class MetricConfig(Model):
+    """The objective that ranks trials; by default the final validation loss if there is a validation set."""
+
+    name: MetricName | None = None
     goal: Literal["minimize"] = "minimize"
 
 
@@ -88,10 +94,10 @@ class RecordConfig(Model):
 
 
 class VerdictConfig(Model):
-    """The thresholds of the verdicts (sgdcore.verdict)."""
+    """The thresholds of the verdicts (sgdcore.verdict); ``atol`` is by default 1e-12 times the loss of predicting 0."""
 
     rtol: Positive = 1e-3
-    atol: NotNegative = 1e-12
+    atol: NotNegative | None = None
     diverged_factor: Positive = 1e6
     stalled_below: NotNegative = 0.01
 
@@ -155,6 +161,23 @@ class SweepConfig(Model):
     tracking: TrackingConfig = TrackingConfig()
     execution: ExecutionConfig = ExecutionConfig()
     expected: tuple[Expected, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_what_the_metric_needs(self) -> SweepConfig:
+        if "validation" in self.metric_name and not self.task.dataset.validation:
+            raise PydanticCustomError(
+                CUSTOM, f"metric.name: {self.metric_name} needs a validation set: set task.dataset.validation"
+            )
+        return self
+
+    @property
+    def metric_name(self) -> MetricName:
+        """The column that ranks trials, the lowest first."""
+        return self.metric.name or ("final_validation_loss" if self.task.dataset.validation else "final_loss")
+
+    def ranked_by(self, metric: MetricName) -> SweepConfig:
+        """Return the config with another metric."""
+        return self.model_copy(update={"metric": self.metric.model_copy(update={"name": metric})})
 
     @property
     def experiment_name(self) -> str:

@@ -7,7 +7,7 @@ import json
 import pyarrow as pa
 
 from sgdcore import Judgement, Recording, Trajectories
-from sweeps.arrow_columns import floats, lists, steps, texts
+from sweeps.arrow_columns import floats, lists, steps, texts, validation_losses
 from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.planning.plan import Trials
 from sweeps.planning.prediction import predicted_radius, prediction
@@ -28,6 +28,7 @@ def shard_metadata(prepared: PreparedSweep, kernel: str, device: str) -> dict[st
         "kernel": kernel,
         "device": device,
         "prediction": prediction(prepared),
+        "loss_scale": repr(prepared.task.loss_scale),
     }
 
 
@@ -46,6 +47,7 @@ def shard_table(prepared: PreparedSweep, trials: Trials, trajectories: Trajector
         "final_loss": floats(verdicts.final_loss),
         "best_loss": floats(verdicts.best_loss),
         "best_step": pa.array(verdicts.best_step),
+        **{name: floats(values) for name, values in validation_losses(trajectories.curves.validation_loss).items()},
         "first_nonfinite_step": steps(verdicts.first_nonfinite_step),
         "steps_to_tolerance": steps(verdicts.steps_to_tolerance),
         "overshoot_percent": floats(verdicts.overshoot_percent),

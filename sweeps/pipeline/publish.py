@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from sgdcore.verdict import VERDICTS
 from sweeps.pipeline.outcome import SweepOutcome
-from sweeps.results.ranking import best_trials
+from sweeps.results.ranking import BestTrial, best_trial
 from sweeps.store.store import SweepFiles
 from sweeps.tracking.base import ModelPlace, TrackedSweep, Tracker
 from sweeps.tracking.names import BEST_TRIAL, TRIAL_COUNT
@@ -32,8 +32,8 @@ def publish(outcome: SweepOutcome, tracker: Tracker, results: Results | None = N
 
     files, prepared = outcome.files, outcome.prepared
     sweep = TrackedSweep.of(files, prepared)
-    best = best_trials(files, prepared.config.metric.name, 1)
-    metrics, tags = _totals(files, prepared.config.metric.name, best)
+    best = best_trial(files, prepared.config)
+    metrics, tags = _totals(files, prepared.config.metric_name, best)
     complete = outcome.failed_trials == 0
     try:
         model = _log_best_model(outcome, tracker, best) if prepared.config.tracking.model == "best" else None
@@ -46,19 +46,19 @@ def publish(outcome: SweepOutcome, tracker: Tracker, results: Results | None = N
     files.tracking_record.write(outcome.tracking)
 
 
-def _log_best_model(outcome: SweepOutcome, tracker: Tracker, best: dict[int, list[int]]) -> ModelPlace | None:
+def _log_best_model(outcome: SweepOutcome, tracker: Tracker, best: BestTrial | None) -> ModelPlace | None:
     """Log the best trial's model. Return its location; None if there is no best trial."""
+    if best is None:
+        return None
     from sweeps.pipeline.best_model import best_model
 
     files, prepared = outcome.files, outcome.prepared
-    for shard, [trial] in best.items():
-        model = best_model(files, prepared, shard, trial)
-        run_id = tracker.runs_of({model.trial_id: trial}).get(model.trial_id)
-        return tracker.log_model(model, run_id, prepared.config.registered_name)
-    return None
+    model = best_model(files, prepared, best.shard, best.number)
+    run_id = tracker.runs_of({model.trial_id: best.number}).get(model.trial_id)
+    return tracker.log_model(model, run_id, prepared.config.registered_name)
 
 
-def _totals(files: SweepFiles, metric: str, best: dict[int, list[int]]) -> tuple[dict[str, float], dict[str, str]]:
+def _totals(files: SweepFiles, metric: str, best: BestTrial | None) -> tuple[dict[str, float], dict[str, str]]:
     counts = dict.fromkeys(VERDICTS, 0)
     for table in files.shards.tables(["verdict"]):
         for entry in pc.value_counts(table["verdict"]).to_pylist():
@@ -66,9 +66,7 @@ def _totals(files: SweepFiles, metric: str, best: dict[int, list[int]]) -> tuple
     trials = sum(counts.values())
     metrics = {"trials": float(trials), **{f"trials/{verdict}": float(n) for verdict, n in counts.items()}}
     tags = {TRIAL_COUNT: str(trials)}
-    for index, [trial] in best.items():
-        table = files.shards.read(index, ["trial", "trial_id", metric])
-        [row] = table.filter(pc.equal(table["trial"], trial)).to_pylist()
-        metrics[f"best/{metric}"] = row[metric]
-        tags[BEST_TRIAL] = row["trial_id"]
+    if best is not None:
+        metrics[f"best/{metric}"] = best.value
+        tags[BEST_TRIAL] = best.trial_id
     return metrics, tags

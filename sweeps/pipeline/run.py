@@ -176,7 +176,7 @@ def _log_rest(outcome: SweepOutcome, tracking: BackgroundTracking) -> int:
     if not prepared.task.is_quadratic:
         apply_final_verdicts(files, Thresholds(**prepared.config.verdict.model_dump()))
     if policy.startswith("top:"):
-        best = best_trials(files, prepared.config.metric.name, runs_wanted(policy, len(prepared.plan)))
+        best = best_trials(files, prepared.config, runs_wanted(policy, len(prepared.plan)))
         tracking.amend(best)
         for index, numbers in best.items():
             tracking.put(index, numbers)

@@ -27,6 +27,8 @@ def comparison_sentences(comparison: Comparison) -> list[str]:
     """Return one sentence per sweep that compares it with the first."""
     figures = [KeyMetrics.of(results) for results in comparison.sweeps]
     sentences = []
+    if len({results.files.config().metric_name for results in comparison.sweeps}) > 1:
+        sentences.append("The sweeps have different metrics; they are compared by the final training loss.")
     for letter, now in zip(comparison.letters[1:], figures[1:], strict=True):
         was = figures[0]
         if now.best is None or was.best is None:
@@ -55,9 +57,15 @@ def comparison_findings(comparison: Comparison) -> list[str]:
 
 def comparison_tables(comparison: Comparison, n: int = 10) -> list[Table]:
     """Return all tables of the comparison that have rows."""
+    metric = heading(comparison.sweeps[0].metric)
     found = [
         Table("sweeps", "Sweeps", "stable trials neither diverged nor are diverging", compared_sweeps(comparison)),
-        Table("best", "Best trials", "one per sweep, by the sweep's own metric", best_settings(comparison)),
+        Table(
+            "best",
+            "Best trials",
+            f"one per sweep, by {metric}",
+            best_settings(comparison),
+        ),
         Table("settings", "Settings that differ", "", different_settings(comparison)),
         Table("common", "Trials in common with A", "", common_trials(comparison)),
     ]

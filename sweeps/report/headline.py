@@ -35,11 +35,20 @@ def headline(results: Results) -> str:
     best = best_trials(results, 1)
     if not len(best):
         return _sentence(f"{so_far}{converged}{lost}")
-    metric = results.config.metric.name
+    metric = results.metric
     row = best.iloc[0]
     at = ", ".join(f"{heading(name)} {cell(row[name])}" for name in results.swept[:MAX_COLUMNS])
-    what = "final loss" if metric == "final_loss" else "loss during training"
-    return _sentence(f"{so_far}{converged}{lost}; the best {what} is {number(row[metric])}{f', at {at}' if at else ''}")
+    return _sentence(
+        f"{so_far}{converged}{lost}; the best {_LOSSES[metric]} is {number(row[metric])}{f', at {at}' if at else ''}"
+    )
+
+
+_LOSSES = {
+    "final_loss": "final loss",
+    "best_loss": "loss during training",
+    "final_validation_loss": "final validation loss",
+    "best_validation_loss": "validation loss during training",
+}
 
 
 def finding(results: Results) -> str | None:

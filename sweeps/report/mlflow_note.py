@@ -83,7 +83,7 @@ def _best(results: Results, place: dict[str, Any], runs: dict[int, str], rows: i
         if run:
             cells[0] = f"[{row['trial']}]({_run(place['experiment_id'], run)}{_TRAINING})"
         lines.append(f"| {' | '.join(cells)} |")
-    metric = heading(results.config.metric.name)
+    metric = heading(results.metric)
     return [f"### Best trials, by {metric}", "\n".join(lines)]
 
 

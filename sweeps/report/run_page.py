@@ -40,7 +40,7 @@ def run_page(results: Results, tracker: Tracker, place: dict[str, Any], model: M
     artifacts = {f"figures/{name}": content for name, content in stills(results).items()}
     if len(table):
         artifacts[TABLE] = _table(table.assign(run_id=table["trial"].map(runs)))
-    metric = results.config.metric.name
+    metric = results.metric
     complete = results.stored == results.planned  # later trials could change the curve
     return RunPage(
         note=note(results, place, runs, model, list(artifacts)),

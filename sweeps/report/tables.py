@@ -56,12 +56,12 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
     )
     found = [
         Table("expected", "Expected results", expected_note(expected), expected_table(expected)),
-        Table("stages", "Stages", f"best: the lowest {heading(results.config.metric.name)}", stage_summary(results)),
+        Table("stages", "Stages", f"best: the lowest {heading(results.metric)}", stage_summary(results)),
         Table("verdicts", "Verdicts", "", verdict_counts(results)),
         Table(
             "best",
             "Best trials",
-            f"by {heading(results.config.metric.name)}{_of(n, aggregate.best)}",
+            f"by {heading(results.metric)}{_of(n, aggregate.best)}",
             best_trials(results, n),
         ),
         Table(

@@ -20,7 +20,7 @@ def verdict_counts(results: Results) -> pd.DataFrame:
 
 
 def best_trials(results: Results, n: int = 10) -> pd.DataFrame:
-    """Return the n best trials that did not diverge, by the sweep's metric, then by fewer steps to tolerance.
+    """Return the n best trials that did not diverge, in the order of sweeps.results.ranking.
 
     As in all tables of trials, n is at most 1,000 (sweeps.results.aggregate.MAX_ROWS).
     """
@@ -29,8 +29,7 @@ def best_trials(results: Results, n: int = 10) -> pd.DataFrame:
     return best[
         [
             *_identifying_columns(results),
-            "final_loss",
-            "best_loss",
+            *results.losses,
             "best_step",
             "steps_to_tolerance",
             *final,

@@ -19,7 +19,7 @@ from sgdcore.verdict import VERDICTS
 from sweeps.arrow_columns import numbers
 from sweeps.results.binning import MapAxis
 from sweeps.results.heatmap import Cells, Outcomes
-from sweeps.results.ranking import is_ranked, ranking_keys
+from sweeps.results.ranking import Ranking
 from sweeps.results.top_k import TopK, hashes
 
 MAX_ROWS = 1000  # rows kept of each ranking
@@ -36,7 +36,7 @@ FloatArray = NDArray[np.float64]
 class Scope:
     """The definition of an aggregate, the same for all shards of a sweep."""
 
-    metric: str
+    ranking: Ranking
     epochs: int
     groups: tuple[tuple[MapAxis, ...], ...]  # the groups of axes to build cells for
     settings: tuple[MapAxis, ...] = ()  # all axes except the seed, if the spread over seeds is wanted
@@ -69,7 +69,7 @@ class Aggregate:
     """
 
     verdicts: NDArray[np.int64]  # (V,) trials by verdict
-    best: TopK  # by the sweep's metric; ties by fewer steps to tolerance
+    best: TopK  # in the order of the sweep's Ranking
     best_settled: TopK  # the first settled trial in that order
     worst_settled: TopK  # the last settled trial in that order
     earliest: TopK  # diverged trials by first non-finite step, then diverging ones by growth, fastest first
@@ -92,25 +92,26 @@ class Aggregate:
         growth = pc.divide(table["final_loss"].cast(pa.float64()), table["initial_loss"].cast(pa.float64()))
         growth = pc.if_else(pc.is_finite(growth), growth, None)
         table = table.append_column("growth", growth)
-        outcomes = Outcomes.of(table)
+        outcomes = Outcomes.of(table, scope.ranking.metric)
         verdict, trial = outcomes.verdict, outcomes.trial
         bad = np.isin(verdict, _BAD)
-        metric, steps, _ = ranking_keys(table, scope.metric)
-        overshoot, radius = numbers(table["overshoot_percent"]), numbers(table["predicted_radius"])
+        *order, _ = scope.ranking.keys(table)
+        metric, steps, radius = order
+        overshoot = numbers(table["overshoot_percent"])
         with np.errstate(divide="ignore"):  # a radius of 0 is valid: the trial settles at once
             change = np.abs(np.log(radius)) * scope.epochs
         disagrees = ((radius > 1 + _UNDECIDED) & ~bad) | ((radius < 1 - _UNDECIDED) & bad)
         against = disagrees & (change > math.log(_LONG_ENOUGH))
-        diverged, ranked = verdict == VERDICTS.index("diverged"), is_ranked(table, scope.metric)
+        diverged, ranked = verdict == VERDICTS.index("diverged"), scope.ranking.ranked(table)
 
         def leading(chosen: NDArray[np.bool_], *keys: NDArray[Any], limit: int | None = None) -> TopK:
             return TopK.of(table, np.flatnonzero(chosen), (*keys, trial), limit or MAX_ROWS)
 
-        last = [-metric, -np.where(np.isnan(steps), np.inf, steps), -trial]
+        last = [-metric, *(-np.where(np.isnan(key), np.inf, key) for key in (steps, radius)), -trial]
         return cls(
             verdicts=np.bincount(verdict, minlength=len(VERDICTS)),
-            best=leading(ranked, metric, steps),
-            best_settled=leading(~bad & ranked, metric, steps, limit=1),
+            best=leading(ranked, *order),
+            best_settled=leading(~bad & ranked, *order, limit=1),
             worst_settled=leading(~bad & ranked, *last, limit=1),
             earliest=leading(bad, numbers(table["first_nonfinite_step"]), -numbers(table["growth"])),
             overshoots=leading(~bad & (overshoot > 0), -overshoot),

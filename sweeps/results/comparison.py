@@ -47,16 +47,37 @@ class Comparison:
 def compare(files: Sequence[SweepFiles]) -> Comparison:
     """Compare sweeps with the first of them.
 
-    Each pair takes the time and memory described in :mod:`sweeps.results.trial_matching`.
+    They are compared by their metric, or by the final training loss if they have different metrics. Each pair takes the
+    time and memory described in :mod:`sweeps.results.trial_matching`.
 
     Raises:
-        InputError: fewer than two or more than MAX_SWEEPS sweeps are given.
+        InputError: fewer than two or more than MAX_SWEEPS sweeps are given, or their losses are not of one kind.
         StoreError: a file of a sweep is damaged.
     """
     if not 2 <= len(files) <= MAX_SWEEPS:
         raise InputError(f"{len(files)} given; compare needs 2 to {MAX_SWEEPS} sweeps")
-    first, *others = (load_results(each) for each in files)
+    loaded = [load_results(each) for each in files]
+    _check_losses(loaded)
+    if len({results.metric for results in loaded}) > 1:
+        loaded = [results.ranked_by("final_loss") for results in loaded]
+    first, *others = loaded
     return Comparison((first, *others), tuple(match(first, other) for other in others))
+
+
+def _check_losses(sweeps: Sequence[Results]) -> None:
+    """Check that the sweeps have the same loss: values of different losses say nothing about each other."""
+    named = [(results.files.sweep_id, _loss(results)) for results in sweeps]
+    for sweep_id, loss in named[1:]:
+        if loss != named[0][1]:
+            raise InputError(
+                f"sweep {sweep_id}: its loss is {loss}, that of {named[0][0]} is {named[0][1]}: "
+                "different losses cannot be compared; compare sweeps of one task.loss"
+            )
+
+
+def _loss(results: Results) -> str:
+    task = results.config.task
+    return f"huber with huber_delta {task.huber_delta:g}" if task.loss == "huber" else task.loss
 
 
 def compared_sweeps(comparison: Comparison) -> pd.DataFrame:
@@ -83,7 +104,8 @@ def best_settings(comparison: Comparison) -> pd.DataFrame:
 
     A sweep without a best trial has no row.
     """
-    columns = ["trial", *_varied(comparison.sweeps), "verdict", "final_loss", "best_loss", "steps_to_tolerance"]
+    losses = dict.fromkeys(name for results in comparison.sweeps for name in results.losses)
+    columns = ["trial", *_varied(comparison.sweeps), "verdict", *losses, "steps_to_tolerance"]
     rows = [results.shown(results.aggregate.best, 1).reindex(columns=columns) for results in comparison.sweeps]
     found = [row.assign(sweep=letter) for letter, row in zip(comparison.letters, rows, strict=True) if len(row)]
     frame = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["sweep", *columns])

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from sgdcore import Thresholds
-from sgdcore.verdict import conclude, least_reached
+from sgdcore.verdict import absolute, conclude, least_reached
 from sweeps import arrow_columns
 from sweeps.store.store import SweepFiles
 
@@ -31,6 +31,7 @@ def final_verdicts(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[
         return
     metadata, objective = files.shards.metadata(), _objective(files.shards.schema(done[0]))
     recorded = np.array(metadata["steps"], dtype=np.int64)
+    limits = absolute(thresholds, metadata["loss_scale"])
     best: dict[float, float] = {}
     for table in files.shards.tables(["weight_decay", objective]):
         decays = table["weight_decay"].to_numpy()
@@ -45,7 +46,7 @@ def final_verdicts(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[
             np.array([best[decay] for decay in distinct.tolist()])[places],
             table["first_nonfinite_step"].is_valid().to_numpy(),
             recorded,
-            thresholds,
+            limits,
         )
         judged = _replaced(table, "verdict", pa.array(verdict))
         yield index, table, _replaced(judged, "steps_to_tolerance", arrow_columns.steps(steps))

@@ -7,12 +7,20 @@ import pandas as pd
 import pyarrow as pa
 
 from sgdcore.verdict import VERDICTS
-from sweeps.arrow_columns import matrix
+from sweeps.arrow_columns import VALIDATION_LOSSES, matrix
 from sweeps.config.schema import HYPERPARAMETERS
 
 _STEPS = ("best_step", "first_nonfinite_step", "steps_to_tolerance", "peak_step")
 _TEXTS = ("trial_id", "verdict", "overshoot_parameter")
-_MEASURES = ("predicted_radius", "initial_loss", "final_loss", "best_loss", "overshoot_percent", "peak_value")
+_MEASURES = (
+    "predicted_radius",
+    "initial_loss",
+    "final_loss",
+    "best_loss",
+    *VALIDATION_LOSSES,
+    "overshoot_percent",
+    "peak_value",
+)
 
 
 def frame(table: pa.Table, names: list[str]) -> pd.DataFrame:

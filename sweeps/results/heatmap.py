@@ -15,8 +15,6 @@ from sgdcore.verdict import VERDICTS
 from sweeps.arrow_columns import numbers
 from sweeps.results.binning import MapAxis
 
-OUTCOME = ("trial", "verdict", "final_loss", "predicted_radius", "steps_to_tolerance")  # columns that Outcomes needs
-
 FloatArray = NDArray[np.float64]
 _LEAST = 1e-300  # replaces a loss of 0 before taking logarithms
 _BADNESS = np.array([{"diverging": 1, "diverged": 2}.get(verdict, 0) for verdict in VERDICTS], dtype=np.int8)
@@ -28,19 +26,24 @@ class Outcomes:
     """The outcomes of T trials, T > 0."""
 
     verdict: NDArray[np.intp]  # (T,) indices into VERDICTS
-    loss: FloatArray  # final loss; inf if there is none
+    loss: FloatArray  # the sweep's metric; inf if there is none
     trial: NDArray[np.int64]
     radius: FloatArray  # predicted spectral radius; inf if unknown
     steps: FloatArray  # steps to tolerance; inf for trials that did not converge
 
+    @staticmethod
+    def columns(metric: str) -> list[str]:
+        """Return the columns that outcomes are read from."""
+        return ["trial", "verdict", metric, "predicted_radius", "steps_to_tolerance"]
+
     @classmethod
-    def of(cls, table: pa.Table) -> Outcomes:
-        """Read the outcomes from rows of shard files."""
+    def of(cls, table: pa.Table, metric: str) -> Outcomes:
+        """Read the outcomes from rows of shard files; ``metric`` is the column of the loss that ranks trials."""
         verdict = pc.index_in(table["verdict"], pa.array(VERDICTS)).to_numpy().astype(np.intp)
         converged = verdict == VERDICTS.index("converged")  # other trials can reach tolerance and leave it again
         return cls(
             verdict=verdict,
-            loss=_or_infinite(table["final_loss"]),
+            loss=_or_infinite(table[metric]),
             trial=table["trial"].to_numpy(),
             radius=_or_infinite(table["predicted_radius"]),
             steps=np.where(converged, _or_infinite(table["steps_to_tolerance"]), np.inf),
@@ -62,18 +65,18 @@ class Cells:
     """One entry per cell of the product of the axes, in the axes' shape; V verdicts.
 
     The best trial of a cell is a settled one, else a diverging one, else a diverged one; ties are broken by lower
-    final loss, then by lower trial number.
+    loss, then by lower trial number.
     """
 
     axes: tuple[MapAxis, ...]
     counts: NDArray[np.int64]  # (..., V) trials by verdict
     badness: NDArray[np.int8]  # badness of the best trial: 0 settled, 1 diverging, 2 diverged, 3 no trial was run
-    loss: FloatArray  # final loss of the best trial; inf if it has none
+    loss: FloatArray  # metric of the best trial; inf if it has none
     trial: NDArray[np.int64]  # number of the best trial; -1 if there is none
     position: FloatArray  # (..., axes) values of the best trial
     radius: FloatArray  # smallest predicted radius of all trials; inf if none is known
     steps: FloatArray  # fewest steps to tolerance of the converged trials; inf if none converged
-    measured: NDArray[np.int64]  # number of settled trials that have a final loss
+    measured: NDArray[np.int64]  # number of settled trials that have the metric
     mean: FloatArray  # mean of log10 of these losses; 0 if there are none
     squares: FloatArray  # sum of squared deviations from that mean
 

@@ -14,7 +14,7 @@ from sweeps.results.key_metrics import KeyMetrics
 from sweeps.results.results import load_results
 from sweeps.store.store import Store, SweepFiles
 
-_FINISHED = ("computed", "logged", "reported")
+_FINISHED = ("failed", "computed", "logged", "reported")
 _COLUMNS = ("id", "name", "created", "state", "tags", "trials", "metric", "best", "stable_share", *VERDICTS)
 
 

@@ -15,8 +15,8 @@ STABLE = tuple(verdict for verdict in VERDICTS if verdict not in ("diverging", "
 class KeyMetrics:
     """A summary of a sweep's stored trials."""
 
-    metric: str  # the metric that ranks trials: final_loss or best_loss
-    best: float | None  # lowest metric of trials that did not diverge; None if all diverged or none is stored
+    metric: str  # the column that ranks trials
+    best: float | None  # metric of the best trial; None if all diverged or none is stored
     planned: int
     stored: int
     verdicts: dict[str, int]  # stored trials by verdict
@@ -24,7 +24,7 @@ class KeyMetrics:
     @classmethod
     def of(cls, results: Results) -> KeyMetrics:
         """Compute the metrics from the sweep's aggregate."""
-        metric, aggregate = results.config.metric.name, results.aggregate
+        metric, aggregate = results.metric, results.aggregate
         best = aggregate.best.table[metric].to_pylist()
         counts = dict(zip(VERDICTS, aggregate.verdicts.tolist(), strict=True))
         return cls(metric, float(best[0]) if best else None, results.planned, results.stored, counts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import combinations
 from operator import add
@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sweeps.arrow_columns import matrix
-from sweeps.config.schema import HYPERPARAMETERS, SweepConfig
+from sweeps.arrow_columns import VALIDATION_LOSSES, matrix
+from sweeps.config.schema import HYPERPARAMETERS, MetricName, SweepConfig
 from sweeps.results.aggregate import Aggregate, Scope
 from sweeps.results.binning import MapAxis, pair
 from sweeps.results.cache import AggregateCache
 from sweeps.results.frames import frame, nothing
-from sweeps.results.heatmap import OUTCOME, Cells, Outcomes
+from sweeps.results.heatmap import Cells, Outcomes
+from sweeps.results.ranking import Ranking
 from sweeps.results.top_k import DistinctValues, TopK
 from sweeps.store.sweep_files import Extent, SweepFiles
 
@@ -45,6 +46,23 @@ class Results:
     extent: Extent  # the planned stages, trials and shards
     metadata: dict[str, Any]  # steps, parameters, kernel, device, prediction
     shards: tuple[tuple[int, int, int], ...]  # (index, first trial, number of trials) of the stored shards, in order
+
+    @property
+    def metric(self) -> MetricName:
+        """The column that ranks trials."""
+        return self.config.metric_name
+
+    def ranked_by(self, metric: MetricName) -> Results:
+        """Return the same results with their trials ranked by another metric."""
+        if metric == self.metric:
+            return self
+        return replace(self, config=self.config.ranked_by(metric))
+
+    @property
+    def losses(self) -> list[str]:
+        """The columns of a trial's losses, the metric first."""
+        validation = VALIDATION_LOSSES if self.config.task.dataset.validation else ()
+        return list(dict.fromkeys([self.metric, "final_loss", "best_loss", *validation]))
 
     @property
     def planned(self) -> int:
@@ -96,7 +114,7 @@ class Results:
     @cached_property
     def aggregate(self) -> Aggregate:
         """The aggregate of all stored trials, from the cache or from one pass over the shards."""
-        return self._cache.get("aggregate", self._find_aggregate)
+        return self._cache.get(f"aggregate by {self.metric}", self._find_aggregate)
 
     def _find_aggregate(self) -> Aggregate:
         values = {name: self.values[name].values for name in self.axes}
@@ -106,7 +124,7 @@ class Results:
         settings = [MapAxis.of(values[name], name, len(values[name])) for name in self.axes if name != "seed"]
         spread = "seed" in self.axes and math.prod(len(axis.labels) for axis in settings) <= _MAX_SETTINGS
         scope = Scope(
-            metric=self.config.metric.name,
+            ranking=Ranking.of(self.config, self.metadata),
             epochs=self.config.training.epochs,
             groups=tuple(groups),
             settings=tuple(settings) if spread else (),
@@ -131,7 +149,7 @@ class Results:
     def cached(self, name: str, make: Callable[[], T]) -> T:
         """Return the result of ``make``, computed once; for large sweeps it is also cached in the sweep's folder."""
         if name not in self._made:
-            self._made[name] = self._cache.get(name, make)
+            self._made[name] = self._cache.get(f"{name} by {self.metric}", make)
         made: T = self._made[name]
         return made
 
@@ -141,8 +159,8 @@ class Results:
 
     def cells(self, *axes: MapAxis) -> Cells:
         """Return the cells of any axes, in a separate pass over the stored trials."""
-        columns = [*OUTCOME, *(axis.name for axis in axes)]
-        return reduce(add, (Cells.of(axes, table, Outcomes.of(table)) for table in self.tables(columns)))
+        columns = list(dict.fromkeys([*Outcomes.columns(self.metric), *(axis.name for axis in axes)]))
+        return reduce(add, (Cells.of(axes, table, Outcomes.of(table, self.metric)) for table in self.tables(columns)))
 
     def shown(self, leading: TopK, n: int | None = None) -> pd.DataFrame:
         """Return the first n rows of a ranking as a DataFrame."""
@@ -221,7 +239,8 @@ class Results:
     @property
     def _scalars(self) -> list[str]:
         final = ["final"] if len(self.parameters) <= MAX_FINAL_COLUMNS else []
-        return [field.name for field in self._schema if not pa.types.is_list(field.type)] + final
+        stored = [field.name for field in self._schema if not pa.types.is_list(field.type)]
+        return list(dict.fromkeys([*stored, *self.losses])) + final
 
     @property
     def _recorded(self) -> list[str]:
@@ -256,7 +275,7 @@ def load_results(files: SweepFiles) -> Results:
     """
     manifest = files.manifest()
     done = sorted(files.shards.done())
-    unknown = {"steps": [], "parameters": manifest.get("parameters", []), **dict.fromkeys(_MADE_BY)}
+    unknown = {"steps": [], "parameters": manifest.get("parameters", []), "loss_scale": 1.0, **dict.fromkeys(_MADE_BY)}
     return Results(
         files=files,
         config=files.config(),

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sweeps.arrow_columns import numbers
 from sweeps.results.binning import MapAxis, pair
-from sweeps.results.heatmap import OUTCOME, Outcomes, Panel
+from sweeps.results.heatmap import Outcomes, Panel
 from sweeps.results.results import Results
 from sweeps.text.formatting import cell, heading, meaning
 
@@ -51,12 +51,12 @@ def make_panels(results: Results, most: int = MAX_CELLS) -> list[Panel]:
 def cell_trials(results: Results, panel: Panel, column: int, row: int) -> pd.DataFrame:
     """Return the trials of one cell of a panel, best first in the order of :class:`sweeps.results.heatmap.Cells`.
 
-    Columns are trial, the swept parameters, verdict, final_loss, best_loss and steps_to_tolerance; only these are read.
+    Columns are trial, the swept parameters, verdict, the losses and steps_to_tolerance; only these are read.
     """
     across, up = panel.cells.axes
     places = [(across, column), (up, row), *panel.beside]
-    shown = list(dict.fromkeys(["trial", *results.swept, "verdict", "final_loss", "best_loss", "steps_to_tolerance"]))
-    columns = list(dict.fromkeys([*shown, *OUTCOME, *(axis.name for axis, _ in places)]))
+    shown = list(dict.fromkeys(["trial", *results.swept, "verdict", *results.losses, "steps_to_tolerance"]))
+    columns = list(dict.fromkeys([*shown, *Outcomes.columns(results.metric), *(axis.name for axis, _ in places)]))
     parts = []
     for table in results.tables(columns):
         inside = np.logical_and.reduce([axis.places(numbers(table[axis.name])) == place for axis, place in places])
@@ -65,7 +65,7 @@ def cell_trials(results: Results, panel: Panel, column: int, row: int) -> pd.Dat
     if not parts:
         return pd.DataFrame(columns=shown)
     found = pa.concat_tables(parts)
-    order = Outcomes.of(found).worst_first[::-1]
+    order = Outcomes.of(found, results.metric).worst_first[::-1]
     rows: pd.DataFrame = found.select(shown).take(pa.array(order)).to_pandas()
     return rows.astype({"steps_to_tolerance": "Int64"})
 

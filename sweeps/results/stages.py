@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sweeps.arrow_columns import numbers
-from sweeps.results.ranking import is_ranked
+from sweeps.results.ranking import Ranking
 from sweeps.results.results import Results
 
 
@@ -18,16 +18,16 @@ def stage_summary(results: Results) -> pd.DataFrame:
     Columns are ``stage`` (from 1), ``trials`` (planned), ``stored``, and ``best``: the lowest metric of the stage's
     stored trials that did not diverge.
     """
-    stages, metric = results.extent.stages, results.config.metric.name
+    stages, ranking = results.extent.stages, Ranking.of(results.config, results.metadata)
     if len(stages) == 1:
         return pd.DataFrame()
     ends = np.array(list(accumulate(stage.trials for stage in stages)))
     stored, best = np.zeros(len(stages), dtype=np.int64), np.full(len(stages), np.nan)
-    for table in results.tables(["trial", "verdict", metric]):
+    for table in results.tables(ranking.columns):
         stage = np.searchsorted(ends, table["trial"].to_numpy(), side="right")
         stored += np.bincount(stage, minlength=len(stages))
-        ranked = is_ranked(table, metric)
+        ranked = ranking.ranked(table)
         for index in np.unique(stage[ranked]).tolist():
-            best[index] = np.fmin(best[index], numbers(table[metric])[ranked & (stage == index)].min())
+            best[index] = np.fmin(best[index], numbers(table[ranking.metric])[ranked & (stage == index)].min())
     trials = [stage.trials for stage in stages]
     return pd.DataFrame({"stage": range(1, len(stages) + 1), "trials": trials, "stored": stored, "best": best})

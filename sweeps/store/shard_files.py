@@ -15,13 +15,16 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sweeps.arrow_columns import VALIDATION_LOSSES, floats, matrix, validation_losses
 from sweeps.errors import StoreError
 from sweeps.planning.shards import Shard, ShardFailure, ShardResult
 from sweeps.store.backends.base import Storage, unwritten
 from sweeps.store.sweep_part import SweepPart
+from sweeps.text.redact import redact
 
 _SHARD = re.compile(r"(\d{5,})\.parquet")
 _FAILURE = re.compile(r"(\d{5,})\.txt")
+_MAX_REASON = 300  # characters
 _AHEAD = 8  # files of a shared store that are requested in advance
 T = TypeVar("T")
 
@@ -36,6 +39,14 @@ class FailureFile:
     def __str__(self) -> str:
         """Return the file's path or URI."""
         return self.storage.locate(_failure(self.index))
+
+    @property
+    def reason(self) -> str:
+        """The exception that the shard raised, with the first line of its message."""
+        lines = [line for line in self.read_text().splitlines() if line.strip()]
+        heads = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+        after = (line for line in lines[heads[-1] + 1 :] if not line.startswith(" ")) if heads else reversed(lines)
+        return redact(next(after, lines[-1]))[:_MAX_REASON]
 
     def read_text(self) -> str:
         """Return a line with the trials and the number of tries, followed by the traceback."""
@@ -85,10 +96,20 @@ class ShardFiles(SweepPart):
     def read(self, index: int, columns: list[str] | None = None) -> pa.Table:
         """Return a shard's table, or some of its columns, with its metadata.
 
+        Final and best validation losses are computed from the curves where the file, as those of earlier versions,
+        does not have them.
+
         Raises:
             StoreError: the file is damaged.
         """
-        return read_table(self._storage, _shard(index), columns)
+        derived = set(columns or ()) & set(VALIDATION_LOSSES)
+        if columns is None or not derived or derived <= set(self.schema(index).names):
+            return read_table(self._storage, _shard(index), columns)
+        stored = [name for name in columns if name not in derived]
+        table = read_table(self._storage, _shard(index), [*dict.fromkeys([*stored, "validation_loss"])])
+        for name, values in validation_losses(matrix(table["validation_loss"], len(table))).items():
+            table = table.append_column(name, floats(values))
+        return table.select(columns)
 
     def read_many(self, indices: Iterable[int], columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Yield the tables of several shards, in the given order."""
@@ -123,7 +144,7 @@ class ShardFiles(SweepPart):
         return self._ahead(self.extent, indices)
 
     def metadata(self) -> dict[str, Any]:
-        """Return the metadata that all shards share: recorded steps, parameter names, kernel, device, prediction."""
+        """Return the metadata that all shards share: recorded steps, parameter names, kernel, device, ..."""
         schema = self.schema(min(self.done()))
         raw = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
         return {
@@ -132,6 +153,7 @@ class ShardFiles(SweepPart):
             "kernel": raw["kernel"],
             "device": raw["device"],
             "prediction": raw.get("prediction"),
+            "loss_scale": float(raw.get("loss_scale", 1.0)),
         }
 
     def failures(self) -> list[FailureFile]:

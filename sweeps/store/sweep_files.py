@@ -21,7 +21,7 @@ from sweeps.store.shard_files import ShardFiles
 from sweeps.store.stage_files import StageFiles, StageRecord
 from sweeps.store.tracking_record import TrackingRecord
 
-STATES = ("planned", "running", "interrupted", "computed", "logged", "reported")  # see SweepFiles.state()
+STATES = ("planned", "running", "interrupted", "failed", "computed", "logged", "reported")  # see SweepFiles.state()
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,8 @@ class SweepFiles:
             StoreError: it cannot be read.
             ConfigError: it is invalid.
         """
-        return loads(self.config_yaml(), self.config_location)
+        # Sweeps of earlier versions, whose files name no metric, rank by the training loss even with a validation set.
+        return loads(self.config_yaml(), self.config_location, metric="final_loss")
 
     def planned(self) -> Extent:
         """Return the planned part of the sweep.
@@ -212,8 +213,9 @@ class SweepFiles:
         """Return the sweep's state.
 
         ``running``: a process holds it. Otherwise ``planned``: nothing was run; ``interrupted``: shards are missing;
-        ``computed``: every shard is stored or has failed (see :meth:`ShardFiles.failures`); ``logged``: the trials are
-        in MLflow; ``reported``: the report is written as well.
+        ``failed``: all that can be run is stored, but some shards raised (see :meth:`ShardFiles.failures`);
+        ``computed``: every shard is stored; ``logged``: the trials are in MLflow; ``reported``: the report is written
+        as well. :meth:`missing` says what a sweep that is not reported lacks.
         """
         if self.holder():
             return "running"
@@ -223,9 +225,28 @@ class SweepFiles:
         failed = len(self.shards.failures())
         if len(done) + failed < planned.shards or not (planned.is_complete or failed):
             return "interrupted"
+        if failed:
+            return "failed"
         if not any(place.get("complete") for place in self.tracking_record.places()):
             return "computed"
         return "reported" if self.report.is_written() else "logged"
+
+    def missing(self) -> list[str]:
+        """Return what the sweep lacks, in words: trials, runs in MLflow, the report; empty if it is whole.
+
+        Raises:
+            StoreError: a file of the sweep is damaged.
+        """
+        planned, lacking = self.planned(), []
+        if missing := planned.trials - self.stored_trials():
+            lacking.append(f"{missing:,} of {planned.trials:,} trials")
+        elif not planned.is_complete:
+            lacking.append("later stages")
+        if not any(place.get("complete") for place in self.tracking_record.places()):
+            lacking.append("some runs in MLflow")
+        if not self.report.is_written():
+            lacking.append("the report")
+        return lacking
 
     def progress(self) -> dict[str, Any]:
         """Return the counts of the running or last process (sweeps.execution.progress.Counts); empty if unreadable."""

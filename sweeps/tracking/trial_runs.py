@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sweeps.arrow_columns import matrix
+from sweeps.arrow_columns import VALIDATION_LOSSES, matrix
 from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.tracking.base import LoggedRun, TrackedSweep
 from sweeps.tracking.names import MAX_FINAL_METRICS, SWEEP_ID, TRIAL_ID, VERDICT
@@ -20,6 +20,7 @@ TAG_LENGTH = 8000
 _FIGURES = (
     "final_loss",
     "best_loss",
+    *VALIDATION_LOSSES,
     "first_nonfinite_step",
     "steps_to_tolerance",
     "overshoot_percent",
@@ -125,7 +126,7 @@ def _points(
     for column, key in curves.items():
         if column in table.column_names:
             blocks[key] = _thinned(steps, matrix(table[column], rows).astype(np.float64), points)
-    for key in _FIGURES:
+    for key in (name for name in _FIGURES if name in table.column_names):
         figures = table[key].combine_chunks().cast(pa.float64()).to_numpy(zero_copy_only=False)
         blocks[key] = [last], figures.reshape(rows, 1)
     if names:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 
-from sweeps.errors import SweepHeld
+from sweeps.errors import StoreError, SweepHeld
 from sweeps.planning.prepared import prepare
+from sweeps.results.ranking import best_trial
 from sweeps.store.reopen import with_stored_stages
 from sweeps.store.store import SweepFiles
 from sweeps.tracking.base import Tracker
@@ -52,6 +55,9 @@ def verify(files: SweepFiles, tracker: Tracker, sample: int | None = None, seed:
         audit.differences += stage_differences(prepared, files)
     if not (prepared.task.is_quadratic or audit.differences):
         audit.differences += verdict_differences(prepared, files)
+    with suppress(StoreError):  # a damaged shard, which store_differences() reports
+        best = best_trial(files, prepared.config)
+        audit.best = best.value if best is not None else None
     audit.differences += tracking_differences(prepared, files, tracker, audit)
     audit.differences += sample_differences(prepared, files, audit, np.random.default_rng(seed), sample)
     return audit

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from sgdcore import Thresholds
+from sgdcore.verdict import absolute
 from sweeps.config.base import Model
 from sweeps.config.messages import problem_lines
 from sweeps.config.types import CUSTOM, Flag, Number
@@ -175,7 +177,7 @@ def _check_comparable(results: Results, before: Results) -> None:
         raise InputError(f"sweep {results.files.sweep_id} cannot be its own baseline")
     for what, mine, theirs in (
         ("task.loss", results.config.task.loss, before.config.task.loss),
-        ("metric.name", results.config.metric.name, before.config.metric.name),
+        ("metric.name", results.metric, before.metric),
     ):
         if mine != theirs:
             values = f"its {what} is {theirs}, that of {results.files.sweep_id} is {mine}"
@@ -196,8 +198,9 @@ def _loss(now: KeyMetrics, was: KeyMetrics | None, limit: str | float, before: R
     if was.best is None:
         return Check(name, True, "no trial of the baseline has a loss to compare with", now.best, None)
     amount, relative = _increase_of(limit)
+    atol = absolute(Thresholds(**before.config.verdict.model_dump()), before.metadata["loss_scale"]).atol or 0.0
     # Losses within the verdicts' absolute tolerance count as equal: relative to 1e-15, any rounding is many percent.
-    allowed = was.best * (1 + amount) + before.config.verdict.atol if relative else was.best + amount
+    allowed = was.best * (1 + amount) + atol if relative else was.best + amount
     if now.best is None:
         return Check(name, False, f"every trial diverged; the baseline's best loss is {_loss_word(was)}", None, allowed)
     share = ""

@@ -67,8 +67,6 @@ def store_differences(prepared: PreparedSweep, files: SweepFiles, audit: Audit) 
         yield from found
         audit.stored += 0 if found else len(shard)
         audit.verdicts.update(table["verdict"].to_pylist())
-        settled = table.filter(pc.not_equal(table["verdict"], "diverged"))[prepared.config.metric.name]
-        audit.best = min((v for v in (audit.best, pc.min(settled).as_py()) if v is not None), default=None)
 
 
 def verdict_differences(prepared: PreparedSweep, files: SweepFiles) -> Iterator[Difference]:
@@ -81,7 +79,8 @@ def verdict_differences(prepared: PreparedSweep, files: SweepFiles) -> Iterator[
 def _shard_differences(prepared: PreparedSweep, shard: Shard, table: pa.Table) -> Iterator[tuple[str, str, str]]:
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     for key, fact in shard_metadata(prepared, metadata.get("kernel", ""), metadata.get("device", "")).items():
-        if metadata.get(key) != fact:
+        since = metadata.get(key, fact if key == "loss_scale" else None)  # earlier shards have no scale
+        if since != fact:
             yield key, fact, str(metadata.get(key))
     trials = prepared.plan.trials(shard.start, shard.stop)
     columns: dict[str, list[Any]] = {"trial": trials.number.tolist(), "trial_id": prepared.plan.ids(trials)}

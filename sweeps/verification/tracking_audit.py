@@ -34,7 +34,7 @@ def tracking_differences(
         children.setdefault(run.trial_id, []).append((run.run_id, _digest(run)))
         for name in run.not_finite:
             yield Difference(f"mlflow: {name}", f"run {run.run_id}", "a finite value", str(run.facts[name]))
-    yield from _parent_differences(parents, audit, prepared.config.metric.name)
+    yield from _parent_differences(parents, audit, prepared.config.metric_name)
     steps, best = recorded_steps(prepared), _best(prepared, files)
     for index in sorted(files.shards.done()):
         if (table := readable_table(files, index)) is None:
@@ -59,7 +59,7 @@ def _best(prepared: PreparedSweep, files: SweepFiles) -> dict[int, list[int]] | 
     if not policy.startswith("top:"):
         return None
     try:
-        return best_trials(files, prepared.config.metric.name, runs_wanted(policy, len(prepared.plan)))
+        return best_trials(files, prepared.config, runs_wanted(policy, len(prepared.plan)))
     except StoreError:
         return {}  # unknown with a damaged shard, which store_differences reports
 

@@ -14,6 +14,7 @@ from tests.support.kernel_cases import LINE, assert_same_bits, runs
 
 EVERY = Recording(spacing="all")
 NOISY = Task(Dataset(line().inputs, np.float32(line(noise=1.0).targets)))
+SCALE = float(np.mean(np.square(NOISY.dataset.targets)))  # the loss of predicting 0
 ONE = Task(Dataset([1.0], [1.0]), LinearModel(bias=False))  # L(p) = (p - 1)^2: a step multiplies p - 1 by 1 - 2 lr
 
 
@@ -57,15 +58,16 @@ def test_a_start_at_the_minimum_has_converged():
 def by_definition(result, limits, minimum):
     """DESIGN 3.5, trial by trial, from the recorded curve alone."""
     for trial in range(len(result)):
+        atol = limits.atol if limits.atol is not None else 1e-12 * SCALE
         curve = result.loss[trial].copy()
         if result.weight_decay[trial]:
             curve += result.weight_decay[trial] / 2 * np.square(result.curves.path[trial].astype(float)).sum(axis=1)
         least, first, last = minimum[trial], curve[0], curve[-1]
         if not np.isfinite(curve).all() or last > limits.diverged_factor * first:
             yield "diverged"
-        elif last > first + limits.atol:
+        elif last > first + atol:
             yield "diverging"
-        elif last - least <= limits.rtol * (first - least) + limits.atol:
+        elif last - least <= limits.rtol * (first - least) + atol:
             yield "converged"
         elif curve[(len(curve) - 1) * 3 // 4] - last < limits.stalled_below * curve[(len(curve) - 1) * 3 // 4]:
             yield "stalled"
@@ -108,7 +110,18 @@ def test_verdicts_are_their_definitions(many, limits):
 
 
 def test_default_thresholds_are_the_designs():
-    assert Thresholds() == Thresholds(rtol=1e-3, atol=1e-12, diverged_factor=1e6, stalled_below=0.01)
+    assert Thresholds() == Thresholds(rtol=1e-3, atol=None, diverged_factor=1e6, stalled_below=0.01)
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1.0, 1e6])
+def test_verdicts_do_not_depend_on_the_unit_of_the_targets(scale):
+    """Small targets are not converged at the start just because their losses are small."""
+    units = Task(Dataset(NOISY.dataset.inputs, NOISY.dataset.targets * scale))
+    settings = Hyperparams(lr=[0.0, 1e-4, 0.01, 0.03, 10.0])
+    results = [train(task, settings, epochs=400, start=[0.0, 0.0], dtype="float64") for task in (NOISY, units)]
+    one, other = (judge(result).verdict.tolist() for result in results)
+    assert one == other
+    assert one[0] == "stalled"
 
 
 def test_numbers_are_their_definitions(many):
@@ -120,7 +133,7 @@ def test_numbers_are_their_definitions(many):
         assert judgement.best_step[trial] == np.argmin(loss)
         objective, least = many.objective[trial], least_objective(NOISY, many.weight_decay[trial])[0]
         with np.errstate(invalid="ignore"):
-            arrived = np.flatnonzero(objective - least <= 1e-3 * (objective[0] - least) + 1e-12)
+            arrived = np.flatnonzero(objective - least <= 1e-3 * (objective[0] - least) + 1e-12 * SCALE)
         assert judgement.steps_to_tolerance[trial] == (arrived[0] if len(arrived) else -1)
     assert_same_bits(judgement.first_nonfinite_step, many.first_nonfinite_step)
 

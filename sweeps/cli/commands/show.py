@@ -11,6 +11,7 @@ import typer
 
 from sweeps.cli.app import app
 from sweeps.cli.options import DEFAULT_STORE, JsonOption, ReportFormat, StoreOption, SweepId, TrackingOption, find
+from sweeps.cli.outcome import again_with
 from sweeps.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -55,13 +56,16 @@ def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
         records = {name: frame.to_dict(orient="records") for name, frame in tables.items()}
         show_json(_standing(files) | {"headline": headline(loaded), **records})
         return
-    say(f"{loaded.manifest['name']} {files.sweep_id}: {files.state()}, {loaded.stored:,} trials")
+    state = files.state()
+    say(f"{loaded.manifest['name']} {files.sweep_id}: {state}, {loaded.stored:,} trials")
     if (holder := files.holder()) is not None:
         say(f"held by {holder}")
     if tags := loaded.manifest.get("tags"):
         say(f"tags: {', '.join(f'{key}={value}' for key, value in tags.items())}")
     for failure in files.shards.failures():
-        say(f"failed: {failure}")
+        say(f"failed: {failure.reason}; see {failure}")
+    if state not in ("running", "reported"):
+        say(f"missing: {'; '.join(files.missing())}; complete the sweep with: {again_with(files, 'resume')}")
     for place in files.tracking_record.places():
         say(f"logged to {place['uri']}{'' if place.get('complete') else ' (incomplete)'}")
     for line in lead_sentences(loaded):
@@ -234,6 +238,7 @@ def _standing(files: SweepFiles) -> dict[str, Any]:
     return {
         "manifest": files.manifest(),
         "state": files.state(),
+        "missing": files.missing(),
         "held by": str(holder) if holder else None,
         "failed shards": [str(failure) for failure in files.shards.failures()],
         "logged to": files.tracking_record.places(),

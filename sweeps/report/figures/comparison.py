@@ -17,6 +17,7 @@ from sweeps.results.comparison import Comparison
 from sweeps.results.heatmap import Panel
 from sweeps.results.results import Results
 from sweeps.results.stability_map import MAX_CELLS, make_panels
+from sweeps.text.formatting import heading
 
 _DASHES = ("solid", "dash", "dot")  # distinguish sweeps that share a colour
 _QUANTILES = (0.25, 0.5, 0.75)
@@ -42,7 +43,8 @@ def compared_maps(comparison: Comparison, view: str = "verdict") -> go.Figure | 
     ]
     counts = {len(panels) for panels in found}
     [each] = counts if len(counts) == 1 else [0]
-    return draw_maps(drawn, view, each if 1 < each <= _MOST_IN_A_ROW else None)
+    loss = heading(comparison.sweeps[0].metric)
+    return draw_maps(drawn, loss, view, each if 1 < each <= _MOST_IN_A_ROW else None)
 
 
 def compared_curves(comparison: Comparison) -> go.Figure | None:

@@ -41,7 +41,7 @@ def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Fig
     """
     figure = go.Figure(layout={"template": template(), "height": 460})
     drawn = sampled_trials(results) if trials is None else results.rows(trials)[["trial", "verdict", *results.swept]]
-    curves = results.curves(drawn["trial"].tolist(), ["loss"]).merge(drawn, on="trial")
+    curves = results.curves(drawn["trial"].tolist(), ["loss", "validation_loss"]).merge(drawn, on="trial")
     settled = curves["loss"][curves["verdict"].isin(SETTLED)]
     shown = settled if len(settled) else _below(curves, results.config.verdict.diverged_factor)
     positive = shown[shown > 0]
@@ -58,6 +58,7 @@ def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Fig
         _every_trial(figure, results, curves)
     else:
         _by_verdict(figure, results, curves, floor, ceiling)
+    _validation(figure, results, curves, trials is not None or results.stored <= FEW, floor, ceiling)
     figure.update_xaxes(title_text="step", **step_axis(last, logarithmic))
     loss = f"training loss ({results.config.task.loss})"
     return figure.update_yaxes(title_text=loss, type="log", **layout)
@@ -139,6 +140,25 @@ def _by_verdict(figure: go.Figure, results: Results, curves: pd.DataFrame, floor
             mode="lines",
             line={"color": "#0072B2", "width": 2, "dash": "dashdot"},
             hovertemplate=f"{_settings(results, best.iloc[0])}<br>step %{{x:,}}<br>loss %{{y:.4~g}}",
+        )
+
+
+def _validation(
+    figure: go.Figure, results: Results, curves: pd.DataFrame, each: bool, floor: float, ceiling: float
+) -> None:
+    """Draw the validation loss of each trial, or of the best, dotted."""
+    if "validation_loss" not in curves:
+        return
+    best = results.shown(results.aggregate.best_settled)["trial"].tolist()
+    chosen = curves if each else curves[curves["trial"].isin(best)]
+    for trial, frame in chosen.dropna(subset=["validation_loss"]).groupby("trial", sort=True):
+        figure.add_scatter(
+            x=frame["step_shown"],
+            y=frame["validation_loss"].clip(floor, ceiling),
+            name=f"trial {trial}, validation",
+            mode="lines",
+            line={"color": COLOURS[str(frame["verdict"].iloc[0])], "dash": "dot", "width": 1.6},
+            hovertemplate=f"{_settings(results, frame.iloc[0])}<br>step %{{x:,}}<br>validation loss %{{y:.4~g}}",
         )
 
 

@@ -60,7 +60,7 @@ def main_effects(results: Results) -> go.Figure | None:
     for column in range(1, len(names) + 1):
         spaced = {"type": "log", "range": [low - room, high + room], **ticks(low - room, high + room)}
         figure.update_yaxes(**spaced, row=2, col=column)
-    loss = f"final loss ({results.config.task.loss})"
+    loss = f"{heading(results.metric)} ({results.config.task.loss})"
     figure.update_yaxes(title_text=loss, row=2, col=1)
     figure.update_annotations(font_size=13)
     return figure.update_layout(template=template(), height=500, showlegend=False, margin={"b": 76})
@@ -94,7 +94,7 @@ def _add_effect(figure: go.Figure, part: pd.DataFrame, places: np.ndarray, colum
         x=x,
         y=10**mean,
         line={"color": ACCENT, "width": 2},
-        hovertemplate=where + "final loss %{y:.3~g} (geometric mean)<extra></extra>",
+        hovertemplate=where + "%{y:.3~g} (geometric mean)<extra></extra>",
         **line,
         row=2,
         col=column,

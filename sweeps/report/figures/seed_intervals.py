@@ -59,7 +59,9 @@ def seed_intervals(results: Results) -> go.Figure | None:
     reach = max(1.5 * float(np.ptp(means)), 0.02)
     low = max(np.log10(spread["low"].min()), means.min() - reach)
     high = min(np.log10(spread["high"].max()), means.max() + reach)
-    figure.update_xaxes(title_text=f"final loss ({results.config.task.loss}), geometric mean", type="log")
+    figure.update_xaxes(
+        title_text=f"{heading(results.metric)} ({results.config.task.loss}), geometric mean", type="log"
+    )
     figure.update_xaxes(range=[low, high], **ticks(low, high))
     figure.update_yaxes(title_text=", ".join(map(heading, names)))
     return figure.update_yaxes(tickvals=list(range(len(labels))), ticktext=labels, range=[len(labels) - 0.4, -0.6])

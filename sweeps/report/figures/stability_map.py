@@ -39,15 +39,17 @@ def stability_map(results: Results, view: str = "verdict") -> go.Figure | None:
 
     See :func:`draw_maps`.
     """
-    return draw_maps(stability_panels(results), view)
+    return draw_maps(stability_panels(results), heading(results.metric), view)
 
 
-def draw_maps(found: Sequence[Panel], view: str = "verdict", in_a_row: int | None = None) -> go.Figure | None:
+def draw_maps(
+    found: Sequence[Panel], loss: str, view: str = "verdict", in_a_row: int | None = None
+) -> go.Figure | None:
     """Draw maps on one scale; None if there are none.
 
     A cell shows its best trial and its fewest steps to tolerance. The boundary is drawn where the smallest predicted
-    radius of a cell is 1. Buttons switch between VIEWS, starting with ``view``. ``in_a_row`` is the number of panels
-    per row, by default chosen from their number.
+    radius of a cell is 1. Buttons switch between VIEWS, starting with ``view``. ``loss`` names the metric, which the
+    view "final loss" shows. ``in_a_row`` is the number of panels per row, by default chosen from their number.
 
     Raises:
         ValueError: ``view`` is not one of VIEWS.
@@ -72,12 +74,13 @@ def draw_maps(found: Sequence[Panel], view: str = "verdict", in_a_row: int | Non
             ("final loss", cells.loss, cells.badness != 0),
             ("steps to tolerance", cells.steps, ~np.isfinite(cells.steps)),
         ):
-            add(_measures(cells, name, values, missing, scales[name], place == 0), place, name)
+            title = (loss if name == "final loss" else name) if place == 0 else None
+            add(_measures(cells, name, values, missing, scales[name], title), place, name)
         for verdict, signs in glyphs(cells, _GLYPHS[columns]).items():
             add(signs, place, *(VIEWS[:1] if verdict not in ("diverging", "diverged") else VIEWS))
         for line in boundary(cells, place == 0):
             add(line, place)
-        add(_hover(cells), place)
+        add(_hover(cells, loss), place)
     for verdict in _verdicts_of(found):
         add(_legend_entry(verdict), 0, "verdict")
     visible = {name: [name in views for views in shown] for name in VIEWS}
@@ -142,9 +145,12 @@ def _measures(
     values: FloatArray,
     missing: NDArray[np.bool_],
     span: tuple[float, float],
-    in_legend: bool,
+    title: str | None,
 ) -> go.Heatmap:
-    """Draw cells by the logarithm of a value; levels above the scale show the outcome of cells without one."""
+    """Draw cells by the logarithm of a value; levels above the scale show the outcome of cells without one.
+
+    ``title`` is that of the scale, None if there is none to draw.
+    """
     low, high = span
     with np.errstate(invalid="ignore"):
         level = (np.log10(np.maximum(values, 10**low)) - low) / (high - low) * (_LEVELS - 1)
@@ -159,7 +165,7 @@ def _measures(
         scale += [(first, colour), (last, colour)]
         first = last
     drawn = heat(cells, np.round(level), scale, 0, 256)
-    if not in_legend:
+    if title is None:
         return drawn
     powers = ticks(low, high)
     at = ((np.log10(powers["tickvals"]) - low) / (high - low) * (_LEVELS - 1)).tolist()
@@ -167,7 +173,7 @@ def _measures(
         "final loss": "end of scale: diverging, diverged",
         "steps to tolerance": "end of scale: not reached, diverging, diverged",
     }
-    return with_scale(drawn, f"{name} ({ends[name]})", at, powers["ticktext"])
+    return with_scale(drawn, f"{title} ({ends[name]})", at, powers["ticktext"])
 
 
 def with_scale(drawn: go.Heatmap, title: str, at: Sequence[float], words: Sequence[str]) -> go.Heatmap:
@@ -205,13 +211,13 @@ def heat(cells: Cells, levels: NDArray[np.number], scale: object, least: float, 
     )
 
 
-def _hover(cells: Cells) -> go.Heatmap:
+def _hover(cells: Cells, loss: str) -> go.Heatmap:
     """Return an invisible hover layer, shared by all views because hover data take the most space."""
     across, up = cells.axes
     lines = [hover_line(axis, letter) for axis, letter in ((across, "x"), (up, "y"))]
     run = cells.trials > 0
-    loss = np.where(cells.loss < np.finfo(np.float32).max, cells.loss, np.nan)
-    hover_data = np.stack([cells.trial, loss], axis=-1).swapaxes(0, 1)
+    values = np.where(cells.loss < np.finfo(np.float32).max, cells.loss, np.nan)
+    hover_data = np.stack([cells.trial, values], axis=-1).swapaxes(0, 1)
     return go.Heatmap(
         **places(across, up),
         z=np.where(run, 0, np.nan).T.astype(np.uint8 if run.all() else np.float32),  # one byte per cell if possible
@@ -219,7 +225,7 @@ def _hover(cells: Cells) -> go.Heatmap:
         opacity=0,
         showscale=False,
         hoverongaps=False,
-        hovertemplate="<br>".join([*lines, "trial %{customdata[0]:d}", "final loss %{customdata[1]:.4~g}"])
+        hovertemplate="<br>".join([*lines, "trial %{customdata[0]:d}", f"{loss} %{{customdata[1]:.4~g}}"])
         + "<extra></extra>",
     )
 

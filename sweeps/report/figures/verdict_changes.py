@@ -136,7 +136,7 @@ def _hover(was: Cells, now: Cells, names: tuple[str, str]) -> go.Heatmap:
     hover_data = np.stack([was.trial, _shown(was), now.trial, _shown(now)], axis=-1).swapaxes(0, 1)
     lines = [hover_line(axis, letter) for axis, letter in ((across, "x"), (up, "y"))]
     lines += [
-        f"{name}: trial %{{customdata[{2 * i}]:d}}, final loss %{{customdata[{2 * i + 1}]:.4~g}}"
+        f"{name}: trial %{{customdata[{2 * i}]:d}}, loss %{{customdata[{2 * i + 1}]:.4~g}}"
         for i, name in enumerate(names)
     ]
     return go.Heatmap(

@@ -74,7 +74,9 @@ class TestEdge:
         assert "although some settle again up to" in " ".join(lead_sentences(plane))
 
     def test_what_to_use_is_the_best_trial(self, plane: Results) -> None:
-        best = plane.settled.sort_values(["final_loss", "steps_to_tolerance"]).iloc[0]
+        noise = (16 * np.finfo(np.float32).eps) ** 2 * np.mean(np.square(0.8 * np.arange(1, 6) + 1.2))
+        exact = plane.settled[plane.settled["final_loss"] < noise]
+        best = exact.sort_values(["steps_to_tolerance", "predicted_radius", "trial"]).iloc[0]
         told = lead_sentences(plane)[2]
         assert told.startswith(f"Use lr {best['lr']:.6g}, momentum {best['momentum']:.6g}: it reaches tolerance after ")
 

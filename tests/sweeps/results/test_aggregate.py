@@ -26,6 +26,7 @@ from sweeps.results import aggregate, results, top_k
 from sweeps.results.aggregate import Aggregate, Scope
 from sweeps.results.binning import MAX_MAP_CELLS, MapAxis, pair
 from sweeps.results.heatmap import Cells, Outcomes
+from sweeps.results.ranking import Ranking
 from sweeps.results.results import Results, load_results
 from sweeps.results.top_k import DistinctValues, TopK
 from sweeps.store.shard_files import ShardFiles
@@ -64,7 +65,7 @@ def made_up(trials: int, seed: int = 0) -> pa.Table:
 def scope(table: pa.Table) -> Scope:
     axes = {name: MapAxis.of(table[name].to_pylist(), name) for name in ("lr", "momentum", "nesterov")}
     groups = ((axes["lr"],), (axes["lr"], axes["momentum"]))
-    return Scope(metric="final_loss", epochs=30, groups=groups, settings=tuple(axes.values()))
+    return Scope(ranking=Ranking("final_loss", 0.0), epochs=30, groups=groups, settings=tuple(axes.values()))
 
 
 ROWS = made_up(400)
@@ -111,7 +112,7 @@ class TestAgainstPandas:
         frame["growth"] = frame["growth"].where(np.isfinite(frame["growth"]))
         bad = ~frame["verdict"].isin(SETTLED)
         best = frame[frame["verdict"] != "diverged"].dropna(subset=["final_loss"])
-        best = best.sort_values(["final_loss", "steps_to_tolerance", "trial"])
+        best = best.sort_values(["final_loss", "steps_to_tolerance", "predicted_radius", "trial"])
         settled = best[best["verdict"].isin(SETTLED)]
         earliest = frame[bad].sort_values(["first_nonfinite_step", "growth", "trial"], ascending=[True, False, True])
         past = frame[~bad & (frame["overshoot_percent"] > 0)]
@@ -173,7 +174,7 @@ def test_cells_without_a_trial_that_settled_hold_the_least_bad() -> None:
         }
     )
     axis = MapAxis.of([0.1, 0.2, 0.3, 0.4], "lr")
-    cells = Cells.of((axis,), table, Outcomes.of(table))
+    cells = Cells.of((axis,), table, Outcomes.of(table, "final_loss"))
     assert cells.badness.tolist() == [1, 2, 0, 3]
     assert cells.trial.tolist() == [2, 3, 4, -1]
     assert cells.loss.tolist() == [8.0, np.inf, np.inf, np.inf]

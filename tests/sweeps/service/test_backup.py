@@ -9,6 +9,7 @@ import tarfile
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -50,7 +51,13 @@ def test_sweeps_backed_up_while_they_run_and_after_a_kill_go_on_elsewhere(
     while not any(len(files.shards.done()) > 3 for files in store.sweeps() if files.sweep_id != done.sweep_id):
         assert process.poll() is None
         time.sleep(0.01)
-    backup(store, tmp_path / "running.tar.zst")
+    [running] = [files for files in store.sweeps() if files.sweep_id != done.sweep_id]
+    with ThreadPoolExecutor(1) as pool:
+        saved = pool.submit(backup, store, tmp_path / "running.tar.zst")
+        while not saved.done() and len(running.shards.done()) < 300:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)  # a slow backup must not see the sweep end
+        saved.result()
     process.send_signal(signal.SIGKILL)
     process.communicate()
     [killed] = [files for files in store.sweeps() if files.sweep_id != done.sweep_id]

@@ -265,9 +265,9 @@ def test_policies(policy: str, count: int) -> None:
 def test_the_best_trials_over_all_shards(sweep: TrackedSweep) -> None:
     rows = [row for table in sweep.files.shards.tables() for row in table.to_pylist()]
     fine = sorted((row for row in rows if row["verdict"] != "diverged"), key=lambda row: row["final_loss"])
-    chosen = best_trials(sweep.files, "final_loss", 2)
+    chosen = best_trials(sweep.files, sweep.files.config(), 2)
     assert sorted(t for trials in chosen.values() for t in trials) == sorted(row["trial"] for row in fine[:2])
-    assert sum(map(len, best_trials(sweep.files, "final_loss", 99).values())) == len(fine)
+    assert sum(map(len, best_trials(sweep.files, sweep.files.config(), 99).values())) == len(fine)
 
 
 class Failing:
