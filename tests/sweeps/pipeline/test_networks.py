@@ -191,3 +191,37 @@ def test_a_refused_module_leaves_nothing_behind(cli: Cli, store: Store, tmp_path
     assert error.count("\n") == 1
     assert "it draws random numbers in training" in error
     assert not (store.root / "sweeps").exists()
+
+
+def test_a_sweep_whose_trials_all_raise_looks_failed_everywhere(cli: Cli, store: Store, tmp_path: Path) -> None:
+    model = {"kind": "module", "module": "tests.support.network_modules:Unevaluated"}
+    task = {"dataset": {"kind": "linear", "n": 12, "d": 2}, "model": model}
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(network() | {"task": task}))
+    done = cli("run", path, "--executor", "inline", code=3)
+    [files] = store.sweeps()
+    assert "18 trials could not be run: RuntimeError: no evaluation today:; see " in done.stderr
+    assert f"retry with: sweeps resume {files.sweep_id}" in done.stderr
+    assert files.state() == "failed"
+    [row] = json.loads(cli("list", "--json").stdout)
+    assert (row["state"], row["failed shards"]) == ("failed", 5)
+    shown = json.loads(cli("show", files.sweep_id, "--json").stdout)
+    assert (shown["state"], shown["missing"][0]) == ("failed", "18 of 18 trials")
+    said = " ".join(cli("show", files.sweep_id).stdout.split())
+    assert "failed: RuntimeError: no evaluation today:; see " in said
+    assert "missing: 18 of 18 trials; some runs in MLflow; complete the sweep with: sweeps resume" in said
+    assert 'sweeps_sweeps{state="failed"} 1.0' in cli("metrics").stdout
+    client = MlflowClient(store.tracking_uri)
+    [parent] = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    assert parent.info.status == "FAILED"
+
+
+def test_a_sweep_killed_before_its_report_says_what_is_missing(
+    cli: Cli, make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
+) -> None:
+    files = stored(make_prepared())
+    said = " ".join(cli("show", files.sweep_id).stdout.split())
+    assert "missing: some runs in MLflow; the report; complete the sweep with: sweeps resume" in said
+    cli("resume", files.sweep_id, "--executor", "inline")
+    assert "missing:" not in cli("show", files.sweep_id).stdout
+    assert files.missing() == []

@@ -135,7 +135,7 @@ def test_no_stage_follows_one_that_lacks_a_shard(store: Store, make_prepared: Ca
     files = started(store, prepared, "aa")
     outcome = run(files, prepared, Failing(), Untracked(), Silent())
     assert (outcome.failed_trials, len(files.planned().stages)) == (SIZE, 1)
-    assert files.state() == "computed"
+    assert files.state() == "failed"
     assert resume(files, InlineExecutor(), Untracked(), Silent()).failed_trials == 0
     assert contents(files) == contents(swept(store, prepared, "bb"))
 

@@ -129,7 +129,7 @@ def test_missing_shards_are_named_and_their_failures_kept_until_they_are_done(
     assert (failure.index, str(failure)) == (1, f"{files.where}/failures/00001.txt")
     assert failure.read_text() == "trials 4 to 7: given up after 4 tries\n\nValueError: no"
     assert files.shards.tries(1) == 4
-    assert files.state() == "computed"  # as far as it can be
+    assert files.state() == "failed"
     result = run_shard(prepared, missing)
     assert isinstance(result, ShardResult)
     files.shards.write(result)
