@@ -16,7 +16,7 @@ from sweeps.config.checks import parameter_problems
 from sweeps.config.datasets import FileData
 from sweeps.config.messages import problem_lines
 from sweeps.config.overrides import apply_override
-from sweeps.config.schema import MetricName, SweepConfig
+from sweeps.config.schema import RECORDED_POINTS, SweepConfig
 from sweeps.errors import MAX_PROBLEMS, ConfigError
 from sweeps.text.sanitize import visible
 
@@ -39,11 +39,11 @@ def loads(
     where: str,
     folder: Path = Path(),
     overrides: list[str] | None = None,
-    metric: MetricName | None = None,
+    stored: bool = False,
 ) -> SweepConfig:
     """Validate the text of a sweep file that was read from ``where``; relative paths start at ``folder``.
 
-    ``metric`` replaces the schema's default.
+    ``stored``: it is a stored sweep's; keys that are not set have the defaults of earlier versions.
 
     Raises:
         ConfigError: the text is invalid, with one line per problem.
@@ -53,11 +53,11 @@ def loads(
         raise ConfigError(where, ["must be a mapping with the keys of a sweep"])
     for override in overrides or []:
         apply_override(document, override)
-    return parse(document, where, folder, metric)
+    return parse(document, where, folder, stored)
 
 
-def parse(document: Any, where: str, folder: Path = Path(), metric: MetricName | None = None) -> SweepConfig:
-    """Validate a document that was read from ``where``; relative paths start at ``folder``.
+def parse(document: Any, where: str, folder: Path = Path(), stored: bool = False) -> SweepConfig:
+    """Validate a document that was read from ``where``; arguments as of :func:`loads`.
 
     The config that is returned names its metric.
 
@@ -79,8 +79,11 @@ def parse(document: Any, where: str, folder: Path = Path(), metric: MetricName |
         if path != visible(path):
             raise ConfigError(where, ["task.dataset.path: folder names must not contain control characters"])
         config = with_data_at(config, path)
+    if stored and config.record.points is None:
+        config = config.with_points(RECORDED_POINTS)
     if config.metric.name is None:
-        return config.ranked_by(metric or config.metric_name)
+        # Earlier versions ranked by the training loss even with a validation set.
+        config = config.ranked_by("final_loss" if stored else config.metric_name)
     return config
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Discriminator,
@@ -41,6 +41,7 @@ from sweeps.config.types import (
     Variable,
 )
 
+RECORDED_POINTS = 64  # by default, and in all sweeps of earlier versions
 HYPERPARAMETERS = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
 
 
@@ -87,9 +88,12 @@ class MetricConfig(Model):
 
 
 class RecordConfig(Model):
-    """The steps of each curve that are recorded."""
+    """The steps of each curve that are recorded: the first, the last and ``points`` between.
 
-    points: Points = 64
+    By default there are 64, for networks as many as take at most a quarter of the training's time.
+    """
+
+    points: Points | None = None
     spacing: Literal["log", "linear", "all"] = "log"
 
 
@@ -174,6 +178,16 @@ class SweepConfig(Model):
     def metric_name(self) -> MetricName:
         """The column that ranks trials, the lowest first."""
         return self.metric.name or ("final_validation_loss" if self.task.dataset.validation else "final_loss")
+
+    @property
+    def recording(self) -> dict[str, Any]:
+        """The arguments of sgdcore.Recording."""
+        points = RECORDED_POINTS if self.record.points is None else self.record.points
+        return {"points": points, "spacing": self.record.spacing}
+
+    def with_points(self, points: int) -> SweepConfig:
+        """Return the config with another number of recorded points, the same in its stored form."""
+        return self.model_copy(update={"record": self.record.model_copy(update={"points": points})})
 
     def ranked_by(self, metric: MetricName) -> SweepConfig:
         """Return the config with another metric."""

@@ -16,7 +16,7 @@ from sweeps.planning.prepared import PreparedSweep
 
 def recorded_steps(prepared: PreparedSweep) -> list[int]:
     """Return the steps at which a sweep's curves are recorded."""
-    steps: list[int] = Recording(**prepared.config.record.model_dump()).steps(0, prepared.plan.steps).tolist()
+    steps: list[int] = Recording(**prepared.config.recording).steps(0, prepared.plan.steps).tolist()
     return steps
 
 

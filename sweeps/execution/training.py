@@ -23,7 +23,7 @@ def train_table(prepared: PreparedSweep, trials: Trials, **changes: Any) -> pa.T
 
 def train_trials(prepared: PreparedSweep, trials: Trials, **changes: Any) -> Trajectories:
     """Train trials of the plan; ``changes`` override arguments of sgdcore.train."""
-    training, record = prepared.config.training, prepared.config.record
+    training = prepared.config.training
     arguments: dict[str, Any] = {
         "epochs": training.epochs,
         "batch_size": training.batch_size,
@@ -31,7 +31,7 @@ def train_trials(prepared: PreparedSweep, trials: Trials, **changes: Any) -> Tra
         "dtype": training.dtype,
         "seeds": trials.seed,
         "start": start_values(prepared, trials),
-        "record": Recording(**record.model_dump()),
+        "record": Recording(**prepared.config.recording),
         "device": training.device,
         "compile": training.compile,
         "threads": prepared.threads,

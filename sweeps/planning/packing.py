@@ -33,7 +33,7 @@ def shard_size(config: SweepConfig, task: Task, trials: int, steps: int, cores: 
     """Return the trials per shard: about a second of work on one core, within memory, and work for every core."""
     parameters = len(task.parameter_names)
     batch = min(config.training.batch_size, task.samples)
-    points = len(Recording(config.record.points, config.record.spacing).steps(0, steps))
+    points = len(Recording(**config.recording).steps(0, steps))
     evaluation = 50 * parameters**2 if task.is_quadratic else 2 * parameters * task.samples
     flops = steps * (6 * batch + 12) * parameters + points * evaluation
     size = 8 * points * (2 + (parameters if parameters <= MAX_PATH_PARAMETERS else 0)) + 8 * parameters + 200

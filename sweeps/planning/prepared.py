@@ -10,6 +10,7 @@ from sgdcore.engine import check_task
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning import task_loader
+from sweeps.planning.curve_points import default_points
 from sweeps.planning.plan import Plan
 from sweeps.planning.planner import make_plan
 from sweeps.planning.shards import ShardResult
@@ -46,6 +47,8 @@ def prepare(config: SweepConfig, where: str = "config", trials_per_shard: int | 
         DataError: the data cannot be used.
     """
     task = task_loader.load_task(config.task)
+    if config.record.points is None:
+        config = config.with_points(default_points(config, task))
     try:
         check_task(task, config.training.dtype, config.training.batch_size)
         return PreparedSweep(config, task, make_plan(config, task, where, trials_per_shard))

@@ -182,8 +182,7 @@ class SweepFiles:
             StoreError: it cannot be read.
             ConfigError: it is invalid.
         """
-        # Sweeps of earlier versions, whose files name no metric, rank by the training loss even with a validation set.
-        return loads(self.config_yaml(), self.config_location, metric="final_loss")
+        return loads(self.config_yaml(), self.config_location, stored=True)
 
     def planned(self) -> Extent:
         """Return the planned part of the sweep.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
@@ -16,10 +16,12 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from sgdcore.errors import InvalidTask
+from sgdcore.kernels.module_torch.traced import Traced
 from sgdcore.tasks.initialisation import initialised, undrawn
 from sgdcore.tasks.models import Model
 from sgdcore.tasks.task import Task
 
+T = TypeVar("T")
 Parameters = dict[str, torch.Tensor]
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -51,6 +53,15 @@ class Network:
         self.names, self.shapes = list(trained), [p.shape for p in trained.values()]
         self.sizes = [p.numel() for p in trained.values()]
         self.checked: set[int] = set()  # batch sizes
+        self._made: dict[Any, Any] = {}
+
+    def once(self, make: Callable[..., T], *arguments: Any) -> T:
+        """Return ``make(self, *arguments)``, which is called once for these arguments."""
+        key = (make, *arguments)
+        if key not in self._made:
+            self._made[key] = make(self, *arguments)
+        made: T = self._made[key]
+        return made
 
     def outputs(self, params: Parameters, features: torch.Tensor) -> torch.Tensor:
         """Return (B,) outputs for one trial's parameters and (B, k) features."""
@@ -70,7 +81,7 @@ class Network:
 
 @contextmanager
 def network(model: Model, width: int, dtype: str, device: str) -> Iterator[Network]:
-    """Yield a network of the model that no other thread uses meanwhile; compiled steps are cached with it."""
+    """Yield a network of the model that no other thread uses meanwhile; recorded and compiled steps stay with it."""
     unused = _unused(model, width, dtype, device)
     try:
         net = unused.pop()
@@ -93,8 +104,8 @@ def loss_function(loss: str, huber_delta: float) -> LossFunction:
     return functional.mse_loss if loss == "mse" else functional.l1_loss
 
 
-def gradients(net: Network, loss: LossFunction, own_samples: bool) -> Callable[..., Parameters]:
-    """Return a function of (T, ...) parameters, (B, k) features and (B,) targets that returns (T, ...) gradients.
+def gradients(net: Network, loss: LossFunction, own_samples: bool) -> Traced:
+    """Return a function of (T, P) parameters, (B, k) features and (B,) targets that returns (T, P) gradients.
 
     These are gradients of the batch's mean loss. With ``own_samples`` every trial has its own batch: (T, B, k) and
     (T, B).
@@ -104,19 +115,26 @@ def gradients(net: Network, loss: LossFunction, own_samples: bool) -> Callable[.
         return loss(net.outputs(params, features), targets)
 
     samples = 0 if own_samples else None
-    return vmap(grad(batch_loss), in_dims=(0, samples, samples))
+    of_pack = vmap(grad(batch_loss), in_dims=(0, samples, samples))
+    return Traced(lambda params, features, targets: net.join(of_pack(net.split(params), features, targets)))
 
 
-def full_losses(
-    net: Network, loss: LossFunction, params: torch.Tensor, samples: tuple[torch.Tensor, torch.Tensor], trials: int
-) -> torch.Tensor:
-    """Return (T,) losses over a whole set for (T, P) parameters, ``trials`` at a time; means are taken in float64."""
+def summed_losses(net: Network, loss: LossFunction) -> Traced:
+    """Return a function of (T, P) parameters, (B, k) features and (B,) targets: (T,) float64 sums of their losses."""
 
-    def one(values: Parameters) -> torch.Tensor:
-        return loss(net.outputs(values, samples[0]).double(), samples[1].double())
+    def one(params: Parameters, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return loss(net.outputs(params, features).double(), targets.double()) * len(targets)
 
+    of_pack = vmap(one, in_dims=(0, None, None))
+    return Traced(lambda params, features, targets: of_pack(net.split(params), features, targets))
+
+
+def is_by_sample(net: Network, features: torch.Tensor) -> bool:
+    """Return whether, in evaluation, a sample's output does not depend on the other samples of its batch."""
+    half = len(features) // 2
     with evaluating(net.module):
-        return vmap(one, chunk_size=trials)(net.split(params))
+        parts = torch.cat([net.outputs({}, part) for part in (features[:half], features[half:]) if len(part)])
+        return torch.allclose(net.outputs({}, features), parts, rtol=1e-3, atol=1e-6, equal_nan=True)
 
 
 def saved_bytes(net: Network, samples: tuple[torch.Tensor, torch.Tensor], loss: LossFunction) -> int:
@@ -213,7 +231,7 @@ def _try_in_a_pack(net: Network, loss: LossFunction, features: torch.Tensor, tar
     try:
         with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns if vmap is slow
-            net.join(gradients(net, loss, own_samples=False)(pack, features, targets))
+            gradients(net, loss, own_samples=False)(net.join(pack), features, targets)
     except RuntimeError as error:
         if "randomness" in str(error):
             raise InvalidTask(

@@ -2,13 +2,16 @@
 
 A pack's parameters, buffers and hyperparameters are (T, P) and (T, 1) tensors; sgdcore.rule runs on them unchanged.
 torch sums a pack's products in a different order from a single trial's: results equal torch.optim.SGD's up to rounding,
-not bit for bit. All packs have one size, chosen from memory, so that one compiled step fits them all.
+not bit for bit. Packs have the same size on every CPU.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -21,17 +24,23 @@ from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment
 from sgdcore.kernels.module_torch.functional import (
     Network,
-    full_losses,
+    evaluating,
     gradients,
+    is_by_sample,
     loss_function,
     network,
     saved_bytes,
+    summed_losses,
     torch_threads,
 )
+from sgdcore.tasks.task import Quadratic
 from sgdcore.trajectories import NEVER, Curves, State
 
-PACK_TRIALS = 1024  # more trials do not make a step cheaper per trial
-_CPU_BYTES, _GPU_SHARE = 1 << 28, 0.25  # memory limit of a pack
+PACK_TRIALS = 1024  # on a GPU, more trials do not make a step cheaper per trial
+_CPU_TRIALS = 32  # on the CPU, neither do more than these
+_CPU_BYTES, _GPU_SHARE = 1 << 24, 0.25  # memory limit of a pack: about a core's caches, a share of the GPU's memory
+_BLOCK_BYTES = 1 << 21  # memory limit of an evaluation on the CPU
+_TRIED = 32  # samples
 _LOOK = 64  # steps between two checks of whether any trial still runs
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -41,59 +50,76 @@ Step = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 def advance(
     problem: Problem, hyperparams: Hyperparams, state: State, segment: Segment, curves: Curves, resources: Resources
 ) -> None:
-    """Step all trials, pack by pack."""
-    dtype, device = str(problem.features.dtype), resources.device
-    width = problem.features.shape[1]
-    with network(problem.task.model, width, dtype, device) as net, torch_threads(resources.threads):
-        data = _Data(problem, segment, net, device)
-        for first in range(0, len(hyperparams), data.pack):
-            trials = np.arange(first, min(first + data.pack, len(hyperparams)))
-            pack = _Pack(hyperparams[trials], state.take(trials), data, segment.order[trials])
+    """Step all trials, pack by pack; on the CPU, each thread has a pack."""
+    if not len(hyperparams):
+        return
+    data = _Data(problem, segment, resources.device)
+    with _network(problem, resources.device) as net:
+        size, block = _sizes(net, data, segment.batch_size, len(hyperparams))
+    firsts = range(0, len(hyperparams), size)
+    threads = min(resources.threads, len(firsts)) if resources.device == "cpu" else 1
+    stop = Event()
+
+    def run(first: int) -> None:
+        trials = np.arange(first, min(first + size, len(hyperparams)))
+        with _network(problem, resources.device) as net, torch_threads(max(1, resources.threads // threads)):
+            pack = _Pack(hyperparams[trials], state.take(trials), data, net, block, segment.order[trials])
             part = curves.like(len(trials))
-            pack.run(segment, part, resources.compile)
-            state.put(trials, pack.state())
-            curves.put(trials, part, segment.recorded)
+            pack.run(segment, part, resources.compile, stop)
+        state.put(trials, pack.state())
+        curves.put(trials, part, segment.recorded)
+
+    if threads == 1:
+        for first in firsts:
+            run(first)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            deque(pool.map(run, firsts), maxlen=0)
+        except BaseException:  # an error in a pack, or Ctrl-C: the other packs are not wanted any more
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _network(problem: Problem, device: str) -> AbstractContextManager[Network]:
+    return network(problem.task.model, problem.features.shape[1], str(problem.features.dtype), device)
+
+
+def _sizes(net: Network, data: _Data, batch_size: int, trials: int) -> tuple[int, int]:
+    """Return the trials of a pack and the samples of an evaluation that fit in memory, on the CPU in the caches."""
+    on_cpu = data.device == "cpu"
+    room = _CPU_BYTES if on_cpu else _GPU_SHARE * torch.cuda.mem_get_info(data.device)[1]
+    batch = min(batch_size, len(data.training[1]))
+    saved = saved_bytes(net, (data.training[0][:batch], data.training[1][:batch]), data.loss)
+    # Values of a pack: parameters, buffers, gradients and temporaries of the rule; and a step's activations, forward
+    # and backward.
+    each = 12 * sum(net.sizes) * data.training[0].element_size() + 3 * saved
+    most = int(np.clip(room // max(1, each), 1, _CPU_TRIALS if on_cpu else PACK_TRIALS))
+    size = -(-trials // -(-trials // most))  # packs of about one size, so that few shapes are recorded
+    block = int((_BLOCK_BYTES if on_cpu else room) // max(1, size * saved // batch))
+    return size, max(1, block) if is_by_sample(net, data.training[0][:_TRIED]) else len(data.training[1])
 
 
 class _Data:
     """The data that all packs of a segment share."""
 
-    def __init__(self, problem: Problem, segment: Segment, net: Network, device: str) -> None:
-        self.problem, self.net, self.device = problem, net, device
+    def __init__(self, problem: Problem, segment: Segment, device: str) -> None:
+        self.problem, self.device = problem, device
         self.training = _tensors((problem.features, problem.targets), device)
         self.validation = _tensors(problem.held_out, device) if problem.held_out else None
         self.samples = torch.from_numpy(segment.samples.astype(np.int64)).to(device)
         self.own_samples = len(segment.samples) > 1
         self.loss = loss_function(problem.task.loss, problem.task.huber_delta)
-        batch = min(segment.batch_size, len(problem.targets))
-        room = _room(device)
-        # Values of a pack: parameters, buffers, gradients and temporaries of the rule; and a step's activations,
-        # forward and backward.
-        values = 12 * sum(net.sizes) * problem.features.itemsize
-        activations = 3 * saved_bytes(net, (self.training[0][:batch], self.training[1][:batch]), self.loss)
-        self.pack = int(np.clip(room // max(1, values + activations), 1, PACK_TRIALS))
-        self.at_once = int(np.clip(room // max(1, 3 * saved_bytes(net, self.training, self.loss)), 1, self.pack))
-
-    def losses(self, params: torch.Tensor) -> NDArray[np.float64]:
-        """Return (T,) training losses for (T, P) parameters."""
-        form = self.problem.training
-        return form.value(_numpy(params.double())) if form else self._full(params, self.training)
-
-    def validation_losses(self, params: torch.Tensor) -> NDArray[np.float64]:
-        """Return (T,) validation losses for (T, P) parameters."""
-        assert self.validation is not None
-        form = self.problem.validation
-        return form.value(_numpy(params.double())) if form else self._full(params, self.validation)
-
-    def _full(self, params: torch.Tensor, samples: Pair) -> NDArray[np.float64]:
-        return _numpy(full_losses(self.net, self.loss, params, samples, self.at_once))
 
 
 class _Pack:
     """A set of trials that are stepped together."""
 
-    def __init__(self, hyperparams: Hyperparams, state: State, data: _Data, order: NDArray[np.intp]) -> None:
-        self.data, self.before = data, state
+    def __init__(
+        self, hyperparams: Hyperparams, state: State, data: _Data, net: Network, block: int, order: NDArray[np.intp]
+    ) -> None:
+        self.data, self.net, self.block, self.before = data, net, block, state
         dtype, device = state.params.dtype, data.device
         self.params, self.buffers, self.direction, self.peak, self.peak_step, self.stopped = (
             torch.from_numpy(a).to(device)
@@ -121,21 +147,23 @@ class _Pack:
         )
         self.watched = bool(state.direction.any())
 
-    def run(self, segment: Segment, curves: Curves, compiled: bool) -> None:
-        """Run to the segment's end and record along the way."""
+    def run(self, segment: Segment, curves: Curves, compiled: bool, stop: Event) -> None:
+        """Run to the segment's end, or until ``stop`` is set, and record along the way."""
         data = self.data
         n, start = len(data.problem.targets), self.before.step
         per_epoch = -(-n // segment.batch_size)
         points = dict(
             zip(curves.steps[segment.recorded].tolist(), range(*segment.recorded.indices(1 << 62)), strict=True)
         )
-        key = (data.net, data.loss, data.own_samples)
-        first_step, step = _step(*key, True, False), _step(*key, False, compiled)
+        first_step, step = (
+            self.net.once(_step, data.loss, data.own_samples, is_first, compiled and not is_first)
+            for is_first in (True, False)
+        )
         curves.blank(segment.recorded)
         if start in points:
             self.record(points[start], curves)
         for t in range(start, segment.stop):
-            if t % _LOOK == 0 and not bool((self.stopped == NEVER).any()):
+            if stop.is_set() or (t % _LOOK == 0 and not bool((self.stopped == NEVER).any())):
                 break
             row = (t // per_epoch - segment.first_epoch) % data.samples.shape[1]
             place = t % per_epoch * segment.batch_size
@@ -160,13 +188,25 @@ class _Pack:
         """Fill one point of the curves for the running trials."""
         running = _numpy(self.stopped == NEVER)
         with np.errstate(over="ignore", invalid="ignore"):  # from diverging trials
-            curves.loss[running, point] = self.data.losses(self.params)[running]
+            form, data = self.data.problem.training, self.data
+            curves.loss[running, point] = self.losses(form, data.training)[running]
             if curves.squared_norm is not None:
                 curves.squared_norm[running, point] = _numpy(self.params.double().square().sum(1))[running]
-            if curves.validation_loss is not None:
-                curves.validation_loss[running, point] = self.data.validation_losses(self.params)[running]
+            if curves.validation_loss is not None and data.validation is not None:
+                form = data.problem.validation
+                curves.validation_loss[running, point] = self.losses(form, data.validation)[running]
         if curves.path is not None:
             curves.path[running, point] = _numpy(self.params)[running]
+
+    def losses(self, form: Quadratic | None, samples: Pair) -> NDArray[np.float64]:
+        """Return the (T,) mean losses over a whole set, summed in float64 block by block."""
+        if form:
+            return form.value(_numpy(self.params.double()))
+        features, targets = samples
+        summed = self.net.once(summed_losses, self.data.loss)
+        with evaluating(self.net.module):
+            blocks = zip(torch.split(features, self.block), torch.split(targets, self.block), strict=True)
+            return _numpy(sum((summed(self.params, *block) for block in blocks), torch.zeros(()))) / len(targets)
 
     def state(self) -> State:
         """Return the state of the trials."""
@@ -192,15 +232,15 @@ _update = rule.bind(
 )
 
 
-@lru_cache(maxsize=32)
 def _step(net: Network, loss: Any, own_samples: bool, is_first: bool, compiled: bool) -> Step:
     """Return the function that takes one step of a pack; a compiled one is recompiled for every new shape."""
     gradient = gradients(net, loss, own_samples)
+    of_batch = gradient.function if compiled else gradient
 
     def step(
         params: torch.Tensor, buffers: torch.Tensor, running: torch.Tensor, columns: Any, features: Any, targets: Any
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        change = net.join(gradient(net.split(params), features, targets))
+        change = of_batch(params, features, targets)
         new, momentum = _update(params, change, buffers, is_first, *columns)
         finite = torch.isfinite(new).all(dim=1)
         moves = running[:, None]
@@ -223,11 +263,6 @@ def _compiled(step: Step) -> Step:
             raise KernelUnavailable(f"torch.compile failed: {reason}; set compile: false to run without it") from error
 
     return run
-
-
-def _room(device: str) -> float:
-    """Return the bytes that a pack can use: fixed on the CPU, so that packs are the same on every machine."""
-    return _GPU_SHARE * torch.cuda.mem_get_info(device)[1] if device != "cpu" else _CPU_BYTES
 
 
 def _tensors(arrays: tuple[NDArray[Any], NDArray[Any]], device: str) -> Pair:

@@ -40,15 +40,19 @@ if TYPE_CHECKING:
     from sweeps.store.store import SweepFiles
     from sweeps.tracking.mlflow.tracker import MlflowTracker
 
+_WHY_POINTS = ", each a pass over all data; the default takes at most a quarter of the training (record.points sets it)"
+
 
 @app.command()
 def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False) -> None:
     """Show what a sweep would run, without writing anything."""
+    from sgdcore import Recording
     from sweeps.cli.terminal import say, show_frame, show_json
     from sweeps.planning.prediction import forecast
 
     prepared = prepare_sweep_file(config, set_, as_json=as_json)
     summary = prepared.plan.summary()
+    points = len(Recording(**prepared.config.recording).steps(0, prepared.plan.steps))
     expected = forecast(prepared)
     if as_json:
         show_json(summary | {"predicted": asdict(expected) if expected else None})
@@ -58,6 +62,7 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
         f"task: {prepared.config.task.dataset.kind} data, {prepared.task.samples:,} samples; "
         f"parameters {', '.join(prepared.plan.parameter_names[:8])}"
     )
+    say(f"curves: {points:,} points{'' if prepared.task.is_quadratic else _WHY_POINTS}")
     say(f"shards: {summary['shards']:,} of up to {prepared.plan.trials_per_shard:,} trials")
     for what, aggregate in (("dropped", prepared.plan.dropped), ("merged", prepared.plan.merged)):
         for reason, count in aggregate.items():

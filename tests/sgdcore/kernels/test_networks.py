@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sgdcore import Dataset, Hyperparams, InvalidTask, MlpModel, ModuleModel, Recording, Task, judge, train
+from sgdcore.kernels.module_torch import functional, traced
 from sgdcore.kernels.module_torch import kernel as torch_kernel
 from tests.support import network_modules
 from tests.support.kernel_cases import ALL_KINDS, assert_same
@@ -270,3 +271,68 @@ def test_the_digest_of_a_module_is_that_of_its_file(tmp_path, monkeypatch):
     assert len(before) == 64
     assert model.source_digest != before
     assert ModuleModel(len).source_digest == ""
+
+
+class Drifting(nn.Module):
+    """Does something else at every call, which a recorded graph would not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.calls = nn.Linear(2, 1), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.linear(x) * (1 + self.calls % 2)
+
+
+@pytest.mark.parametrize("name", ["small", "normalised", "Fourier", "Tied", "Scaled"])
+def test_a_recorded_step_has_the_bits_of_the_plain_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for calls in (10**9, 2):
+        monkeypatch.setattr(traced, "_PLAIN_CALLS", calls)
+        functional._unused.cache_clear()  # networks that have recorded nothing yet
+        results.append(run(module(name), record=Recording(20)))
+    plain, recorded = results
+    np.testing.assert_array_equal(recorded.params, plain.params)
+    np.testing.assert_array_equal(recorded.loss, plain.loss)
+
+
+def test_a_module_that_a_graph_does_not_repeat_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traced, "_PLAIN_CALLS", 2)
+    net = functional.Network(ModuleModel(Drifting), 2, "float32", "cpu")
+    gradient = functional.gradients(net, functional.loss_function("mse", 1.0), own_samples=False)
+    features, targets = torch.from_numpy(INPUTS[:5]).float(), torch.ones(5)
+    found = [gradient(torch.ones(1, 3), features, targets) for _ in range(6)]
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[2], found[3])
+
+
+@pytest.mark.parametrize("arguments", [{}, {"layer": "BatchNorm1d", "track_running_stats": False}])
+def test_losses_do_not_depend_on_the_blocks_that_they_are_summed_in(
+    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that looks at its whole batch is evaluated on the whole set."""
+    task = module("normalised", **arguments)
+    whole = run(task, dtype="float64", epochs=3, batch_size=11)
+    monkeypatch.setattr(torch_kernel, "_BLOCK_BYTES", 1000)
+    blocks = run(task, dtype="float64", epochs=3, batch_size=11)
+    np.testing.assert_allclose(blocks.loss, whole.loss, rtol=1e-12)
+    np.testing.assert_allclose(blocks.loss, run(task, "reference", dtype="float64", epochs=3, batch_size=11).loss)
+
+
+def test_packs_trained_at_once_have_the_bits_of_packs_in_turn() -> None:
+    rows = Hyperparams(lr=np.geomspace(1e-3, 0.1, 3 * torch_kernel._CPU_TRIALS + 5), momentum=0.9)
+    one, several = (
+        train(module("small"), rows, epochs=3, batch_size=5, kernel="torch", threads=threads) for threads in (1, 3)
+    )
+    np.testing.assert_array_equal(several.params, one.params)
+    np.testing.assert_array_equal(several.loss, one.loss)
+
+
+def test_an_error_in_one_pack_ends_all() -> None:
+    def unevaluated() -> nn.Module:
+        return network_modules.Unevaluated()
+
+    rows = Hyperparams(lr=np.geomspace(1e-3, 0.1, 100))
+    with pytest.raises(RuntimeError, match="no evaluation today"):
+        train(Task(DATA, ModuleModel(unevaluated)), rows, epochs=3, kernel="torch", threads=3)
