@@ -26,6 +26,7 @@ from sweeps.planning.shards import Shard, ShardFailure, ShardResult
 from sweeps.store.reopen import reopen
 from sweeps.store.store import Store, SweepFiles
 from tests.support.doubles import Silent, Untracked
+from tests.support.ray_cluster import LEAST_OBJECT_STORE
 
 MakePrepared = Callable[..., PreparedSweep]
 
@@ -279,6 +280,7 @@ def test_a_running_cluster_of_several_nodes_is_joined(
 
     ray_executor.stop()
     each = {"num_cpus": 2, "num_gpus": 1, "node_ip_address": "127.0.0.1"}
+    each |= {"object_store_memory": LEAST_OBJECT_STORE, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=each)
     try:
         cluster.add_node(**each)

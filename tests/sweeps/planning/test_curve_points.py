@@ -28,7 +28,7 @@ def test_curves_take_at_most_a_quarter_of_the_training(epochs: int, validation: 
     evaluated = (points + 2) * 40  # samples, the validation set's included
     trained = 3 * epochs * task.samples  # a step is a forward and a backward pass, about three evaluations
     assert points in (0, 64) or evaluated <= trained / 4 < evaluated + 40
-    assert (points == 64) == (66 * 40 <= trained / 4)
+    assert (points == 64) == (trained / 4 >= 66 * 40)
 
 
 def test_what_the_file_says_is_recorded(make_prepared: Prepare) -> None:
