@@ -103,7 +103,8 @@ DEFAULT_STORE = "sweep-store"
 def prepare_sweep_file(
     config: Path, overrides: list[str] | None, keeper: Store | None = None, as_json: bool = False
 ) -> PreparedSweep:
-    """Load a sweep file and plan it. A user's module is named in the output before it is imported.
+    """Load a sweep file and plan it. A user's module is named in the output before it is imported, and so is
+    what was left out, filled in or encoded in the data.
 
     With a store ``keeper``, the data file is copied there and read from the copy.
     """
@@ -119,7 +120,10 @@ def prepare_sweep_file(
     if keeper is not None and isinstance(data := loaded.task.dataset, FileData) and Path(data.path).is_file():
         keeper.check_writable()
         loaded = with_data_at(loaded, str(keeper.keep_data(Path(data.path))))
-    return prepare(loaded, str(config))
+    prepared = prepare(loaded, str(config))
+    for each in prepared.task.dataset.notes:
+        (note if as_json else say)(f"data: {each}")
+    return prepared
 
 
 def find(store: str, sweep_id: str) -> tuple[Store, SweepFiles]:

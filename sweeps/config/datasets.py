@@ -26,6 +26,8 @@ from sweeps.config.types import (
     Text,
 )
 
+MAX_DATA_BYTES = 1_000_000_000  # of a data file; the table in memory is several times as large
+
 
 class DataConfig(Model):
     """The options that all data sets share; ``validation`` is the share of samples that is held out."""
@@ -88,6 +90,8 @@ class FileData(DataConfig):
     path: FilePath
     target: Text
     features: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    missing: Literal["error", "drop", "mean"] = "error"
+    categories: Literal["error", "one_hot"] = "error"
 
     @model_validator(mode="after")
     def _check_features(self) -> Self:

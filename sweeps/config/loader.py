@@ -18,6 +18,7 @@ from sweeps.config.messages import problem_lines
 from sweeps.config.overrides import apply_override
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import MAX_PROBLEMS, ConfigError
+from sweeps.text.regular_file import read_regular
 from sweeps.text.sanitize import visible
 
 
@@ -85,11 +86,7 @@ def read_text(path: Path) -> str:
         ConfigError: the file cannot be read.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device can be endless
-            raise ConfigError(str(path), ["cannot be read: not a regular file"])
-        with path.open("rb") as file:
-            content = file.read(4 * strict_yaml.MAX_CHARACTERS + 1)
-        return content.decode("utf-8", errors="strict" if len(content) <= 4 * strict_yaml.MAX_CHARACTERS else "ignore")
+        return read_regular(path, 4 * strict_yaml.MAX_CHARACTERS).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), ["cannot be read: not UTF-8 text"]) from error
     except OSError as error:

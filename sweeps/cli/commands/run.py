@@ -45,19 +45,23 @@ if TYPE_CHECKING:
 def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False) -> None:
     """Show what a sweep would run, without writing anything."""
     from sweeps.cli.terminal import say, show_frame, show_json
+    from sweeps.config.messages import listed
     from sweeps.planning.prediction import forecast
+    from sweeps.planning.prepared import data_summary
 
     prepared = prepare_sweep_file(config, set_, as_json=as_json)
     summary = prepared.plan.summary()
     expected = forecast(prepared)
     if as_json:
-        show_json(summary | {"predicted": asdict(expected) if expected else None})
+        show_json(summary | {"data": data_summary(prepared.task), "predicted": asdict(expected) if expected else None})
         return
     say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {prepared.plan.steps:,} steps")
     say(
         f"task: {prepared.config.task.dataset.kind} data, {prepared.task.samples:,} samples; "
         f"parameters {', '.join(prepared.plan.parameter_names[:8])}"
     )
+    target = getattr(prepared.config.task.dataset, "target", "")
+    say(f"features: {listed(prepared.task.dataset.feature_names)}{target and f'; target: {target}'}")
     say(f"shards: {summary['shards']:,} of up to {prepared.plan.trials_per_shard:,} trials")
     for what, aggregate in (("dropped", prepared.plan.dropped), ("merged", prepared.plan.merged)):
         for reason, count in aggregate.items():

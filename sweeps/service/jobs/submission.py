@@ -18,6 +18,7 @@ from sweeps.config.models import ModuleModel
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import InputError
 from sweeps.text.redact import redact_uri
+from sweeps.text.regular_file import read_regular
 
 MAX_FILE_BYTES = 50_000_000  # per uploaded file; Ray accepts packages of up to 100 MiB
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # Ray accepts any id and uses it in paths and addresses
@@ -158,6 +159,6 @@ def _with_files(config: SweepConfig, path: Path) -> tuple[SweepConfig, dict[str,
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, MAX_FILE_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
