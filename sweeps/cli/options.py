@@ -110,7 +110,7 @@ def prepare_sweep_file(
     """
     from sweeps.cli.terminal import note, say
     from sweeps.config.datasets import FileData
-    from sweeps.config.loader import load, with_data_at
+    from sweeps.config.loader import load, with_data
     from sweeps.config.models import ModuleModel
     from sweeps.planning.prepared import prepare
 
@@ -119,7 +119,7 @@ def prepare_sweep_file(
         (note if as_json else say)(f"module: {model.module} is imported and called, here and by every worker")
     if keeper is not None and isinstance(data := loaded.task.dataset, FileData) and Path(data.path).is_file():
         keeper.check_writable()
-        loaded = with_data_at(loaded, str(keeper.keep_data(Path(data.path))))
+        loaded = with_data(loaded, path=str(keeper.keep_data(Path(data.path))))
     prepared = prepare(loaded, str(config))
     for each in prepared.task.dataset.notes:
         (note if as_json else say)(f"data: {each}")

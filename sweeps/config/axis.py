@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
+    PrivateAttr,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from sweeps.config.base import Model
 from sweeps.config.messages import shown
+from sweeps.config.ranges import linear, logarithmic
 from sweeps.config.types import (
     CUSTOM,
     AxisLength,
@@ -44,6 +46,8 @@ class Axis(Model):
     """The number of values of a range, both ends included."""
     scale: Literal["linear", "log"] | None = None
     """Whether the values of a range have equal differences (linear, the default) or equal ratios (log)."""
+
+    _as_numpy: bool = PrivateAttr(default=False)
 
     @model_validator(mode="after")
     def _one_form(self) -> Axis:
@@ -83,7 +87,15 @@ class Axis(Model):
         if self.count is None:
             return np.array(self.named(), dtype=np.float64)
         low, high = map(float, self.named())
-        return (np.geomspace if self.scale == "log" else np.linspace)(low, high, self.count)
+        if self._as_numpy:
+            return (np.geomspace if self.scale == "log" else np.linspace)(low, high, self.count)
+        return (logarithmic if self.scale == "log" else linear)(low, high, self.count)
+
+    def as_numpy(self) -> Axis:
+        """Return a copy whose range has the points of numpy.linspace or numpy.geomspace."""
+        copy = self.model_copy()
+        copy._as_numpy = True
+        return copy
 
 
 def _listed(given: Any) -> Any:

@@ -69,13 +69,13 @@ def parse(document: Any, where: str, folder: Path = Path()) -> SweepConfig:
         path = os.path.realpath(folder / dataset.path)
         if path != visible(path):
             raise ConfigError(where, ["task.dataset.path: folder names must not contain control characters"])
-        config = with_data_at(config, path)
+        config = with_data(config, path=path)
     return config
 
 
-def with_data_at(config: SweepConfig, path: str) -> SweepConfig:
-    """Return a copy of the config with another path for its data file."""
-    dataset = config.task.dataset.model_copy(update={"path": path})
+def with_data(config: SweepConfig, **options: Any) -> SweepConfig:
+    """Return a copy of the config with other options of its data set, such as the path of the data file."""
+    dataset = config.task.dataset.model_copy(update=options)
     return config.model_copy(update={"task": config.task.model_copy(update={"dataset": dataset})})
 
 

@@ -215,6 +215,11 @@ class SweepConfig(Model):
         """Return the parameter mappings; the sweep is the union of their products."""
         return self.parameters if isinstance(self.parameters, list) else [self.parameters]
 
+    def with_numpy_ranges(self) -> SweepConfig:
+        """Return a copy whose ranges have the points of numpy.linspace and numpy.geomspace."""
+        mappings = [{name: axis.as_numpy() for name, axis in mapping.items()} for mapping in self.mappings()]
+        return self.model_copy(update={"parameters": mappings if isinstance(self.parameters, list) else mappings[0]})
+
     def to_yaml(self) -> str:
         """Return the resolved file as YAML: every key that was set, in the schema's order."""
         return strict_yaml.write(self.model_dump(mode="json", exclude_unset=True))

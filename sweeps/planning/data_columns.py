@@ -48,6 +48,11 @@ def read_columns(file: DataFile, config: FileData) -> Dataset:
     return Dataset(values, target.numbers, names, notes=tuple(notes))
 
 
+def is_unnamed(name: object) -> bool:
+    """Return whether a column has no name, also if pandas has given it one."""
+    return _UNNAMED.fullmatch(str(name)) is not None
+
+
 def _features(file: DataFile, config: FileData) -> tuple[list[str], list[str]]:
     """Return the features, and a note for each index that is left out."""
     columns = list(file.table.columns)
@@ -57,7 +62,7 @@ def _features(file: DataFile, config: FileData) -> tuple[list[str], list[str]]:
         raise DataError(f"{file.path}: no column {shown(absent[0])}; its columns are {listed([*map(str, columns)])}")
     if config.features:
         return features, []
-    unnamed = [name for name in features if _UNNAMED.fullmatch(str(name))]
+    unnamed = [name for name in features if is_unnamed(name)]
     for name in unnamed:
         if not _is_index(file, name):
             place = columns.index(name) + 1
@@ -73,7 +78,7 @@ def _is_index(file: DataFile, name: str) -> bool:
     columns, cells = list(file.table.columns), file.table[name]
     if name.startswith("__index_level_"):
         return True
-    in_front = all(_UNNAMED.fullmatch(str(before)) for before in columns[: columns.index(name)])
+    in_front = all(map(is_unnamed, columns[: columns.index(name)]))
     labels = pd.api.types.infer_dtype(cells, skipna=False) in ("integer", "string")
     return in_front and labels and bool(cells.is_unique)
 

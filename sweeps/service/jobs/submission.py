@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sweeps.config.datasets import FileData
-from sweeps.config.loader import load, with_data_at
+from sweeps.config.loader import load, with_data
 from sweeps.config.messages import shown
 from sweeps.config.models import ModuleModel
 from sweeps.config.schema import SweepConfig
@@ -147,7 +147,7 @@ def _with_files(config: SweepConfig, path: Path) -> tuple[SweepConfig, dict[str,
     if isinstance(dataset, FileData) and Path(dataset.path).is_file():
         name = f"data.{dataset.kind}"
         files[name] = Path(dataset.path)
-        config = with_data_at(config, name)
+        config = with_data(config, path=name)
     for file in files.values():
         if (size := file.stat().st_size) > MAX_FILE_BYTES:
             raise InputError(
