@@ -34,6 +34,8 @@ class PlanSummary:
         trials: the number of trials of the first stage; a grid has one stage.
         steps: steps per trial.
         shards: the number of shards on this machine.
+        features: the names of the features, in order.
+        notes: what was left out, filled in or encoded when the data were read.
         swept: the axes with more than one value, the widest first.
         dropped: combinations that torch.optim.SGD rejects, counted by reason.
         merged: combinations that are the same trial as another one, counted by reason.
@@ -43,6 +45,8 @@ class PlanSummary:
     trials: int
     steps: int
     shards: int
+    features: tuple[str, ...]
+    notes: tuple[str, ...]
     swept: tuple[str, ...]
     dropped: Mapping[str, int]
     merged: Mapping[str, int]
@@ -102,6 +106,8 @@ def plan(config: SweepConfig) -> PlanSummary:
         trials=len(planned),
         steps=planned.steps,
         shards=len(planned.shards()),
+        features=prepared.task.dataset.feature_names,
+        notes=prepared.task.dataset.notes,
         swept=planned.swept,
         dropped=dict(planned.dropped),
         merged=dict(planned.merged),

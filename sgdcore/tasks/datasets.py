@@ -23,6 +23,7 @@ class Dataset:
         targets: (n,) float64, finite.
         feature_names: d names; x0, x1, ... by default (x for a single feature).
         validation: a held-out data set with the same features, or None.
+        notes: what was left out, filled in or encoded when the data were read.
 
     Raises:
         InvalidTask: empty, of the wrong shape, not finite, or with a validation set that has other features.
@@ -32,6 +33,7 @@ class Dataset:
     targets: FloatArray
     feature_names: tuple[str, ...] = ()
     validation: Dataset | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Reshape inputs to (n, d) and check shapes and values."""
@@ -75,11 +77,7 @@ class Dataset:
         Raises:
             InvalidTask: if either part would be empty.
         """
-        held_out = round(fraction * len(self))
-        if not 0 < held_out < len(self):
-            raise InvalidTask(f"a validation fraction of {fraction} leaves one part of {len(self)} samples empty")
-        mask = np.zeros(len(self), dtype=bool)
-        mask[np.random.default_rng(seed).permutation(len(self))[:held_out]] = True
+        mask = held_out(len(self), fraction, seed)
         validation = replace(self, inputs=self.inputs[mask], targets=self.targets[mask], validation=None)
         return replace(self, inputs=self.inputs[~mask], targets=self.targets[~mask], validation=validation)
 
@@ -104,6 +102,20 @@ class Dataset:
             )
 
         return transform(self, transform(self.validation, None) if self.validation is not None else None)
+
+
+def held_out(n: int, fraction: float, seed: int = 0) -> NDArray[np.bool_]:
+    """Return which of n samples :meth:`Dataset.split` holds out for validation.
+
+    Raises:
+        InvalidTask: if either part would be empty.
+    """
+    number = round(fraction * n)
+    if not 0 < number < n:
+        raise InvalidTask(f"a validation fraction of {fraction} leaves one part of {n} samples empty")
+    mask = np.zeros(n, dtype=np.bool_)
+    mask[np.random.default_rng(seed).permutation(n)[:number]] = True
+    return mask
 
 
 def line(

@@ -103,13 +103,14 @@ DEFAULT_STORE = "sweep-store"
 def prepare_sweep_file(
     config: Path, overrides: list[str] | None, keeper: Store | None = None, as_json: bool = False
 ) -> PreparedSweep:
-    """Load a sweep file and plan it. A user's module is named in the output before it is imported.
+    """Load a sweep file and plan it. A user's module is named in the output before it is imported, and so is
+    what was left out, filled in or encoded in the data.
 
     With a store ``keeper``, the data file is copied there and read from the copy.
     """
     from sweeps.cli.terminal import note, say
     from sweeps.config.datasets import FileData
-    from sweeps.config.loader import load, with_data_at
+    from sweeps.config.loader import load, with_data
     from sweeps.config.models import ModuleModel
     from sweeps.planning.prepared import prepare
 
@@ -118,8 +119,11 @@ def prepare_sweep_file(
         (note if as_json else say)(f"module: {model.module} is imported and called, here and by every worker")
     if keeper is not None and isinstance(data := loaded.task.dataset, FileData) and Path(data.path).is_file():
         keeper.check_writable()
-        loaded = with_data_at(loaded, str(keeper.keep_data(Path(data.path))))
-    return prepare(loaded, str(config))
+        loaded = with_data(loaded, path=str(keeper.keep_data(Path(data.path))))
+    prepared = prepare(loaded, str(config))
+    for each in prepared.task.dataset.notes:
+        (note if as_json else say)(f"data: {each}")
+    return prepared
 
 
 def find(store: str, sweep_id: str) -> tuple[Store, SweepFiles]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
+    PrivateAttr,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from sweeps.config.base import Model
+from sweeps.config.messages import shown
+from sweeps.config.ranges import linear, logarithmic
 from sweeps.config.types import (
     CUSTOM,
     AxisLength,
@@ -24,15 +28,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+Values = Annotated[tuple[Value, ...], Field(min_length=1)]
+
+
 class Axis(Model):
     """The values of one parameter: ``value``, ``values``, or ``min``, ``max`` and ``count`` with a ``scale``."""
 
     value: Value | None = None
-    values: Annotated[tuple[Value, ...], Field(min_length=1)] | None = None
+    """One value."""
+    values: Values | None = None
+    """A list of values."""
     min: Number | None = None
+    """The first value of a range."""
     max: Number | None = None
+    """The last value of a range."""
     count: AxisLength | None = None
+    """The number of values of a range, both ends included."""
     scale: Literal["linear", "log"] | None = None
+    """Whether the values of a range have equal differences (linear, the default) or equal ratios (log)."""
+
+    _as_numpy: bool = PrivateAttr(default=False)
 
     @model_validator(mode="after")
     def _one_form(self) -> Axis:
@@ -72,4 +87,26 @@ class Axis(Model):
         if self.count is None:
             return np.array(self.named(), dtype=np.float64)
         low, high = map(float, self.named())
-        return (np.geomspace if self.scale == "log" else np.linspace)(low, high, self.count)
+        if self._as_numpy:
+            return (np.geomspace if self.scale == "log" else np.linspace)(low, high, self.count)
+        return (logarithmic if self.scale == "log" else linear)(low, high, self.count)
+
+    def as_numpy(self) -> Axis:
+        """Return a copy whose range has the points of numpy.linspace or numpy.geomspace."""
+        copy = self.model_copy()
+        copy._as_numpy = True
+        return copy
+
+
+def _listed(given: Any) -> Any:
+    """Return an axis for a bare list of values."""
+    if isinstance(given, list | tuple):
+        return {"values": given}
+    if isinstance(given, bool | int | float):
+        raise PydanticCustomError(
+            CUSTOM, "must be a mapping such as {example}", {"example": f"{{value: {shown(given)}}}"}
+        )
+    return given
+
+
+AxisOrList = Annotated[Axis, BeforeValidator(_listed, json_schema_input_type=Axis | Values)]

@@ -26,68 +26,113 @@ from sweeps.config.types import (
     Text,
 )
 
+MAX_DATA_BYTES = 1_000_000_000  # of a data file; the table in memory is several times as large
+
 
 class DataConfig(Model):
     """The options that all data sets share; ``validation`` is the share of samples that is held out."""
 
     standardize: Literal["none", "features", "all"] = "none"
+    """Which columns to shift and scale to mean 0 and standard deviation 1 over the training part: none, the features,
+    or all, which adds the target.
+    """
     validation: Fraction = 0.0
+    """The share of samples to hold out for validation."""
     split_seed: Seed = 0
+    """The seed that draws the validation part."""
 
 
 class LineData(DataConfig):
     """A line, y = slope x + intercept."""
 
     kind: Literal["line"]
+    """A line with the given slope and intercept."""
     slope: Number = 0.8
+    """The slope."""
     intercept: Number = 1.2
+    """The value at x = 0."""
     x: Annotated[tuple[Number, ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
+    """The inputs, one per sample."""
     noise: NotNegative = 0.0
+    """The standard deviation of Gaussian noise on the targets."""
     seed: Seed = 0
+    """The seed of the noise."""
 
 
 class LinearData(DataConfig):
     """A random linear data set with ``n`` samples, ``d`` features and a given condition number."""
 
     kind: Literal["linear"]
+    """Random features with a random linear target."""
     n: Size = 100
+    """The number of samples."""
     d: Features = 1
+    """The number of features."""
     condition: AtLeastOne = 1.0
+    """The condition number of the features' covariance."""
     noise: NotNegative = 0.0
+    """The standard deviation of Gaussian noise on the targets."""
     seed: Seed = 0
+    """The seed of features, target and noise."""
 
 
 class PolynomialData(DataConfig):
     """A polynomial, y = c0 + c1 x + c2 x^2 + ..., sampled between ``low`` and ``high``."""
 
     kind: Literal["polynomial"]
+    """A polynomial of one input."""
     coefficients: Annotated[tuple[Number, ...], Field(min_length=1)] = (0, 0, 1)
+    """The coefficients c0, c1, c2, ..."""
     n: Size = 50
+    """The number of samples, equally spaced."""
     low: Number = -1.0
+    """The least input."""
     high: Number = 1.0
+    """The greatest input."""
     noise: NotNegative = 0.0
+    """The standard deviation of Gaussian noise on the targets."""
     seed: Seed = 0
+    """The seed of the noise."""
 
 
 class SineData(DataConfig):
     """A sine, y = sin(frequency x), sampled between ``low`` and ``high``."""
 
     kind: Literal["sine"]
+    """A sine of one input."""
     n: Size = 50
+    """The number of samples, equally spaced."""
     low: Number = -math.pi
+    """The least input."""
     high: Number = math.pi
+    """The greatest input."""
     frequency: Number = 1.0
+    """The factor of x in sin(frequency x)."""
     noise: NotNegative = 0.0
+    """The standard deviation of Gaussian noise on the targets."""
     seed: Seed = 0
+    """The seed of the noise."""
 
 
 class FileData(DataConfig):
     """A table in a CSV or Parquet file; by default all columns except the target are features."""
 
     kind: Literal["csv", "parquet"]
+    """The format of the file."""
     path: FilePath
+    """The file, relative to the sweep file's folder."""
     target: Text
+    """The column to predict."""
     features: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """The columns to predict from. By default all but the target and an index without a name."""
+    missing: Literal["error", "drop", "mean"] = "error"
+    """How to treat missing values: refuse them, drop the rows that have one in a column that is used, or fill in the
+    mean of the training part (features only).
+    """
+    categories: Literal["error", "one_hot"] = "error"
+    """How to treat features that are text: refuse them, or replace each by 0/1 columns named COLUMN_VALUE, placed
+    after the other features (pandas.get_dummies).
+    """
 
     @model_validator(mode="after")
     def _check_features(self) -> Self:
@@ -103,6 +148,7 @@ class DiabetesData(DataConfig):
     """The unscaled diabetes data that scikit-learn bundles, 442 samples x 10 features."""
 
     kind: Literal["diabetes"]
+    """scikit-learn's diabetes data."""
 
 
 AnyDataset = Annotated[

@@ -18,6 +18,7 @@ from sweeps.config.messages import problem_lines
 from sweeps.config.overrides import apply_override
 from sweeps.config.schema import RECORDED_POINTS, SweepConfig
 from sweeps.errors import MAX_PROBLEMS, ConfigError
+from sweeps.text.regular_file import read_regular
 from sweeps.text.sanitize import visible
 
 
@@ -78,7 +79,7 @@ def parse(document: Any, where: str, folder: Path = Path(), stored: bool = False
         path = os.path.realpath(folder / dataset.path)
         if path != visible(path):
             raise ConfigError(where, ["task.dataset.path: folder names must not contain control characters"])
-        config = with_data_at(config, path)
+        config = with_data(config, path=path)
     if stored and config.record.points is None:
         config = config.with_points(RECORDED_POINTS)
     if config.metric.name is None:
@@ -87,9 +88,9 @@ def parse(document: Any, where: str, folder: Path = Path(), stored: bool = False
     return config
 
 
-def with_data_at(config: SweepConfig, path: str) -> SweepConfig:
-    """Return a copy of the config with another path for its data file."""
-    dataset = config.task.dataset.model_copy(update={"path": path})
+def with_data(config: SweepConfig, **options: Any) -> SweepConfig:
+    """Return a copy of the config with other options of its data set, such as the path of the data file."""
+    dataset = config.task.dataset.model_copy(update=options)
     return config.model_copy(update={"task": config.task.model_copy(update={"dataset": dataset})})
 
 
@@ -100,11 +101,7 @@ def read_text(path: Path) -> str:
         ConfigError: the file cannot be read.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device can be endless
-            raise ConfigError(str(path), ["cannot be read: not a regular file"])
-        with path.open("rb") as file:
-            content = file.read(4 * strict_yaml.MAX_CHARACTERS + 1)
-        return content.decode("utf-8", errors="strict" if len(content) <= 4 * strict_yaml.MAX_CHARACTERS else "ignore")
+        return read_regular(path, 4 * strict_yaml.MAX_CHARACTERS).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), ["cannot be read: not UTF-8 text"]) from error
     except OSError as error:

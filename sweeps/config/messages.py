@@ -86,13 +86,20 @@ def _line(problem: ErrorDetails, model: type[BaseModel] | None) -> str:
         "model_type": "must be a mapping",
         "model_attributes_type": "must be a mapping",
         "finite_number": "must be a finite number",
-        "string_type": "must be text",
+        "string_type": f"must be text{_quotes(problem['input'])}",
         "bool_type": "must be true or false",
         "string_too_short": "must not be empty",
         "string_too_long": f"at most {context.get('max_length')} characters are allowed",
     }
     prefix = f"{path}: {given}; " if path else ""
     return prefix + messages.get(problem["type"], problem["msg"])
+
+
+def _quotes(given: Any) -> str:
+    """Return what to do about text that YAML reads as something else."""
+    if isinstance(given, bool):
+        return ": YAML reads yes, no, on, off, true and false in any case as true or false; put the text in quotes"
+    return ": put it in quotes" if isinstance(given, int | float) else ""
 
 
 def _allowed_keys(model: type[BaseModel] | None, location: tuple[int | str, ...]) -> list[str]:

@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from sweeps.config import strict_yaml
-from sweeps.config.axis import Axis
+from sweeps.config.axis import AxisOrList
 from sweeps.config.base import Model
 from sweeps.config.datasets import AnyDataset
 from sweeps.config.models import AnyModel, LinearModel
@@ -49,23 +49,33 @@ class TaskConfig(Model):
     """The task: data set, model and loss."""
 
     dataset: AnyDataset
+    """The data set."""
     model: AnyModel = LinearModel(kind="linear")
+    """The model; linear by default."""
     loss: Literal["mse", "mae", "huber"] = "mse"
+    """The mean over the batch of squared (mse), absolute (mae) or Huber errors."""
     huber_delta: Positive = 1.0
+    """The error at which the Huber loss changes from squared to linear."""
 
 
 class TrainingConfig(Model):
     """The training of every trial; ``compile`` runs the steps of networks through torch.compile."""
 
     epochs: Count
+    """The number of passes over the training set."""
     batch_size: Count = 1
+    """The number of samples per step; the last batch of an epoch can be smaller."""
     order: Literal["sequential", "shuffled"] = "sequential"
+    """Whether samples keep their order, or are permuted in every epoch."""
     dtype: Literal["float32", "float64"] = "float32"
+    """The type of parameters and data."""
     device: Device = "auto"
+    """Where to train: auto, cpu, cuda or cuda:N."""
     compile: Flag = False
+    """Whether the steps of networks run through torch.compile."""
 
 
-Parameters = dict[str, Axis]
+Parameters = dict[str, AxisOrList]
 
 ParametersUnion = Annotated[
     Annotated[Parameters, Tag("mapping")] | Annotated[list[Parameters], Field(min_length=1), Tag("list")],
@@ -81,10 +91,12 @@ MetricName = Literal["final_loss", "best_loss", "final_validation_loss", "best_v
 
 
 class MetricConfig(Model):
-    """The objective that ranks trials; by default the final validation loss if there is a validation set."""
+    """The loss that ranks trials, and its direction."""
 
     name: MetricName | None = None
+    """The loss that ranks trials. By default the final validation loss if there is a validation set."""
     goal: Literal["minimize"] = "minimize"
+    """The direction of the ranking."""
 
 
 class RecordConfig(Model):
@@ -94,16 +106,22 @@ class RecordConfig(Model):
     """
 
     points: Points | None = None
+    """The number of recorded points of a trial's curve between the first and the last step."""
     spacing: Literal["log", "linear", "all"] = "log"
+    """The spacing of recorded points: log, linear, or all steps."""
 
 
 class VerdictConfig(Model):
     """The thresholds of the verdicts (sgdcore.verdict); ``atol`` is by default 1e-12 times the loss of predicting 0."""
 
     rtol: Positive = 1e-3
+    """The share of the distance to the minimum at which a trial has converged."""
     atol: NotNegative | None = None
+    """The distance to the minimum at which a trial has converged. By default 1e-12 times the loss of predicting 0."""
     diverged_factor: Positive = 1e6
+    """The multiple of the first objective above which a trial has diverged."""
     stalled_below: NotNegative = 0.01
+    """The relative decrease over the last quarter below which a trial has stalled."""
 
 
 WriterName = Literal["auto", "bulk", "client"]
@@ -122,11 +140,17 @@ with warnings.catch_warnings():
         """
 
         trials: Policy = "all"
+        """Which trials become MLflow runs: all, none, or top:N for the N best."""
         writer: WriterName = "auto"
+        """How runs are written: in bulk into MLflow's database, by MLflow's client, or whichever works (auto)."""
         points: CurvePoints | None = None
+        """The most points per curve in MLflow. By default all that are recorded."""
         database: Variable | None = None
+        """$NAME of the environment variable that holds the URI of the tracking server's database."""
         model: Literal["none", "best"] = "best"
+        """Whether to log the best trial's model."""
         register: Registered = False
+        """Whether to register the model: under the sweep's name (true) or the given name."""
 
 
 class ExecutionConfig(Model):
@@ -136,35 +160,55 @@ class ExecutionConfig(Model):
     """
 
     trials_per_shard: Count | None = None
+    """The number of trials per shard. By default about a second of work."""
     max_retries: Retries = 3
+    """How often a shard whose worker process dies is retried."""
 
 
 class Expected(Model):
     """The expected final parameters of some trials: published numbers, or the result of torch.optim.SGD."""
 
     case: Text
+    """The name of the case."""
     where: Annotated[dict[str, Value], Field(min_length=1)]
+    """The hyperparameters, start values and seed that select the trials."""
     final: Final
+    """The expected final parameters, or torch.optim.SGD for torch's."""
     decimals: Decimals = 4
+    """The number of decimals to which they must agree."""
 
 
 class SweepConfig(Model):
     """The whole sweep file."""
 
     name: Name
+    """The name of the sweep."""
     description: Description = ""
+    """What the sweep is for."""
     experiment: Text | None = None
+    """The MLflow experiment. By default the sweep's name."""
     task: TaskConfig
+    """What to learn."""
     training: TrainingConfig
+    """How to train every trial."""
     method: Literal["grid"] = "grid"
+    """The search method."""
     metric: MetricConfig = MetricConfig()
+    """The objective that ranks trials."""
     parameters: ParametersUnion
+    """The axes by name: a mapping for their product, or a list of mappings for the union of products."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """The seeds of initialisation and shuffling; every setting is trained with each."""
     record: RecordConfig = RecordConfig()
+    """Which steps of each curve to record."""
     verdict: VerdictConfig = VerdictConfig()
+    """The thresholds of the verdicts."""
     tracking: TrackingConfig = TrackingConfig()
+    """What to log to MLflow."""
     execution: ExecutionConfig = ExecutionConfig()
+    """How to pack and retry trials."""
     expected: tuple[Expected, ...] = ()
+    """Final parameters to compare the trials with."""
 
     @model_validator(mode="after")
     def _has_what_the_metric_needs(self) -> SweepConfig:
@@ -207,6 +251,11 @@ class SweepConfig(Model):
     def mappings(self) -> list[Parameters]:
         """Return the parameter mappings; the sweep is the union of their products."""
         return self.parameters if isinstance(self.parameters, list) else [self.parameters]
+
+    def with_numpy_ranges(self) -> SweepConfig:
+        """Return a copy whose ranges have the points of numpy.linspace and numpy.geomspace."""
+        mappings = [{name: axis.as_numpy() for name, axis in mapping.items()} for mapping in self.mappings()]
+        return self.model_copy(update={"parameters": mappings if isinstance(self.parameters, list) else mappings[0]})
 
     def to_yaml(self) -> str:
         """Return the resolved file as YAML: every key that was set, in the schema's order."""

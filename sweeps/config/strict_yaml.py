@@ -61,7 +61,13 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             shown = visible(repr(key), _MAX_SHOWN)
-            problem = "is not text" if not isinstance(key, str) else "is duplicated" if key in seen else None
+            problem = (
+                "is not text: put it in quotes"
+                if not isinstance(key, str)
+                else "is duplicated"
+                if key in seen
+                else None
+            )
             if problem:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {shown} {problem}", key_node.start_mark)
             seen.add(key)

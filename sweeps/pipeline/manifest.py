@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from sweeps.pipeline.reuse import results_key
-from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep, data_summary
 from sweeps.version import __version__
 
 
@@ -22,12 +22,7 @@ def make_manifest(prepared: PreparedSweep, sweep_id: str, fresh: bool) -> dict[s
         **prepared.plan.summary(),
         "results": results_key(prepared),
         "fresh": fresh,
-        "data": {
-            "digest": prepared.task.dataset.digest,
-            "samples": prepared.task.samples,
-            "features": list(prepared.task.dataset.feature_names),
-            "validation": len(prepared.task.dataset.validation) if prepared.task.dataset.validation else 0,
-        },
+        "data": data_summary(prepared.task),
         "versions": {
             "sweeps": __version__,
             "python": platform.python_version(),

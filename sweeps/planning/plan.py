@@ -15,6 +15,9 @@ from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.planning.shards import Shards
 from sweeps.search.base import FloatArray, TrialSet
 
+# How this version computes the points of ranges (sweeps.config.ranges). Earlier ones, which did not say, used numpy.
+DECIMAL_RANGES = "decimal"
+
 
 @dataclass(frozen=True, eq=False)
 class Trials:
@@ -155,4 +158,5 @@ class Plan:
             "merged": first.merged,
             **({"module": self.module} if self.module else {}),
             "context": self.context,
+            "ranges": DECIMAL_RANGES,
         }

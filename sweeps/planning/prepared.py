@@ -34,6 +34,18 @@ class PreparedSweep:
     shard_writer: ShardWriter | None = None  # used by workers to store shards; None if the driver stores them
 
 
+def data_summary(task: Task) -> dict[str, object]:
+    """Return what plan.json and ``sweeps plan`` say of the data."""
+    data = task.dataset
+    return {
+        "digest": data.digest,
+        "samples": len(data),
+        "features": list(data.feature_names),
+        "validation": len(data.validation) if data.validation else 0,
+        **({"notes": list(data.notes)} if data.notes else {}),
+    }
+
+
 def prepare(config: SweepConfig, where: str = "config", trials_per_shard: int | None = None) -> PreparedSweep:
     """Load the data and plan the trials, without writing anything.
 

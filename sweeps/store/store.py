@@ -28,10 +28,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sweeps.config.datasets import MAX_DATA_BYTES
 from sweeps.errors import StoreError, SweepHeld, TrackingError
 from sweeps.store.backends import aside, storage_at
 from sweeps.store.stage_files import STAGES, stages_document
 from sweeps.store.sweep_files import STATES, SweepFiles
+from sweeps.text.regular_file import read_regular
 
 __all__ = ["STATES", "SWEEP_ID", "Store", "SweepFiles"]
 
@@ -147,7 +149,7 @@ class Store:
     def keep_data(self, path: Path) -> Path:
         """Copy a data file into the store, under a name derived from its content, and return the copy's path."""
         try:
-            content = path.read_bytes()
+            content = read_regular(path, MAX_DATA_BYTES)
             kept = self.root / "data" / f"{hashlib.sha256(content).hexdigest()[:32]}{path.suffix}"
             if not kept.exists():
                 kept.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import numpy as np
 from sweeps.errors import StoreError, SweepHeld
 from sweeps.planning.prepared import prepare
 from sweeps.results.ranking import best_trial
-from sweeps.store.reopen import with_stored_stages
+from sweeps.store.reopen import stored_config, with_stored_stages
 from sweeps.store.store import SweepFiles
 from sweeps.tracking.base import Tracker
 from sweeps.verification.differences import Audit
@@ -38,7 +38,7 @@ def verify(files: SweepFiles, tracker: Tracker, sample: int | None = None, seed:
     if (holder := files.holder()) is not None:
         raise SweepHeld(f"sweep {files.sweep_id} is held by {holder}; verify it when that process is done")
     manifest = files.manifest()
-    prepared = prepare(files.config(), files.config_location, int(manifest["trials_per_shard"]))
+    prepared = prepare(stored_config(files), files.config_location, int(manifest["trials_per_shard"]))
     changed = list(plan_differences(prepared, manifest))
     if not changed:
         prepared = with_stored_stages(prepared, files)

@@ -262,7 +262,7 @@ def _scalar(schema: Schema, random: Random, name: str) -> Any:
     if kind == "boolean":
         return random.random() < 0.5
     if kind == ["boolean", "number"]:
-        return random.choice((0, 0.9, 0.1, 1e-3))
+        return random.choice((False, True) if name == "nesterov" else (0, 0.9, 0.1, 1e-3))
     low = schema.get("minimum", schema.get("exclusiveMinimum", 0))
     high = schema.get("maximum", schema.get("exclusiveMaximum", math.inf))
     small = [n for n in (1, 2, 3, 5, 0.5, 0.25, 1.5) if low <= n < high and (kind == "number" or n == int(n))]

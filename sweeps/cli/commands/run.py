@@ -48,20 +48,24 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
     """Show what a sweep would run, without writing anything."""
     from sgdcore import Recording
     from sweeps.cli.terminal import say, show_frame, show_json
+    from sweeps.config.messages import listed
     from sweeps.planning.prediction import forecast
+    from sweeps.planning.prepared import data_summary
 
     prepared = prepare_sweep_file(config, set_, as_json=as_json)
     summary = prepared.plan.summary()
     points = len(Recording(**prepared.config.recording).steps(0, prepared.plan.steps))
     expected = forecast(prepared)
     if as_json:
-        show_json(summary | {"predicted": asdict(expected) if expected else None})
+        show_json(summary | {"data": data_summary(prepared.task), "predicted": asdict(expected) if expected else None})
         return
     say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {prepared.plan.steps:,} steps")
     say(
         f"task: {prepared.config.task.dataset.kind} data, {prepared.task.samples:,} samples; "
         f"parameters {', '.join(prepared.plan.parameter_names[:8])}"
     )
+    target = getattr(prepared.config.task.dataset, "target", "")
+    say(f"features: {listed(prepared.task.dataset.feature_names)}{target and f'; target: {target}'}")
     say(f"curves: {points:,} points{'' if prepared.task.is_quadratic else _WHY_POINTS}")
     say(f"shards: {summary['shards']:,} of up to {prepared.plan.trials_per_shard:,} trials")
     for what, aggregate in (("dropped", prepared.plan.dropped), ("merged", prepared.plan.merged)):

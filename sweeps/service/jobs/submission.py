@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sweeps.config.datasets import FileData
-from sweeps.config.loader import load, with_data_at
+from sweeps.config.loader import load, with_data
 from sweeps.config.messages import shown
 from sweeps.config.models import ModuleModel
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import InputError
 from sweeps.text.redact import redact_uri
+from sweeps.text.regular_file import read_regular
 
 MAX_FILE_BYTES = 50_000_000  # per uploaded file; Ray accepts packages of up to 100 MiB
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # Ray accepts any id and uses it in paths and addresses
@@ -146,7 +147,7 @@ def _with_files(config: SweepConfig, path: Path) -> tuple[SweepConfig, dict[str,
     if isinstance(dataset, FileData) and Path(dataset.path).is_file():
         name = f"data.{dataset.kind}"
         files[name] = Path(dataset.path)
-        config = with_data_at(config, name)
+        config = with_data(config, path=name)
     for file in files.values():
         if (size := file.stat().st_size) > MAX_FILE_BYTES:
             raise InputError(
@@ -158,6 +159,6 @@ def _with_files(config: SweepConfig, path: Path) -> tuple[SweepConfig, dict[str,
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, MAX_FILE_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error

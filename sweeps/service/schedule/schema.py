@@ -104,14 +104,18 @@ class Misfire(Model):
     """
 
     grace: Seconds = 300.0
+    """How late a tick still runs normally: seconds, or a duration such as 15m."""
     catch_up: Literal["none", "last", "all"] = "last"
+    """Which of the later ticks to run."""
 
 
 class Retention(Model):
     """The number of a schedule's sweeps, or of days, to keep; older sweeps are deleted after each run."""
 
     sweeps: Count | None = None
+    """The number of sweeps to keep."""
     days: Positive | None = None
+    """The number of days to keep a sweep."""
 
 
 class Schedule(Model):
@@ -124,19 +128,33 @@ class Schedule(Model):
     """
 
     name: ScheduleName
+    """The name of the schedule."""
     cron: Cron
+    """When to run: minute hour day month weekday."""
     timezone: Zone = "UTC"
+    """The IANA time zone of the times."""
     config: FilePath
+    """The sweep file, relative to this file."""
     set: tuple[Text, ...] = ()
+    """Overrides of the sweep file, KEY=VALUE."""
     address: Address = LOCAL
+    """The Jobs API of a cluster, $NAME of a variable that holds it, or local."""
     store: FilePath | None = None
+    """The store, as seen from there."""
     tracking_uri: Text | None = None
+    """The MLflow to log to, as seen from there."""
     fresh: Flag = False
+    """Whether to train all trials again."""
     overlap: Literal["skip", "queue", "replace"] = "skip"
+    """What to do with a tick while the sweep before it runs."""
     misfire: Misfire = Misfire()
+    """How to treat ticks that were due while no scheduler was running."""
     retention: Retention = Retention()
+    """Which sweeps to keep."""
     check: CheckMapping | None = None
+    """The baseline and the limits that each sweep must keep."""
     webhook: Variable | None = None
+    """$NAME of the variable that holds the address for reports of failures."""
 
     @property
     def limits(self) -> Limits:
@@ -190,6 +208,7 @@ class SchedulesFile(Model):
     """The schedules file."""
 
     schedules: Annotated[tuple[Schedule, ...], Field(min_length=1, max_length=1000)]
+    """The schedules."""
 
 
 def load(path: Path) -> tuple[Schedule, ...]:

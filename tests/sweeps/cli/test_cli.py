@@ -300,3 +300,30 @@ def test_mistakes_end_with_exit_code_2_and_nothing_written(
     done = cli(*arguments, code=2)
     assert message in done.stderr
     assert not (store.root / "sweeps").exists()
+
+
+def test_the_plan_names_the_features_and_what_was_done_to_the_data(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text(",x,color,y\n0,1,red,2\n1,2,blue,3\n2,,red,4\n3,4,red,5\n")
+    dataset = "{kind: csv, path: d.csv, target: y, missing: drop, categories: one_hot}"
+    path = tmp_path / "d.yaml"
+    path.write_text(
+        f"name: d\ntask: {{dataset: {dataset}}}\ntraining: {{epochs: 1}}\nparameters: {{lr: {{value: 1}}}}\n"
+    )
+    planned = cli("plan", path).stdout
+    assert "features: x, color_blue, color_red; target: y\n" in planned
+    notes = [
+        "left out column 1, a table's index: it has no name",
+        "dropped 1 of 4 rows, which have missing values",
+        "column 'color' became 2 one-hot columns",
+    ]
+    for note in notes:
+        assert f"data: {note}\n" in planned
+    data = json.loads(cli("plan", path, "--json").stdout)["data"]
+    assert (data["features"], data["notes"]) == (["x", "color_blue", "color_red"], notes)
+
+
+@pytest.mark.parametrize("name", ["/proc/kmsg", "/proc/self/maps", "/dev/zero"])
+def test_a_sweep_file_without_a_size_is_refused(cli: Cli, name: str) -> None:
+    told = cli("plan", name, code=2).stderr
+    assert f"{name}: cannot be read: " in told
+    assert told.count("\n") == 1

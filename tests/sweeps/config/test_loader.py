@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.config import strict_yaml
-from sweeps.config.loader import load, parse
+from sweeps.config.loader import load, loads, parse
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import MAX_PROBLEMS, ConfigError
 from sweeps.text.sanitize import visible
@@ -70,7 +70,18 @@ BAD = {
     "empty axis": (with_lr({"values": []}), "parameters.lr.values: given []; must have at least one entry"),
     "axis without form": (with_lr({}), "parameters.lr: given {}; must have value, values, or min, max and count"),
     "axis with two forms": (with_lr({"value": 1, "values": [1]}), "parameters.lr"),
-    "bare axis": (with_lr(0.1), "parameters.lr: given 0.1; must be a mapping"),
+    "bare axis": (with_lr(0.1), "parameters.lr: given 0.1; must be a mapping such as {value: 0.1}"),
+    "empty bare list": (with_lr([]), "parameters.lr.values: given []; must have at least one entry"),
+    "text in a bare list": (with_lr([1, "a"]), "parameters.lr.values[1]: given 'a'; must be a number, true or false"),
+    "no as a name": (
+        document(task={"dataset": {"kind": "csv", "path": "d.csv", "target": "y", "features": [False]}}),
+        "task.dataset.features[0]: given false; must be text: YAML reads yes, no, on, off, true and false in any case "
+        "as true or false; put the text in quotes",
+    ),
+    "number as a name": (
+        document(task={"dataset": {"kind": "csv", "path": "d.csv", "target": 2020}}),
+        "task.dataset.target: given 2020; must be text: put it in quotes",
+    ),
     "beyond float32": (
         with_lr({"value": 1e39}),
         "parameters.lr.value: given 1e+39; exceeds the largest float32 number, 3.403e+38",
@@ -220,6 +231,51 @@ def test_overrides(tmp_path: Path) -> None:
 def test_override_of_a_start_value() -> None:
     config = load(ROOT / "configs" / "stability-map.yaml", ["parameters.init.weight.value=-3"])
     assert config.mappings()[0]["init.weight"].value == -3
+
+
+RANGE = {"min": 1, "max": 2, "count": 3, "scale": "log"}
+
+
+@pytest.mark.parametrize(
+    ("axis", "overrides", "replaced"),
+    [
+        ({"value": 1}, ["values=[1, 2]"], {"values": [1, 2]}),
+        ({"values": [1, 2]}, ["value=3"], {"value": 3}),
+        (RANGE, ["values=[1, 2]"], {"values": [1, 2]}),
+        (RANGE, ["value=3"], {"value": 3}),
+        (RANGE, ["max=4"], {**RANGE, "max": 4}),
+        ({"value": 1}, ["min=1", "max=2", "count=3", "scale=log"], RANGE),
+        ([1, 2], ["max=2", "min=1", "count=3", "scale=log"], RANGE),
+        ([1, 2], ["value=3"], {"value": 3}),
+        ({"values": [1, 2]}, ["values.1=3"], {"values": [1, 3]}),
+        (None, ["values=[1, 2]"], {"values": [1, 2]}),
+    ],
+)
+@pytest.mark.parametrize("name", ["lr", "init.weight", "init.weight.0"])
+@pytest.mark.parametrize("union", [False, True])
+def test_an_override_of_an_axis_replaces_its_form(
+    tmp_path: Path, axis: object, overrides: list[str], replaced: object, name: str, union: bool
+) -> None:
+    mapping: dict[str, object] = {"momentum": {"value": 0}} | ({name: axis} if axis else {})
+    doc = document(parameters=[mapping] if union else mapping)
+    (tmp_path / "c.yaml").write_text(strict_yaml.write(doc))
+    place = f"parameters{'.0' * union}.{name}"
+    [loaded] = load(tmp_path / "c.yaml", [f"{place}.{override}" for override in overrides]).mappings()
+    [expected] = parse(document(parameters=[{"momentum": {"value": 0}, name: replaced}]), "c.yaml").mappings()
+    assert loaded == expected
+
+
+def test_a_bare_list_is_an_axis_of_its_values() -> None:
+    bare = parse(document(parameters={"momentum": [0, 0.9], "nesterov": [False]}), "c.yaml")
+    mapped = parse(document(parameters={"momentum": {"values": [0, 0.9]}, "nesterov": {"values": [False]}}), "c.yaml")
+    assert bare == mapped
+    assert bare.to_yaml() == mapped.to_yaml()
+
+
+@pytest.mark.parametrize("word", ["NO", "on", "Yes"])
+def test_a_truth_value_as_a_key_is_to_be_quoted(word: str) -> None:
+    with pytest.raises(ConfigError, match=r"line 1, column 14: the key (True|False) is not text: put it in quotes"):
+        loads(f"parameters: {{{word}: [1]}}", "c.yaml")
 
 
 @pytest.mark.parametrize(

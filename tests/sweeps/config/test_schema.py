@@ -14,6 +14,7 @@ from sweeps.config import axis, datasets, models, strict_yaml
 from sweeps.config import schema as sweep_file
 from sweeps.config.schema import SweepConfig
 from sweeps.config.types import CUSTOM, SECRET
+from sweeps.service.schedule.schema import SchedulesFile
 from tests.fuzz.documents import NUMBERS, SCHEMA, TEXTS, damaged, grown
 from tests.support.documents import SWEEP_FILES
 from tests.support.hypothesis_profiles import examples
@@ -85,6 +86,14 @@ def test_the_schema_is_one_and_has_no_words_of_its_own() -> None:
         return (schema.keys() - known).union(*map(unknown, [*inner, *rest]))
 
     assert unknown(SCHEMA) == set()
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, SchedulesFile.model_json_schema()], ids=["sweep", "schedules"])
+def test_every_key_is_described(schema: dict[str, Any]) -> None:
+    models = [("", schema), *schema["$defs"].items()]
+    keys = {f"{model}.{key}": part for model, each in models for key, part in each.get("properties", {}).items()}
+    assert len(keys) > 15
+    assert [key for key, part in keys.items() if not part.get("description", "").strip()] == []
 
 
 @pytest.mark.parametrize("path", SWEEP_FILES, ids=lambda path: path.stem)

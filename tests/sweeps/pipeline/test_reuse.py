@@ -179,3 +179,21 @@ def test_the_command_line_says_how_many(cli: Cli, tmp_path: Path) -> None:
     more = ("run", path, "--executor", "inline", "--set", "parameters.lr.values=[0.02, 0.03, 0.04]")
     assert f"reused 8 of 12 trials of sweep {first['id']}\n" in cli(*more).stdout
     assert "reused" not in cli(*more, "--fresh").stdout
+
+
+@pytest.mark.parametrize(
+    ("axis", "values"),
+    [
+        ({"min": 0, "max": 1, "count": 11}, [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]),
+        ({"min": 1e-7, "max": 0.1, "count": 7, "scale": "log"}, [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1]),
+    ],
+)
+def test_the_trials_of_a_range_are_those_of_a_list(
+    store: Store, make_prepared: MakePrepared, axis: dict[str, Any], values: list[float]
+) -> None:
+    other = {"lr": {"value": 0.01}} if axis["min"] == 0 else {"momentum": {"value": 0.5}}
+    name = "momentum" if axis["min"] == 0 else "lr"
+    swept(store, make_prepared(parameters=other | {name: axis}))
+    counting = Counting()
+    swept(store, make_prepared(parameters=other | {name: values}), counting)
+    assert counting.trials == 0

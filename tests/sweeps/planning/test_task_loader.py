@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sgdcore import Dataset, InvalidTask
 from sweeps.config.loader import parse
 from sweeps.errors import DataError, InputError
-from sweeps.planning import task_loader
+from sweeps.planning import data_file
 from sweeps.planning.prepared import prepare
 from sweeps.planning.task_loader import load_dataset, load_task
 from tests.support.documents import document
@@ -183,9 +183,9 @@ def test_absurd_sizes_are_refused_before_they_are_made(
 @pytest.mark.parametrize(
     ("kind", "limit", "message"),
     [
-        ("csv", "_MAX_BYTES", r"d\.csv: [\d,]+ bytes; at most 10 are allowed"),
-        ("parquet", "_MAX_BYTES", r"d\.parquet: [\d,]+ bytes; at most 10 are allowed"),
-        ("parquet", "_MAX_NUMBERS", r"d\.parquet: 1,000 rows x 2 columns, 2,000 values; at most 20 are allowed"),
+        ("csv", "MAX_DATA_BYTES", r"d\.csv: .*[\d,]+ bytes; at most 10 are allowed"),
+        ("parquet", "MAX_DATA_BYTES", r"d\.parquet: .*[\d,]+ bytes; at most 10 are allowed"),
+        ("parquet", "MAX_NUMBERS", r"d\.parquet: 1,000 rows x 2 columns, 2,000 values; at most 20 are allowed"),
     ],
 )
 def test_large_files_are_refused_before_they_are_read(
@@ -194,7 +194,7 @@ def test_large_files_are_refused_before_they_are_read(
     table = pd.DataFrame({"x": np.zeros(1000), "y": np.zeros(1000)})
     path = tmp_path / f"d.{kind}"
     _ = table.to_csv(path, index=False) if kind == "csv" else table.to_parquet(path)
-    monkeypatch.setattr(task_loader, limit, 10)
+    monkeypatch.setattr(data_file, limit, 10)
     monkeypatch.setattr(pd, f"read_{kind}", None)
     with pytest.raises(DataError, match=message):
         dataset_of({"kind": kind, "path": path.name, "target": "y"}, tmp_path)

@@ -2,20 +2,27 @@
 
 Made by ``sweeps run`` of a linear sweep (0ea1, 12 trials in 3 shards) and of a network (0ea2, 8 trials in 2 shards, of
 which the best 3 are MLflow runs), and by ``sweeps backup``; pages and pictures were left out.
+
+tests/data/store-numpy-ranges.tar.zst has a sweep of the time when ranges had numpy's points (0ea3, 120 trials in 2
+shards: a log range of lr, linear ones of momentum and weight decay; the best 3 are MLflow runs).
 """
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sweeps.planning.prepared import PreparedSweep
 from sweeps.service.backup import restore
+from sweeps.store.reopen import reopen
 from sweeps.store.store import Store
 from tests.support.command_line import Cli
 from tests.support.stores import contents
 
-ARCHIVE = Path(__file__).parents[2] / "data" / "store-0.1.0.tar.zst"
+DATA = Path(__file__).parents[2] / "data"
+ARCHIVE = DATA / "store-0.1.0.tar.zst"
 
 
 @pytest.fixture
@@ -77,3 +84,45 @@ def test_its_trials_are_compared_with_new_ones(earlier: Cli, home: Store, tmp_pa
     assert (common["common"], common["equal_loss"], common["other_verdict"]) == (12, 12, 0)
     checks = earlier("check", "bb", "--baseline", "0ea1", "--no-new-divergence").stdout
     assert "failed" not in checks
+
+
+@pytest.mark.slow
+def test_the_trials_of_numpys_ranges_stay(cli: Cli, tmp_path: Path) -> None:
+    """A range's points are decimals now; a sweep that was planned with 0.30000000000000004 keeps it."""
+    home = Store(tmp_path / "earlier")
+    restore(DATA / "store-numpy-ranges.tar.zst", home)
+    files = home.find("0ea3")
+    momentum = {row["momentum"] for row in files.shards.read(0).to_pylist()}
+    assert 0.30000000000000004 in momentum
+    before = contents(files)
+    (files.shards.folder / "00001.parquet").unlink()
+    cli("resume", "0ea3", "--executor", "inline", "--store", home.where)
+    assert contents(files) == before
+    audit = json.loads(cli("verify", "0ea3", "--json", "--store", home.where).stdout)
+    assert (audit["clean"], audit["trials"]) == (True, 120), audit["differences"]
+    config = tmp_path / "again.yaml"
+    config.write_text(files.config_yaml())
+    same = cli("run", config, "--id", "0ea3", "--executor", "inline", "--store", home.where)
+    assert "is in the store and complete" in same.stdout
+    planned = json.loads(cli("plan", config, "--json").stdout)
+    assert (planned["trials"], planned["ranges"]) == (120, "decimal")
+
+
+def test_a_stored_sweep_of_an_index_column_keeps_it(
+    store: Store, make_prepared: Callable[..., PreparedSweep], tmp_path: Path
+) -> None:
+    """Earlier versions trained on unnamed columns; their sweeps are still those sweeps."""
+    (tmp_path / "d.csv").write_text(",x,y\n0,0.5,1\n1,-1,2\n2,0.2,3\n3,2,4\n")
+    dataset = {"kind": "csv", "path": str(tmp_path / "d.csv"), "target": "y"}
+    changes = {"parameters": {"lr": {"min": 0, "max": 0.9, "count": 10}}, "execution": {}}
+    features = ["Unnamed: 0", "x"]
+    prepared = make_prepared(task={"dataset": dataset | {"features": features}}, **changes)
+    data = {"digest": prepared.task.dataset.digest, "features": features}
+    written = make_prepared(task={"dataset": dataset}, **changes)
+    manifest = prepared.plan.summary() | {"sweep_id": "0e", "name": "e", "created": "", "data": data}
+    del manifest["ranges"]
+    files = store.create("0e", written.config.to_yaml(), manifest)
+    opened = reopen(files)
+    assert opened.task.dataset.feature_names == ("Unnamed: 0", "x")
+    assert opened.plan.trials(3, 4).hyperparams.lr.tolist() == [0.30000000000000004]
+    assert written.plan.trials(3, 4).hyperparams.lr.tolist() == [0.3]

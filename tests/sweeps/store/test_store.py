@@ -260,3 +260,11 @@ def test_a_sweep_is_removed_with_all_that_is_its_own(store: Store, make_prepared
     assert store.get("abcd1234") is None
     assert Raw(other).names() == {"config.yaml", "plan.json"}
     assert Raw(files).names() == set()
+
+
+@pytest.mark.parametrize("name", ["/proc/self/maps", "/proc/kmsg", "."])
+def test_only_regular_files_are_copied_into_it(tmp_path: Path, name: str) -> None:
+    home = Store(tmp_path)
+    with pytest.raises(StoreError, match="cannot be copied into the store"):
+        home.keep_data(Path(name))
+    assert not (tmp_path / "data").exists()
