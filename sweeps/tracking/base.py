@@ -136,6 +136,13 @@ class Tracker(Protocol):
             TrackingError: the server or database cannot be reached or rejects the user.
         """
 
+    def check_readable(self) -> None:
+        """Check, before runs are read, that there is something to read; nothing is created or written.
+
+        Raises:
+            TrackingError: the server or database does not exist, cannot be reached or rejects the user.
+        """
+
     def open(self, experiment: str) -> None:
         """Find or create the experiment, before anything is computed.
 

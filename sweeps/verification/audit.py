@@ -46,7 +46,7 @@ def verify(files: SweepFiles, tracker: Tracker, sample: int | None = None, seed:
     audit.differences += changed
     if audit.differences:
         return audit  # the store cannot be compared with a different plan
-    tracker.check()
+    tracker.check_readable()
     audit.differences += store_differences(prepared, files, audit)
     if not audit.differences:
         audit.differences += stage_differences(prepared, files)

@@ -37,6 +37,9 @@ class JsonLinesTracker:
         if not self.path.parent.is_dir():
             raise TrackingError(f"{self.uri}: there is no such folder")
 
+    def check_readable(self) -> None:
+        self.check()
+
     def open(self, experiment: str) -> None:
         self.check()
 

@@ -26,6 +26,7 @@ def list_(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> No
     from sweeps.store.store import Store
 
     home = Store(store)
+    home.check_exists()
     rows = [row for _, row in home.survey(_listed)]
     if not rows and not as_json:
         say(f"no sweeps in {home.where}")
@@ -182,7 +183,7 @@ def ui(
             f"{home.where}: a shared store has no embedded MLflow; open the tracking server that 'sweeps show ID' "
             "names, or serve its database with 'mlflow ui --backend-store-uri URI'"
         )
-    home.check_writable()
+    home.check_exists()
     with serve(home, port) as (address, server):
         say(f"MLflow UI: {address} (press Ctrl-C to stop)")
         sys.stdout.flush()

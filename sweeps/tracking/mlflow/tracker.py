@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,14 @@ import pyarrow.compute as pc
 from sweeps.config.schema import WriterName
 from sweeps.errors import TrackingError
 from sweeps.text.redact import first_line, redact_uri
+from sweeps.text.uris import read_only_uri
 from sweeps.tracking.base import BestModel, LoggedRun, ModelPlace, RunPage, TrackedSweep
 from sweeps.tracking.mlflow.audit import logged_runs, to_logged_run
 from sweeps.tracking.mlflow.bulk_writer import BulkWriter
 from sweeps.tracking.mlflow.client_writer import ClientWriter
 from sweeps.tracking.mlflow.connection import is_server, probe, quiet
-from sweeps.tracking.mlflow.database.connect import opened
+from sweeps.tracking.mlflow.database.connect import opened, sqlite_file
+from sweeps.tracking.mlflow.database.create import create_missing
 from sweeps.tracking.mlflow.experiment import find_or_create
 from sweeps.tracking.mlflow.parent_run import ParentRun, current_user
 from sweeps.tracking.mlflow.reconcile import COLUMNS, amend
@@ -50,6 +53,7 @@ class MlflowTracker:
     def __init__(self, uri: str, artifacts: Path | None = None, database: str | None = None) -> None:
         """Store the arguments; nothing is imported or contacted yet."""
         self._uri, self._artifacts, self._database = uri, artifacts, database
+        self._client_uri = uri  # differs from the URI while a read-only file is read
         self._client: MlflowClient | None = None
         self._server: ServerClient | None = None  # the client, if the URI is that of a tracking server
         self._choice: ChosenWriter | None = None
@@ -60,6 +64,7 @@ class MlflowTracker:
         self._outdated: list[str] = []  # runs to delete at the end
         self._names: tuple[str, ...] = ()
         self._points: int | None = None
+        self.notices: list[str] = []  # lines for the user
 
     @property
     def uri(self) -> str:
@@ -78,8 +83,28 @@ class MlflowTracker:
             else:
                 from mlflow import MlflowClient
 
-                self._client = MlflowClient(tracking_uri=self._uri)
+                self._client = MlflowClient(tracking_uri=self._client_uri)
         return self._client
+
+    @property
+    def missing_file(self) -> Path | None:
+        """The SQLite file of the URI if it does not exist; the next sweep creates it."""
+        path = sqlite_file(self._uri)
+        return None if path is None or path.exists() else path
+
+    def check_readable(self) -> None:
+        """Check, before reading, that the database exists or the server answers; nothing is created or written.
+
+        Raises:
+            TrackingError: it cannot be reached or read.
+        """
+        if (path := self.missing_file) is not None:
+            raise TrackingError(f"{path}: there is no such database; check --tracking-uri and --store")
+        if (path := sqlite_file(self._uri)) is not None and not os.access(path.parent, os.W_OK):
+            self._client_uri = read_only_uri(path)
+        quiet()
+        probe(self._client_uri)
+        self._search_experiments()
 
     def check(self, writer: WriterName = "auto") -> None:
         """Connect to the server or database with a short timeout, request one experiment, and choose the writer.
@@ -88,17 +113,11 @@ class MlflowTracker:
             TrackingError: it cannot be reached or rejects the user, or the writer cannot be used with it.
         """
         quiet()
-        probe(self._uri)
-        from alembic.util import CommandError
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            with self._migration_lock():
-                experiments = self.client.search_experiments(max_results=1)
-        except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, ValueError) as error:
-            plain = TrackingError(f"{self.uri}: MLflow cannot be used there: {first_line(error)}")
-            raise self._refusal(error, "read experiments") or plain from error
+        with self._migration_lock():
+            if (path := sqlite_file(self._uri)) is not None and path.parent.is_dir():
+                self._create(path)
+            probe(self._uri)
+            experiments = self._search_experiments()
         if self._database is not None:
             opened(self._database).connect().close()  # a configured database must be usable
         self._choice, self._wanted = choose(self._database or self._uri, writer), writer
@@ -256,6 +275,22 @@ class MlflowTracker:
         """Mark the parent run as killed."""
         if self._parent is not None:
             self._parent.end("KILLED")
+
+    def _create(self, path: Path) -> None:
+        """Create the database if it does not exist or is only half made."""
+        if (moved := create_missing(path)) is not None:
+            self.notices.append(f"{path} was half made and empty; it was moved to {moved.name} and made anew")
+
+    def _search_experiments(self) -> list[Experiment]:
+        from alembic.util import CommandError
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            return list(self.client.search_experiments(max_results=1))
+        except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, ValueError) as error:
+            plain = TrackingError(f"{self.uri}: MLflow cannot be used there: {first_line(error)}")
+            raise self._refusal(error, "read experiments") or plain from error
 
     def _experiment(self, name: str) -> Experiment:
         return find_or_create(self.client, name, self._artifacts, self.uri)
