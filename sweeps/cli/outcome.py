@@ -113,6 +113,8 @@ def say_tracking(outcome: SweepOutcome, store: Store, tracker: Any) -> None:
     say(f"tracking: {tracker.uri}{embedded}")
     for notice in tracker.notices:
         say(f"          {notice}")
+    if outcome.tracking.get("deleted"):
+        say(f"          {outcome.tracking['deleted']}")
     if outcome.tracking.get("writer"):
         say(f"writer:   {outcome.tracking['writer']} ({outcome.tracking['writer_reason']})")
 

@@ -35,7 +35,7 @@ def verify(files: SweepFiles, tracker: Tracker, sample: int | None = None, seed:
     if (holder := files.holder()) is not None:
         raise SweepHeld(f"sweep {files.sweep_id} is held by {holder}; verify it when that process is done")
     manifest = files.manifest()
-    prepared = prepare(files.config(), files.config_location, int(manifest["trials_per_shard"]))
+    prepared = prepare(files.config(), files.config_location, files.planned().stages[0].trials_per_shard)
     changed = list(plan_differences(prepared, manifest))
     if not changed:
         prepared = with_stored_stages(prepared, files)

@@ -34,7 +34,11 @@ def tracking_differences(
         children.setdefault(run.trial_id, []).append((run.run_id, _digest(run)))
         for name in run.not_finite:
             yield Difference(f"mlflow: {name}", f"run {run.run_id}", "a finite value", str(run.facts[name]))
-    yield from _parent_differences(parents, audit, prepared.config.metric.name)
+    deleted = tracker.deleted_trials(sweep) - children.keys()
+    if not parents and "" in deleted:
+        audit.deleted += 1
+    else:
+        yield from _parent_differences(parents, audit, prepared.config.metric.name)
     steps, best = recorded_steps(prepared), _best(prepared, files)
     for index in sorted(files.shards.done()):
         if (table := readable_table(files, index)) is None:
@@ -46,6 +50,9 @@ def tracking_differences(
         looked_at = table.filter(pa.array(among | np.array(there, np.bool_)))
         if len(looked_at):
             for run in expected_runs(sweep, looked_at, steps):
+                if run.trial_id in deleted:
+                    audit.deleted += 1
+                    continue
                 found = list(_child_differences(run, children.pop(run.trial_id, []), tracker))
                 yield from found
                 audit.logged += not found
