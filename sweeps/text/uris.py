@@ -22,7 +22,8 @@ def read_only_uri(path: Path) -> str:
     """Return the SQLAlchemy URI that opens an SQLite file without writing anything, not even a lock, beside it."""
     # SQLAlchemy decodes the URI once, and SQLite decodes the file: URI inside it once more.
     file = quote(f"file:{quote(str(path))}", safe="/:")
-    how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+    log = path.with_name(f"{path.name}-wal")
+    how = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
     return f"sqlite+pysqlite:///{file}?{how}&uri=true"
 
 
