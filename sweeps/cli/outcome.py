@@ -111,6 +111,10 @@ def say_tracking(outcome: SweepOutcome, store: Store, tracker: Any) -> None:
 
     embedded = "  ('sweeps ui' shows it)" if not store.is_shared and tracker.uri == store.tracking_uri else ""
     say(f"tracking: {tracker.uri}{embedded}")
+    for notice in tracker.notices:
+        say(f"          {notice}")
+    if outcome.tracking.get("deleted"):
+        say(f"          {outcome.tracking['deleted']}")
     if outcome.tracking.get("writer"):
         say(f"writer:   {outcome.tracking['writer']} ({outcome.tracking['writer_reason']})")
 

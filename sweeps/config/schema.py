@@ -112,7 +112,7 @@ class RecordConfig(Model):
 
 
 class VerdictConfig(Model):
-    """The thresholds of the verdicts (sgdcore.verdict); ``atol`` is by default 1e-12 times the loss of predicting 0."""
+    """The thresholds of the verdicts (sgdcore.verdict)."""
 
     rtol: Positive = 1e-3
     """The share of the distance to the minimum at which a trial has converged."""

@@ -10,6 +10,7 @@ from sweeps.errors import TrackingError
 from sweeps.execution.executor import Executor
 from sweeps.store.store import Store, SweepFiles
 from sweeps.text.redact import REDACTED, redact_uri
+from sweeps.text.uris import absolute_uri
 from sweeps.tracking.mlflow.connection import is_server
 
 if TYPE_CHECKING:
@@ -29,20 +30,26 @@ def tracker_for(
             is not a server.
 
     Raises:
-        TrackingError: the earlier URI had a password, which is not stored; the database's variable is not set or holds
-            no database URI; or a shared store, which has no embedded MLflow, is used without a URI.
+        TrackingError: the earlier URI had a password, which is not stored, or its file does not exist; the database's
+            variable is not set or holds no database URI; or a shared store, which has no embedded MLflow, is used
+            without a URI.
     """
     from sweeps.tracking.mlflow.tracker import MlflowTracker
 
-    known = files.tracking_record.first().get("uri") if files else None
+    place = files.tracking_record.first() if files else {}
+    known = place.get("uri")
     own = None if store.is_shared else redact_uri(store.tracking_uri)
     if uri is None and known not in (None, own):
         if REDACTED in known:
             raise TrackingError(f"the sweep is logged to {known}; pass this URI with its password as --tracking-uri")
         uri = known
+        if "run_id" in place and (path := MlflowTracker(absolute_uri(uri)).missing_file) is not None:
+            raise TrackingError(
+                f"{path}: the database that the sweep was logged to does not exist; pass --tracking-uri"
+            )
     if uri is None:
         return MlflowTracker(store.tracking_uri, store.artifacts)
-    return MlflowTracker(uri, None, database_uri(database) if database and is_server(uri) else None)
+    return MlflowTracker(absolute_uri(uri), None, database_uri(database) if database and is_server(uri) else None)
 
 
 def database_uri(given: str) -> str:

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from sweeps.config import strict_yaml
+from sweeps.config.digests import config_digests
 from sweeps.pipeline.reuse import results_key
 from sweeps.planning.prepared import PreparedSweep, data_summary
 from sweeps.version import __version__
@@ -20,6 +22,7 @@ def make_manifest(prepared: PreparedSweep, sweep_id: str, fresh: bool) -> dict[s
         "name": prepared.config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **prepared.plan.summary(),
+        "config": config_digests(strict_yaml.read(prepared.config.to_yaml(), "config")),
         "results": results_key(prepared),
         "fresh": fresh,
         "data": data_summary(prepared.task),

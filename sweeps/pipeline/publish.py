@@ -31,6 +31,9 @@ def publish(outcome: SweepOutcome, tracker: Tracker, results: Results | None = N
     from sweeps.results.results import load_results
 
     files, prepared = outcome.files, outcome.prepared
+    if "deleted" in outcome.tracking:
+        files.tracking_record.write(outcome.tracking | {"complete": True})
+        return
     sweep = TrackedSweep.of(files, prepared)
     best = best_trial(files, prepared.config)
     metrics, tags = _totals(files, prepared.config.metric_name, best)

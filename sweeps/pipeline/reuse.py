@@ -72,7 +72,7 @@ class ReusableTrials:
         self._held: dict[int, pa.Table] = {}  # rows of shards whose other trials are being computed
         key = results_key(prepared)
         others = (other for other in earlier if key and other.sweep_id != files.sweep_id)
-        related = [other for other in others if other.created and other.manifest().get("results") == key]
+        related = [other for other in others if not other.damage() and other.manifest().get("results") == key]
         if related:
             metadata = shard_metadata(prepared, choose(prepared.task, device="cpu").name, "cpu")
             self._sources = [_Source(other, metadata) for other in related]

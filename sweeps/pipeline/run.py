@@ -73,7 +73,7 @@ def run(
         Interrupted: the user pressed Ctrl-C.
         ClusterLost: the executor's cluster is lost; finished shards are in the store.
     """
-    plan = with_shard_size(prepared.plan, int(files.manifest()["trials_per_shard"]))
+    plan = with_shard_size(prepared.plan, files.planned().stages[0].trials_per_shard)
     return _finish(SweepOutcome(files, replace(prepared, plan=plan)), executor, tracker, progress)
 
 
@@ -88,7 +88,7 @@ def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Pr
     prepared = reopen(files)
     files.remove_pieces()
     log_event("sweep resumed", files.sweep_id, name=prepared.config.name, stored=len(files.shards.done()))
-    _start(tracker, executor, prepared)
+    _start(tracker, executor, prepared, files.tracking_record.at(tracker.uri).get("run_id"))
     return _finish(SweepOutcome(files, prepared), executor, tracker, progress)
 
 
@@ -121,18 +121,18 @@ def log(files: SweepFiles, tracker: Tracker, progress: Progress, writer: WriterN
             f"compute them with: sweeps resume {files.sweep_id}"
         )
     tracker.check(writer or config.writer)
-    tracker.open(prepared.config.experiment_name)
+    tracker.open(prepared.config.experiment_name, files.tracking_record.at(tracker.uri).get("run_id"))
     return _finish(SweepOutcome(files, prepared, failed_trials=sum(map(len, missing))), None, tracker, progress)
 
 
-def _start(tracker: Tracker, executor: Executor, prepared: PreparedSweep) -> None:
+def _start(tracker: Tracker, executor: Executor, prepared: PreparedSweep, run_id: str | None = None) -> None:
     """Check the tracker and start the executor concurrently, since both mostly wait."""
     with ThreadPoolExecutor(1) as pool:
         checked = pool.submit(tracker.check, prepared.config.tracking.writer)
         executor.start()
         executor.check(prepared.config.training.device)
         checked.result()
-    tracker.open(prepared.config.experiment_name)
+    tracker.open(prepared.config.experiment_name, run_id)
 
 
 def _finish(outcome: SweepOutcome, executor: Executor | None, tracker: Tracker, progress: Progress) -> SweepOutcome:
@@ -143,7 +143,8 @@ def _finish(outcome: SweepOutcome, executor: Executor | None, tracker: Tracker, 
     to_log = runs_wanted(prepared.config.tracking.trials, len(prepared.plan) - outcome.failed_trials)
     log_event("sweep started", files.sweep_id, to_compute=to_compute, to_log=to_log, tracking=tracker.uri)
     progress.begin(to_compute, to_log)
-    files.tracking_record.write({"uri": tracker.uri, "complete": False})
+    known = files.tracking_record.at(tracker.uri)
+    files.tracking_record.write({"uri": tracker.uri, **known, "complete": False})
     tracking = BackgroundTracking(tracker, sweep, progress.logged)
     tracking.start()
     try:

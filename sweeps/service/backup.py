@@ -15,7 +15,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -256,7 +256,8 @@ def _relocate(aside: Store, before: str, after: Store) -> None:
     if aside.database.exists():
         relocate(aside.database, old.artifacts.as_uri(), after.artifacts.as_uri())
     for files in aside.sweeps():
-        files.tracking_record.relocate(old.tracking_uri, after.tracking_uri)
+        with suppress(StoreError):  # a damaged record is restored as it is
+            files.tracking_record.relocate(old.tracking_uri, after.tracking_uri)
 
 
 def _synced(path: Path) -> None:

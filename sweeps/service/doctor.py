@@ -174,9 +174,10 @@ def _tracking(settings: ServiceSettings) -> str:
     from sweeps.pipeline.factories import tracker_for
     from sweeps.tracking.mlflow.health import standing
 
-    if settings.tracking_uri is None and not settings.store.database.exists():
-        return "the store's own MLflow database, which the first sweep creates"
     tracker = tracker_for(settings.store, settings.tracking_uri, None, settings.tracking_database)
+    if tracker.missing_file is not None:
+        whose = "the store's own MLflow database" if settings.tracking_uri is None else tracker.uri
+        return f"{whose}, which the first sweep creates"
     try:
         writer, why = standing(tracker)
     except SweepsError as error:

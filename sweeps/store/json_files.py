@@ -30,7 +30,7 @@ def read_json(storage: Storage, name: str) -> dict[str, Any]:
     where = storage.locate(name)
     try:
         document = json.loads(read_text(storage, name))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{where}: cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise StoreError(f"{where}: damaged: not a JSON object")

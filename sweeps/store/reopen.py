@@ -22,7 +22,7 @@ def reopen(files: SweepFiles) -> PreparedSweep:
     """
     manifest, planned = files.manifest(), files.planned()
     prepared = prepare(stored_config(files), files.config_location, planned.stages[0].trials_per_shard)
-    if prepared.plan.context != manifest["context"]:
+    if prepared.plan.context != manifest.get("context"):
         raise StoreError(f"sweep {files.sweep_id}: its data set has changed since the sweep was planned")
     return with_stored_stages(prepared, files)
 

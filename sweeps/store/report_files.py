@@ -59,7 +59,10 @@ class ReportFiles(SweepPart):
                 yield file
         except OSError as error:
             where = self._storage.locate("report")
-            raise StoreError(f"{where}: the report cannot be written: {error.strerror}") from error
+            raise StoreError(
+                f"{where}: the report cannot be written: {error.strerror}; "
+                "'sweeps report ID --format html' prints it without writing to the store"
+            ) from error
 
     def remove(self, name: str) -> None:
         """Remove a file of the report if it exists."""

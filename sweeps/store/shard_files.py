@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +54,20 @@ class FailureFile:
 
 
 class ShardFiles(SweepPart):
-    """The shards of one sweep."""
+    """The shards of one sweep.
+
+    Args:
+        storage: the sweep's files.
+        check_lease: called before every write; raises SweepHeld if this process has lost the sweep.
+        planned: returns the number of planned shards, which can grow; for those who only write, None.
+    """
+
+    def __init__(
+        self, storage: Storage, check_lease: Callable[[], None], planned: Callable[[], int] | None = None
+    ) -> None:
+        """Access the files without reading them."""
+        super().__init__(storage, check_lease)
+        self._planned, self._known = planned, 0
 
     @property
     def folder(self) -> Path:
@@ -66,8 +79,18 @@ class ShardFiles(SweepPart):
         return self._storage.path("shards")
 
     def done(self) -> set[int]:
-        """Return the indices of the stored shards."""
-        return {int(m[1]) for name in self._storage.files("shards") if (m := _SHARD.fullmatch(name))}
+        """Return the indices of the stored shards; a file that is not one of the plan's does not count.
+
+        Raises:
+            StoreError: the plan is damaged.
+        """
+        found = self._found()
+        planned = self._count(found)
+        return {index for index in found if index < planned}
+
+    def stray(self) -> set[int]:
+        """Return the indices of files that are named like shards, but that the plan does not have."""
+        return self._found() - self.done()
 
     def missing(self, shards: Iterable[Shard]) -> list[Shard]:
         """Return the shards that are not stored."""
@@ -77,7 +100,9 @@ class ShardFiles(SweepPart):
     def stamps(self) -> dict[int, str]:
         """Return a text for each stored shard that changes whenever its file changes."""
         stamps = self._storage.stamps("shards")
-        return {int(m[1]): stamp for name, stamp in stamps.items() if (m := _SHARD.fullmatch(name))}
+        found = {int(m[1]): stamp for name, stamp in stamps.items() if (m := _SHARD.fullmatch(name))}
+        planned = self._count(found)
+        return {index: stamp for index, stamp in found.items() if index < planned}
 
     def write(self, result: ShardResult) -> None:
         """Store a shard's table and remove the record of its earlier failure.
@@ -182,6 +207,16 @@ class ShardFiles(SweepPart):
         except FileNotFoundError:
             return 0
         return int(match[1]) if match else 0
+
+    def _found(self) -> set[int]:
+        return {int(m[1]) for name in self._storage.files("shards") if (m := _SHARD.fullmatch(name))}
+
+    def _count(self, found: Collection[int]) -> int:
+        """Return the number of planned shards; the plan is read again only if it could have grown."""
+        last = max(found, default=-1)
+        if last >= self._known:
+            self._known = self._planned() if self._planned is not None else last + 1
+        return self._known
 
     def _write(self, index: int, table: pa.Table, keep: bool) -> None:
         self._check_lease()

@@ -15,7 +15,8 @@ import pyarrow as pa
 from sweeps.errors import StoreError
 from sweeps.planning.plan import PlanStage
 from sweeps.search.trial_table import TrialTable
-from sweeps.store.json_files import read_json, write_json
+from sweeps.store.json_files import write_json
+from sweeps.store.manifest import StagesFile, read_document
 from sweeps.store.shard_files import read_table, write_table
 from sweeps.store.sweep_part import SweepPart
 
@@ -49,15 +50,12 @@ class StageFiles(SweepPart):
         """
         if not self._storage.exists(STAGES):
             return [], True
-        document = read_json(self._storage, STAGES)
-        try:
-            found = [
-                StageRecord(int(r["trials"]), int(r["trials_per_shard"]), tuple(r["swept"]), r["dropped"], r["merged"])
-                for r in document["stages"]
-            ]
-            return found, bool(document["complete"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{self._storage.locate(STAGES)}: damaged: {error!r}") from error
+        _, file = read_document(self._storage, STAGES, StagesFile)
+        found = [
+            StageRecord(stage.trials, stage.trials_per_shard, tuple(stage.swept), stage.dropped, stage.merged)
+            for stage in file.stages
+        ]
+        return found, file.complete
 
     def read_all(self) -> list[PlanStage]:
         """Return the stages after the first.

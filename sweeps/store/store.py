@@ -34,6 +34,7 @@ from sweeps.store.backends import aside, storage_at
 from sweeps.store.stage_files import STAGES, stages_document
 from sweeps.store.sweep_files import STATES, SweepFiles
 from sweeps.text.regular_file import read_regular
+from sweeps.text.uris import sqlite_uri
 
 __all__ = ["STATES", "SWEEP_ID", "Store", "SweepFiles"]
 
@@ -89,7 +90,7 @@ class Store:
         if self.is_shared:
             remedy = "set --tracking-uri or MLFLOW_TRACKING_URI"
             raise TrackingError(f"{self.where}: a shared store has no embedded MLflow; {remedy}")
-        return f"sqlite:///{self.database}"
+        return sqlite_uri(self.database)
 
     @property
     def database(self) -> Path:
@@ -104,7 +105,7 @@ class Store:
     @property
     def schedules_uri(self) -> str:
         """The URI of the tick table's database."""
-        return f"sqlite:///{self.schedules_database}"
+        return sqlite_uri(self.schedules_database)
 
     @property
     def schedules_database(self) -> Path:
@@ -115,6 +116,15 @@ class Store:
     def artifacts(self) -> Path:
         """The artifact folder of the embedded MLflow."""
         return self.root / "artifacts"
+
+    def check_exists(self) -> None:
+        """Check that the store exists, for commands that only read it; a prefix of a bucket always does.
+
+        Raises:
+            StoreError: there is no such folder.
+        """
+        if not self.is_shared and not self.root.exists():
+            raise StoreError(f"{self.root}: no such store; check --store, or run a sweep, which creates it")
 
     def check_writable(self) -> None:
         """Check that the store can be written, and create its folder.

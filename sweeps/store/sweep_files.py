@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeps.config import strict_yaml
+from sweeps.config.digests import changed_keys
 from sweeps.config.loader import loads
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import StoreError
@@ -16,12 +18,15 @@ from sweeps.store.backends import storage_at
 from sweeps.store.backends.base import Lease, Storage
 from sweeps.store.backends.local_lease import Holder
 from sweeps.store.json_files import read_json, read_text, write_json
+from sweeps.store.manifest import Manifest, read_document
 from sweeps.store.report_files import ReportFiles
 from sweeps.store.shard_files import ShardFiles
 from sweeps.store.stage_files import StageFiles, StageRecord
 from sweeps.store.tracking_record import TrackingRecord
+from sweeps.text.sanitize import visible
 
 STATES = ("planned", "running", "interrupted", "failed", "computed", "logged", "reported")  # see SweepFiles.state()
+_MOST_KEYS = 8  # in a message
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class SweepFiles:
         self._storage = storage_at(where) if isinstance(where, str | Path) else where
         self._lease: Lease | None = None  # while this process holds it
         self._manifest: dict[str, Any] | None = None
-        self.shards = ShardFiles(self._storage, self.check_lease)
+        self.shards = ShardFiles(self._storage, self.check_lease, lambda: self.planned().shards)
         self.stages = StageFiles(self._storage, self.check_lease)
         self.report = ReportFiles(self._storage, self.check_lease)
         self.tracking_record = TrackingRecord(self._storage, self.check_lease)
@@ -159,13 +164,19 @@ class SweepFiles:
         """
         if self._manifest is not None:
             return dict(self._manifest)
-        manifest = read_json(self._storage, "plan.json")
-        missing = {"sweep_id", "name", "created", "trials", "shards"} - manifest.keys()
-        if missing:
-            raise StoreError(f"{self._storage.locate('plan.json')}: damaged: no {', '.join(sorted(missing))}")
+        manifest, _ = read_document(self._storage, "plan.json", Manifest)
         if self._storage.is_shared:
             self._manifest = manifest  # it never changes, and requests are slow
-        return dict(manifest)
+        return manifest
+
+    def damage(self) -> str | None:
+        """Return what is wrong with the sweep's JSON files, in one line; None if they can be read."""
+        try:
+            self.planned()
+            self.tracking_record.places()
+        except StoreError as error:
+            return str(error)
+        return None
 
     def config_yaml(self) -> str:
         """Return the resolved config's text.
@@ -179,10 +190,17 @@ class SweepFiles:
         """Return the resolved config.
 
         Raises:
-            StoreError: it cannot be read.
+            StoreError: it cannot be read, or was changed since the sweep was planned.
             ConfigError: it is invalid.
         """
-        return loads(self.config_yaml(), self.config_location, stored=True)
+        text, digests = self.config_yaml(), self.manifest().get("config")
+        if digests is not None and (changed := changed_keys(strict_yaml.read(text, self.config_location), digests)):
+            keys = ", ".join(changed[:_MOST_KEYS]) + ", ..." * (len(changed) > _MOST_KEYS)
+            raise StoreError(
+                f"{self.config_location}: changed since the sweep was planned: {visible(keys)}; "
+                "restore the file, or start a new sweep with the changed config"
+            )
+        return loads(text, self.config_location, stored=True)
 
     def planned(self) -> Extent:
         """Return the planned part of the sweep.
@@ -191,8 +209,8 @@ class SweepFiles:
             StoreError: the manifest or stages.json is damaged.
         """
         manifest = self.manifest()
-        trials, shards = int(manifest["trials"]), int(manifest["shards"])
-        size = int(manifest.get("trials_per_shard") or -(-trials // max(shards, 1)))
+        trials, shards = manifest["trials"], manifest["shards"]
+        size = manifest.get("trials_per_shard") or max(1, -(-trials // max(shards, 1)))
         facts = manifest.get("dropped", {}), manifest.get("merged", {})
         first = StageRecord(trials, size, tuple(manifest.get("swept", ())), *facts)
         later, is_complete = self.stages.records()
@@ -201,7 +219,7 @@ class SweepFiles:
     def stored_trials(self) -> int:
         """Return the number of trials in the stored shards, computed from the plan without reading them."""
         shards = Shards(tuple((stage.trials, stage.trials_per_shard) for stage in self.planned().stages))
-        return sum(len(shards[index]) for index in self.shards.done() if index < len(shards))
+        return sum(len(shards[index]) for index in self.shards.done())
 
     def is_computed(self) -> bool:
         """Return whether every trial of the sweep is stored."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweeps.store.json_files import read_json, write_json
+from sweeps.store.json_files import write_json
+from sweeps.store.manifest import TrackingFile, read_document
 from sweeps.store.sweep_part import SweepPart
 
 _FILE = "tracking.json"
@@ -17,6 +18,10 @@ class TrackingRecord(SweepPart):
         """Return the sweep's own place, where it was first logged; empty before it is logged."""
         return next(iter(self.places()), {})
 
+    def at(self, uri: str) -> dict[str, Any]:
+        """Return the place with this URI; empty if the sweep was never logged there."""
+        return next((place for place in self.places() if place["uri"] == uri), {})
+
     def places(self) -> list[dict[str, Any]]:
         """Return all places where the sweep is logged, its own place first.
 
@@ -25,7 +30,7 @@ class TrackingRecord(SweepPart):
         """
         if not self._storage.exists(_FILE):
             return []
-        own = read_json(self._storage, _FILE)
+        own, _ = read_document(self._storage, _FILE, TrackingFile)
         elsewhere = own.pop("elsewhere", [])
         return [own, *elsewhere]
 

@@ -81,6 +81,8 @@ class BackgroundTracking:
     def _work(self) -> None:
         try:
             self.run = self._tracker.start(self._sweep)
+            # At once, so that a later attempt finds the run even if this one is killed and the experiment renamed.
+            self._sweep.files.tracking_record.write({"uri": self._tracker.uri, "complete": False, **self.run})
             try:
                 self._log_all()
             finally:

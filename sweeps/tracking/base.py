@@ -136,15 +136,30 @@ class Tracker(Protocol):
             TrackingError: the server or database cannot be reached or rejects the user.
         """
 
-    def open(self, experiment: str) -> None:
+    def check_readable(self) -> None:
+        """Check, before runs are read, that there is something to read; nothing is created or written.
+
+        Raises:
+            TrackingError: the server or database does not exist, cannot be reached or rejects the user.
+        """
+
+    def open(self, experiment: str, run_id: str | None = None) -> None:
         """Find or create the experiment, before anything is computed.
+
+        Args:
+            experiment: The name of the experiment.
+            run_id: The sweep's parent run, if it is known; its experiment counts, whatever its name is now.
 
         Raises:
             TrackingError: the experiment is deleted, or this user is not allowed to log to it.
         """
 
     def start(self, sweep: TrackedSweep) -> dict[str, str]:
-        """Create or find the parent run; return its experiment_id and run_id, the writer and the writer_reason."""
+        """Create or find the parent run; return its experiment_id and run_id, the writer and the writer_reason.
+
+        If a user has deleted the parent run, it stays deleted and nothing is logged: the result has a key ``deleted``,
+        which says what to do, instead of the writer.
+        """
 
     def amend(self, sweep: TrackedSweep, chosen: dict[int, list[int]] | None) -> None:
         """Correct runs of an earlier attempt to match the store.
@@ -178,6 +193,9 @@ class Tracker(Protocol):
 
     def logged_runs(self, sweep: TrackedSweep) -> Iterator[LoggedRun]:
         """Yield all runs of a sweep, including the parent."""
+
+    def deleted_trials(self, sweep: TrackedSweep) -> set[str]:
+        """Return the ids of trials with a deleted run; an empty id stands for the parent."""
 
     def read_run(self, run_id: str) -> LoggedRun:
         """Return one run."""

@@ -6,5 +6,5 @@ VERDICT = "sweeps.verdict"
 TRIAL_COUNT = "sweeps.trials"
 BEST_TRIAL = "sweeps.best_trial_id"
 TAG = "sweeps.tag."  # prefix of the user's own tags
-MAX_FINAL_METRICS = 1000  # runs of models with more parameters have no final/<name> metrics
+MAX_FINAL_METRICS = 16  # runs of models with more parameters have no final/<name>; the shards have the values
 NOTE_LENGTH = 8000  # characters; MLflow truncates longer tags

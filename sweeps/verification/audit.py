@@ -38,7 +38,7 @@ def verify(files: SweepFiles, tracker: Tracker, sample: int | None = None, seed:
     if (holder := files.holder()) is not None:
         raise SweepHeld(f"sweep {files.sweep_id} is held by {holder}; verify it when that process is done")
     manifest = files.manifest()
-    prepared = prepare(stored_config(files), files.config_location, int(manifest["trials_per_shard"]))
+    prepared = prepare(stored_config(files), files.config_location, files.planned().stages[0].trials_per_shard)
     changed = list(plan_differences(prepared, manifest))
     if not changed:
         prepared = with_stored_stages(prepared, files)
@@ -49,7 +49,7 @@ def verify(files: SweepFiles, tracker: Tracker, sample: int | None = None, seed:
     audit.differences += changed
     if audit.differences:
         return audit  # the store cannot be compared with a different plan
-    tracker.check()
+    tracker.check_readable()
     audit.differences += store_differences(prepared, files, audit)
     if not audit.differences:
         audit.differences += stage_differences(prepared, files)

@@ -38,6 +38,7 @@ class Audit:
     steps: int = 0  # steps per trial
     stored: int = 0  # stored trials that match the plan
     logged: int = 0  # trials with exactly one MLflow run that matches the store
+    deleted: int = 0  # runs that a user deleted in MLflow, the parent included
     recomputed: int = 0  # trials recomputed for the sample
     curtailed: bool = False  # whether the sample was reduced because its trials take many steps
     exact: int = 0  # recomputed trials that are equal bit for bit

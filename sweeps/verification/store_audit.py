@@ -48,8 +48,7 @@ def stage_differences(prepared: PreparedSweep, files: SweepFiles) -> Iterator[Di
 def store_differences(prepared: PreparedSweep, files: SweepFiles, audit: Audit) -> Iterator[Difference]:
     """Check that every planned trial is stored once, in its row, and that numbers are finite or null."""
     done = files.shards.done()
-    planned = range(len(prepared.plan.shards()))
-    for index in sorted(done - set(planned)):
+    for index in sorted(files.shards.stray()):
         yield Difference("shard", f"{index:05}.parquet", "no shard with this number", "a file")
     for shard in prepared.plan.shards():
         where = f"{shard.index:05}.parquet"

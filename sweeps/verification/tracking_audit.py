@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from sweeps.planning.prepared import PreparedSweep
 from sweeps.results.ranking import best_trials
 from sweeps.store.store import SweepFiles
 from sweeps.tracking.base import LoggedRun, TrackedSweep, Tracker
+from sweeps.tracking.names import MAX_FINAL_METRICS
 from sweeps.tracking.policy import runs_wanted
 from sweeps.tracking.trial_runs import expected_runs
 from sweeps.verification.differences import Audit, Difference, readable_table
@@ -27,14 +30,18 @@ def tracking_differences(
     sweep = TrackedSweep.of(files, prepared)
     parents: list[LoggedRun] = []
     children: dict[str, list[tuple[str, bytes]]] = {}  # digests, because the facts of all runs might not fit in memory
-    for run in tracker.logged_runs(sweep):
+    for run in map(partial(_without_many_finals, sweep), tracker.logged_runs(sweep)):
         if not run.trial_id:
             parents.append(run)
             continue
         children.setdefault(run.trial_id, []).append((run.run_id, _digest(run)))
         for name in run.not_finite:
             yield Difference(f"mlflow: {name}", f"run {run.run_id}", "a finite value", str(run.facts[name]))
-    yield from _parent_differences(parents, audit, prepared.config.metric_name)
+    deleted = tracker.deleted_trials(sweep) - children.keys()
+    if not parents and "" in deleted:
+        audit.deleted += 1
+    else:
+        yield from _parent_differences(parents, audit, prepared.config.metric_name)
     steps, best = recorded_steps(prepared), _best(prepared, files)
     for index in sorted(files.shards.done()):
         if (table := readable_table(files, index)) is None:
@@ -46,11 +53,21 @@ def tracking_differences(
         looked_at = table.filter(pa.array(among | np.array(there, np.bool_)))
         if len(looked_at):
             for run in expected_runs(sweep, looked_at, steps):
-                found = list(_child_differences(run, children.pop(run.trial_id, []), tracker))
+                if run.trial_id in deleted:
+                    audit.deleted += 1
+                    continue
+                found = list(_child_differences(run, children.pop(run.trial_id, []), sweep, tracker))
                 yield from found
                 audit.logged += not found
     for trial_id, runs in children.items():
         yield Difference(f"mlflow: trial {trial_id}", "runs", "a trial of this sweep", ", ".join(r for r, _ in runs))
+
+
+def _without_many_finals(sweep: TrackedSweep, run: LoggedRun) -> LoggedRun:
+    """Return the run without the final/<name> metrics that earlier versions logged for models with many parameters."""
+    if len(sweep.parameter_names) <= MAX_FINAL_METRICS:
+        return run
+    return replace(run, facts={name: fact for name, fact in run.facts.items() if not name.startswith("metric final/")})
 
 
 def _best(prepared: PreparedSweep, files: SweepFiles) -> dict[int, list[int]] | None:
@@ -77,14 +94,16 @@ def _parent_differences(parents: list[LoggedRun], audit: Audit, metric: str) -> 
             yield Difference(f"mlflow: {name}", "parent run", str(fact), str(parents[0].facts.get(name)))
 
 
-def _child_differences(expected: LoggedRun, found: list[tuple[str, bytes]], tracker: Tracker) -> Iterator[Difference]:
+def _child_differences(
+    expected: LoggedRun, found: list[tuple[str, bytes]], sweep: TrackedSweep, tracker: Tracker
+) -> Iterator[Difference]:
     where = f"trial {expected.trial_id}"
     if len(found) != 1:
         yield Difference("mlflow: runs", where, "1", str(len(found)))
     for run_id, digest in found:
         if digest == _digest(expected):
             continue
-        facts = tracker.read_run(run_id).facts
+        facts = _without_many_finals(sweep, tracker.read_run(run_id)).facts
         for name in sorted(facts.keys() | expected.facts.keys()):
             if facts.get(name) != expected.facts.get(name):
                 yield Difference(f"mlflow: {name}", where, str(expected.facts.get(name)), str(facts.get(name)))

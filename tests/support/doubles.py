@@ -22,7 +22,7 @@ class Untracked:
     def check(self, writer: str = "auto") -> None:
         pass
 
-    def open(self, experiment: str) -> None:
+    def open(self, experiment: str, run_id: str | None = None) -> None:
         pass
 
     def start(self, sweep: Any) -> dict[str, str]:

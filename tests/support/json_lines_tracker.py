@@ -37,7 +37,10 @@ class JsonLinesTracker:
         if not self.path.parent.is_dir():
             raise TrackingError(f"{self.uri}: there is no such folder")
 
-    def open(self, experiment: str) -> None:
+    def check_readable(self) -> None:
+        self.check()
+
+    def open(self, experiment: str, run_id: str | None = None) -> None:
         self.check()
 
     def start(self, sweep: TrackedSweep) -> dict[str, str]:
@@ -113,6 +116,9 @@ class JsonLinesTracker:
         for run in self._read().values():
             if run["sweep"] == sweep.sweep_id:
                 yield _logged(run)
+
+    def deleted_trials(self, sweep: TrackedSweep) -> set[str]:
+        return set()
 
     def read_run(self, run_id: str) -> LoggedRun:
         return _logged(self._read()[run_id])

@@ -62,10 +62,14 @@ def doctor(
 @app.command()
 def metrics(store: StoreOption = DEFAULT_STORE) -> None:
     """Print the progress of the store's sweeps in Prometheus format."""
+    from sweeps.cli.terminal import note
     from sweeps.service.monitoring.prometheus import exposition
-    from sweeps.store.store import Store
+    from sweeps.store.store import Store, SweepFiles
 
-    sys.stdout.write(exposition(Store(store)).decode())
+    home = Store(store)
+    sys.stdout.write(exposition(home).decode())
+    for damage in filter(None, (damage for _, damage in home.survey(SweepFiles.damage))):
+        note(damage)
 
 
 @app.command()

@@ -23,15 +23,22 @@ def list_(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> No
     """List the store's sweeps, newest first."""
     import pandas as pd
 
-    from sweeps.cli.terminal import say, show_frame
+    from sweeps.cli.terminal import say, show_frame, show_json
     from sweeps.store.store import Store
 
     home = Store(store)
+    home.check_exists()
     rows = [row for _, row in home.survey(_listed)]
-    if not rows and not as_json:
+    if as_json:
+        show_json(rows)
+        return
+    if not rows:
         say(f"no sweeps in {home.where}")
         return
-    show_frame(pd.DataFrame(rows), as_json)
+    show_frame(pd.DataFrame(rows).drop(columns="damage"), False)
+    for row in rows:
+        if row["damage"]:
+            say(f"{row['id']}: {row['damage']}")
 
 
 @app.command()
@@ -159,6 +166,8 @@ def verify(
             say(str(difference))
         say(f"store:    {audit.stored:,} of {audit.trials:,} trials match the plan")
         say(f"tracking: {audit.logged:,} trials match the store, at {tracker.uri}")
+        if audit.deleted:
+            say(f"          {audit.deleted:,} runs were deleted in MLflow; restore them there to have them checked")
         say(f"sample:   {audit.recomputed:,} trials trained by torch.optim.SGD, {audit.exact:,} are equal bit for bit")
         if audit.curtailed:
             say(f"          a small sample, because a trial takes {audit.steps:,} steps; use --sample N for more")
@@ -186,7 +195,7 @@ def ui(
             f"{home.where}: a shared store has no embedded MLflow; open the tracking server that 'sweeps show ID' "
             "names, or serve its database with 'mlflow ui --backend-store-uri URI'"
         )
-    home.check_writable()
+    home.check_exists()
     with serve(home, port) as (address, server):
         say(f"MLflow UI: {address} (press Ctrl-C to stop)")
         sys.stdout.flush()
@@ -214,13 +223,10 @@ def schema(
 
 
 def _listed(files: SweepFiles) -> dict[str, Any]:
-    from sweeps.errors import StoreError
-
-    try:
-        manifest, planned = files.manifest(), files.planned()
-    except StoreError:
-        nothing = {"trials": None, "shards": "", "failed shards": None, "created": ""}
+    if (damage := files.damage()) is not None:
+        nothing = {"trials": None, "shards": "", "failed shards": None, "created": "", "damage": damage}
         return {"id": files.sweep_id, "name": "", "state": "damaged", **nothing}
+    manifest, planned = files.manifest(), files.planned()
     return {
         "id": files.sweep_id,
         "name": manifest["name"],
@@ -229,6 +235,7 @@ def _listed(files: SweepFiles) -> dict[str, Any]:
         "shards": f"{len(files.shards.done())}/{planned.shards}",
         "failed shards": len(files.shards.failures()),
         "created": manifest["created"],
+        "damage": None,
     }
 
 

@@ -33,7 +33,7 @@ def prune(store: Store, schedule: str, retention: Retention, keep: Collection[st
     removed = []
     for place, files in enumerate(sweeps_of(store, schedule)):
         many = retention.sweeps is not None and place >= retention.sweeps
-        old = retention.days is not None and datetime.fromisoformat(files.created) < now - timedelta(retention.days)
+        old = retention.days is not None and _is_before(files.created, now - timedelta(retention.days))
         if not (many or old) or files.sweep_id.startswith(tuple(keep)):
             continue
         try:
@@ -50,3 +50,10 @@ def _schedule(files: SweepFiles) -> str | None:
     except StoreError:
         return None
     return str(tags[TAG]) if TAG in tags else None
+
+
+def _is_before(created: str, limit: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(created) < limit
+    except (TypeError, ValueError):
+        return False  # without a time that can be compared, a sweep is kept

@@ -62,7 +62,10 @@ def held(path: Path, what: str) -> Iterator[None]:
     try:
         file = _taken(path)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be locked: {error.strerror}") from error
+        raise StoreError(
+            f"{path}: cannot be locked: {error.strerror}; on a read-only store, use commands that only read: "
+            "list, show, verify, report --format html"
+        ) from error
     if file is None:
         raise SweepHeld(f"{what} is held by {_read(path)}; wait for it or stop it")
     with file:

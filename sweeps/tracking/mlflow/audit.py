@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sweeps.tracking.base import LoggedRun, TrackedSweep
+from sweeps.tracking.base import LoggedRun
 from sweeps.tracking.names import SWEEP_ID, TRIAL_ID, VERDICT
 
 if TYPE_CHECKING:
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 _PAGE = 1000  # runs per call
 
 
-def logged_runs(client: MlflowClient, sweep: TrackedSweep) -> Iterator[LoggedRun]:
-    """Yield all runs of a sweep, including the parent; none if the experiment does not exist."""
-    experiment = client.get_experiment_by_name(sweep.experiment)
-    if experiment is None:
-        return
+def logged_runs(client: MlflowClient, experiment_id: str, sweep_id: str, deleted: bool = False) -> Iterator[LoggedRun]:
+    """Yield all runs of a sweep, including the parent: those that are deleted, or those that are not."""
+    from mlflow.entities import ViewType
+
     token: str | None = None
     while True:
         page = client.search_runs(
-            [experiment.experiment_id],
-            f"tags.`{SWEEP_ID}` = '{sweep.sweep_id}'",
+            [experiment_id],
+            f"tags.`{SWEEP_ID}` = '{sweep_id}'",
+            ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY,
             max_results=_PAGE,
             page_token=token,
         )

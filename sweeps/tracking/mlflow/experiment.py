@@ -10,7 +10,7 @@ from sweeps.errors import TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment
+    from mlflow.entities import Experiment, Run
 
 # Otherwise MLflow's UI guesses the kind. MLflow 3.17 ignores it and follows the switch saved in the browser.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -32,11 +32,34 @@ def find_or_create(client: MlflowClient, name: str, artifacts: Path | None, uri:
     if experiment is None:
         location = f"{artifacts.as_uri()}/{_slug(name)}" if artifacts else None
         return client.get_experiment(client.create_experiment(name, location, _KIND))
+    return usable(experiment, uri)
+
+
+def usable(experiment: Experiment, uri: str) -> Experiment:
+    """Return the experiment.
+
+    Raises:
+        TrackingError: it is deleted.
+    """
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
-            f"{uri}: the experiment {name!r} is deleted; restore it, or name another one with 'experiment:'"
+            f"{uri}: the experiment {experiment.name!r} is deleted; restore it, or name another one with 'experiment:'"
         )
     return experiment
+
+
+def known_run(client: MlflowClient, run_id: str | None) -> Run | None:
+    """Return the run with a stored id, deleted or not; None if the database does not have it."""
+    from mlflow.exceptions import MlflowException
+
+    if run_id is None:
+        return None
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None  # another database at the same address, or a run that 'mlflow gc' has removed
+        raise
 
 
 def _slug(name: str) -> str:

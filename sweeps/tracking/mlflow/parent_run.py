@@ -39,10 +39,10 @@ class ParentRun:
         self._client, self._run, self.is_resumed = client, run, is_resumed
 
     @classmethod
-    def open(cls, client: MlflowClient, sweep: TrackedSweep, experiment: Experiment) -> ParentRun:
-        """Find the sweep's parent run and set it to RUNNING, or create it; log the config and the data set."""
+    def open(cls, client: MlflowClient, sweep: TrackedSweep, experiment: Experiment, known: Run | None) -> ParentRun:
+        """Take the known run, or find it by its tags, and set it to RUNNING, or create it; log config and data set."""
         is_sweep = f"tags.`{SWEEP_ID}` = '{sweep.sweep_id}' and tags.`sweeps.kind` = 'sweep'"
-        found = client.search_runs([experiment.experiment_id], is_sweep)
+        found = [known] if known is not None else client.search_runs([experiment.experiment_id], is_sweep)
         if found:
             client.update_run(found[0].info.run_id, status="RUNNING")
             parent = cls(client, found[0], is_resumed=True)
@@ -99,14 +99,14 @@ class ParentRun:
         params = [param for param in params if param.key not in self._run.data.params]
         for first in range(0, len(params), _PARAMS_PER_CALL):
             self._client.log_batch(self.run_id, params=params[first : first + _PARAMS_PER_CALL])
-        data = sweep.config.task.dataset
+        data, facts = sweep.config.task.dataset, dict(sweep.manifest.get("data") or {})
         dataset = Dataset(
             name=data.kind,
-            digest=str(sweep.manifest["data"]["digest"])[:36],
+            digest=str(facts.pop("digest", ""))[:36],
             source_type="local" if hasattr(data, "path") else "code",
             source=json.dumps(data.model_dump(mode="json")),
             schema=None,
-            profile=json.dumps({k: v for k, v in sweep.manifest["data"].items() if k != "digest"}),
+            profile=json.dumps(facts),
         )
         self._client.log_inputs(self.run_id, [DatasetInput(dataset)])
 

@@ -12,9 +12,11 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.text.uris import sqlite_uri
 from sweeps.tracking.mlflow.bulk_writer import BulkWriter
 from sweeps.tracking.mlflow.client_writer import ClientWriter
 from sweeps.tracking.mlflow.database.base import Database
+from sweeps.tracking.mlflow.database.create import create_missing
 from sweeps.tracking.mlflow.database.postgres import PostgresDatabase
 from sweeps.tracking.mlflow.database.rows import TABLES
 from sweeps.tracking.mlflow.database.sqlite import SqliteDatabase
@@ -41,7 +43,8 @@ def differences(database: Database) -> str:
 
     with tempfile.TemporaryDirectory(prefix="sweeps-canary-") as folder:
         by_client, by_bulk = Path(folder) / "client.db", Path(folder) / "bulk.db"
-        client = MlflowClient(f"sqlite:///{by_client}")
+        create_missing(by_client)
+        client = MlflowClient(sqlite_uri(by_client))
         experiment = client.get_experiment(client.create_experiment("canary", artifact_location=f"file://{folder}"))
         parent = client.create_run(experiment.experiment_id, tags={"mlflow.user": "canary"}).info
         shutil.copy(by_client, by_bulk)

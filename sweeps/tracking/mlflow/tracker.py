@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,15 @@ import pyarrow.compute as pc
 from sweeps.config.schema import WriterName
 from sweeps.errors import TrackingError
 from sweeps.text.redact import first_line, redact_uri
+from sweeps.text.uris import read_only_uri
 from sweeps.tracking.base import BestModel, LoggedRun, ModelPlace, RunPage, TrackedSweep
 from sweeps.tracking.mlflow.audit import logged_runs, to_logged_run
 from sweeps.tracking.mlflow.bulk_writer import BulkWriter
 from sweeps.tracking.mlflow.client_writer import ClientWriter
 from sweeps.tracking.mlflow.connection import is_server, probe, quiet
-from sweeps.tracking.mlflow.database.connect import opened
-from sweeps.tracking.mlflow.experiment import find_or_create
+from sweeps.tracking.mlflow.database.connect import opened, sqlite_file
+from sweeps.tracking.mlflow.database.create import create_missing
+from sweeps.tracking.mlflow.experiment import find_or_create, known_run, usable
 from sweeps.tracking.mlflow.parent_run import ParentRun, current_user
 from sweeps.tracking.mlflow.reconcile import COLUMNS, amend
 from sweeps.tracking.mlflow.writer import ChildRuns, Writer
@@ -30,7 +33,7 @@ from sweeps.tracking.trial_runs import trial_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment
+    from mlflow.entities import Experiment, Run
 
     from sweeps.tracking.mlflow.server.client import ServerClient
 
@@ -50,6 +53,7 @@ class MlflowTracker:
     def __init__(self, uri: str, artifacts: Path | None = None, database: str | None = None) -> None:
         """Store the arguments; nothing is imported or contacted yet."""
         self._uri, self._artifacts, self._database = uri, artifacts, database
+        self._client_uri = uri  # differs from the URI while a read-only file is read
         self._client: MlflowClient | None = None
         self._server: ServerClient | None = None  # the client, if the URI is that of a tracking server
         self._choice: ChosenWriter | None = None
@@ -57,9 +61,11 @@ class MlflowTracker:
         self._writer: Writer | None = None
         self._parent: ParentRun | None = None
         self._child_runs: ChildRuns | None = None
+        self._is_deleted = False  # whether a user has deleted the sweep's run
         self._outdated: list[str] = []  # runs to delete at the end
         self._names: tuple[str, ...] = ()
         self._points: int | None = None
+        self.notices: list[str] = []  # lines for the user
 
     @property
     def uri(self) -> str:
@@ -78,8 +84,28 @@ class MlflowTracker:
             else:
                 from mlflow import MlflowClient
 
-                self._client = MlflowClient(tracking_uri=self._uri)
+                self._client = MlflowClient(tracking_uri=self._client_uri)
         return self._client
+
+    @property
+    def missing_file(self) -> Path | None:
+        """The SQLite file of the URI if it does not exist; the next sweep creates it."""
+        path = sqlite_file(self._uri)
+        return None if path is None or path.exists() else path
+
+    def check_readable(self) -> None:
+        """Check, before reading, that the database exists or the server answers; nothing is created or written.
+
+        Raises:
+            TrackingError: it cannot be reached or read.
+        """
+        if (path := self.missing_file) is not None:
+            raise TrackingError(f"{path}: there is no such database; check --tracking-uri and --store")
+        if (path := sqlite_file(self._uri)) is not None and not os.access(path.parent, os.W_OK):
+            self._client_uri = read_only_uri(path)
+        quiet()
+        probe(self._client_uri)
+        self._search_experiments()
 
     def check(self, writer: WriterName = "auto") -> None:
         """Connect to the server or database with a short timeout, request one experiment, and choose the writer.
@@ -88,17 +114,11 @@ class MlflowTracker:
             TrackingError: it cannot be reached or rejects the user, or the writer cannot be used with it.
         """
         quiet()
-        probe(self._uri)
-        from alembic.util import CommandError
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            with self._migration_lock():
-                experiments = self.client.search_experiments(max_results=1)
-        except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, ValueError) as error:
-            plain = TrackingError(f"{self.uri}: MLflow cannot be used there: {first_line(error)}")
-            raise self._refusal(error, "read experiments") or plain from error
+        with self._migration_lock():
+            if (path := sqlite_file(self._uri)) is not None and path.parent.is_dir():
+                self._create(path)
+            probe(self._uri)
+            experiments = self._search_experiments()
         if self._database is not None:
             opened(self._database).connect().close()  # a configured database must be usable
         self._choice, self._wanted = choose(self._database or self._uri, writer), writer
@@ -111,8 +131,12 @@ class MlflowTracker:
         assert self._choice is not None, "check() comes first"
         return self._choice
 
-    def open(self, experiment: str) -> None:
+    def open(self, experiment: str, run_id: str | None = None) -> None:
         """Find or create the experiment that a sweep will be logged to.
+
+        Args:
+            experiment: Name of the experiment.
+            run_id: The sweep's parent run, if it is known; its experiment counts, whatever its name is now.
 
         Raises:
             TrackingError: the experiment is deleted, or this user is not allowed to log to it.
@@ -120,7 +144,7 @@ class MlflowTracker:
         from mlflow.exceptions import MlflowException
 
         try:
-            found = self._experiment(experiment)
+            found = self._experiment(experiment, known_run(self.client, run_id))
         except MlflowException as error:
             plain = TrackingError(f"{self.uri}: the experiment {experiment!r} cannot be used: {first_line(error)}")
             raise self._refusal(error, "create experiments") or plain from error
@@ -133,15 +157,23 @@ class MlflowTracker:
         """Find or create the experiment and the sweep's parent run, and decide which writer logs the trials.
 
         Returns:
-            ``experiment_id`` and ``run_id`` of the parent, ``writer`` and ``writer_reason``.
+            ``experiment_id`` and ``run_id`` of the parent, ``writer`` and ``writer_reason``; or ``deleted`` instead of
+            the writer if the parent was deleted, in which case nothing is logged.
 
         Raises:
             TrackingError: the experiment is deleted, or the requested writer cannot log to it.
         """
         self._names = sweep.parameter_names if len(sweep.parameter_names) <= MAX_FINAL_METRICS else ()
         self._points = sweep.config.tracking.points
-        experiment = self._experiment(sweep.experiment)
-        parent = self._parent = ParentRun.open(self.client, sweep, experiment)
+        known = self._known(sweep)
+        if known is not None and known.info.lifecycle_stage == "deleted":
+            self._is_deleted = True
+            ids = {"experiment_id": str(known.info.experiment_id), "run_id": str(known.info.run_id)}
+            return ids | {
+                "deleted": f"the sweep's run {known.info.run_id} was deleted in MLflow; restore it to log again"
+            }
+        experiment = self._experiment(sweep.experiment, known)
+        parent = self._parent = ParentRun.open(self.client, sweep, experiment, known)
         wanted = self._wanted or sweep.config.tracking.writer
         choice = self._choice or choose(self._database or self._uri, wanted)
         choice = for_run(choice, wanted, experiment, parent.run)
@@ -186,6 +218,9 @@ class MlflowTracker:
         Raises:
             TrackingError: a run with a trial's id belongs to something else.
         """
+        if self._is_deleted:
+            yield len(table)
+            return
         assert self._writer is not None, "start() comes first"
         assert self._child_runs is not None
         curves = sum(pa.types.is_list(field.type) for field in table.schema if field.name != "final")
@@ -241,7 +276,14 @@ class MlflowTracker:
 
     def logged_runs(self, sweep: TrackedSweep) -> Iterator[LoggedRun]:
         """Yield all runs of a sweep, including the parent; none if the experiment does not exist."""
-        return logged_runs(self.client, sweep)
+        experiment_id = self._experiment_id(sweep)
+        return logged_runs(self.client, experiment_id, sweep.sweep_id) if experiment_id else iter(())
+
+    def deleted_trials(self, sweep: TrackedSweep) -> set[str]:
+        """Return the ids of trials with a deleted run; an empty id stands for the parent."""
+        experiment_id = self._experiment_id(sweep)
+        found = logged_runs(self.client, experiment_id, sweep.sweep_id, deleted=True) if experiment_id else ()
+        return {run.trial_id for run in found}
 
     def read_run(self, run_id: str) -> LoggedRun:
         """Return one run."""
@@ -257,8 +299,35 @@ class MlflowTracker:
         if self._parent is not None:
             self._parent.end("KILLED")
 
-    def _experiment(self, name: str) -> Experiment:
+    def _create(self, path: Path) -> None:
+        """Create the database if it does not exist or is only half made."""
+        if (moved := create_missing(path)) is not None:
+            self.notices.append(f"{path} was half made and empty; it was moved to {moved.name} and made anew")
+
+    def _search_experiments(self) -> list[Experiment]:
+        from alembic.util import CommandError
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            return list(self.client.search_experiments(max_results=1))
+        except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, ValueError) as error:
+            plain = TrackingError(f"{self.uri}: MLflow cannot be used there: {first_line(error)}")
+            raise self._refusal(error, "read experiments") or plain from error
+
+    def _known(self, sweep: TrackedSweep) -> Run | None:
+        return known_run(self.client, sweep.files.tracking_record.at(self.uri).get("run_id"))
+
+    def _experiment(self, name: str, known: Run | None) -> Experiment:
+        if known is not None:
+            return usable(self.client.get_experiment(known.info.experiment_id), self.uri)
         return find_or_create(self.client, name, self._artifacts, self.uri)
+
+    def _experiment_id(self, sweep: TrackedSweep) -> str | None:
+        if (known := self._known(sweep)) is not None:
+            return str(known.info.experiment_id)
+        experiment = self.client.get_experiment_by_name(sweep.experiment)
+        return None if experiment is None else str(experiment.experiment_id)
 
     def _refusal(self, error: Exception, wanted: str) -> TrackingError | None:
         if not is_server(self._uri):

@@ -255,6 +255,33 @@ def test_the_ui_serves_the_store_and_ends_with_ctrl_c(cli: Cli, config: Callable
         connection.request("GET", "/health")
 
 
+def test_a_relative_database_is_the_same_one_from_every_folder(
+    cli: Cli, config: Callable[..., Path], store: Store, tmp_path: Path
+) -> None:
+    cli("run", config(), "--executor", "inline", "--tracking-uri", "sqlite:///m.db")
+    [files] = store.sweeps()
+    assert files.tracking_record.first()["uri"] == f"sqlite:///{tmp_path}/m.db"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    from_there = Cli(elsewhere)
+    there = {"SWEEPS_STORE": str(store.root)}
+    assert "tracking: 12 trials match the store" in from_there("verify", files.sweep_id, **there).stdout
+    from_there("resume", files.sweep_id, "--executor", "inline", **there)
+    assert len(MlflowClient(f"sqlite:///{tmp_path}/m.db").search_runs(["1"])) == 13
+    (tmp_path / "m.db").unlink()
+    for command in (["verify"], ["resume", "--executor", "inline"], ["log"]):
+        [line] = from_there(*command, files.sweep_id, code=2, **there).stderr.splitlines()
+        assert line == (
+            f"error: {tmp_path}/m.db: the database that the sweep was logged to does not exist; pass --tracking-uri"
+        )
+    own = ("--tracking-uri", store.tracking_uri)
+    store.database.unlink()
+    assert "mlflow.db: there is no such database" in cli("verify", files.sweep_id, *own, code=2).stderr
+    assert list(elsewhere.iterdir()) == []
+    assert not (tmp_path / "m.db").exists()
+    assert not store.database.exists()
+
+
 def test_a_taken_port_is_told(cli: Cli) -> None:
     import socket
 
@@ -283,6 +310,9 @@ BAD_RUNS = {
     "store": (["run", "sweep.yaml", "--executor", "inline", "--store", "sweep.yaml/x"], "the store cannot be written"),
     "store's name": (["run", "sweep.yaml", "--executor", "inline", "--store", "what?"], "must not contain '?'"),
     "beyond float32": (["plan", "sweep.yaml", "--set", "task.dataset.slope=1e39"], "float32"),
+    "no store to list": (["list", "--store", "typo"], "typo: no such store; check --store"),
+    "no store to serve": (["ui", "--store", "typo"], "typo: no such store; check --store"),
+    "no database to serve": (["ui", "--store", "."], "mlflow.db: there is no such database"),
     "unknown sweep": (["show", "abcd"], "'abcd': no such sweep in the store"),
     "no id": (["report", "../.."], "not a sweep id"),
     "executor": (["run", "sweep.yaml", "--executor", "slurm"], "'slurm' is not one of"),
@@ -300,6 +330,7 @@ def test_mistakes_end_with_exit_code_2_and_nothing_written(
     done = cli(*arguments, code=2)
     assert message in done.stderr
     assert not (store.root / "sweeps").exists()
+    assert not {path.name for path in cli.folder.iterdir()} & {"typo", "mlflow.db", "artifacts"}
 
 
 def test_the_plan_names_the_features_and_what_was_done_to_the_data(cli: Cli, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sweeps.errors import TrackingError
 from sweeps.tracking.mlflow.database.base import Database
 
@@ -39,3 +41,14 @@ def opened(uri: str) -> Database:
     if isinstance(found, str):
         raise TrackingError(found)
     return found
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the path in the URI of an SQLite file; None if the URI is another one, has options or is in memory."""
+    if not uri.startswith(("sqlite:///", "sqlite+pysqlite:///")):
+        return None
+    from sqlalchemy.engine import make_url
+
+    url = make_url(uri)
+    is_file = url.database and not url.query and not url.database.startswith((":memory:", "file:"))
+    return Path(url.database).absolute() if is_file and url.database else None

@@ -15,6 +15,7 @@ from typing import Literal
 
 from sweeps.errors import TrackingError
 from sweeps.store.store import Store
+from sweeps.tracking.mlflow.database.create import create_missing
 
 _START_SECONDS = 180  # a busy machine can take this long
 
@@ -24,8 +25,11 @@ def serve(store: Store, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes
     """Run the MLflow UI of a store; yield its address and server process. Port 0 uses any free port.
 
     Raises:
-        TrackingError: the port is taken or the server does not start.
+        TrackingError: there is no database yet, the port is taken or the server does not start.
     """
+    if not store.database.exists():
+        raise TrackingError(f"{store.database}: there is no such database; the first sweep of the store creates it")
+    create_missing(store.database)  # a half-made one, which MLflow's server could not open
     with mlflow_server(store.tracking_uri, store.artifacts, port) as server:
         yield server
 
