@@ -91,8 +91,10 @@ def _stands_alone(model: Model, width: int, dtype: torch.dtype) -> bool:
         try:
             with _Making(0, dtype):
                 made = model.module(width).state_dict().values()
-        except InvalidTask:  # what is wrong with the code itself is found again
-            return False
+        except InvalidTask as error:
+            if not isinstance(error.__cause__, TypeError):
+                raise
+            return False  # perhaps a function that does not take what it is given here
         alone = torch.equal(torch.get_rng_state(), before)
     return alone and {tensor.dtype for tensor in made if tensor.is_floating_point()} <= {dtype}
 

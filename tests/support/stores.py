@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 from sweeps.execution.worker import run_shard
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.planning.shards import ShardResult
 from sweeps.store.store import Store, SweepFiles
+
+
+def without_key(files: SweepFiles, text: str) -> None:
+    """Remove text from a stored config, as if written by an earlier version, whose plan has no digest of it."""
+    config, plan = files.config_path, json.loads(files.plan_path.read_text())
+    assert text in config.read_text()
+    config.write_text(config.read_text().replace(text, ""))
+    del plan["config"]
+    files.plan_path.write_text(json.dumps(plan))
 
 
 def computed_into(

@@ -7,6 +7,7 @@ import pytest
 
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
+from tests.support.stores import without_key
 
 Prepare = Callable[..., PreparedSweep]
 MLP = {"kind": "mlp", "hidden": [3]}
@@ -42,6 +43,5 @@ def test_a_quadratic_loss_costs_nothing(make_prepared: Prepare) -> None:
 def test_a_stored_sweep_keeps_its_points(make_prepared: Prepare, stored: Callable[[PreparedSweep], SweepFiles]) -> None:
     files = stored(make_prepared(**of_network(10) | {"record": {}}))
     assert files.config().record.points == len(files.shards.metadata()["steps"]) - 2
-    path = files.config_path
-    path.write_text(path.read_text().replace(f"record:\n  points: {files.config().record.points}\n", ""))
+    without_key(files, f"record:\n  points: {files.config().record.points}\n")
     assert files.config().record.points == 64  # of the version that stored no number

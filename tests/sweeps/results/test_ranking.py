@@ -18,7 +18,7 @@ from sweeps.results.ranking import Ranking, best_trial, best_trials
 from sweeps.results.results import load_results
 from sweeps.store.store import Store, SweepFiles
 from tests.support.documents import document
-from tests.support.stores import computed_into
+from tests.support.stores import computed_into, without_key
 
 Prepare = Callable[..., PreparedSweep]
 Compute = Callable[[PreparedSweep], SweepFiles]
@@ -104,9 +104,7 @@ def test_sweeps_of_earlier_versions_rank_as_before(make_prepared: Prepare, store
         metadata = {key: value for key, value in table.schema.metadata.items() if key != b"loss_scale"}
         earlier = table.drop_columns(["final_validation_loss", "best_validation_loss"])
         pq.write_table(earlier.replace_schema_metadata(metadata), path)
-    config = files.config_path.read_text()
-    files.config_path.write_text(config.replace("metric:\n  name: final_validation_loss\n", ""))
-    assert "metric" not in files.config_path.read_text()
+    without_key(files, "metric:\n  name: final_validation_loss\n")
     results = load_results(files)
     assert results.metric == "final_loss"
     for name in ("final_validation_loss", "best_validation_loss"):
