@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from sweeps.cli import interrupts
 from sweeps.cli.app import app
 from sweeps.cli.options import (
     DEFAULT_STORE,
@@ -83,8 +84,7 @@ def run(
     copy_data: Annotated[bool, typer.Option("--copy-data", help="Copy the data file into the store.")] = False,
 ) -> None:
     """Train all trials, log them to MLflow and write the report."""
-    if executor is ExecutorName.ray:
-        supervise()
+    _attend(executor)
     from sweeps.cli.terminal import complain, progress, say
     from sweeps.pipeline import run as pipeline
     from sweeps.pipeline.factories import tracker_for
@@ -119,8 +119,7 @@ def resume(
     tracking_database: DatabaseOption = None,
 ) -> None:
     """Compute and log what a sweep is missing; retry failures."""
-    if executor is ExecutorName.ray:
-        supervise()
+    _attend(executor)
     from sweeps.pipeline.factories import tracker_for
 
     home, files = find(store, sweep_id)
@@ -167,6 +166,14 @@ def log(
                 f"{outcome.failed_trials:,} of {len(outcome.prepared.plan):,} trials are neither computed nor logged; "
                 f"compute them with: {again_with(files, 'resume')}; then log them with: {again}"
             )
+
+
+def _attend(executor: ExecutorName) -> None:
+    """Watch over the sweep from here on: in a parent process if it runs on Ray, else in a thread."""
+    if executor is ExecutorName.ray:
+        supervise()
+    else:
+        interrupts.watch()
 
 
 def _run_again(
