@@ -42,6 +42,8 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
             idle = [channel for channel in others if not (channel.requests or channel.total_outbufs_len)]
             min(idle, key=lambda channel: channel.last_activity, default=self).will_close = True
 
+    last_activity: float
+
     def handle_read(self) -> None:
         """Read a part of a request, which does not extend the time for all of it."""
         before = self.last_activity

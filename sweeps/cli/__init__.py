@@ -5,10 +5,11 @@ import sys
 
 from sweeps.cli import interrupts, streams
 from sweeps.cli.app import app
-from sweeps.cli.commands import admin, compare, dashboard, jobs, run, schedule, show
-from sweeps.errors import SweepsError
+from sweeps.cli.commands import admin, compare, dashboard, jobs, manage, run, schedule, show
+from sweeps.errors import InputError, SweepsError
+from sweeps.version import CONFLICT_REMEDY, conflict
 
-__all__ = ["admin", "app", "compare", "dashboard", "jobs", "main", "run", "schedule", "show"]
+__all__ = ["admin", "app", "compare", "dashboard", "jobs", "main", "manage", "run", "schedule", "show"]
 
 
 def main() -> None:
@@ -17,6 +18,11 @@ def main() -> None:
     interrupts.install()
     if os.path.expanduser("~") == "~":
         os.environ["HOME"] = "/"  # as in containers; MLflow cannot be imported without a home
+    if (problem := conflict()) is not None and sys.argv[1:2] != ["doctor"]:
+        from sweeps.cli.terminal import complain
+
+        complain(f"{problem}; {CONFLICT_REMEDY}")
+        sys.exit(InputError.exit_code)
     try:
         app(prog_name="sweeps")
     finally:

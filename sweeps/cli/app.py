@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from sweeps.cli.supervisor import leave
 from sweeps.errors import ClusterLost, OutOfSpace, SweepsError, is_out_of_space
 from sweeps.events import LOGGER
+from sweeps.version import __version__
 
 
 class LogFormat(StrEnum):
@@ -66,7 +67,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sweeps {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -78,6 +86,9 @@ def options(
     log_level: Annotated[
         LogLevel, typer.Option("--log-level", envvar="SWEEPS_LOG_LEVEL", help="Log events of this level and above.")
     ] = LogLevel.info,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Apply the options that precede the command name."""
     LOGGER.propagate = False  # log only with --log-format, however Ray and MLflow configure the root logger
