@@ -34,8 +34,7 @@ def best(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
         raise StoreError(f"sweep {files.sweep_id}: no stored trial has a finite {metric}; compute or change the sweep")
     [(index, [number])] = chosen.items()
     row: dict[str, Any] = next(row for row in files.shards.read(index).to_pylist() if row["trial"] == number)
-    products = [config.parameters] if isinstance(config.parameters, dict) else config.parameters
-    axes = {name for product in products for name in product}
+    axes = {name for mapping in config.mappings() for name in mapping}
     names = [name for name in row if name in HYPERPARAMETERS or name in axes]
     settings = {name: row[name] for name in names if row[name] is not None and row[name] == row[name]}
     again = {"parameters": {name: {"value": value} for name, value in settings.items()}, "seeds": [row["seed"]]}

@@ -1,5 +1,6 @@
 """Networks: the torch kernel trains any module as torch.optim.SGD does, and refuses what a pack cannot hold."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -270,3 +271,12 @@ def test_the_digest_of_a_module_is_that_of_its_file(tmp_path, monkeypatch):
     assert len(before) == 64
     assert model.source_digest != before
     assert ModuleModel(len).source_digest == ""
+
+
+@pytest.mark.parametrize("place", ["no_such_folder.nets", "no_such_module"])
+def test_a_module_that_is_not_found_says_where_it_was_looked_for(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        InvalidTask, match=re.escape(f"neither in the working directory ({tmp_path}) nor on PYTHONPATH")
+    ):
+        run(Task(DATA, ModuleModel(f"{place}:make")))
