@@ -37,6 +37,7 @@ def serve(
         )
     from waitress import create_server
 
+    from dashboards import connections
     from dashboards.app import make_app
     from dashboards.users import Users
 
@@ -56,7 +57,9 @@ def serve(
             ident="",
             max_request_body_size=_MOST_BYTES,
             clear_untrusted_proxy_headers=True,
+            **connections.LIMITS,
         )
+        connections.limit(server)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"--host {host} --port {port}: cannot serve the dashboard there: {reason}") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
 
-from sweeps.errors import CheckFailed, ClusterLost, InputError, NotLogged, SweepsError, TrialsFailed
+from sweeps.errors import CheckFailed, ClusterLost, InputError, NotLogged, OutOfSpace, SweepsError, TrialsFailed
 
 if TYPE_CHECKING:
     from sweeps.config.schema import SweepConfig
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sweeps.store.store import Store
 
 DEFAULT_STORE = "sweep-store"
-_ERRORS = {error.exit_code: error for error in (InputError, TrialsFailed, CheckFailed, NotLogged)}
+_ERRORS = {error.exit_code: error for error in (InputError, TrialsFailed, CheckFailed, NotLogged, OutOfSpace)}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
     │   ├── ConfigError                 the sweep file: one line per problem
     │   ├── DataError                   the data set's file
     │   ├── StoreError                  the store: not writable, unknown or ambiguous sweep id, damaged file
+    │   │   └── OutOfSpace          6   the disk is full, or a quota or a limit on files is reached
     │   ├── StoreUnavailable            the server of a shared store: unreachable, or it rejects the request
     │   ├── SweepHeld                   another process holds the sweep
     │   ├── TrackingError               the tracking server: unreachable, or it rejects the request
@@ -18,9 +19,14 @@ Diverging trials are results, not errors. An exception in a worker becomes part 
 sweeps.execution.worker).
 """
 
+import errno
+from collections.abc import Iterator
+
 from sweeps.text.sanitize import visible
 
 MAX_PROBLEMS = 50  # reported at once
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SQLITE_FULL = 13
 
 
 class SweepsError(Exception):
@@ -56,6 +62,12 @@ class DataError(InputError):
 
 class StoreError(InputError):
     """A store that cannot be used, or that does not contain the requested item."""
+
+
+class OutOfSpace(StoreError):
+    """A full disk, or a quota or a limit on files that is reached; what is written is kept."""
+
+    exit_code = 6
 
 
 class StoreUnavailable(InputError):
@@ -96,3 +108,19 @@ class NotLogged(SweepsError):
     """All trials are computed and reported, but some are not in MLflow."""
 
     exit_code = 5
+
+
+def is_out_of_space(error: BaseException) -> bool:
+    """Return whether an error was caused by a full disk, a quota or a limit on files, however it was reported."""
+    return any(
+        (isinstance(cause, OSError) and cause.errno in _NO_ROOM)
+        or getattr(cause, "sqlite_errorcode", None) == _SQLITE_FULL
+        for cause in _causes(error)
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and the errors that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

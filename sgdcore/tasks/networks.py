@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -155,12 +156,23 @@ class ModuleModel(_Network):
         except (Exception, SystemExit) as error:  # importing runs arbitrary user code
             raise InvalidTask(
                 f"{self._name}: it cannot be imported: {type(error).__name__}: {_first_line(error)}"
+                f"{_where_to_look(error, place)}"
             ) from error
         if not callable(found):
             raise InvalidTask(f"{self._name}: it must be a callable, not {type(found).__name__}")
         if not _may_make_modules(found):
             raise InvalidTask(f"{self._name}: it must be a subclass of torch.nn.Module or a function of your own")
         return found  # type: ignore[no-any-return, unused-ignore]
+
+
+def _where_to_look(error: BaseException, place: str) -> str:
+    """Return what to do if the module itself was not found, as from another folder; else nothing."""
+    if not (isinstance(error, ModuleNotFoundError) and f"{place}.".startswith(f"{error.name}.")):
+        return ""
+    folder = f"the working directory ({os.getcwd()})"
+    return (
+        f"; it is neither in {folder} nor on PYTHONPATH nor installed: change to its folder, or add that to PYTHONPATH"
+    )
 
 
 def _may_make_modules(found: Any) -> bool:

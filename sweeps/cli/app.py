@@ -9,8 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 from sweeps.cli.supervisor import leave
-from sweeps.errors import ClusterLost, SweepsError
+from sweeps.errors import ClusterLost, OutOfSpace, SweepsError, is_out_of_space
 from sweeps.events import LOGGER
+from sweeps.version import __version__
 
 
 class LogFormat(StrEnum):
@@ -38,11 +39,18 @@ class _Commands(TyperGroup):
 
         try:
             return super().invoke(ctx)
-        except SweepsError as error:
-            terminal.complain(str(error))
+        except (SweepsError, OSError) as error:
+            full = is_out_of_space(error)
+            if isinstance(error, SweepsError):
+                terminal.complain(str(error))
+            elif full:
+                terminal.complain(f"{error.filename or 'a file'}: cannot be written: {error.strerror}; free some space")
+            else:
+                raise
             if isinstance(error, ClusterLost):
                 leave(error.exit_code)  # a normal exit would make Ray wait for the cluster again
-            raise typer.Exit(error.exit_code) from error
+            code = OutOfSpace.exit_code if full or not isinstance(error, SweepsError) else error.exit_code
+            raise typer.Exit(code) from error
         except KeyboardInterrupt as interrupt:
             terminal.note(interrupted(interrupt))
             raise typer.Exit(130) from interrupt
@@ -54,12 +62,19 @@ app = typer.Typer(
     help="Run SGD hyperparameter sweeps, log them to MLflow and report the results.",
     epilog="Exit codes: 0 success; 2 invalid input, or another process holds the sweep; 3 some trials could not be "
     "run; 4 a check failed; 5 all trials are computed and reported, but some are not in MLflow yet (log them with "
-    "'sweeps resume ID'); 130 interrupted, finished trials are kept.",
+    "'sweeps resume ID'); 6 the disk is full, or a quota is reached; 130 interrupted, finished trials are kept.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sweeps {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -71,6 +86,9 @@ def options(
     log_level: Annotated[
         LogLevel, typer.Option("--log-level", envvar="SWEEPS_LOG_LEVEL", help="Log events of this level and above.")
     ] = LogLevel.info,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Apply the options that precede the command name."""
     LOGGER.propagate = False  # log only with --log-format, however Ray and MLflow configure the root logger

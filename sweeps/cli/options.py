@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -42,8 +43,10 @@ class ReportFormat(StrEnum):
     json = "json"
 
 
+_RAY_ADDRESS = "RAY_ADDRESS"  # as for Ray itself
+
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The sweep file (YAML).")]
-SweepId = Annotated[str, typer.Argument(metavar="ID", help="A sweep id or a unique prefix of one.")]
+SweepId = Annotated[str, typer.Argument(metavar="ID", help="A sweep id, a unique prefix, a name, or latest.")]
 StoreOption = Annotated[
     str,
     typer.Option(
@@ -66,7 +69,10 @@ TagOption = Annotated[
 ExecutorOption = Annotated[
     ExecutorName, typer.Option("--executor", help="Run trials on Ray, or inline in this process.")
 ]
-AddressOption = Annotated[str | None, typer.Option("--address", metavar="ADDR", help="Join a running Ray cluster.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", envvar=_RAY_ADDRESS, metavar="ADDR", help="Join a running Ray cluster."),
+]
 TrackingOption = Annotated[
     str | None,
     typer.Option(
@@ -139,7 +145,7 @@ def executor_of(kind: ExecutorName, address: str | None) -> Iterator[Any]:
     """Yield the executor that runs shards, and stop it at the end of the block."""
     from sweeps.pipeline.factories import executor_for
 
-    if kind is ExecutorName.inline and address is not None:
+    if kind is ExecutorName.inline and address not in (None, os.environ.get(_RAY_ADDRESS)):
         raise InputError("--address needs --executor ray")
     executor = executor_for(kind.value, address)
     try:

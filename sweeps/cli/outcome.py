@@ -36,6 +36,29 @@ def conclude(outcome: SweepOutcome, store: Store, where: str, tracker: Any) -> N
         raise Interrupted(outcome) from None
 
 
+@contextmanager
+def ending_with_json(files: SweepFiles) -> Iterator[None]:
+    """Print the sweep's outcome as JSON after the block, however it ends."""
+    from sweeps.cli.terminal import show_json
+
+    try:
+        yield
+    finally:
+        planned, written = files.planned(), files.report.is_written()
+        show_json(
+            {
+                "sweep_id": files.sweep_id,
+                "name": files.manifest()["name"],
+                "state": files.state(),
+                "trials": planned.trials,
+                "stored trials": files.stored_trials(),
+                "failed shards": len(files.shards.failures()),
+                "report": files.report.location("report.html") if written else None,
+                "logged to": files.tracking_record.places(),
+            }
+        )
+
+
 def conclude_whole(outcome: SweepOutcome, tracker: Any) -> None:
     """Print the outcome of a sweep that is complete. Raises the same errors as :func:`conclude`."""
     from sweeps.cli.terminal import say

@@ -10,39 +10,47 @@ import atexit
 import os
 import signal
 import sys
-import time
-from contextlib import suppress
-from types import FrameType
 from typing import NoReturn
 
+from sweeps.cli import interrupts
 from sweeps.errors import ClusterLost
 
 _ENDED = "\0"  # sent by a child that ends normally, whatever its exit code
 _LONGEST = 65536
 _PR_SET_PDEATHSIG = 1
-_SAME_SIGNAL_SECONDS = 3.0  # a terminal sends Ctrl-C to both processes, and the parent passes it on as well
 _parent_pipes: list[int] = []  # the pipe to the parent, in a child
 
 
 def supervise() -> None:
     """Continue in a child process, before anything heavy is imported. The parent does not return."""
     read, write = os.pipe()
+    interrupts.install()
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)  # a signal that is ignored need not wake anybody up
+    awaited = {number for number in interrupts.SIGNALS if signal.getsignal(number) != signal.SIG_IGN} | {signal.SIGCHLD}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)  # none is lost, however closely they follow one another
     parent, child = os.getpid(), os.fork()
     if child:
         os.close(write)
-        _stand_by(child, read)
+        _stand_by(child, read, awaited)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.close(read)
     _die_with(parent)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _Once())
     _parent_pipes.append(write)
+    interrupts.watch(before_exit=_say_end)
     atexit.register(_end)
 
 
 def tell(go_on: str) -> None:
-    """Send the command that continues the sweep to the parent, if there is one."""
+    """Keep the command that continues the sweep for messages, also of the parent if there is one."""
+    interrupts.continue_with(go_on)
+    _write(f"{go_on}\n")
+
+
+def _write(text: str) -> None:
+    """Send a line to the parent, if there is one."""
     for pipe in _parent_pipes:
-        os.write(pipe, f"{go_on}\n".encode())
+        os.write(pipe, text.encode())
 
 
 def leave(code: int) -> None:
@@ -56,22 +64,14 @@ def leave(code: int) -> None:
 
 
 def _end() -> None:
-    """Ignore signals from here on: at exit Python restores the default handlers, and a signal would kill the child."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    tell(_ENDED)
+    """End normally, whatever signals still arrive."""
+    interrupts.ignore()
+    _say_end()
 
 
-class _Once:
-    """A signal handler that raises KeyboardInterrupt, but only once for a signal that is delivered twice."""
-
-    def __init__(self) -> None:
-        self._last = -_SAME_SIGNAL_SECONDS
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        before, self._last = self._last, time.monotonic()
-        if self._last - before > _SAME_SIGNAL_SECONDS:
-            raise KeyboardInterrupt
+def _say_end() -> None:
+    """Tell the parent that this process ends by itself."""
+    _write(f"{_ENDED}\n")
 
 
 def _die_with(parent: int) -> None:
@@ -82,16 +82,15 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _stand_by(child: int, read: int) -> NoReturn:
+def _stand_by(child: int, read: int, awaited: set[signal.Signals]) -> NoReturn:
     """Pass signals on, wait for the child and exit with its exit code. Report the child if it was killed."""
-
-    def passed_on(number: int, frame: FrameType | None) -> None:
-        with suppress(ProcessLookupError):  # it has just ended
-            os.kill(child, number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, passed_on)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    ended = status = 0
+    while not ended:
+        if signal.sigwait(awaited) == signal.SIGCHLD:
+            ended, status = os.waitpid(child, os.WNOHANG)
+        else:
+            os.kill(child, interrupts.PASSED_ON)  # to a zombie at worst: only this process reaps it
+    code = os.waitstatus_to_exitcode(status)
     os.set_blocking(read, False)  # a grandchild can keep the other end open without writing
     try:
         lines = os.read(read, _LONGEST).decode().split("\n")[:-1]

@@ -33,6 +33,11 @@ _LINE_SECONDS = 5.0
 _WIDEST = 1000
 
 
+def keep_output_for_json() -> None:
+    """Print everything but JSON to standard error from here on."""
+    out.file = sys.stderr
+
+
 def say(text: str = "") -> None:
     """Print a line to standard output."""
     out.print(visible(text), markup=False)

@@ -91,7 +91,8 @@ class RayExecutor:
                 ray.init(**options)
         except Exception as error:  # Ray raises many types, and a plain Exception if its processes start slowly
             where = self.address or "this machine"
-            raise ExecutorError(f"Ray at {where} cannot be joined: {_first_line(error)}") from error
+            remedy = "; set RAY_TMPDIR to a shorter path, such as /tmp" if "AF_UNIX" in str(error) else ""
+            raise ExecutorError(f"Ray at {where} cannot be joined: {_first_line(error)}{remedy}") from error
         self._ray = ray
         self._answered = time.monotonic()
         if self.address is not None and self.address.startswith("ray://"):

@@ -43,8 +43,10 @@ def answers(address: str) -> bool:
 
 def _host_and_port(address: str) -> tuple[str, int]:
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():
-        raise ExecutorError(f"Ray address {address!r}: must be auto, HOST:PORT or ray://HOST:PORT")
+    if not colon or not port.isdigit() or "/" in host:
+        raise ExecutorError(
+            f"Ray address {address!r} (--address or RAY_ADDRESS): must be auto, HOST:PORT or ray://HOST:PORT"
+        )
     return host, int(port)
 
 

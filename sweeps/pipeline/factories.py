@@ -75,4 +75,4 @@ def executor_for(kind: str, address: str | None) -> Executor:
         return InlineExecutor()
     from sweeps.execution.ray import RayExecutor
 
-    return RayExecutor(address)
+    return RayExecutor(None if address == "local" else address)  # Ray's word for a cluster of its own

@@ -114,6 +114,11 @@ def _find(results: Results, model: ModelPlace | None) -> list[str]:
     return parts
 
 
+def experiment_page(experiment_id: str) -> str:
+    """Return the page of an experiment's runs, relative to MLflow's address."""
+    return f"#/experiments/{experiment_id}/runs{_TRAINING}"
+
+
 def _run(experiment_id: str, run_id: str) -> str:
     return f"#/experiments/{experiment_id}/runs/{run_id}"
 

@@ -22,6 +22,7 @@ from typing import Literal
 from sweeps.errors import SweepHeld, SweepsError
 from sweeps.store.backends import local_lease
 from sweeps.store.store import Store
+from sweeps.version import CONFLICT_REMEDY, conflict
 
 Status = Literal["ok", "warning", "failed"]
 
@@ -108,6 +109,8 @@ def _versions(settings: ServiceSettings) -> str:
     """Compare the installed packages with the version ranges that this package requires."""
     from packaging.requirements import Requirement
 
+    if (problem := conflict()) is not None:
+        raise Failed(problem, CONFLICT_REMEDY)
     wrong = []
     for requirement in map(Requirement, requires("sgd-sweeps") or ()):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):

@@ -34,11 +34,14 @@ from sweeps.store.backends import aside, storage_at
 from sweeps.store.stage_files import STAGES, stages_document
 from sweeps.store.sweep_files import STATES, SweepFiles
 from sweeps.text.regular_file import read_regular
+from sweeps.text.sanitize import visible
 from sweeps.text.uris import sqlite_uri
 
-__all__ = ["STATES", "SWEEP_ID", "Store", "SweepFiles"]
+__all__ = ["LATEST", "STATES", "SWEEP_ID", "Store", "SweepFiles"]
 
 SWEEP_ID = re.compile(r"[0-9a-f]{1,32}")
+LATEST = "latest"  # stands for the newest sweep wherever an id is taken
+_MAX_NAMED = 10  # sweeps in a message
 _SIDE_BY_SIDE = 16  # sweeps of a shared store that are read concurrently
 T = TypeVar("T")
 
@@ -217,30 +220,36 @@ class Store:
         files = self._sweep(sweep_id)
         return files if files.exists() else None
 
-    def find(self, prefix: str) -> SweepFiles:
-        """Return the sweep whose id starts with ``prefix``.
+    def find(self, wanted: str) -> SweepFiles:
+        """Return the sweep with an id or a unique prefix of one, the newest with a name, or for ``latest`` the newest.
 
         Raises:
-            StoreError: no sweep matches, or more than one.
+            StoreError: no sweep matches, or more than one id.
         """
-        if not SWEEP_ID.fullmatch(prefix):
-            raise StoreError(f"{prefix!r}: not a sweep id; ids are lower-case hexadecimal, see 'sweeps list'")
-        matches = [
-            files
-            for sweep_id in self._ids()
-            if sweep_id.startswith(prefix) and (files := self._sweep(sweep_id)).exists()
-        ]
+        ids = [sweep_id for sweep_id in self._ids() if sweep_id.startswith(wanted)] if wanted else []
+        matches = [files for files in map(self._sweep, sorted(ids)) if files.exists()]
         if len(matches) == 1:
             return matches[0]
+        if exact := [files for files in matches if files.sweep_id == wanted]:
+            return exact[0]
+        newest = [files for files in self.sweeps() if files.created]
+        for files in newest:
+            if wanted in (LATEST, files.manifest()["name"]):
+                return files
         if matches:
-            ids = sorted(files.sweep_id for files in matches)
-            raise StoreError(f"{prefix!r}: matches more than one sweep: {', '.join(ids[:10])}")
-        newest = [files.sweep_id for files in self.sweeps()[:5]]
-        known = f"; its newest sweeps: {', '.join(newest)}" if newest else ", which is empty"
-        raise StoreError(f"{prefix!r}: no such sweep in the store {self.where}{known}")
+            candidates = ", ".join(map(_described, matches[:_MAX_NAMED]))
+            raise StoreError(f"{wanted!r}: matches more than one sweep: {candidates}")
+        what = "no such sweep" if SWEEP_ID.fullmatch(wanted) or wanted == LATEST else "not a sweep id, nor a name"
+        known = f"; its newest sweeps: {', '.join(map(_described, newest[:5]))}" if newest else ", which is empty"
+        raise StoreError(f"{wanted!r}: {what} in the store {self.where}{known}")
 
     def _ids(self) -> list[str]:
         return [name for name in self._storage.folders("sweeps") if SWEEP_ID.fullmatch(name)]
 
     def _sweep(self, sweep_id: str) -> SweepFiles:
         return SweepFiles(self._storage.within(f"sweeps/{sweep_id}"))
+
+
+def _described(files: SweepFiles) -> str:
+    """Return a sweep's id and name for messages."""
+    return f"{files.sweep_id} ({visible(str(files.manifest()['name']))})" if files.created else files.sweep_id

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +233,26 @@ class TestCommand:
         finally:
             dashboard.kill()
         assert sorted(path for path in cli.folder.rglob("*")) == before
+
+    @pytest.mark.parametrize("sent", [b"", b"GET / HT"], ids=["nothing", "half a request"])
+    def test_connections_that_send_no_request_stop_nobody(self, cli: Cli, sent: bytes) -> None:
+        dashboard = cli.start("dashboard", "--port", 0)
+        try:
+            address = _address(dashboard)
+            place = ("127.0.0.1", int(address.rpartition(":")[2]))
+            with ExitStack() as stack:
+                connections = [stack.enter_context(socket.create_connection(place, timeout=60)) for _ in range(150)]
+                for connection in connections:
+                    connection.sendall(sent)
+                with urllib.request.urlopen(f"{address}/healthz", timeout=30) as answer:
+                    assert answer.read() == b"ok\n"
+                # The oldest make room for the newest; the others are closed when their time is over.
+                assert [connection.recv(1) for connection in connections] == [b""] * 150
+            dashboard.send_signal(signal.SIGINT)
+            _, err = dashboard.communicate(timeout=30)
+            assert (dashboard.returncode, err) == (0, "")
+        finally:
+            dashboard.kill()
 
     def test_is_not_for_others_without_users(self, cli: Cli) -> None:
         done = cli("dashboard", "--host", "0.0.0.0", "--port", 0, code=2)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from sweeps.cli import interrupts
 from sweeps.cli.app import app
 from sweeps.cli.options import (
     DEFAULT_STORE,
@@ -29,7 +31,16 @@ from sweeps.cli.options import (
     find,
     prepare_sweep_file,
 )
-from sweeps.cli.outcome import again_with, conclude, conclude_whole, keeping, say_tracking, unlogged, write_report
+from sweeps.cli.outcome import (
+    again_with,
+    conclude,
+    conclude_whole,
+    ending_with_json,
+    keeping,
+    say_tracking,
+    unlogged,
+    write_report,
+)
 from sweeps.cli.supervisor import supervise
 from sweeps.errors import NotLogged, TrialsFailed
 
@@ -90,30 +101,36 @@ def run(
     id_: IdOption = None,
     tag: TagOption = None,
     copy_data: Annotated[bool, typer.Option("--copy-data", help="Copy the data file into the store.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the outcome as JSON, all else to standard error.")
+    ] = False,
 ) -> None:
     """Train all trials, log them to MLflow and write the report."""
-    if executor is ExecutorName.ray:
-        supervise()
-    from sweeps.cli.terminal import complain, progress, say
+    _attend(executor)
+    from sweeps.cli.terminal import complain, keep_output_for_json, progress, say
     from sweeps.pipeline import run as pipeline
     from sweeps.pipeline.factories import tracker_for
     from sweeps.pipeline.rerun import check_id, tags_of
     from sweeps.service.monitoring.progress_file import report_progress
     from sweeps.store.store import Store
 
+    if as_json:
+        keep_output_for_json()
+    ending = ending_with_json if as_json else nullcontext
     tags = tags_of(tag)
     if id_ is not None:
         check_id(id_)
     home = Store(store)
     prepared = prepare_sweep_file(config, set_, home if copy_data else None)
     if id_ is not None and (files := home.get(id_)) is not None:
-        _run_again(files, prepared, executor, address, tracking_uri, tracking_database)
+        with ending(files):
+            _run_again(files, prepared, executor, address, tracking_uri, tracking_database)
         return
     with executor_of(executor, address) as where:
         tracker = tracker_for(home, tracking_uri, None, database_of(tracking_database, prepared.config))
         say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {prepared.plan.steps:,} steps")
         files = pipeline.create(prepared, home, where, tracker, fresh, id_, tags)
-        with files.lease(), keeping(files):
+        with ending(files), files.lease(), keeping(files):
             outcome = pipeline.run(files, prepared, where, tracker, report_progress(progress(), files, where, complain))
             conclude(outcome, home, where.description, tracker)
 
@@ -128,8 +145,7 @@ def resume(
     tracking_database: DatabaseOption = None,
 ) -> None:
     """Compute and log what a sweep is missing; retry failures."""
-    if executor is ExecutorName.ray:
-        supervise()
+    _attend(executor)
     from sweeps.pipeline.factories import tracker_for
 
     home, files = find(store, sweep_id)
@@ -176,6 +192,14 @@ def log(
                 f"{outcome.failed_trials:,} of {len(outcome.prepared.plan):,} trials are neither computed nor logged; "
                 f"compute them with: {again_with(files, 'resume')}; then log them with: {again}"
             )
+
+
+def _attend(executor: ExecutorName) -> None:
+    """Watch over the sweep from here on: in a parent process if it runs on Ray, else in a thread."""
+    if executor is ExecutorName.ray:
+        supervise()
+    else:
+        interrupts.watch()
 
 
 def _run_again(

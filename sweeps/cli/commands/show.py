@@ -15,7 +15,7 @@ from sweeps.cli.outcome import again_with
 from sweeps.errors import CheckFailed
 
 if TYPE_CHECKING:
-    from sweeps.store.store import SweepFiles
+    from sweeps.store.store import Store, SweepFiles
 
 
 @app.command(name="list")
@@ -197,7 +197,7 @@ def ui(
         )
     home.check_exists()
     with serve(home, port) as (address, server):
-        say(f"MLflow UI: {address} (press Ctrl-C to stop)")
+        say(f"MLflow UI: {address}{_newest_page(home)} (press Ctrl-C to stop)")
         sys.stdout.flush()
         with suppress(KeyboardInterrupt):
             server.wait()
@@ -220,6 +220,17 @@ def schema(
         show_json(SchedulesFile.model_json_schema())
     else:
         show_json(SweepConfig.model_json_schema())
+
+
+def _newest_page(home: Store) -> str:
+    """Return the page of the newest sweep's experiment in the embedded MLflow, in its view for training."""
+    from sweeps.report.mlflow_note import experiment_page
+
+    for files in home.sweeps():
+        for place in files.tracking_record.places():
+            if place.get("uri") == home.tracking_uri and place.get("experiment_id"):
+                return f"/{experiment_page(place['experiment_id'])}"
+    return ""
 
 
 def _listed(files: SweepFiles) -> dict[str, Any]:

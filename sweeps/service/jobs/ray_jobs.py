@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 import tempfile
 import time
@@ -19,12 +20,14 @@ from urllib.parse import urlsplit
 
 from sweeps.errors import ExecutorError, InputError
 from sweeps.service.jobs.submission import Submission
+from sweeps.store.store import SWEEP_ID
 from sweeps.text.redact import redact_uri
 
 PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED = "pending", "running", "succeeded", "failed", "cancelled"
 ENDED = (SUCCEEDED, FAILED, CANCELLED)
 _STATES = {"PENDING": PENDING, "RUNNING": RUNNING, "SUCCEEDED": SUCCEEDED, "FAILED": FAILED, "STOPPED": CANCELLED}
-_OWN_CODES = (0, 2, 3, 4, 5, 130)  # exit codes of the command line
+_OWN_CODES = (0, 2, 3, 4, 5, 6, 130)  # exit codes of the command line
+_KEYS = tuple(f"sweeps.{key}" for key in ("submission_id", "attempt", "sweep_id", "name", "digest"))
 _PROBE_SECONDS, _CALL_SECONDS = 5, 60
 _LOOK_SECONDS = 1.0
 _LOST_CONNECTIONS = 10  # consecutive failures before following ends with an error
@@ -302,9 +305,12 @@ def _metadata(submission: Submission, attempt: int) -> dict[str, str]:
 
 
 def _job(details: Any) -> Job | None:
-    """Return a sweep's job; None for other jobs."""
+    """Return a sweep's job; None for other jobs, whatever their metadata contains."""
     facts = details.metadata or {}
-    if "sweeps.submission_id" not in facts:
+    state = _STATES.get(details.status.value)
+    if state is None or not details.submission_id or not all(_is_ours(facts.get(key)) for key in _KEYS):
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,3}", facts["sweeps.attempt"]) or not SWEEP_ID.fullmatch(facts["sweeps.sweep_id"]):
         return None
     return Job(
         job_id=details.submission_id,
@@ -313,12 +319,17 @@ def _job(details: Any) -> Job | None:
         sweep_id=facts["sweeps.sweep_id"],
         name=facts["sweeps.name"],
         digest=facts["sweeps.digest"],
-        state=_STATES[details.status.value],
+        state=state,
         code=details.driver_exit_code,
         message=details.message or "",
         started=_time(details.start_time),
         ended=_time(details.end_time),
     )
+
+
+def _is_ours(value: object) -> bool:
+    """Return whether a metadata value can be one that _metadata() wrote."""
+    return isinstance(value, str) and bool(value)
 
 
 def _time(milliseconds: int | None) -> datetime | None:

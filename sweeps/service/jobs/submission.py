@@ -17,11 +17,12 @@ from sweeps.config.messages import shown
 from sweeps.config.models import ModuleModel
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import InputError
-from sweeps.text.redact import redact_uri
+from sweeps.text.redact import REDACTED, redact_uri
 from sweeps.text.regular_file import read_regular
 
 MAX_FILE_BYTES = 50_000_000  # per uploaded file; Ray accepts packages of up to 100 MiB
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # Ray accepts any id and uses it in paths and addresses
+_USERINFO = re.compile(r"([A-Za-z][\w+.-]*://)[^/\s]*@")
 _NO_STORE = "error: the cluster has no store; set SWEEPS_STORE there, or submit with --store"
 
 
@@ -97,15 +98,20 @@ def prepare(
         send_files: whether to upload the sweep's files; False if it runs on this machine.
 
     Raises:
-        InputError: the sweep file is invalid, a file is too large to upload, or the tracking URI contains a password,
+        InputError: the sweep file is invalid, a file is too large to upload, or a URI contains credentials,
             which all users of the cluster could read.
     """
     place = place or Destination()
-    if place.tracking_uri and redact_uri(place.tracking_uri) != place.tracking_uri:
-        raise InputError(
-            f"--tracking-uri {redact_uri(place.tracking_uri)}: must not contain a password, since jobs are visible to "
-            "all; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster"
-        )
+    for option, uri, variables in (
+        ("--tracking-uri", place.tracking_uri, "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        ("--store", place.store, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    ):
+        hidden = _USERINFO.sub(rf"\1{REDACTED}@", redact_uri(uri or ""))
+        if uri and hidden != uri:
+            raise InputError(
+                f"{option} {hidden}: must not contain a user, a token or a "
+                f"password, since jobs are visible to all; set {variables} on the cluster"
+            )
     config = load(path, overrides)
     files: dict[str, Path] = {}
     if send_files:

@@ -26,6 +26,15 @@ from sweeps.verification.regression import LATEST, Limits
 
 LOCAL = "local"
 _NAME = r"^[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?$"
+_MACROS = {  # as in cron
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d+)?)\s*(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -38,13 +47,16 @@ def _name(value: Any) -> Any:
 
 def _cron(value: str) -> str:
     try:
+        value = _MACROS.get(value.strip().lower(), value)
         if len(value.split()) != 5:
             raise CronSimError("must have five fields")
         next(CronSim(value, datetime(2026, 1, 1, tzinfo=UTC)))
     except (CronSimError, StopIteration) as error:
         reason = str(error).lower() or "never occurs"
         raise PydanticCustomError(
-            CUSTOM, "{reason}; the fields are minute hour day month weekday, such as '0 2 * * *'", {"reason": reason}
+            CUSTOM,
+            "{reason}; the fields are minute hour day month weekday, such as '0 2 * * *' or @daily",
+            {"reason": reason},
         ) from error
     return value
 

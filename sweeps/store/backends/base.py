@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from sweeps.errors import StoreError
+from sweeps.errors import OutOfSpace, StoreError, is_out_of_space
 from sweeps.store.backends.local_lease import Holder
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Lease(Protocol):
@@ -125,7 +122,8 @@ class Storage(Protocol):
 
 def unwritten(storage: Storage, name: str, error: OSError) -> StoreError:
     """Return the error for a file that could not be written, with the reason and what to do."""
-    help_ = "free some space" if error.errno in _NO_ROOM else "fix the cause"
-    return StoreError(
+    full = is_out_of_space(error)
+    help_ = "free some space" if full else "fix the cause"
+    return (OutOfSpace if full else StoreError)(
         f"{storage.locate(name)}: cannot be written: {error.strerror or error}; {help_}, then resume the sweep"
     )

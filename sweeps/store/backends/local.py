@@ -12,6 +12,7 @@ from typing import TextIO
 
 from sweeps.errors import StoreError
 from sweeps.store.backends import local_lease as leases
+from sweeps.text.sanitize import visible
 
 
 class FolderStorage:
@@ -20,8 +21,17 @@ class FolderStorage:
     is_shared = False  # workers on other hosts might not see the folder, so the driver writes
 
     def __init__(self, root: Path) -> None:
-        """Access a folder, which need not exist yet."""
-        self._root = root.expanduser().absolute()
+        """Access a folder, which need not exist yet.
+
+        Raises:
+            StoreError: its path starts with the home of a user that is not known.
+        """
+        try:
+            self._root = root.expanduser().absolute()
+        except RuntimeError as error:
+            raise StoreError(
+                f"{visible(str(root))}: {root.parts[0]} is not known as a user's home; write the path in full"
+            ) from error
 
     def locate(self, name: str = "") -> str:
         """Return a file's path as text."""

@@ -1,5 +1,6 @@
 """Networks: the torch kernel trains any module as torch.optim.SGD does, and refuses what a pack cannot hold."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -336,3 +337,12 @@ def test_an_error_in_one_pack_ends_all() -> None:
     rows = Hyperparams(lr=np.geomspace(1e-3, 0.1, 100))
     with pytest.raises(RuntimeError, match="no evaluation today"):
         train(Task(DATA, ModuleModel(unevaluated)), rows, epochs=3, kernel="torch", threads=3)
+
+
+@pytest.mark.parametrize("place", ["no_such_folder.nets", "no_such_module"])
+def test_a_module_that_is_not_found_says_where_it_was_looked_for(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        InvalidTask, match=re.escape(f"neither in the working directory ({tmp_path}) nor on PYTHONPATH")
+    ):
+        run(Task(DATA, ModuleModel(f"{place}:make")))

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,27 @@ from typer.testing import CliRunner
 
 from sweeps.cli.app import app
 from sweeps.cli.commands import run
+from tests.support.processes import until
 
 SCRIPT = """
-import os, signal, sys, time
+import hashlib, os, signal, sys, time
 from pathlib import Path
 from sweeps.cli.supervisor import leave, supervise, tell
+def until_asked(number):
+    while not Path(str(number)).exists():
+        time.sleep(0.01)
 supervise()
 tell("sweeps resume abcd")
-Path("pid").write_text(str(os.getpid()))
+{does}
+"""
+WAIT = """
 try:
-    {does}
+    Path("pid").write_text(str(os.getpid()))
+    time.sleep(60)
 except KeyboardInterrupt:
     print("interrupted")
     sys.exit(130)
 """
-WAIT = "time.sleep(60)"
 
 
 def started(folder: Path, does: str) -> "subprocess.Popen[str]":
@@ -41,11 +46,11 @@ def started(folder: Path, does: str) -> "subprocess.Popen[str]":
 
 
 def child_of(process: "subprocess.Popen[str]", folder: Path) -> int:
-    until = time.monotonic() + 60
-    while not ((folder / "pid").exists() and (folder / "pid").read_text()):
+    def is_named() -> bool:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.01)
+        return (folder / "pid").exists() and bool((folder / "pid").read_text())
+
+    until(is_named)
     return int((folder / "pid").read_text())
 
 
@@ -76,7 +81,7 @@ def test_the_end_is_told(tmp_path: Path, does: str, code: int, told: str) -> Non
     assert bool(err) == bool(told)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("everybody", [False, True], ids=["to the parent", "to both, as a terminal's Ctrl-C"])
 def test_a_signal_interrupts_once(tmp_path: Path, number: signal.Signals, everybody: bool) -> None:
     process = started(tmp_path, WAIT)
@@ -84,6 +89,54 @@ def test_a_signal_interrupts_once(tmp_path: Path, number: signal.Signals, everyb
     (os.killpg if everybody else os.kill)(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "interrupted\n", "")
+
+
+TIDIES_UP = """
+try:
+    Path("pid").write_text(str(os.getpid()))
+    time.sleep(60)
+except KeyboardInterrupt:
+    Path("tidying").touch()
+    {tidies}
+    print("tidied")
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("everybody", [False, True], ids=["to the parent", "to both, as a terminal's Ctrl-C"])
+@pytest.mark.parametrize(
+    ("tidies", "interrupts", "out", "err"),
+    [
+        ("until_asked(2)", 2, "tidied\n", ["being tidied up"]),
+        (
+            "time.sleep(60)",
+            3,
+            "",
+            ["being tidied up", "ended at once; finished trials are kept; continue with: sweeps"],
+        ),
+        ("hashlib.pbkdf2_hmac('sha256', b'', b'', 2**30)", 3, "", ["being tidied up", "ended at once"]),
+    ],
+    ids=["a second is answered", "a third ends it", "a third ends it in the middle of a native call"],
+)
+def test_more_interrupts(
+    tmp_path: Path, everybody: bool, tidies: str, interrupts: int, out: str, err: list[str]
+) -> None:
+    wait = "import hashlib\ndef until_asked(number):\n    while not Path(str(number)).exists(): time.sleep(0.01)\n"
+    process = started(tmp_path, wait + TIDIES_UP.format(tidies=tidies))
+    child_of(process, tmp_path)
+    send = os.killpg if everybody else os.kill
+    send(process.pid, signal.SIGINT)
+    until((tmp_path / "tidying").exists)
+    assert process.stderr is not None
+    lines = []
+    for number in range(2, interrupts + 1):
+        send(process.pid, signal.SIGINT)
+        assert process.stderr.readline() == "\n"
+        lines.append(process.stderr.readline())
+        (tmp_path / str(number)).touch()
+    rest = process.communicate(timeout=60)
+    assert (process.returncode, *rest) == (130, out, "")
+    assert all(line.startswith(start) for line, start in zip(lines, err, strict=True)), lines
 
 
 def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(
     path = config(name="full", tracking={"trials": "none"})
     process = cli.start("run", path, *tracking, before=almost_full)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 2, err
+    assert process.returncode == 6, err
     [files] = store.sweeps()
     [line] = err.splitlines()
     assert line.startswith(f"error: {files.shards.folder}/00000.parquet: cannot be written: ")

@@ -12,6 +12,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from sweeps.planning.prepared import PreparedSweep
@@ -34,6 +38,25 @@ def earlier(tmp_path: Path) -> Cli:
 @pytest.fixture
 def home(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
+
+
+def assert_the_same_trials(before: dict[str, bytes], after: dict[str, bytes]) -> None:
+    """Check the columns that earlier versions had: all bits, but for two that are computed otherwise now.
+
+    Predicted radii are rounded in another way, and a diverged trial's final loss is the last finite one.
+    """
+    assert after.keys() == before.keys()
+    for name, content in before.items():
+        was, now = (pq.read_table(pa.BufferReader(part)) for part in (content, after[name]))
+        now = now.select(was.column_names)
+        settled = pc.not_equal(was["verdict"], "diverged")
+        for column in was.column_names:
+            if column == "predicted_radius":
+                np.testing.assert_allclose(now[column].to_numpy(), was[column].to_numpy(), rtol=1e-12)
+            elif column == "final_loss":
+                assert now[column].filter(settled).equals(was[column].filter(settled))
+            else:
+                assert now[column].equals(was[column]), column
 
 
 @pytest.mark.slow
@@ -69,8 +92,7 @@ def test_an_interrupted_sweep_of_it_is_resumed(earlier: Cli, home: Store, sweep_
     assert files.state() == "reported"
     assert contents(files).keys() == before.keys()
     if sweep_id == "0ea1":  # the bits of a linear trial do not depend on what runs beside it
-        for name, content in before.items():
-            assert (name, contents(files)[name] == content) == (name, True)
+        assert_the_same_trials(before, contents(files))
     assert json.loads(earlier("verify", sweep_id, "--json").stdout)["clean"]
 
 
@@ -97,7 +119,7 @@ def test_the_trials_of_numpys_ranges_stay(cli: Cli, tmp_path: Path) -> None:
     before = contents(files)
     (files.shards.folder / "00001.parquet").unlink()
     cli("resume", "0ea3", "--executor", "inline", "--store", home.where)
-    assert contents(files) == before
+    assert_the_same_trials(before, contents(files))
     audit = json.loads(cli("verify", "0ea3", "--json", "--store", home.where).stdout)
     assert (audit["clean"], audit["trials"]) == (True, 120), audit["differences"]
     config = tmp_path / "again.yaml"

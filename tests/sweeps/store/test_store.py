@@ -168,12 +168,27 @@ def test_finding_a_sweep_by_the_start_of_its_id(store: Store) -> None:
     assert store.find("aa2").sweep_id == "aa22"
     assert [files.sweep_id for files in store.sweeps()] == ["bb33", "aa22", "aa11"]
     for prefix, message in (
-        ("aa", "more than one sweep: aa11, aa22"),
+        ("aa", r"more than one sweep: aa11 \(.*\), aa22 \("),
+        ("", "not a sweep id"),
         ("cc", "no such sweep"),
         ("../x", "not a sweep id"),
     ):
         with pytest.raises(StoreError, match=message):
             store.find(prefix)
+
+
+def test_finding_the_latest_sweep_and_the_latest_of_a_name(store: Store, tmp_path: Path) -> None:
+    for sweep_id, name in (("c1", "one two"), ("b2", "one two"), ("a3", "b"), ("a4", "a")):
+        store.create(sweep_id, "", MANIFEST | {"name": name, "created": sweep_id[1]})
+    store.create("d5", "", MANIFEST | {"created": "9"}).storage.write("plan.json", b"damaged")
+    assert store.find("latest").sweep_id == "a4"
+    assert store.find("one two").sweep_id == "b2"
+    assert store.find("b").sweep_id == "b2"  # ids come before names
+    assert store.find("a").sweep_id == "a4"  # an ambiguous prefix, but a name
+    with pytest.raises(StoreError, match=r"'two': not a sweep id, nor a name in .*newest sweeps: a4 \(a\), a3 \(b\)"):
+        store.find("two")
+    with pytest.raises(StoreError, match=r"'latest': no such sweep in the store .*, which is empty"):
+        Store(tmp_path / "none").find("latest")
 
 
 def test_an_empty_store_holds_no_sweeps(store: Store) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -206,6 +207,44 @@ def test_ids_may_be_shortened_and_stand_for_the_newest_attempt(monkeypatch: pyte
     for prefix, told in (("ab", "more than one job: abc-1-2, abd"), ("x", "no such job at http://127.0.0.1:1")):
         with pytest.raises(Exception, match=told):
             cluster.find(prefix)
+
+
+OURS = {
+    "sweeps.submission_id": "mine-1",
+    "sweeps.attempt": "1",
+    "sweeps.sweep_id": "ab",
+    "sweeps.name": "mine",
+    "sweeps.digest": "d",
+}
+
+
+def _details(metadata: object, status: str = "RUNNING", job_id: str | None = "mine-1") -> SimpleNamespace:
+    facts = {"driver_exit_code": None, "message": None, "start_time": None, "end_time": None}
+    return SimpleNamespace(metadata=metadata, status=SimpleNamespace(value=status), submission_id=job_id, **facts)
+
+
+FOREIGN = [
+    None,
+    {},
+    *({key: value for key, value in OURS.items() if key != left_out} for left_out in OURS),
+    *(OURS | {"sweeps.attempt": attempt} for attempt in ("", "one", "0", "-1", "1e3", "９")),
+    OURS | {"sweeps.sweep_id": "not hexadecimal"},
+    OURS | {"sweeps.name": ""},
+]
+
+
+def test_jobs_of_others_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [_details(metadata, job_id=f"theirs-{number}") for number, metadata in enumerate(FOREIGN)]
+    known += [_details(OURS, job_id=None), _details(OURS, status="UNHEARD_OF"), _details(OURS)]
+    monkeypatch.setattr(Cluster, "_client", SimpleNamespace(list_jobs=lambda: known))
+    [job] = Cluster("127.0.0.1:1").jobs()
+    assert (job.job_id, job.submission_id, job.attempt, job.sweep_id, job.state) == (
+        "mine-1",
+        "mine-1",
+        1,
+        "ab",
+        RUNNING,
+    )
 
 
 def test_a_text_told_again_is_passed_on_once() -> None:

@@ -114,7 +114,25 @@ def test_ids_that_cannot_be_are_refused(write: Write, wrong: str) -> None:
         prepare(write(), submission_id=wrong)
 
 
-def test_passwords_are_not_sent(write: Write) -> None:
-    with pytest.raises(InputError, match="must not contain a password") as error:
-        prepare(write(), place=Destination(tracking_uri="postgresql://me:secret@host/db"))
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://me:secret@host/db",
+        "http://secret@host:5000",
+        "https://:secret@host",
+        "http://secret:@host",
+        "postgresql://secret@host/db",
+        "mysql+pymysql://secret@host/db",
+        "https://host/?access_token=secret",
+    ],
+)
+@pytest.mark.parametrize("place", ["tracking_uri", "store"])
+def test_credentials_are_not_sent(write: Write, place: str, uri: str) -> None:
+    option = f"--{place.replace('_', '-')}"
+    with pytest.raises(InputError, match=f"{option} .*must not contain a user, a token or a password") as error:
+        prepare(write(), place=Destination(**{place: uri}))
     assert "secret" not in str(error.value)
+
+
+def test_an_at_sign_in_a_path_is_no_credential(write: Write) -> None:
+    prepare(write(), place=Destination(tracking_uri="http://host/~me@home", store="s3://bucket/me@home"))

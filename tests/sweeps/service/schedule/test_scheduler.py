@@ -129,6 +129,13 @@ def states(scheduler: Scheduler) -> list[tuple[str, str, str]]:
         ("15 * * * *", "Europe/Berlin", "2026-03-29T00:30", ["2026-03-29T01:15", "2026-03-29T02:15"]),
         ("0 0 29 2 *", "UTC", "2026-01-01T00:00", ["2028-02-29T00:00"]),
         ("0 9 * * MON-FRI", "America/New_York", "2026-11-27T20:00", ["2026-11-30T14:00"]),
+        ("@hourly", "UTC", "2026-03-01T10:30", ["2026-03-01T11:00", "2026-03-01T12:00"]),
+        ("@daily", "Europe/Berlin", "2026-03-01T10:30", ["2026-03-01T23:00", "2026-03-02T23:00"]),
+        ("@midnight", "UTC", "2026-03-01T10:30", ["2026-03-02T00:00"]),
+        ("@weekly", "UTC", "2026-03-01T10:30", ["2026-03-08T00:00"]),
+        ("@monthly", "UTC", "2026-03-01T10:30", ["2026-04-01T00:00"]),
+        ("@yearly", "UTC", "2026-03-01T10:30", ["2027-01-01T00:00"]),
+        ("@Annually", "UTC", "2026-03-01T10:30", ["2027-01-01T00:00"]),
     ],
 )
 def test_cron(cron: str, zone: str, after: str, expected: list[str]) -> None:
@@ -172,6 +179,7 @@ def problems(tmp_path: Path, **changes: Any) -> str:
             "schedules[0].cron: given '0 25 * * *'; bad hour; the fields are minute hour day month weekday",
         ),
         ({"cron": "* * * *"}, "schedules[0].cron: given '* * * *'; must have five fields"),
+        ({"cron": "@reboot"}, "schedules[0].cron: given '@reboot'; must have five fields"),
         ({"cron": "0 0 31 2 *"}, "schedules[0].cron: given '0 0 31 2 *'; bad day-of-month"),
         ({"timezone": "Mars/Olympus"}, "schedules[0].timezone: given 'Mars/Olympus'; must be an IANA time zone"),
         (
