@@ -58,8 +58,7 @@ def check_same(files: SweepFiles, prepared: PreparedSweep) -> None:
         StoreError: the stored config or plan cannot be read.
         ConfigError: the config or the data differs.
     """
-    stored = strict_yaml.read(files.config_yaml(), files.config_location)
-    given = strict_yaml.read(prepared.config.to_yaml(), "config")
+    stored, given = (strict_yaml.read(config.to_yaml(), "config") for config in (files.config(), prepared.config))
     differing = [key for key in {**stored, **given} if stored.get(key) != given.get(key)]
     if not differing and files.manifest().get("context") != prepared.plan.context:
         differing = ["the data"]

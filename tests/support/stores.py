@@ -15,7 +15,7 @@ def without_key(files: SweepFiles, text: str) -> None:
     config, plan = files.config_path, json.loads(files.plan_path.read_text())
     assert text in config.read_text()
     config.write_text(config.read_text().replace(text, ""))
-    del plan["config"]
+    plan.pop("config", None)
     files.plan_path.write_text(json.dumps(plan))
 
 

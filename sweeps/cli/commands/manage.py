@@ -24,25 +24,30 @@ def best(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
     from sweeps.cli.terminal import note, say, show_json
     from sweeps.config import strict_yaml
     from sweeps.config.schema import HYPERPARAMETERS
-    from sweeps.results.ranking import best_trials
+    from sweeps.results.ranking import best_trial
 
     _, files = find(store, sweep_id)
     config = files.config()
-    metric = config.metric.name
-    chosen = best_trials(files, metric, 1)
-    if not chosen:
+    metric, chosen = config.metric_name, best_trial(files, config)
+    if chosen is None:
         raise StoreError(f"sweep {files.sweep_id}: no stored trial has a finite {metric}; compute or change the sweep")
-    [(index, [number])] = chosen.items()
-    row: dict[str, Any] = next(row for row in files.shards.read(index).to_pylist() if row["trial"] == number)
+    number = chosen.number
+    row: dict[str, Any] = next(row for row in files.shards.read(chosen.shard).to_pylist() if row["trial"] == number)
     axes = {name for mapping in config.mappings() for name in mapping}
     names = [name for name in row if name in HYPERPARAMETERS or name in axes]
     settings = {name: row[name] for name in names if row[name] is not None and row[name] == row[name]}
     again = {"parameters": {name: {"value": value} for name, value in settings.items()}, "seeds": [row["seed"]]}
     if as_json:
-        facts = {"sweep_id": files.sweep_id, "trial": number, "trial_id": row["trial_id"], "verdict": row["verdict"]}
-        show_json({**facts, "metric": metric, "value": row[metric], "settings": settings, "seed": row["seed"], **again})
+        facts: dict[str, Any] = {
+            "sweep_id": files.sweep_id,
+            "trial": number,
+            "trial_id": row["trial_id"],
+            "verdict": row["verdict"],
+        }
+        facts |= {"metric": metric, "value": chosen.value, "settings": settings, "seed": row["seed"]}
+        show_json(facts | again)
         return
-    note(f"{files.manifest()['name']} {files.sweep_id}: trial {number} has the best {metric}, {row[metric]:.6g}")
+    note(f"{files.manifest()['name']} {files.sweep_id}: trial {number} has the best {metric}, {chosen.value:.6g}")
     sys.stdout.write(strict_yaml.write(again))
     flow = ", ".join(f"{name}: {{value: {_word(value)}}}" for name, value in settings.items())
     say(f"# --set {shlex.quote(f'parameters={{{flow}}}')} --set 'seeds=[{row['seed']}]'")
