@@ -24,13 +24,16 @@ class SGD(Optimizer):
         weight_decay: L2 penalty.
         nesterov: Nesterov momentum; needs a momentum and zero dampening.
         maximize: maximize instead of minimize.
+        foreach, fused: accepted as torch accepts them. They choose between torch's implementations of the rule; this
+            class has one, with the bits of torch's loop over tensors.
+        differentiable: let autograd follow step(), also to a tensor lr or weight_decay that requires a gradient.
 
-    torch's ``foreach``, ``fused`` and ``differentiable`` choose between implementations of the same rule and are not
-    offered here. A state_dict that contains them still loads, and torch loads what this class saves.
+    Gradients can be sparse, as in torch. A state_dict of torch's class loads here, and the other way round.
 
     Raises:
         InvalidHyperparams: (a ValueError) with torch's wording.
-        RuntimeError: at step(), for sparse gradients.
+        RuntimeError: ``fused`` with ``foreach``, with ``differentiable``, or with parameters that are not
+            floating-point numbers.
 
     Example:
         >>> optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -48,6 +51,9 @@ class SGD(Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
         if isinstance(lr, Tensor) and lr.numel() != 1:
             raise InvalidHyperparams("Tensor lr must be 1-element")
@@ -67,19 +73,23 @@ class SGD(Optimizer):
             "weight_decay": weight_decay,
             "nesterov": nesterov,
             "maximize": maximize,
-            # keys that torch.optim.SGD expects in a group when it loads this state
-            "foreach": None,
-            "differentiable": False,
-            "fused": None,
+            "foreach": foreach,
+            "differentiable": differentiable,
+            "fused": fused,
         }
         super().__init__(params, defaults)
+        if fused and differentiable:
+            raise RuntimeError("`fused` does not support `differentiable`")
+        if fused and foreach:
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Accept states saved before nesterov and maximize existed, as torch does."""
+        """Accept states saved before some of the settings existed, as torch does."""
         super().__setstate__(state)
         for group in self.param_groups:
-            group.setdefault("nesterov", False)
-            group.setdefault("maximize", False)
+            for name in ("nesterov", "maximize", "differentiable", "fused"):
+                group.setdefault(name, False)
+            group.setdefault("foreach", None)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -87,7 +97,6 @@ class SGD(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Take one step on every parameter that has a gradient.
 
@@ -98,15 +107,16 @@ class SGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            self._step_group(group)
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            for group in self.param_groups:
+                self._step_group(group)
         return loss
 
     def _step_group(self, group: dict[str, Any]) -> None:
         params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
         gradients: list[Tensor] = [p.grad for p in params if p.grad is not None]
-        if any(gradient.is_sparse for gradient in gradients):
-            raise RuntimeError("sgdcore.SGD does not support sparse gradients; make them dense with .to_dense()")
+        if group["fused"] and not all(param.is_floating_point() for param in params):
+            raise RuntimeError("`fused=True` requires all the params to be floating point Tensors")
         remembers = group["momentum"] != 0
         buffers: list[Tensor | None] = [self.state[p].get("momentum_buffer") if remembers else None for p in params]
         sgd(

@@ -93,13 +93,14 @@ def sgd(
         momentum_buffer_list: their buffers; ``None`` before a first step with momentum, then filled in place.
         weight_decay, momentum, lr, dampening, nesterov, maximize: as in torch.optim.SGD.
 
-    Call it under ``torch.no_grad()`` if params require gradients.
+    Call it under ``torch.no_grad()`` if params require gradients, unless autograd has to follow the step.
     """
-    lr = _plain(lr)
-    weight_decay = _plain(weight_decay)
+    lr, weight_decay = _plain(lr), _plain(weight_decay)
     for i, (param, gradient) in enumerate(zip(params, d_p_list, strict=True)):
         d_p = -gradient if maximize else gradient
-        if weight_decay != 0:
+        if not isinstance(weight_decay, int | float):
+            d_p = d_p.addcmul(param.clone(), weight_decay)
+        elif weight_decay != 0:
             d_p = d_p.add(param, alpha=weight_decay)
         if momentum != 0:
             buffer = momentum_buffer_list[i]
@@ -109,8 +110,12 @@ def sgd(
             else:
                 buffer.mul_(momentum).add_(d_p, alpha=1 - dampening)
             d_p = d_p.add(buffer, alpha=momentum) if nesterov else buffer
-        param.add_(d_p, alpha=-lr)
+        if not isinstance(lr, int | float):
+            param.addcmul_(d_p, lr, value=-1)
+        else:
+            param.add_(d_p, alpha=-lr)
 
 
-def _plain(value: float | Tensor) -> float:
-    return value if isinstance(value, int | float) else float(value.item())
+def _plain(value: float | Tensor) -> float | Tensor:
+    """Return a number, or the tensor itself if autograd follows it."""
+    return value if isinstance(value, int | float) or value.requires_grad else float(value.item())

@@ -248,16 +248,70 @@ def test_zero_grad(set_to_none):
         assert param.grad is None if set_to_none else not param.grad.any()
 
 
-def test_sparse_gradients_are_refused():
-    embedding = torch.nn.Embedding(5, 2, sparse=True)
-    optimizer = SGD(embedding.parameters(), lr=0.1)
-    before = embedding.weight.detach().clone()
-    with warnings.catch_warnings():  # torch's own notes on its sparse tensors
-        warnings.filterwarnings("ignore", category=UserWarning, module="torch")
-        embedding(torch.tensor([1])).sum().backward()
-    with pytest.raises(RuntimeError, match=r"does not support sparse gradients; make them dense with \.to_dense\(\)"):
-        optimizer.step()
-    assert torch.equal(embedding.weight, before)
+@pytest.mark.parametrize(
+    "settings",
+    [{"lr": 0.1}, MOMENTUM | {"weight_decay": 0}, {"lr": 0.1, "momentum": 0.9, "nesterov": True}, {"maximize": True}],
+    ids=str,
+)
+def test_sparse_gradients_train_as_in_torch(settings):
+    def embedded(optimizer_class):
+        torch.manual_seed(0)
+        embedding = torch.nn.Embedding(5, 2, sparse=True)
+        optimizer = optimizer_class(embedding.parameters(), **settings)
+        with warnings.catch_warnings():  # torch's own notes on its sparse tensors
+            warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+            for row in (1, 3, 1):
+                optimizer.zero_grad()
+                embedding(torch.tensor([row])).square().sum().backward()
+                optimizer.step()
+        return embedding.weight.detach()
+
+    ours, theirs = embedded(SGD), embedded(torch.optim.SGD)
+    assert torch.equal(ours, theirs)
+    torch.manual_seed(0)
+    assert not torch.equal(ours, torch.nn.Embedding(5, 2).weight)
+
+
+@pytest.mark.parametrize("choice", [{"foreach": True}, {"foreach": False}, {"fused": False}, {"fused": True}], ids=str)
+def test_torchs_choices_between_implementations_are_accepted(choice):
+    ours, optimizer = trained(SGD, **MOMENTUM, **choice)
+    plain, _ = trained(torch.optim.SGD, foreach=False, **MOMENTUM)
+    assert_equal_models(ours, plain)
+    assert {name: optimizer.param_groups[0][name] for name in choice} == choice
+    theirs = torch.optim.SGD(make_model().parameters(), **MOMENTUM, **choice)
+    theirs.load_state_dict(optimizer.state_dict())
+
+
+@pytest.mark.parametrize("choice", [{"fused": True, "foreach": True}, {"fused": True, "differentiable": True}], ids=str)
+def test_choices_that_exclude_each_other_are_refused_as_by_torch(choice):
+    params = [torch.zeros(1, requires_grad=True)]
+    messages = []
+    for optimizer_class in (SGD, torch.optim.SGD):
+        with pytest.raises(RuntimeError) as raised:
+            optimizer_class(params, lr=0.1, **choice)
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize("momentum", [0, 0.9])
+def test_autograd_follows_a_differentiable_step(momentum):
+    """Through the parameters, and without momentum (whose buffers change in place) to lr and weight_decay."""
+
+    def gradients(optimizer_class):
+        followed = momentum == 0
+        lr, decay = (torch.tensor(value, dtype=torch.float64, requires_grad=followed) for value in (0.1, 0.3))
+        start = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+        param = start.clone()
+        settings = {"lr": lr, "momentum": momentum, "weight_decay": decay, "differentiable": True}
+        optimizer = optimizer_class([param], **settings)
+        for _ in range(3):
+            param.grad = 2 * param.detach()
+            optimizer.step()
+        return torch.autograd.grad(param.square().sum(), [start, lr, decay] if followed else [start])
+
+    for ours, theirs in zip(gradients(SGD), gradients(torch.optim.SGD), strict=True):
+        assert torch.equal(ours, theirs)
+        assert ours.abs().sum() > 0
 
 
 @pytest.mark.parametrize(
