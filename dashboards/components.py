@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from dash import dcc, html
 
-from sgdcore.verdict import VERDICTS
+from sgdcore.verdict import MEANINGS, VERDICTS
 from sweeps.report.colors import SYMBOLS
 from sweeps.report.theme import PLOT_CONFIG
 from sweeps.text.formatting import formatted, is_numeric, percent
@@ -68,7 +68,7 @@ def pill(state: str) -> html.Span:
 
 def verdict(name: str) -> html.Span:
     """Return a verdict with its colour and symbol."""
-    return html.Span([dot(name), name])
+    return html.Span([dot(name), name], title=MEANINGS.get(name, name))
 
 
 def dot(name: str, alone: bool = False) -> html.Span:

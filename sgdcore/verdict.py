@@ -23,7 +23,14 @@ from numpy.typing import NDArray
 
 from sgdcore.trajectories import NEVER, Trajectories
 
-VERDICTS = ("converged", "converging", "stalled", "diverging", "diverged")
+MEANINGS = {
+    "converged": "reached the least possible objective, within tolerance",
+    "converging": "not there yet, but still falling",
+    "stalled": "hardly fell over the last quarter, above tolerance",
+    "diverging": "finite, but above its initial value",
+    "diverged": "overflowed, or grew beyond bounds",
+}
+VERDICTS = tuple(MEANINGS)
 FloatArray = NDArray[np.float64]
 _ATOL = 1e-12
 

@@ -6,9 +6,10 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -30,7 +31,7 @@ VERDICT_STYLES = {
     "diverged": "red",
 }
 _LINE_SECONDS = 5.0
-_WIDEST = 1000
+_GAP = 2  # between columns
 
 
 def keep_output_for_json() -> None:
@@ -55,20 +56,45 @@ def complain(text: str) -> None:
 
 
 def show_table(frame: pd.DataFrame, title: str | None = None) -> None:
-    """Print a DataFrame as a table, formatted as in the reports."""
+    """Print a DataFrame as a table, formatted as in the reports.
+
+    In a terminal, headings are wrapped at spaces, and a table that is still too wide is printed in blocks of columns
+    that each begin with the first: no word or number is broken. Elsewhere each row is a line.
+    """
     from sweeps.text.formatting import formatted, is_numeric
 
-    table = Table(title=Text(title) if title else None, title_justify="left", header_style="bold", box=None)
     shown = formatted(frame)
-    for name, column in zip(shown.columns, frame.columns, strict=True):
-        table.add_column(
-            Text(visible(str(name))), justify="right" if is_numeric(frame[column]) else "left", no_wrap=True
-        )
-    for row in shown.itertuples(index=False):
-        table.add_row(*map(_coloured, row))
-    # Unlimited width: a wrapped number is better than a truncated one.
-    wide = Console(file=out.file, highlight=False, emoji=False, width=_WIDEST, force_terminal=out.is_terminal)
-    wide.print(table, crop=False, no_wrap=True)
+    names = [visible(str(name)) for name in shown.columns]
+    columns = [[visible(text) for text in shown[name]] for name in shown.columns]
+    right = [is_numeric(frame[name]) for name in frame.columns]
+    least = [max(map(len, (*name.split(), *cells)), default=0) for name, cells in zip(names, columns, strict=True)]
+    whole = [max(width, len(name)) for width, name in zip(least, names, strict=True)]
+    room = out.width if out.is_terminal else sum(whole) + _GAP * len(whole)
+    console = Console(file=out.file, highlight=False, emoji=False, width=room, force_terminal=out.is_terminal)
+    for block in _blocks(least, room):
+        table = Table(title=Text(title) if title else None, title_justify="left", header_style="bold", box=None)
+        table.padding = (0, _GAP, 0, 0)
+        spare = room - sum(least[i] + _GAP for i in block)
+        for i in block:
+            justify: JustifyMethod = "right" if right[i] else "left"
+            more = max(0, min(spare, whole[i] - least[i]))
+            spare -= more
+            table.add_column(Text(names[i]), justify=justify, width=least[i] + more)
+        for cells in zip(*(columns[i] for i in block), strict=True):
+            table.add_row(*map(_coloured, cells))
+        console.print(table, crop=False)
+        title = None
+
+
+def _blocks(least: list[int], room: int) -> Iterator[list[int]]:
+    """Yield the columns that fit side by side, by index; each block begins with the first column."""
+    block: list[int] = []
+    for i, width in enumerate(least):
+        if len(block) > 1 and sum(least[j] + _GAP for j in block) + width + _GAP > room:
+            yield block
+            block = [0]
+        block.append(i)
+    yield block
 
 
 def show_json(document: Any) -> None:
@@ -85,7 +111,7 @@ def show_frame(frame: pd.DataFrame, as_json: bool, title: str | None = None) -> 
 
 
 def _coloured(text: str) -> Text:
-    return Text(visible(text), style=VERDICT_STYLES.get(text, ""))
+    return Text(text, style=VERDICT_STYLES.get(text, ""))
 
 
 def _plain(value: Any) -> Any:

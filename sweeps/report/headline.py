@@ -28,7 +28,11 @@ def headline(results: Results) -> str:
     so_far = f"{done:,} of {planned:,} trials are stored; " if done < planned else ""
     arrived = counts["converged"]
     share = f" ({percent(arrived, done)})" if arrived else ""
-    converged = f"{f'{arrived:,}' if arrived else 'none'} of {done:,} trials converged{share}"
+    converged = f"{arrived:,} of {done:,} trials converged{share}"
+    if not arrived:
+        still = counts["converging"]
+        falling = f", but {still:,} {'is' if still == 1 else 'are'} still converging" if still else ""
+        converged = f"none of {done:,} trials reached tolerance{falling}"
     bad = counts["diverged"] + counts["diverging"]
     words = " or ".join(word for word in ("diverged", "are diverging") if counts[word.split()[-1]])
     lost = (f", {bad:,} {words}" if bad > 1 else f", one {words.replace('are', 'is')}") if bad else ""

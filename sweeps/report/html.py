@@ -130,13 +130,14 @@ def sections(results: Results) -> Iterator[Section]:
     """Yield the sections of the page in order; without stored trials they have no figures."""
     from sweeps.report import figures
     from sweeps.report.figures.loss_curves import FEW
+    from sweeps.report.figures.map_overlays import BOUNDARY
 
     has = results.stored > 0
     stability = figures.stability_map(results) if has else None
     map_note = (
         "Each cell shows the outcome of its best trial. The black line is the edge of stability that theory predicts "
         "before running."
-        if results.aggregate.predictions.counts.any()
+        if stability is not None and any(trace.name == BOUNDARY for trace in stability.data)
         else "Each cell shows the outcome of its best trial."
     ) + " A trial settles if it neither diverged nor is diverging."
     yield Section("map", "Where it is stable", map_note, stability, folded=["edge", "diverged"])
@@ -173,6 +174,7 @@ def sections(results: Results) -> Iterator[Section]:
     theory = figures.prediction_histogram(results) if has else None
     theory_note = "Theory predicts that settings below 1 settle and settings above 1 diverge."
     yield Section("theory", "Prediction and outcome", theory_note, theory, ["predictions"], folded=["contradictions"])
+    yield Section("verdicts", "What the verdicts mean", tables=["verdicts"])
     yield Section("dropped", "Combinations not run", tables=["dropped"])
     sweep_id = results.files.sweep_id[:8]
     commands = f"sweeps run config.yaml         # the same trials, with the same ids\nsweeps report {sweep_id}\n"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from sgdcore.verdict import MEANINGS
 from sweeps.report.expected_results import expected_note, expected_table
 from sweeps.report.trial_tables import (
     best_trials,
@@ -47,6 +48,12 @@ class Table:
     frame: pd.DataFrame
 
 
+_MEANINGS = (
+    "; ".join(f"{verdict}: {meaning}" for verdict, meaning in MEANINGS.items())
+    + "; the objective is the training loss plus weight_decay/2 times the squared parameters"
+)
+
+
 def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None = None, n: int = 10) -> list[Table]:
     """Return all tables that have rows, in the order of the report."""
     expected = expected or ()
@@ -57,7 +64,7 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
     found = [
         Table("expected", "Expected results", expected_note(expected), expected_table(expected)),
         Table("stages", "Stages", f"best: the lowest {heading(results.metric)}", stage_summary(results)),
-        Table("verdicts", "Verdicts", "", verdict_counts(results)),
+        Table("verdicts", "Verdicts", _MEANINGS, verdict_counts(results)),
         Table(
             "best",
             "Best trials",

@@ -12,6 +12,7 @@ import shutil
 import stat
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -152,6 +153,19 @@ def _gpu(settings: ServiceSettings) -> str:
     if Path("/dev/nvidiactl").exists():
         raise Warned("torch cannot use the GPU", "install a CUDA build of torch that supports the driver")
     return "none; sweeps run on CPUs"
+
+
+def _kernels(settings: ServiceSettings) -> str:
+    """Look for a folder that keeps compiled kernels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what follows says the same
+        from sgdcore.kernels.compile_cache import CACHED, FOLDER
+    remedy = "set NUMBA_CACHE_DIR to a folder that lasts and can be written"
+    if not CACHED:
+        raise Warned("no folder can keep compiled kernels: each process compiles them, for seconds each", remedy)
+    if FOLDER:
+        raise Warned(f"compiled kernels are kept in {FOLDER}, which may be cleared", remedy)
+    return "compiled kernels are kept on disk"
 
 
 def _ray(settings: ServiceSettings) -> str:
@@ -303,6 +317,7 @@ _CHECKS: dict[str, tuple[Callable[[ServiceSettings], str], float]] = {
     "store": (_store, _SECONDS),
     "locks": (_locks, _SECONDS),
     "permissions": (_permissions, _SECONDS),
+    "compiled kernels": (_kernels, 3 * _SECONDS),
     "ray": (_ray, _RAY_SECONDS),
     "tracking": (_tracking, 3 * _SECONDS),
     "clock": (_clock, _SECONDS),

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment, columns
+from sgdcore.kernels.compile_cache import CACHED
 from sgdcore.kernels.linear_numba import recording, steps, tiles
 from sgdcore.kernels.linear_numba.batches import stretches
 from sgdcore.kernels.linear_numba.recording import blank, capacity, keep, write
@@ -143,7 +144,7 @@ def _form(quadratic: Quadratic) -> tuple[NDArray[np.float64], NDArray[np.float64
 # Compiled code; see steps for the memory layout of a tile.
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@njit(nogil=True, error_model="numpy", cache=CACHED)
 def _run_tiles(  # type: ignore[no-untyped-def]
     first, stop, address, shape, batches, plan, recording, columns, state, training, validation, curves, source
 ):

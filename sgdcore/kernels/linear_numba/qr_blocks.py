@@ -23,6 +23,7 @@ from llvmlite import ir
 from numba import njit, types
 from numpy.typing import NDArray
 
+from sgdcore.kernels.compile_cache import CACHED
 from sgdcore.kernels.simd.lanes import Lanes, fused, intrinsic, parts_of, repeated, whole
 
 EXTRA = 2  # columns after the parameters' columns
@@ -47,7 +48,7 @@ def blocks_of_rows(
     return result.reshape(len(batches), blocks * (parameters + EXTRA) * block)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@njit(nogil=True, error_model="numpy", cache=CACHED)
 def _factorise(design, targets, batches, result, steepest):  # type: ignore[no-untyped-def]
     block, parameters = result.shape[3], design.shape[1]
     columns = np.empty((parameters + 1, batches.shape[1]))  # the batch, one row per feature; the targets last

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from sgdcore import rule
 from sgdcore.hyperparams import Hyperparams
+from sgdcore.kernels.compile_cache import CACHED
 from sgdcore.kernels.linear_numba import qr_blocks
 from sgdcore.kernels.linear_numba.qr_blocks import EXTRA, residuals, slopes
 from sgdcore.kernels.simd import lanes
@@ -149,7 +150,7 @@ def compile_steps(form: Form, kind: int, cache: bool = True) -> Any:
     # numba numbers the functions of a process to name them. Functions from the disk cache were named by other
     # processes, so only the constants distinguish this one from them.
     steps.__qualname__ = f"steps_{'_'.join(map(str, (*astuple(form), kind)))}"
-    compile_function = numba.cfunc(types.intp(*arguments), cache=cache, error_model="numpy")  # type: ignore[no-untyped-call, unused-ignore]
+    compile_function = numba.cfunc(types.intp(*arguments), cache=cache and CACHED, error_model="numpy")  # type: ignore[no-untyped-call, unused-ignore]
     return compile_function(steps)
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from sgdcore import rule
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment, columns
+from sgdcore.kernels.compile_cache import CACHED
 from sgdcore.kernels.mlp_numba import layers as mlp_layers
 from sgdcore.kernels.mlp_numba import passes as mlp_passes
 from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, SUMS, inner
@@ -119,7 +120,7 @@ def _compiled(argument_types: tuple[Any, ...], constants: tuple[int, ...]) -> Ca
 _update = njit(forceinline=True)(rule.bind(fma, select))
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@njit(nogil=True, error_model="numpy", cache=CACHED)
 def _run_tiles(  # type: ignore[no-untyped-def]
     first_trial,
     stop_trial,

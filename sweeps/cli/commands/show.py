@@ -131,6 +131,7 @@ def replay(
         show_json({**replayed.facts, "steps": replayed.frame.to_dict(orient="records")})
     else:
         say(replayed.title)
+        say("loss: of each step's batch, before the step; reports show that of the whole training set")
         show_table(replayed.frame.head(steps))
         if len(replayed.frame) > steps:
             say(f"... {len(replayed.frame) - steps:,} more steps (--steps)")

@@ -34,6 +34,9 @@ def glyphs(cells: Cells, lattice: tuple[int, int]) -> dict[str, go.Scatter]:
     }
 
 
+BOUNDARY = "predicted boundary: radius = 1"
+
+
 def boundary(cells: Cells, in_legend: bool) -> list[go.Scatter]:
     """Return the line where the predicted radius is 1, dark with a light edge to be visible on any colour."""
     import contourpy
@@ -57,7 +60,7 @@ def boundary(cells: Cells, in_legend: bool) -> list[go.Scatter]:
             mode="lines",
             line={"width": width, "color": colour},
             hoverinfo="skip",
-            name="predicted boundary: radius = 1",
+            name=BOUNDARY,
             legendgroup="boundary",
             legendrank=2000,
             showlegend=in_legend and colour != "#ffffff",

@@ -78,7 +78,7 @@ def test_shards_that_crash_again_and_again_are_given_up_and_the_rest_goes_on(
     outcome = run(files, cursed, ray_executor, Untracked(), Silent())
     assert outcome.failed_trials == 8
     assert files.shards.done() == {2, 5}
-    assert files.state() == "computed"
+    assert files.state() == "failed"
     assert [files.shards.tries(failure.index) for failure in files.shards.failures()] == [2, 2, 2, 1]
     told = [failure.read_text() for failure in files.shards.failures()]
     for text, trials in zip(told, ("0 to 1", "2 to 3", "6 to 7", "8 to 9"), strict=True):
