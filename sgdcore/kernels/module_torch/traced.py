@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from threading import Lock
 
 import torch
 
-_PLAIN_CALLS = 60  # calls that take about as long as recording
+_PLAIN_CALLS = 60  # calls that take about as long as recording,
+_FIRST_CALLS = 600  # and as importing torch's compiler, which recording does
 
 Function = Callable[..., torch.Tensor]
 
@@ -33,7 +35,8 @@ class Traced:
         shapes = tuple(tensor.shape for tensor in tensors)
         self._calls[shapes] += 1
         with torch.no_grad():
-            if self._calls[shapes] == _PLAIN_CALLS:
+            enough = _PLAIN_CALLS if "torch._dynamo" in sys.modules else _FIRST_CALLS
+            if self._calls[shapes] >= enough and shapes not in self._graphs:
                 self._graphs[shapes] = self._record(*tensors)
             return self._graphs.get(shapes, self.function)(*tensors)
 

@@ -286,11 +286,16 @@ class Drifting(nn.Module):
         return self.linear(x) * (1 + self.calls % 2)
 
 
+def recording_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_PLAIN_CALLS", "_FIRST_CALLS"):
+        monkeypatch.setattr(traced, name, calls)
+
+
 @pytest.mark.parametrize("name", ["small", "normalised", "Fourier", "Tied", "Scaled"])
 def test_a_recorded_step_has_the_bits_of_the_plain_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for calls in (10**9, 2):
-        monkeypatch.setattr(traced, "_PLAIN_CALLS", calls)
+        recording_after(calls, monkeypatch)
         functional._unused.cache_clear()  # networks that have recorded nothing yet
         results.append(run(module(name), record=Recording(20)))
     plain, recorded = results
@@ -299,7 +304,7 @@ def test_a_recorded_step_has_the_bits_of_the_plain_one(name: str, monkeypatch: p
 
 
 def test_a_module_that_a_graph_does_not_repeat_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traced, "_PLAIN_CALLS", 2)
+    recording_after(2, monkeypatch)
     net = functional.Network(ModuleModel(Drifting), 2, "float32", "cpu")
     gradient = functional.gradients(net, functional.loss_function("mse", 1.0), own_samples=False)
     features, targets = torch.from_numpy(INPUTS[:5]).float(), torch.ones(5)
