@@ -42,6 +42,8 @@ SHARING = {
     "tests/deploy/test_nights.py": "service",
     "tests/sweeps/execution/test_executors.py": "ray",
     "tests/sweeps/execution/test_ray_faults.py": "ray",
+    "tests/sweeps/pipeline/test_reuse.py": "ray",
+    "tests/sweeps/store/backends/test_s3.py": "ray",
     "tests/sweeps/service/monitoring/test_prometheus.py": "ray",
 }
 # The groups that take longest start first, so that the processes end at about the same time.

@@ -16,7 +16,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 
-from sgdcore.tasks.models import initialised
+from sgdcore.tasks.initialisation import initialised
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.execution.inline import InlineExecutor

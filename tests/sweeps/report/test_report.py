@@ -568,6 +568,8 @@ def test_cells(value: object, column: str, shown: str) -> None:
 def test_many_trials_are_loaded_by_reading_each_shard_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One shard's table, repeated under new trial numbers. Curves, most of a file, are read only on request."""
     prepared, files = sweep(tmp_path, LINE, [])
+    plan = json.loads(files.plan_path.read_text())
+    files.plan_path.write_text(json.dumps(plan | {"trials": 40_000, "shards": 8, "trials_per_shard": 5000}))
     result = run_shard(prepared, Shard(0, 0, 20))
     assert isinstance(result, ShardResult)
     table = pa.concat_tables([result.table] * 250).replace_schema_metadata(result.table.schema.metadata)

@@ -73,7 +73,7 @@ def test_sweeps_backed_up_while_they_run_and_after_a_kill_go_on_elsewhere(
 
     moved = Store(tmp_path / "moved")
     said = cli("restore", tmp_path / "running.tar.zst", "--store", moved.root).stdout
-    assert f"restored: {moved.root} as {store.root} was at " in said
+    assert f"restored: {moved.root} from the backup of {store.root} at " in said
     assert not store.root.exists()
     assert len(moved.find(killed.sweep_id).shards.done()) <= len(before)
     cli("resume", killed.sweep_id, "--executor", "inline", "--store", moved.root)
