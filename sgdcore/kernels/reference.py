@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment
-from sgdcore.kernels.module_torch.functional import evaluating, torch_threads
+from sgdcore.kernels.module_torch.functional import evaluating, tensors, torch_threads
 from sgdcore.tasks.initialisation import initialised
 from sgdcore.tasks.task import Task
 from sgdcore.trajectories import NEVER, Curves, State
@@ -116,8 +116,8 @@ class _Trial:
         buffers = state.momentum_buffers[trial] if state.step else None
         one = hyperparams[np.array([trial])]
         self.torch = TorchTrial(problem.task, state.params[trial], buffers, one, device)
-        self.training = _tensors((problem.features, problem.targets), device)
-        self.validation = _tensors(problem.held_out, device) if problem.held_out else None
+        self.training = tensors((problem.features, problem.targets), device)
+        self.validation = tensors(problem.held_out, device) if problem.held_out else None
 
     def run(self, segment: Segment) -> None:
         state, trial = self.state, self.trial
@@ -163,11 +163,6 @@ class _Trial:
             curves.validation_loss[trial, point] = (
                 quadratic.value(exact) if quadratic else self.torch.loss(*self.validation)
             )
-
-
-def _tensors(arrays: tuple[NDArray[Any], NDArray[Any]], device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    features, targets = (torch.from_numpy(array).to(device) for array in arrays)
-    return features, targets
 
 
 def _flat(tensors: list[torch.Tensor]) -> NDArray[Any]:

@@ -10,7 +10,9 @@ from functools import cache, lru_cache
 from threading import Lock
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
@@ -176,6 +178,12 @@ def check_module(task: Task, dtype: str, batch_size: int) -> None:
                 "use BatchNorm with track_running_stats=False, LayerNorm or GroupNorm"
             )
         net.checked.update(sizes)
+
+
+def tensors(samples: tuple[NDArray[Any], NDArray[Any]], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features and targets on a device; torch takes no arrays that cannot be written."""
+    features, targets = (torch.from_numpy(np.require(array, requirements="W")).to(device) for array in samples)
+    return features, targets
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from sgdcore.kernels.module_torch.functional import (
     network,
     saved_bytes,
     summed_losses,
+    tensors,
     torch_threads,
 )
 from sgdcore.tasks.task import Quadratic
@@ -106,8 +107,8 @@ class _Data:
 
     def __init__(self, problem: Problem, segment: Segment, device: str) -> None:
         self.problem, self.device = problem, device
-        self.training = _tensors((problem.features, problem.targets), device)
-        self.validation = _tensors(problem.held_out, device) if problem.held_out else None
+        self.training = tensors((problem.features, problem.targets), device)
+        self.validation = tensors(problem.held_out, device) if problem.held_out else None
         self.samples = torch.from_numpy(segment.samples.astype(np.int64)).to(device)
         self.own_samples = len(segment.samples) > 1
         self.loss = loss_function(problem.task.loss, problem.task.huber_delta)
@@ -263,11 +264,6 @@ def _compiled(step: Step) -> Step:
             raise KernelUnavailable(f"torch.compile failed: {reason}; set compile: false to run without it") from error
 
     return run
-
-
-def _tensors(arrays: tuple[NDArray[Any], NDArray[Any]], device: str) -> Pair:
-    features, targets = (torch.from_numpy(array).to(device) for array in arrays)
-    return features, targets
 
 
 def _numpy(tensor: torch.Tensor) -> NDArray[Any]:

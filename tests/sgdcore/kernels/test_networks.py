@@ -351,3 +351,12 @@ def test_a_module_that_is_not_found_says_where_it_was_looked_for(place, tmp_path
         InvalidTask, match=re.escape(f"neither in the working directory ({tmp_path}) nor on PYTHONPATH")
     ):
         run(Task(DATA, ModuleModel(f"{place}:make")))
+
+
+@pytest.mark.parametrize("kernel", ["torch", "reference"])
+def test_data_that_cannot_be_written_are_trained_on(kernel: str) -> None:
+    inputs, targets = INPUTS.copy(), DATA.targets.copy()
+    inputs.flags.writeable = targets.flags.writeable = False
+    sealed = Task(Dataset(inputs, targets, validation=Dataset(inputs, targets)), ModuleModel(f"{HERE}:small"))
+    found = run(sealed, kernel, dtype="float64", epochs=1)
+    np.testing.assert_array_equal(found.params, run(module("small"), kernel, dtype="float64", epochs=1).params)
