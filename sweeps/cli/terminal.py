@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -67,8 +68,8 @@ def show_table(frame: pd.DataFrame, title: str | None = None) -> None:
     names = [visible(str(name)) for name in shown.columns]
     columns = [[visible(text) for text in shown[name]] for name in shown.columns]
     right = [is_numeric(frame[name]) for name in frame.columns]
-    least = [max(map(len, (*name.split(), *cells)), default=0) for name, cells in zip(names, columns, strict=True)]
-    whole = [max(width, len(name)) for width, name in zip(least, names, strict=True)]
+    least = [max(map(cell_len, (*name.split(), *cells)), default=0) for name, cells in zip(names, columns, strict=True)]
+    whole = [max(width, cell_len(name)) for width, name in zip(least, names, strict=True)]
     room = out.width if out.is_terminal else sum(whole) + _GAP * len(whole)
     console = Console(file=out.file, highlight=False, emoji=False, width=room, force_terminal=out.is_terminal)
     for block in _blocks(least, room):

@@ -5,6 +5,7 @@ import re
 
 import pandas as pd
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from sweeps.cli import terminal
@@ -14,6 +15,7 @@ FRAME = pd.DataFrame(
         "trial": [7, 1234],
         "lr": [0.0123456, 0.1],
         "verdict": ["converged", "diverging"],
+        "name": ["日本 a b", "x"],
         "final_validation_loss": [1.5e-12, 1e5 + 0.5],
         "best_step": [1000, 20],
         "steps_to_tolerance": pd.array([31204, None], dtype="Int64"),
@@ -32,7 +34,7 @@ def shown(width: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize("width", [30, 50, 60, 80, 120])
 def test_words_and_numbers_stay_whole(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = shown(width, monkeypatch)
-    assert max(map(len, lines)) <= width
+    assert max(map(cell_len, lines)) <= width
     words = " ".join(lines).split()
     for whole in (
         "0.0123456",
@@ -54,3 +56,4 @@ def test_elsewhere_a_row_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "out", Console(file=file, width=30))
     terminal.show_table(FRAME)
     assert len(file.getvalue().splitlines()) == 1 + len(FRAME)
+    assert "日本 a b" in file.getvalue()
