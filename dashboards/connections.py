@@ -31,6 +31,8 @@ def limit(server: Any) -> None:
 class _Connection(HTTPChannel):  # type: ignore[misc]
     """A connection that closes an idle one of its address if there are too many, or itself if none is idle."""
 
+    last_activity: float
+
     def __init__(self, server: Any, sock: socket.socket, address: Any, *arguments: Any, **options: Any) -> None:
         super().__init__(server, sock, address, *arguments, **options)
         others = [
@@ -41,8 +43,6 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
         if len(others) >= PER_ADDRESS:
             idle = [channel for channel in others if not (channel.requests or channel.total_outbufs_len)]
             min(idle, key=lambda channel: channel.last_activity, default=self).will_close = True
-
-    last_activity: float
 
     def handle_read(self) -> None:
         """Read a part of a request, which does not extend the time for all of it."""

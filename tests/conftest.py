@@ -71,7 +71,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Keep the tests away from the servers and the store of whoever runs them."""
+    """Unset the variables that point to the user's own servers and store."""
     for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING_", "SWEEPS_"))]:
         del os.environ[name]
 

@@ -15,9 +15,9 @@ from dashboards.context import Context
 from dashboards.store_cache import Row
 from dashboards.urls import query, sweep_path, with_query
 from sweeps.report.figures.history import history_lines
+from sweeps.results.history import FINISHED
 from sweeps.text.formatting import heading
 
-_FINISHED = ("failed", "computed", "logged", "reported")
 _SECONDS = 5
 _MOST_ROWS = 200  # in the table
 
@@ -38,7 +38,7 @@ def register(app: Dash, context: Context) -> None:
         State("history-version", "data"),
     )
     def _history(_: int | None, search: str | None, version: str | None) -> Any:
-        rows = [row for row in context.catalogue.rows() if row.state in _FINISHED]
+        rows = [row for row in context.catalogue.rows() if row.state in FINISHED]
         new = str(hash(repr((rows, search))))
         return (no_update, no_update) if new == version else (_shown(rows, query(search)), new)
 

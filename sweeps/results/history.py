@@ -14,7 +14,7 @@ from sweeps.results.key_metrics import KeyMetrics
 from sweeps.results.results import load_results
 from sweeps.store.store import Store, SweepFiles
 
-_FINISHED = ("failed", "computed", "logged", "reported")
+FINISHED = ("failed", "computed", "logged", "reported")  # the states of a sweep that has figures
 _COLUMNS = ("id", "name", "created", "state", "tags", "trials", "metric", "best", "stable_share", *VERDICTS)
 
 
@@ -50,7 +50,7 @@ def _row(files: SweepFiles, name: str | None, tags: Mapping[str, str]) -> dict[s
     row = {"id": files.sweep_id, "name": manifest["name"], "created": manifest["created"], "tags": own}
     try:
         state = files.state()
-        return row | {"state": state} | _figures(files) if state in _FINISHED else None
+        return row | {"state": state} | _figures(files) if state in FINISHED else None
     except SweepsError:
         return row | {"state": "damaged"}
 

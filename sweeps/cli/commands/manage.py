@@ -21,6 +21,8 @@ def best(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
     """Print the best trial's settings, as YAML and as --set to use again."""
     import shlex
 
+    import pyarrow.compute as pc
+
     from sweeps.cli.terminal import note, say, show_json
     from sweeps.config import strict_yaml
     from sweeps.config.schema import HYPERPARAMETERS
@@ -32,7 +34,8 @@ def best(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
     if chosen is None:
         raise StoreError(f"sweep {files.sweep_id}: no stored trial has a finite {metric}; compute or change the sweep")
     number = chosen.number
-    row: dict[str, Any] = next(row for row in files.shards.read(chosen.shard).to_pylist() if row["trial"] == number)
+    shard = files.shards.read(chosen.shard)
+    [row] = shard.filter(pc.equal(shard["trial"], number)).to_pylist()
     axes = {name for mapping in config.mappings() for name in mapping}
     names = [name for name in row if name in HYPERPARAMETERS or name in axes]
     settings = {name: row[name] for name in names if row[name] is not None and row[name] == row[name]}

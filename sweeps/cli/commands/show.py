@@ -23,7 +23,7 @@ def list_(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> No
     """List the store's sweeps, newest first."""
     import pandas as pd
 
-    from sweeps.cli.terminal import say, show_frame, show_json
+    from sweeps.cli.terminal import say, show_json, show_table
     from sweeps.store.store import Store
 
     home = Store(store)
@@ -35,7 +35,7 @@ def list_(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> No
     if not rows:
         say(f"no sweeps in {home.where}")
         return
-    show_frame(pd.DataFrame(rows).drop(columns="damage"), False)
+    show_table(pd.DataFrame(rows).drop(columns="damage"))
     for row in rows:
         if row["damage"]:
             say(f"{row['id']}: {row['damage']}")

@@ -300,9 +300,11 @@ class MlflowTracker:
             self._parent.end("KILLED")
 
     def _create(self, path: Path) -> None:
-        """Create the database if it does not exist or is only half made."""
+        """Create the database if it does not exist or is incomplete."""
         if (moved := create_missing(path)) is not None:
-            self.notices.append(f"{path} was half made and empty; it was moved to {moved.name} and made anew")
+            self.notices.append(
+                f"{path} is incomplete and empty; renamed it to {moved.name} and created a new database"
+            )
 
     def _search_experiments(self) -> list[Experiment]:
         from alembic.util import CommandError

@@ -56,10 +56,8 @@ def _create(path: Path) -> None:
         _make(piece)
         with piece.open("rb") as file:
             os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(
-                piece, path
-            )  # unlike a rename, this never replaces a database that another process has begun to use
+        with suppress(FileExistsError):  # unlike a rename, a link never replaces a database that is already in use
+            os.link(piece, path)
     finally:
         piece.unlink(missing_ok=True)
 

@@ -84,7 +84,8 @@ def test_what_a_kill_has_left_in_place_is_set_aside(fresh: Store, tmp_path: Path
     tracker = MlflowTracker(fresh.tracking_uri, fresh.artifacts)
     tracker.check()
     [moved] = fresh.root.glob("mlflow.db.half-made-*")
-    assert tracker.notices == [f"{fresh.database} was half made and empty; it was moved to {moved.name} and made anew"]
+    renamed = f"{fresh.database} is incomplete and empty; renamed it to {moved.name} and created a new database"
+    assert tracker.notices == [renamed]
     assert tables(moved) == before
     assert is_usable(fresh)
     again = MlflowTracker(fresh.tracking_uri, fresh.artifacts)
