@@ -23,10 +23,9 @@ from sweeps.report import figures
 from sweeps.report.comparison_page import comparison_sections
 from sweeps.report.headline import lead_sentences
 from sweeps.report.html import Section
-from sweeps.results.comparison import Comparison
+from sweeps.results.comparison import Comparison, compare_results
 from sweeps.results.results import Results, load_results
 from sweeps.results.stability_map import stability_panels
-from sweeps.results.trial_matching import match
 from sweeps.store.store import Store, SweepFiles
 
 _MOST_RESULTS = 8  # sweeps with results in memory, a few megabytes each
@@ -174,8 +173,7 @@ class Catalogue:
         return self._compared
 
     def _compare(self, version: str, results: Sequence[Results]) -> Compared:
-        first, *others = results
-        comparison = Comparison((first, *others), tuple(match(first, other) for other in others))
+        comparison = compare_results(results)
         self._compared = Compared(version, comparison, list(comparison_sections(comparison)))
         return self._compared
 

@@ -56,7 +56,16 @@ def compare(files: Sequence[SweepFiles]) -> Comparison:
     """
     if not 2 <= len(files) <= MAX_SWEEPS:
         raise InputError(f"{len(files)} given; compare needs 2 to {MAX_SWEEPS} sweeps")
-    loaded = [load_results(each) for each in files]
+    return compare_results([load_results(each) for each in files])
+
+
+def compare_results(loaded: Sequence[Results]) -> Comparison:
+    """Compare results that are already loaded; see :func:`compare`.
+
+    Raises:
+        InputError: their losses are not of one kind.
+        StoreError: a file of a sweep is damaged.
+    """
     _check_losses(loaded)
     if len({results.metric for results in loaded}) > 1:
         loaded = [results.ranked_by("final_loss") for results in loaded]
