@@ -50,6 +50,8 @@ from sgdcore.tasks.task import Task
 FloatArray = NDArray[np.float64]
 _BLOCK_ENTRIES = 1 << 14  # entries of the trials multiplied at a time, few enough to stay in cache
 _MAX_LOG = 700.0  # growth is capped at e^700
+_MAX_REACH = 900.0  # log2 of entries that cannot overflow
+_MAX_STEPS_UNSCALED = 16  # each can shrink a state to its rounding, 2^-53
 
 
 class Kind(StrEnum):
@@ -159,22 +161,54 @@ def _multiply(hessians: Iterable[FloatArray], h: Hyperparams, state: FloatArray,
     by_gradient = np.where(plain | h.nesterov, h.lr, 0.0)
     by_buffer = np.where(plain, 0.0, np.where(h.nesterov, h.lr * h.momentum, h.lr))
     error, buffer = state
-    powers, overflows = np.zeros(len(h)), np.zeros(len(h), dtype=bool)
+    gradient, product = np.empty_like(error), np.empty_like(error)
+    scale = _Scale(h)
     with np.errstate(over="ignore", invalid="ignore"):
         for hessian in hessians:
-            gradient = np.einsum("ij,jct->ict", hessian, error) + h.weight_decay * error
+            scale.prepare(state, hessian)
+            np.einsum("ij,jct->ict", hessian, error, out=gradient)
+            gradient += np.multiply(h.weight_decay, error, out=product)
             buffer *= h.momentum
-            buffer += undamped * gradient
-            error -= by_gradient * gradient + by_buffer * buffer
+            buffer += np.multiply(undamped, gradient, out=product)
+            gradient *= by_gradient
+            gradient += np.multiply(by_buffer, buffer, out=product)
+            error -= gradient
             undamped = np.where(plain, 0.0, 1 - h.dampening)
-            # Kept near 1, so that thousands of steps neither overflow nor vanish.
-            size = np.abs(state).max(axis=(0, 1, 2), initial=0.0)
-            overflows |= ~np.isfinite(size)
-            power = np.maximum(np.frexp(size)[1], -1000)  # of two: exact
-            state *= np.ldexp(1.0, -power)
-            powers += power
-    state[..., overflows] = 1.0  # if a single step overflows float64, nothing can be measured
-    return np.where(overflows, np.inf, powers * math.log(2))
+        scale.normalise(state)
+    state[..., scale.overflows] = 1.0  # if a single step overflows float64, nothing can be measured
+    return np.where(scale.overflows, np.inf, scale.powers * math.log(2))
+
+
+class _Scale:
+    """Keeps states near 1 by powers of two, which are exact, so that thousands of steps neither overflow nor vanish."""
+
+    def __init__(self, h: Hyperparams) -> None:
+        self.powers, self.overflows = np.zeros(len(h)), np.zeros(len(h), dtype=bool)
+        self._decay, self._momentum, lr = (float(x.max(initial=0.0)) for x in (h.weight_decay, h.momentum, h.lr))
+        self._undamped = max(1.0, float(np.abs(1 - h.dampening).max(initial=0.0)))
+        self._fixed = math.log2(1 + lr) + math.log2(1 + self._momentum)
+        self._reach, self._steps = 0.0, 0  # log2 of the largest possible entry, and steps, since the last normalising
+
+    def prepare(self, state: FloatArray, hessian: FloatArray) -> None:
+        """Normalise before a step that could overflow, or after as many steps as could vanish.
+
+        A step of a state whose entries are at most 1 has gradients of at most g = P trace(H) + weight_decay, so that no
+        entry exceeds (1 + lr) (1 + momentum) (1 + g) (1 + momentum + |1 - dampening| g).
+        """
+        g = len(hessian) * float(hessian.trace()) + self._decay
+        growth = self._fixed + math.log2(1 + g) + math.log2(1 + self._momentum + self._undamped * g)
+        if self._steps and (self._steps == _MAX_STEPS_UNSCALED or not self._reach + growth < _MAX_REACH):
+            self.normalise(state)
+        self._reach, self._steps = self._reach + growth, self._steps + 1
+
+    def normalise(self, state: FloatArray) -> None:
+        """Divide each trial's state by the power of two next to its largest entry."""
+        size = np.abs(state).max(axis=(0, 1, 2), initial=0.0)
+        self.overflows |= ~np.isfinite(size)
+        power = np.maximum(np.frexp(size)[1], -1000)
+        state *= np.ldexp(1.0, -power)
+        self.powers += power
+        self._reach, self._steps = 0.0, 0
 
 
 def _log(values: FloatArray) -> FloatArray:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MAX_WORK = 10_000_000  # operations per trial, about 4 ms; more expensive predictions are skipped
 _MAX_SWEEP_WORK = 200_000_000_000  # operations of all trials, about 80 s on one core; likewise
-_FORECAST_WORK = 2_000_000_000  # operations of each half of a forecast, about a second
+_FORECAST_WORK = 500_000_000  # operations of each half of a forecast, about 0.3 s
 _MAX_SAMPLE = 10_000  # trials or settings in a forecast
 _DECISIVE = (*HYPERPARAMETERS, "seed")  # the columns that growth depends on
 _JUDGED = ("lr", "momentum", "dampening")
