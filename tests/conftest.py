@@ -71,9 +71,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Unset the variables that point to the user's own servers and store."""
+    """Unset the variables that point to the user's own servers and store; let Ray's workers import tests' tasks."""
     for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING_", "SWEEPS_"))]:
         del os.environ[name]
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:

@@ -118,11 +118,13 @@ def prepare_sweep_file(
     from sweeps.config.datasets import FileData
     from sweeps.config.loader import load, with_data
     from sweeps.config.models import ModuleModel
+    from sweeps.planning.model_kinds import module_folder
     from sweeps.planning.prepared import prepare
 
     loaded = load(config, overrides)
     if isinstance(model := loaded.task.model, ModuleModel):
-        (note if as_json else say)(f"module: {model.module} is imported and called, here and by every worker")
+        where = f"from {module_folder(model)}, here and by every worker"
+        (note if as_json else say)(f"module: {model.module} is imported and called, {where}")
     if keeper is not None and isinstance(data := loaded.task.dataset, FileData) and Path(data.path).is_file():
         keeper.check_writable()
         loaded = with_data(loaded, path=str(keeper.keep_data(Path(data.path))))

@@ -19,6 +19,7 @@ from sweeps.errors import ClusterLost, ExecutorError
 from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.ray_probe import answers, probe
 from sweeps.execution.worker import run_shard
+from sweeps.planning.model_kinds import module_folder
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.planning.shards import Shard, ShardFailure
 
@@ -86,6 +87,9 @@ class RayExecutor:
             options |= {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         else:
             options |= {"address": self.address}
+        if not (self.address or "").startswith("ray://"):  # a Ray client leaves paths to its server
+            options["job_config"] = ray.job_config.JobConfig()
+            options["job_config"]._py_driver_sys_path = _NoFolders()
         try:
             with _stderr_to_null(), _own_signals():
                 ray.init(**options)
@@ -132,7 +136,8 @@ class RayExecutor:
         with self._attached():
             shared = ray.put(dataclasses.replace(prepared, config=here, threads=1))
         retries = prepared.config.execution.max_retries
-        task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=retries)(run_shard)
+        task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=retries)(_run_shard)
+        folder = module_folder(here.task.model)
         waiting: Iterator[Shard] = iter(shards)
         # Tasks in flight are not cancelled when the sweep stops: they end with the driver, and Ray terminates a driver
         # that cancels a task at the moment when it completes.
@@ -141,7 +146,7 @@ class RayExecutor:
             limit = self._limit(on_gpus)  # every time, because the cluster can grow
             while len(flying) < limit and (shard := next(waiting, None)) is not None:
                 with self._attached():
-                    flying[task.remote(shared, shard)] = shard
+                    flying[task.remote(folder, shared, shard)] = shard
             self.in_flight = len(flying)
             if not flying:
                 return
@@ -206,6 +211,23 @@ class RayExecutor:
         if self._ray is not None:
             self._ray.shutdown()
             self._ray, self._resources, self._looked = None, {}, 0.0
+
+
+class _NoFolders(list[str]):
+    """The folders that Ray adds to the start of its workers' import path: none.
+
+    By default it adds the working directory, where a file such as ``torch.py`` would replace the package.
+    """
+
+    def extend(self, folders: Iterable[str]) -> None:
+        """Ignore what Ray adds when it connects."""
+
+
+def _run_shard(folder: str | None, prepared: PreparedSweep, shard: Shard) -> ShardOutcome:
+    """Run a shard where the modules in ``folder`` can be imported, unless a package has the same name."""
+    if folder is not None and folder not in sys.path:
+        sys.path.append(folder)
+    return run_shard(prepared, shard)
 
 
 def _on(config: SweepConfig, device: str, on_gpus: bool) -> SweepConfig:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sgdcore import LinearModel, MlpModel, ModuleModel, PolynomialModel
 from sgdcore.tasks import Model
 from sgdcore.tasks.networks import ACTIVATIONS
+from sweeps.config import models as config_models
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,28 @@ class ModelKind:
     packages: tuple[str, ...] = ()
 
 
+def module_folder(model: config_models.AnyModel) -> str | None:
+    """Return the folder from which the sweep file's module is imported, or None for built-in models."""
+    if not isinstance(model, config_models.ModuleModel):
+        return None
+    _add_working_directory()
+    try:
+        spec = importlib.util.find_spec(model.module.partition(":")[0].partition(".")[0])
+    except ValueError:  # a module without a spec, such as __main__
+        spec = None
+    folders = list((spec and spec.submodule_search_locations) or ())
+    found = folders or ([spec.origin] if spec and spec.origin else [])
+    return str(Path(found[0]).absolute().parent) if found else os.getcwd()
+
+
 def _module(description: Any) -> ModuleModel:
+    _add_working_directory()
+    return ModuleModel(description.module, description.arguments)
+
+
+def _add_working_directory() -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as python -m does, so that a module in the working directory can be imported
-    return ModuleModel(description.module, description.arguments)
 
 
 MODEL_KINDS = {

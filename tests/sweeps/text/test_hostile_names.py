@@ -178,7 +178,7 @@ def test_a_module_is_named_before_it_is_imported(tmp_path: Path, monkeypatch: py
     monkeypatch.syspath_prepend(path.parent)
     done = CliRunner().invoke(app, ["plan", str(path), "--set", "task.model.module=speaking:make"])
     assert done.stdout.splitlines() == [
-        "module: speaking:make is imported and called, here and by every worker",
+        f"module: speaking:make is imported and called, from {path.parent}, here and by every worker",
         "imported",
     ]
     done = CliRunner().invoke(app, ["plan", str(path), "--json", "--set", "task.model.module=speaking:make"])
