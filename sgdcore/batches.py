@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sgdcore.torch_random import TorchGenerator
+
 Order = Literal["sequential", "shuffled"]
 _BLOCK_ENTRIES = 1 << 22  # 16 MiB of indices at a time, regardless of the run's length
+_MAX_OWN_SAMPLES = 4096  # above it, torch's faster shuffle repays its import
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
@@ -33,24 +37,30 @@ def blocks(
         row = np.arange(samples, dtype=np.int32)
         yield epochs, np.broadcast_to(row, (len(seeds), 1, samples))
         return
-    permutations = [_permutations(samples, int(seed)) for seed in seeds]
-    for drawn in permutations:
-        for _ in range(epochs.start):
-            next(drawn)
     rows = max(1, _BLOCK_ENTRIES // max(samples * len(seeds), 1))
+    draws = [_draw(samples, int(seed)) for seed in seeds]
+    for first in range(0, epochs.start, rows):
+        for draw in draws:
+            draw(min(rows, epochs.start - first))
     for first in range(epochs.start, epochs.stop, rows):
         block = range(first, min(first + rows, epochs.stop))
-        yield block, np.array([[next(drawn) for _ in block] for drawn in permutations])
+        yield block, np.array([draw(len(block)) for draw in draws])
 
 
-def _permutations(samples: int, seed: int) -> Iterator[NDArray[np.int32]]:
+def _draw(samples: int, seed: int) -> Callable[[int], NDArray[np.int32]]:
+    """Return a function that draws the orders of the next epochs, of shape (epochs, samples)."""
+    if samples <= _MAX_OWN_SAMPLES:
+        return partial(TorchGenerator(seed).data_loader_orders, samples)
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    while True:
-        # Three draws per epoch, as in DataLoader: the base seed of its workers, the permutation, and the permutation
-        # from which RandomSampler takes its (empty) remainder.
-        torch.empty((), dtype=torch.int64).random_(generator=generator)
-        permutation = torch.randperm(samples, generator=generator)
-        torch.randperm(samples, generator=generator)
-        yield permutation.numpy().astype(np.int32)
+
+    def draw(epochs: int) -> NDArray[np.int32]:
+        orders = np.empty((epochs, samples), dtype=np.int32)
+        for order in orders:  # the draws of TorchGenerator.data_loader_orders
+            torch.empty((), dtype=torch.int64).random_(generator=generator)
+            order[:] = torch.randperm(samples, generator=generator)
+            torch.randperm(samples, generator=generator)
+        return orders
+
+    return draw

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdcore.errors import InvalidTask
+from sgdcore.torch_random import linear_params
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,9 @@ class Model(Protocol):
     def module(self, width: int) -> torch.nn.Module:
         """Return a fresh module from (B, width) to (B, 1) or (B,), initialised as torch does by default."""
 
+    def initial_params(self, width: int, seed: int, dtype: str) -> FloatArray:
+        """Return the (P,) parameters of that module in this dtype, made after torch.manual_seed(seed)."""
+
 
 class _Linear:
     """The base of models linear in their parameters: torch.nn.Linear over their features."""
@@ -60,6 +64,10 @@ class _Linear:
         import torch
 
         return torch.nn.Linear(width, 1, bias=self.bias)
+
+    def initial_params(self, width: int, seed: int, dtype: str) -> FloatArray:
+        """Return the layer's first parameters, drawn without torch."""
+        return linear_params(width, self.bias, seed, dtype)
 
 
 @dataclass(frozen=True)

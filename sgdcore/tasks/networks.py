@@ -53,6 +53,12 @@ class _Network:
         """Return a fresh module."""
         raise NotImplementedError
 
+    def initial_params(self, width: int, seed: int, dtype: str) -> FloatArray:
+        """Return the module's first parameters, as torch draws them."""
+        from sgdcore.tasks.initialisation import initial_params
+
+        return initial_params(self, width, seed, dtype)
+
 
 @dataclass(frozen=True)
 class MlpModel(_Network):

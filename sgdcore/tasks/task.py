@@ -85,11 +85,9 @@ class Task:
 
     def initial_params(self, seeds: NDArray[np.int64], dtype: str) -> FloatArray:
         """Return (T, P) parameters for (T,) seeds, as torch initialises the model after torch.manual_seed(seed)."""
-        from sgdcore.tasks.initialisation import initial_params
-
         width = self.features.shape[1]
         distinct, which = np.unique(seeds, return_inverse=True)
-        drawn = [initial_params(self.model, width, int(seed), dtype) for seed in distinct]
+        drawn = [self.model.initial_params(width, int(seed), dtype) for seed in distinct]
         return np.array(drawn).reshape(len(drawn), len(self.parameter_names))[which]
 
     def quadratic(self, dtype: str = "float64") -> Quadratic:
