@@ -62,14 +62,14 @@ def ending_with_json(files: SweepFiles) -> Iterator[None]:
 def conclude_whole(outcome: SweepOutcome, tracker: Any) -> None:
     """Print the outcome of a sweep that is complete. Raises the same errors as :func:`conclude`."""
     from sweeps.cli.terminal import say
-    from sweeps.results.results import load_results
     from sweeps.store.store import Store
     from sweeps.verification.expected import check_expected
 
     files = outcome.files
-    loaded = load_results(files)
-    expected = check_expected(outcome.prepared, loaded) if outcome.prepared.config.expected else None
-    _say(loaded, expected)
+    show_results(outcome)
+    assert outcome.results is not None
+    expected = check_expected(outcome.prepared, outcome.results) if outcome.prepared.config.expected else None
+    _say_expected(expected)
     say(f"sweep:    {files.sweep_id}")
     say(f"report:   {files.report.location('report.html')}")
     say_tracking(outcome, Store.of(files), tracker)
@@ -77,13 +77,15 @@ def conclude_whole(outcome: SweepOutcome, tracker: Any) -> None:
 
 
 def _finish(outcome: SweepOutcome, store: Store, where: str, tracker: Any) -> None:
-    from sweeps.cli.terminal import say
+    from sweeps.cli.terminal import say, working
     from sweeps.pipeline.publish import publish
 
-    loaded, expected, page = write_report(outcome)
+    with working("writing the report"):
+        loaded, expected, page = write_report(outcome)
     if outcome.tracking_error is None:
-        publish(outcome, tracker, loaded)
-    _say(loaded, expected)
+        with working("logging the report and the best model to MLflow"):
+            publish(outcome, tracker, loaded)
+    _say_expected(expected)
     for earlier, trials in outcome.reused.most_common():
         say(f"reused {trials:,} of {len(outcome.prepared.plan):,} trials of sweep {earlier}")
     for reason, trials in outcome.unstored.most_common(3):
@@ -94,23 +96,31 @@ def _finish(outcome: SweepOutcome, store: Store, where: str, tracker: Any) -> No
     _raise_for(outcome, expected)
 
 
-def _say(loaded: Results, expected: list[ExpectedOutcome] | None) -> None:
-    """Print the results."""
+def show_results(outcome: SweepOutcome) -> None:
+    """Load the results of the computed trials and print them."""
     from sweeps.cli.terminal import say, show_table
-    from sweeps.report.expected_results import expected_sentences, expected_table
     from sweeps.report.headline import finding, headline
     from sweeps.report.trial_tables import verdict_counts
+    from sweeps.results.results import load_results
+
+    loaded = outcome.results = load_results(outcome.files)
+    say(headline(loaded))
+    show_table(verdict_counts(loaded))
+    if (contradiction := finding(loaded)) is not None:
+        say(f"finding: {contradiction}")
+    say()
+
+
+def _say_expected(expected: list[ExpectedOutcome] | None) -> None:
+    """Print the comparison with the expected trials."""
+    from sweeps.cli.terminal import say, show_table
+    from sweeps.report.expected_results import expected_sentences, expected_table
 
     if expected:
         show_table(expected_table(expected))
         for line in expected_sentences(expected):
             say(line)
         say()
-    say(headline(loaded))
-    show_table(verdict_counts(loaded))
-    if (contradiction := finding(loaded)) is not None:
-        say(f"finding: {contradiction}")
-    say()
 
 
 def write_report(outcome: SweepOutcome) -> tuple[Results, list[ExpectedOutcome] | None, str]:
@@ -119,7 +129,7 @@ def write_report(outcome: SweepOutcome) -> tuple[Results, list[ExpectedOutcome] 
     from sweeps.results.results import load_results
     from sweeps.verification.expected import check_expected
 
-    loaded = load_results(outcome.files)
+    loaded = outcome.results or load_results(outcome.files)
     expected = (
         check_expected(outcome.prepared, loaded)
         if outcome.prepared.config.expected and outcome.files.shards.done()

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
@@ -50,6 +51,13 @@ def note(text: str) -> None:
     err.print(visible(text), markup=False)
 
 
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show in a terminal what is being done, until the end of the block."""
+    with out.status(visible(text)) if out.is_terminal else nullcontext():
+        yield
+
+
 def complain(text: str) -> None:
     """Print each line of an error message to standard error."""
     for line in text.split("\n"):
@@ -71,7 +79,7 @@ def show_table(frame: pd.DataFrame, title: str | None = None) -> None:
     least = [max(map(cell_len, (*name.split(), *cells)), default=0) for name, cells in zip(names, columns, strict=True)]
     whole = [max(width, cell_len(name)) for width, name in zip(least, names, strict=True)]
     room = out.width if out.is_terminal else sum(whole) + _GAP * len(whole)
-    console = Console(file=out.file, highlight=False, emoji=False, width=room, force_terminal=out.is_terminal)
+    wide = Console(file=out.file, highlight=False, emoji=False, width=room)
     for block in _blocks(least, room):
         table = Table(title=Text(title) if title else None, title_justify="left", header_style="bold", box=None)
         table.padding = (0, _GAP, 0, 0)
@@ -83,7 +91,10 @@ def show_table(frame: pd.DataFrame, title: str | None = None) -> None:
             table.add_column(Text(names[i]), justify=justify, width=least[i] + more)
         for cells in zip(*(columns[i] for i in block), strict=True):
             table.add_row(*map(_coloured, cells))
-        console.print(table, crop=False)
+        if out.is_terminal:
+            out.print(table, crop=False)  # above the progress bars
+        else:
+            wide.print(table, crop=False)
         title = None
 
 

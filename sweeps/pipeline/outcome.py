@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
+
+if TYPE_CHECKING:
+    from sweeps.results.results import Results
 
 
 @dataclass
@@ -22,6 +25,7 @@ class SweepOutcome:
     unlogged_trials: int = 0  # trials that should be in MLflow but are not
     tracking_error: Exception | None = None
     tracking: dict[str, Any] = field(default_factory=dict)
+    results: Results | None = None  # loaded once all trials are computed
 
 
 class Interrupted(KeyboardInterrupt):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -27,6 +28,8 @@ from sweeps.text.redact import one_line
 from sweeps.tracking.background import BackgroundTracking
 from sweeps.tracking.base import TrackedSweep, Tracker
 from sweeps.tracking.policy import runs_wanted
+
+Show = Callable[[SweepOutcome], None]
 
 
 def create(
@@ -65,20 +68,35 @@ def create(
 
 
 def run(
-    files: SweepFiles, prepared: PreparedSweep, executor: Executor, tracker: Tracker, progress: Progress
+    files: SweepFiles,
+    prepared: PreparedSweep,
+    executor: Executor,
+    tracker: Tracker,
+    progress: Progress,
+    show: Show | None = None,
 ) -> SweepOutcome:
     """Run a new sweep, with the shard size in its manifest. The caller must hold its lease.
+
+    Args:
+        files: the sweep.
+        prepared: the sweep.
+        executor: the executor to run it.
+        tracker: the tracker to log it.
+        progress: displays the progress.
+        show: shows the results, called as soon as all trials are computed, while they are still being logged.
 
     Raises:
         Interrupted: the user pressed Ctrl-C.
         ClusterLost: the executor's cluster is lost; finished shards are in the store.
     """
     plan = with_shard_size(prepared.plan, files.planned().stages[0].trials_per_shard)
-    return _finish(SweepOutcome(files, replace(prepared, plan=plan)), executor, tracker, progress)
+    return _finish(SweepOutcome(files, replace(prepared, plan=plan)), executor, tracker, progress, show)
 
 
-def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Progress) -> SweepOutcome:
-    """Compute and log what a sweep is missing. The caller must hold its lease.
+def resume(
+    files: SweepFiles, executor: Executor, tracker: Tracker, progress: Progress, show: Show | None = None
+) -> SweepOutcome:
+    """Compute and log what a sweep is missing; arguments as in run(). The caller must hold its lease.
 
     Raises:
         InputError: as in create(), or the data has changed.
@@ -89,7 +107,7 @@ def resume(files: SweepFiles, executor: Executor, tracker: Tracker, progress: Pr
     files.remove_pieces()
     log_event("sweep resumed", files.sweep_id, name=prepared.config.name, stored=len(files.shards.done()))
     _start(tracker, executor, prepared, files.tracking_record.at(tracker.uri).get("run_id"))
-    return _finish(SweepOutcome(files, prepared), executor, tracker, progress)
+    return _finish(SweepOutcome(files, prepared), executor, tracker, progress, show)
 
 
 def log(files: SweepFiles, tracker: Tracker, progress: Progress, writer: WriterName | None = None) -> SweepOutcome:
@@ -135,7 +153,13 @@ def _start(tracker: Tracker, executor: Executor, prepared: PreparedSweep, run_id
     tracker.open(prepared.config.experiment_name, run_id)
 
 
-def _finish(outcome: SweepOutcome, executor: Executor | None, tracker: Tracker, progress: Progress) -> SweepOutcome:
+def _finish(
+    outcome: SweepOutcome,
+    executor: Executor | None,
+    tracker: Tracker,
+    progress: Progress,
+    show: Show | None = None,
+) -> SweepOutcome:
     """Compute what is missing, if there is an executor, and log everything."""
     files, prepared = outcome.files, outcome.prepared
     sweep = TrackedSweep.of(files, prepared)
@@ -153,6 +177,10 @@ def _finish(outcome: SweepOutcome, executor: Executor | None, tracker: Tracker, 
                 tracking.put(index)
         if executor is not None:
             compute(outcome, executor, progress, tracking)
+        if not prepared.task.is_quadratic:
+            apply_final_verdicts(files, Thresholds(**prepared.config.verdict.model_dump()))
+        if show is not None:
+            show(outcome)
         to_log = _log_rest(outcome, tracking)
         tracking.join()
         _record_tracking(outcome, tracker, tracking, to_log)
@@ -174,8 +202,6 @@ def _log_rest(outcome: SweepOutcome, tracking: BackgroundTracking) -> int:
     """Log the trials that had to wait for all shards. Return the total number of trials that MLflow should have."""
     files, prepared = outcome.files, outcome.prepared
     policy, trials = prepared.config.tracking.trials, len(prepared.plan) - outcome.failed_trials
-    if not prepared.task.is_quadratic:
-        apply_final_verdicts(files, Thresholds(**prepared.config.verdict.model_dump()))
     if policy.startswith("top:"):
         best = best_trials(files, prepared.config, runs_wanted(policy, len(prepared.plan)))
         tracking.amend(best)

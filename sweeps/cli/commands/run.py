@@ -38,6 +38,7 @@ from sweeps.cli.outcome import (
     ending_with_json,
     keeping,
     say_tracking,
+    show_results,
     unlogged,
     write_report,
 )
@@ -131,7 +132,8 @@ def run(
         say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {prepared.plan.steps:,} steps")
         files = pipeline.create(prepared, home, where, tracker, fresh, id_, tags)
         with ending(files), files.lease(), keeping(files):
-            outcome = pipeline.run(files, prepared, where, tracker, report_progress(progress(), files, where, complain))
+            reported = report_progress(progress(), files, where, complain)
+            outcome = pipeline.run(files, prepared, where, tracker, reported, show_results)
             conclude(outcome, home, where.description, tracker)
 
 
@@ -241,7 +243,8 @@ def _go_on(files: SweepFiles, tracker: MlflowTracker, executor: ExecutorName, ad
         if failures := files.shards.failures():
             tries = sum(files.shards.tries(failure.index) for failure in failures)
             say(f"retrying {len(failures):,} failed shards, after {tries:,} tries")
-        outcome = pipeline.resume(files, where, tracker, report_progress(progress(), files, where, complain))
+        reported = report_progress(progress(), files, where, complain)
+        outcome = pipeline.resume(files, where, tracker, reported, show_results)
         conclude(outcome, Store.of(files), where.description, tracker)
 
 

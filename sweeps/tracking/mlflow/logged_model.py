@@ -6,6 +6,8 @@ import json
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from sweeps.tracking.base import BestModel
 
 MODEL_NAME = "best-model"
+_SURVEY = "warn_dependency_requirement_mismatches"
 _PREDICTOR = Path(__file__).with_name("pyfunc_model.py")
 
 
@@ -46,7 +49,7 @@ def log_model(
     if there.status != LoggedModelStatus.READY:
         with tempfile.TemporaryDirectory(prefix="sweeps-model-") as folder:
             path = Path(folder) / "model"
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _without_survey():
                 warnings.simplefilter("ignore")  # MLflow warns about its own type hints and use of pandas
                 _save(model, path, there, Path(folder))
             client.log_model_artifacts(there.model_id, str(path))
@@ -100,6 +103,26 @@ def _save(model: BestModel, path: Path, there: LoggedModel, scratch: Path) -> No
     )
     for cache in path.rglob("__pycache__"):
         shutil.rmtree(cache)
+
+
+@contextmanager
+def _without_survey() -> Iterator[None]:
+    """Skip MLflow's check of the requirements, which reads the files of all installed packages.
+
+    The requirements are the versions that this process runs with. A version of MLflow without this function is slower,
+    not wrong.
+    """
+    from mlflow.utils import environment
+
+    survey = getattr(environment, _SURVEY, None)
+    if survey is None:
+        yield
+        return
+    setattr(environment, _SURVEY, lambda requirements: None)
+    try:
+        yield
+    finally:
+        setattr(environment, _SURVEY, survey)
 
 
 def _registered(client: MlflowClient, there: LoggedModel, run_id: str, name: str) -> str:

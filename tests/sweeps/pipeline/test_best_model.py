@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -226,6 +228,23 @@ def test_a_fault_of_it_loses_nothing_and_resume_logs_it(
     publish(outcome, again)
     assert files.tracking_record.first()["complete"]
     assert [str(model.status) for model in models(store)] == ["READY"]
+
+
+def test_its_requirements_are_known_and_not_inferred(
+    store: Store, make_prepared: MakePrepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow would read the files of all installed packages, which takes most of the time of a small sweep's model."""
+
+    surveys: list[str] = []
+    monkeypatch.setattr("importlib_metadata.packages_distributions", lambda: surveys.append("") or {})
+    monkeypatch.setattr("mlflow.utils.requirements_utils._MODULES_TO_PACKAGES", None)
+    tracked(store, make_prepared(tracking={"model": "best"}))
+    assert not surveys
+    [model] = models(store)
+    path = Path(mlflow.artifacts.download_artifacts(f"{model.artifact_location}/requirements.txt"))
+    assert path.read_text().split() == [
+        f"{name}=={importlib.metadata.version(name)}" for name in ("mlflow", "numpy", "pandas")
+    ]
 
 
 def test_none_is_logged_where_none_is_asked_for(store: Store, make_prepared: MakePrepared) -> None:
