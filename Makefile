@@ -21,7 +21,7 @@ help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: $(VENV)/.runtime ## train the published cases and compare them with torch's numbers
-	$(BIN)/sweeps run configs/seed.yaml
+	$(BIN)/sweeps run configs/seed.yaml --executor ray
 
 ui: $(VENV)/.runtime ## browse the runs in the MLflow UI
 	$(BIN)/sweeps ui

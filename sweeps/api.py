@@ -119,7 +119,7 @@ def run(
     config: SweepConfig,
     store: str | Path = DEFAULT_STORE,
     *,
-    executor: Literal["ray", "inline"] = "ray",
+    executor: Literal["auto", "ray", "inline"] = "auto",
     address: str | None = None,
     tracking_uri: str | None = None,
     sweep_id: str | None = None,
@@ -134,7 +134,7 @@ def run(
     Args:
         config: the sweep.
         store: a folder or ``s3://BUCKET/PREFIX``.
-        executor: ``ray`` or ``inline``.
+        executor: ``inline``, ``ray``, or ``auto``: Ray for long sweeps and if an address is given.
         address: a running Ray cluster; a local Ray by default.
         tracking_uri: the MLflow to log to; a database in the store by default.
         sweep_id: the id of the new sweep, random by default; if the store already has this sweep, it is resumed.
@@ -172,7 +172,7 @@ def resume(
     sweep_id: str,
     store: str | Path = DEFAULT_STORE,
     *,
-    executor: Literal["ray", "inline"] = "ray",
+    executor: Literal["auto", "ray", "inline"] = "auto",
     address: str | None = None,
     tracking_uri: str | None = None,
 ) -> Results:
@@ -183,7 +183,7 @@ def resume(
     Args:
         sweep_id: the sweep's id, or a unique prefix of it.
         store: a folder or ``s3://BUCKET/PREFIX``.
-        executor: ``ray`` or ``inline``.
+        executor: ``inline``, ``ray``, or ``auto``, as in :func:`run`.
         address: a running Ray cluster; a local Ray by default.
         tracking_uri: the MLflow to log to; by default the one that the sweep was logged to before.
     """

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class ExecutorName(StrEnum):
     """The executors that run shards."""
 
+    auto = "auto"
     ray = "ray"
     inline = "inline"
 
@@ -67,7 +68,12 @@ TagOption = Annotated[
     list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Tag the sweep and its MLflow run; repeatable.")
 ]
 ExecutorOption = Annotated[
-    ExecutorName, typer.Option("--executor", help="Run trials on Ray, or inline in this process.")
+    ExecutorName,
+    typer.Option(
+        "--executor",
+        envvar="SWEEPS_EXECUTOR",
+        help="Run trials on Ray or inline, in this process; auto: Ray for long sweeps.",
+    ),
 ]
 AddressOption = Annotated[
     str | None,
@@ -143,17 +149,32 @@ def find(store: str, sweep_id: str) -> tuple[Store, SweepFiles]:
 
 
 @contextmanager
-def executor_of(kind: ExecutorName, address: str | None) -> Iterator[Any]:
+def executor_of(kind: ExecutorName, address: str | None, prepared: PreparedSweep) -> Iterator[Any]:
     """Yield the executor that runs shards, and stop it at the end of the block."""
+    from sweeps.cli.terminal import say
     from sweeps.pipeline.factories import executor_for
 
     if kind is ExecutorName.inline and address not in (None, os.environ.get(_RAY_ADDRESS)):
-        raise InputError("--address needs --executor ray")
-    executor = executor_for(kind.value, address)
+        raise InputError("--address needs --executor ray or auto")
+    name, why = executor_choice(kind, address, prepared)
+    if why:
+        say(f"executor: {name} ({why})")
+    executor = executor_for(name, address)
     try:
         yield executor
     finally:
         executor.stop()
+
+
+def executor_choice(kind: ExecutorName, address: str | None, prepared: PreparedSweep) -> tuple[str, str]:
+    """Return the executor for a sweep, and why it was chosen if the user did not choose it."""
+    from sweeps.pipeline.factories import chosen_executor
+    from sweeps.planning.work import predicted_seconds
+
+    plan = prepared.plan
+    return chosen_executor(
+        kind.value, address, predicted_seconds(prepared.config, prepared.task, len(plan), plan.steps)
+    )
 
 
 def database_of(option: str | None, config: SweepConfig) -> str | None:

@@ -1,4 +1,4 @@
-"""Supervision of sweeps on Ray: the sweep runs in a child process, and its parent reports how the child ended.
+"""Supervision of sweeps that may run on Ray: a child process runs them, and its parent reports how the child ended.
 
 If a driver has lost its node or a task's state, Ray terminates it at once, with exit code 1 and without an exception.
 The parent can still report how to continue the sweep. The child is killed if its parent dies.
@@ -100,7 +100,8 @@ def _stand_by(child: int, read: int, awaited: set[signal.Signals]) -> NoReturn:
         os._exit(code if code >= 0 else 128 - code)
     from sweeps.cli.terminal import complain
 
-    cause = f"Ray has ended its process{f' (signal {-code})' if code < 0 else ''}: its node or its cluster is lost"
+    how = f" (signal {-code})" if code < 0 else ""
+    cause = f"its process has ended{how}; on Ray this means that its node or its cluster is lost"
     if code in (-signal.SIGKILL, -signal.SIGTERM):
         cause = f"its process was killed (signal {-code})"
     complain(f"the sweep is interrupted: {cause}{f'; continue with: {lines[-1]}' if lines else ''}")

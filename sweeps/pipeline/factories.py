@@ -16,6 +16,8 @@ from sweeps.tracking.mlflow.connection import is_server
 if TYPE_CHECKING:
     from sweeps.tracking.mlflow.tracker import MlflowTracker
 
+AUTO_SECONDS = 10.0  # starting Ray takes about half of that
+
 
 def tracker_for(
     store: Store, uri: str | None, files: SweepFiles | None = None, database: str | None = None
@@ -65,6 +67,24 @@ def database_uri(given: str) -> str:
     if not re.match(r"(postgresql|sqlite)(\+\w+)?://", uri):
         raise TrackingError("tracking.database: must be a postgresql:// or sqlite:/// URI")
     return uri
+
+
+def chosen_executor(kind: str, address: str | None, seconds: float) -> tuple[str, str]:
+    """Return the name of the executor, ``inline`` or ``ray``, and why ``auto`` chooses it; no reason for the others.
+
+    Args:
+        kind: ``auto``, ``inline`` or ``ray``.
+        address: the address of a Ray cluster, if one is given.
+        seconds: the predicted work on one core (sweeps.planning.work).
+    """
+    if kind != "auto":
+        return kind, ""
+    if address is not None:
+        return "ray", f"joining {address}"
+    work = "under a second" if seconds < 1 else f"about {seconds:,.0f} s"
+    if seconds < AUTO_SECONDS:
+        return "inline", f"{work} of work on one core; from {AUTO_SECONDS:.0f} s on, a local Ray"
+    return "ray", f"{work} of work on one core"
 
 
 def executor_for(kind: str, address: str | None) -> Executor:

@@ -94,16 +94,23 @@ def run(
 
 
 def resume(
-    files: SweepFiles, executor: Executor, tracker: Tracker, progress: Progress, show: Show | None = None
+    files: SweepFiles,
+    executor: Executor,
+    tracker: Tracker,
+    progress: Progress,
+    show: Show | None = None,
+    prepared: PreparedSweep | None = None,
 ) -> SweepOutcome:
     """Compute and log what a sweep is missing; arguments as in run(). The caller must hold its lease.
+
+    Without ``prepared``, the sweep is reopened.
 
     Raises:
         InputError: as in create(), or the data has changed.
         Interrupted: as in run().
         ClusterLost: as in run().
     """
-    prepared = reopen(files)
+    prepared = prepared or reopen(files)
     files.remove_pieces()
     log_event("sweep resumed", files.sweep_id, name=prepared.config.name, stored=len(files.shards.done()))
     _start(tracker, executor, prepared, files.tracking_record.at(tracker.uri).get("run_id"))

@@ -9,9 +9,9 @@ from sgdcore import Recording, Task
 from sgdcore.recording import MAX_PATH_PARAMETERS
 from sweeps.config.schema import SweepConfig
 from sweeps.planning.plan import Plan
+from sweeps.planning.work import FLOPS_PER_SECOND, trial_flops
 
 _SECONDS_PER_SHARD = 1.0
-_FLOPS_PER_SECOND = 4e9  # of the kernel on one core; affects only the size of shards
 _SHARD_BYTES = 64e6
 _LEAST_PACK = 64
 
@@ -32,12 +32,9 @@ def with_shard_size(plan: Plan, trials_per_shard: int) -> Plan:
 def shard_size(config: SweepConfig, task: Task, trials: int, steps: int, cores: int) -> int:
     """Return the trials per shard: about a second of work on one core, within memory, and work for every core."""
     parameters = len(task.parameter_names)
-    batch = min(config.training.batch_size, task.samples)
     points = len(Recording(**config.recording).steps(0, steps))
-    evaluation = 50 * parameters**2 if task.is_quadratic else 2 * parameters * task.samples
-    flops = steps * (6 * batch + 12) * parameters + points * evaluation
     size = 8 * points * (2 + (parameters if parameters <= MAX_PATH_PARAMETERS else 0)) + 8 * parameters + 200
-    by_time = int(_SECONDS_PER_SHARD * _FLOPS_PER_SECOND / max(flops, 1))
+    by_time = int(_SECONDS_PER_SHARD * FLOPS_PER_SECOND / max(trial_flops(config, task, steps), 1))
     if not task.is_quadratic:
         by_time = max(by_time, _LEAST_PACK)  # a step costs nearly the same for one trial as for a pack
     by_memory = int(_SHARD_BYTES / size)

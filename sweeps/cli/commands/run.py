@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -27,6 +28,7 @@ from sweeps.cli.options import (
     TrackingOption,
     WriterChoice,
     database_of,
+    executor_choice,
     executor_of,
     find,
     prepare_sweep_file,
@@ -68,8 +70,11 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
     summary = prepared.plan.summary()
     points = len(Recording(**prepared.config.recording).steps(0, prepared.plan.steps))
     expected = forecast(prepared)
+    choice = executor_choice(ExecutorName.auto, os.environ.get("RAY_ADDRESS"), prepared)
     if as_json:
-        show_json(summary | {"data": data_summary(prepared.task), "predicted": asdict(expected) if expected else None})
+        predicted = asdict(expected) if expected else None
+        where = dict(zip(("name", "reason"), choice, strict=True))
+        show_json(summary | {"executor": where, "data": data_summary(prepared.task), "predicted": predicted})
         return
     say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {prepared.plan.steps:,} steps")
     say(
@@ -80,6 +85,7 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
     say(f"features: {listed(prepared.task.dataset.feature_names)}{target and f'; target: {target}'}")
     say(f"curves: {points:,} points{'' if prepared.task.is_quadratic else _WHY_POINTS}")
     say(f"shards: {summary['shards']:,} of up to {prepared.plan.trials_per_shard:,} trials")
+    say("executor: {} ({})".format(*choice))
     for what, aggregate in (("dropped", prepared.plan.dropped), ("merged", prepared.plan.merged)):
         for reason, count in aggregate.items():
             say(f"{what}: {count:,} ({reason})")
@@ -91,7 +97,7 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
 def run(
     config: ConfigPath,
     set_: SetOption = None,
-    executor: ExecutorOption = ExecutorName.ray,
+    executor: ExecutorOption = ExecutorName.auto,
     address: AddressOption = None,
     store: StoreOption = DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
@@ -127,9 +133,9 @@ def run(
         with ending(files):
             _run_again(files, prepared, executor, address, tracking_uri, tracking_database)
         return
-    with executor_of(executor, address) as where:
+    say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {prepared.plan.steps:,} steps")
+    with executor_of(executor, address, prepared) as where:
         tracker = tracker_for(home, tracking_uri, None, database_of(tracking_database, prepared.config))
-        say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {prepared.plan.steps:,} steps")
         files = pipeline.create(prepared, home, where, tracker, fresh, id_, tags)
         with ending(files), files.lease(), keeping(files):
             reported = report_progress(progress(), files, where, complain)
@@ -140,7 +146,7 @@ def run(
 @app.command()
 def resume(
     sweep_id: SweepId,
-    executor: ExecutorOption = ExecutorName.ray,
+    executor: ExecutorOption = ExecutorName.auto,
     address: AddressOption = None,
     store: StoreOption = DEFAULT_STORE,
     tracking_uri: TrackingOption = None,
@@ -197,11 +203,11 @@ def log(
 
 
 def _attend(executor: ExecutorName) -> None:
-    """Watch over the sweep from here on: in a parent process if it runs on Ray, else in a thread."""
-    if executor is ExecutorName.ray:
-        supervise()
-    else:
+    """Watch over the sweep from here on: in a parent process if it may run on Ray, else in a thread."""
+    if executor is ExecutorName.inline:
         interrupts.watch()
+    else:
+        supervise()
 
 
 def _run_again(
@@ -237,14 +243,16 @@ def _go_on(files: SweepFiles, tracker: MlflowTracker, executor: ExecutorName, ad
     from sweeps.cli.terminal import complain, progress, say
     from sweeps.pipeline import run as pipeline
     from sweeps.service.monitoring.progress_file import report_progress
+    from sweeps.store.reopen import reopen
     from sweeps.store.store import Store
 
-    with keeping(files), executor_of(executor, address) as where:
+    prepared = reopen(files)
+    with keeping(files), executor_of(executor, address, prepared) as where:
         if failures := files.shards.failures():
             tries = sum(files.shards.tries(failure.index) for failure in failures)
             say(f"retrying {len(failures):,} failed shards, after {tries:,} tries")
         reported = report_progress(progress(), files, where, complain)
-        outcome = pipeline.resume(files, where, tracker, reported, show_results)
+        outcome = pipeline.resume(files, where, tracker, reported, show_results, prepared)
         conclude(outcome, Store.of(files), where.description, tracker)
 
 

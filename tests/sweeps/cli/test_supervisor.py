@@ -63,9 +63,13 @@ def child_of(process: "subprocess.Popen[str]", folder: Path) -> int:
         (
             "os._exit(1)",
             3,
-            "Ray has ended its process: its node or its cluster is lost; continue with: sweeps resume abcd",
+            "its process has ended; on Ray this means that its node or its cluster is lost; continue with: sweeps resume",
         ),
-        ("os.abort()", 3, "Ray has ended its process (signal 6): its node or its cluster is lost; continue with: "),
+        (
+            "os.abort()",
+            3,
+            "its process has ended (signal 6); on Ray this means that its node or its cluster is lost; continue with: ",
+        ),
         (
             "os.kill(os.getpid(), signal.SIGKILL)",
             137,
