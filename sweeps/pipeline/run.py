@@ -16,6 +16,7 @@ from sweeps.execution.progress import Progress
 from sweeps.pipeline.compute import compute, is_final_at_once
 from sweeps.pipeline.manifest import make_manifest
 from sweeps.pipeline.outcome import Interrupted, SweepOutcome
+from sweeps.pipeline.timeline import Timeline
 from sweeps.planning.packing import repack, with_shard_size
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.results.final_verdicts import apply_final_verdicts
@@ -139,6 +140,7 @@ def _finish(outcome: SweepOutcome, executor: Executor | None, tracker: Tracker, 
     """Compute what is missing, if there is an executor, and log everything."""
     files, prepared = outcome.files, outcome.prepared
     sweep = TrackedSweep.of(files, prepared)
+    timeline = Timeline(files, prepared.plan.shards())  # before the progress of an earlier process is overwritten
     to_compute = sum(map(len, files.shards.missing(prepared.plan.shards()))) if executor else 0
     to_log = runs_wanted(prepared.config.tracking.trials, len(prepared.plan) - outcome.failed_trials)
     log_event("sweep started", files.sweep_id, to_compute=to_compute, to_log=to_log, tracking=tracker.uri)
@@ -152,7 +154,7 @@ def _finish(outcome: SweepOutcome, executor: Executor | None, tracker: Tracker, 
             for index in sorted(files.shards.done()):
                 tracking.put(index)
         if executor is not None:
-            compute(outcome, executor, progress, tracking)
+            compute(outcome, executor, progress, tracking, timeline)
         to_log = _log_rest(outcome, tracking)
         tracking.join()
         _record_tracking(outcome, tracker, tracking, to_log)
