@@ -44,6 +44,7 @@ SHARING = {
     "tests/sweeps/execution/test_ray_faults.py": "ray",
     "tests/sweeps/pipeline/test_reuse.py": "ray",
     "tests/sweeps/store/backends/test_s3.py": "ray",
+    "tests/sweeps/tracking/mlflow/test_run_times.py": "ray",
     "tests/sweeps/service/monitoring/test_prometheus.py": "ray",
 }
 # The groups that take longest start first, so that the processes end at about the same time.

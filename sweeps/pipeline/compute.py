@@ -12,6 +12,7 @@ from sweeps.execution.executor import Executor, ShardOutcome
 from sweeps.execution.progress import Progress
 from sweeps.pipeline.outcome import SweepOutcome
 from sweeps.pipeline.reuse import ReusableTrials
+from sweeps.pipeline.timeline import Timeline
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.planning.shards import ShardFailure, ShardResult
 from sweeps.store.next_stage import next_stage
@@ -20,11 +21,25 @@ from sweeps.tracking.background import BackgroundTracking
 from sweeps.tracking.policy import runs_wanted
 
 
-def compute(outcome: SweepOutcome, executor: Executor, progress: Progress, tracking: BackgroundTracking) -> None:
+def compute(
+    outcome: SweepOutcome,
+    executor: Executor,
+    progress: Progress,
+    tracking: BackgroundTracking,
+    timeline: Timeline,
+) -> None:
     """Run a sweep to the end of its last stage, or of the first stage with a failed shard."""
     while True:
+        shards = outcome.prepared.plan.shards()
         with closing(_results(outcome, executor)) as results:
-            _store(outcome, results, progress, tracking)
+            for result in results:
+                _store(outcome, result, progress)
+                if isinstance(result, ShardFailure):
+                    continue
+                running = max(1, min(executor.cores, executor.in_flight))
+                timeline.place(result.shard, shards, result.seconds, running)
+                if is_final_at_once(outcome.prepared):
+                    tracking.put(result.shard.index)
         if outcome.failed_trials or not _plan_next_stage(outcome, executor, progress):
             return
 
@@ -44,32 +59,24 @@ def _results(outcome: SweepOutcome, executor: Executor) -> Generator[ShardOutcom
     return reusable.run(executor, files.shards.missing(prepared.plan.shards()))
 
 
-def _store(
-    outcome: SweepOutcome,
-    results: Generator[ShardOutcome, None, None],
-    progress: Progress,
-    tracking: BackgroundTracking,
-) -> None:
-    """Store each shard that its worker has not stored, and log it if its verdicts are final."""
-    files, at_once = outcome.files, is_final_at_once(outcome.prepared)
-    for result in results:
-        files.check_lease()
-        if isinstance(result, ShardFailure):
-            files.shards.write_failure(result)
-            outcome.failed_trials += len(result.shard)
-            progress.failed(len(result.shard))
-            why = result.traceback.strip().splitlines()[-1]
-            log_event("shard failed", files.sweep_id, level=logging.ERROR, shard=result.shard.index, reason=why)
-            continue
-        if isinstance(result, ShardResult):
-            files.shards.write(result)
-            if result.unstored:
-                outcome.unstored[result.unstored] += len(result.shard)
-        progress.computed(len(result.shard))
-        seconds = round(result.seconds, 3)
-        log_event("shard stored", files.sweep_id, shard=result.shard.index, trials=len(result.shard), seconds=seconds)
-        if at_once:
-            tracking.put(result.shard.index)
+def _store(outcome: SweepOutcome, result: ShardOutcome, progress: Progress) -> None:
+    """Store a shard that its worker has not stored, or the traceback of one that failed."""
+    files = outcome.files
+    files.check_lease()
+    if isinstance(result, ShardFailure):
+        files.shards.write_failure(result)
+        outcome.failed_trials += len(result.shard)
+        progress.failed(len(result.shard))
+        why = result.traceback.strip().splitlines()[-1]
+        log_event("shard failed", files.sweep_id, level=logging.ERROR, shard=result.shard.index, reason=why)
+        return
+    if isinstance(result, ShardResult):
+        files.shards.write(result)
+        if result.unstored:
+            outcome.unstored[result.unstored] += len(result.shard)
+    progress.computed(len(result.shard))
+    seconds = round(result.seconds, 3)
+    log_event("shard stored", files.sweep_id, shard=result.shard.index, trials=len(result.shard), seconds=seconds)
 
 
 def _plan_next_stage(outcome: SweepOutcome, executor: Executor, progress: Progress) -> bool:

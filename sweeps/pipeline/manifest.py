@@ -17,10 +17,12 @@ from sweeps.version import __version__
 def make_manifest(prepared: PreparedSweep, sweep_id: str, fresh: bool) -> dict[str, Any]:
     """Return the content of plan.json: counts, digests, the data's shape and the versions of packages."""
     packages = ("numpy", "numba", "torch", "ray", "mlflow", "pyarrow")
+    now = datetime.now(UTC)
     return {
         "sweep_id": sweep_id,
         "name": prepared.config.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": now.isoformat(timespec="seconds"),
+        "started_ms": int(now.timestamp() * 1000),
         **prepared.plan.summary(),
         "config": config_digests(strict_yaml.read(prepared.config.to_yaml(), "config")),
         "results": results_key(prepared),

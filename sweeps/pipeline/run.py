@@ -17,6 +17,7 @@ from sweeps.execution.progress import Progress
 from sweeps.pipeline.compute import compute, is_final_at_once
 from sweeps.pipeline.manifest import make_manifest
 from sweeps.pipeline.outcome import Interrupted, SweepOutcome
+from sweeps.pipeline.timeline import Timeline
 from sweeps.planning.packing import repack, with_shard_size
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.results.final_verdicts import apply_final_verdicts
@@ -170,6 +171,7 @@ def _finish(
     """Compute what is missing, if there is an executor, and log everything."""
     files, prepared = outcome.files, outcome.prepared
     sweep = TrackedSweep.of(files, prepared)
+    timeline = Timeline(files, prepared.plan.shards())  # before the progress of an earlier process is overwritten
     to_compute = sum(map(len, files.shards.missing(prepared.plan.shards()))) if executor else 0
     to_log = runs_wanted(prepared.config.tracking.trials, len(prepared.plan) - outcome.failed_trials)
     log_event("sweep started", files.sweep_id, to_compute=to_compute, to_log=to_log, tracking=tracker.uri)
@@ -183,7 +185,7 @@ def _finish(
             for index in sorted(files.shards.done()):
                 tracking.put(index)
         if executor is not None:
-            compute(outcome, executor, progress, tracking)
+            compute(outcome, executor, progress, tracking, timeline)
         if not prepared.task.is_quadratic:
             apply_final_verdicts(files, Thresholds(**prepared.config.verdict.model_dump()))
         if show is not None:

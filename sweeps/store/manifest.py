@@ -12,6 +12,7 @@ from sweeps.store.json_files import read_json
 from sweeps.text.sanitize import visible
 
 Count = Annotated[int, Field(ge=0, le=10**12)]
+Milliseconds = Annotated[int, Field(ge=0, le=10**15)]  # since 1970
 Size = Annotated[int, Field(ge=1, le=10**12)]
 
 
@@ -39,6 +40,7 @@ class Manifest(StoredDocument):
     sweep_id: str
     name: str
     created: str
+    started_ms: Milliseconds | None = None  # the same moment in milliseconds since 1970
     trials: Count
     shards: Count
     trials_per_shard: Size | None = None

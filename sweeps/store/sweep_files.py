@@ -1,10 +1,11 @@
-"""The files of one sweep, grouped by purpose: shards, stages, report and tracking record."""
+"""The files of one sweep, grouped by purpose: shards, their times, stages, report and tracking record."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sweeps.store.json_files import read_json, read_text, write_json
 from sweeps.store.manifest import Manifest, read_document
 from sweeps.store.report_files import ReportFiles
 from sweeps.store.shard_files import ShardFiles
+from sweeps.store.shard_times import ShardTimesFiles
 from sweeps.store.stage_files import StageFiles, StageRecord
 from sweeps.store.tracking_record import TrackingRecord
 from sweeps.text.sanitize import visible
@@ -61,6 +63,7 @@ class SweepFiles:
         self._lease: Lease | None = None  # while this process holds it
         self._manifest: dict[str, Any] | None = None
         self.shards = ShardFiles(self._storage, self.check_lease, lambda: self.planned().shards)
+        self.times = ShardTimesFiles(self._storage, self.check_lease)
         self.stages = StageFiles(self._storage, self.check_lease)
         self.report = ReportFiles(self._storage, self.check_lease)
         self.tracking_record = TrackingRecord(self._storage, self.check_lease)
@@ -116,6 +119,23 @@ class SweepFiles:
             return str(self.manifest()["created"])
         except StoreError:
             return ""
+
+    @property
+    def started_ms(self) -> int | None:
+        """The time when the sweep was planned, in milliseconds since 1970; None if the manifest does not say it."""
+        manifest = self.manifest()
+        try:
+            planned = datetime.fromisoformat(manifest["created"]).timestamp() * 1000
+        except ValueError:
+            planned = None
+        return manifest.get("started_ms") or (None if planned is None else round(planned))
+
+    @property
+    def ended_ms(self) -> int | None:
+        """The time when the last shard was stored, in milliseconds since 1970; None if it is not known."""
+        shards = Shards(tuple((stage.trials, stage.trials_per_shard) for stage in self.planned().stages))
+        ends = (times.last_ms(len(shards[index])) for index, times in self.times.all().items() if index < len(shards))
+        return max(ends, default=None)
 
     def exists(self) -> bool:
         """Return whether the sweep exists."""

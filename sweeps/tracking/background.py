@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sweeps.events import log_event
+from sweeps.store.shard_times import with_times
 from sweeps.text.redact import first_line
 from sweeps.tracking.base import TrackedSweep, Tracker
 
@@ -104,7 +105,8 @@ class BackgroundTracking:
             self._log(*entry, steps)
 
     def _log(self, shard: int, trials: list[int] | None, steps: list[int]) -> None:
-        table = self._sweep.files.shards.read(shard)
+        files = self._sweep.files
+        table = with_times(files.shards.read(shard), files.times.at(shard))
         if trials is not None:
             table = table.filter(pc.is_in(table["trial"], pa.array(trials, pa.int64())))
         for count in self._tracker.log_trials(table, steps):

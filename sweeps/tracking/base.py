@@ -170,7 +170,10 @@ class Tracker(Protocol):
         """
 
     def log_trials(self, table: pa.Table, steps: list[int]) -> Iterator[int]:
-        """Log rows of a shard file as child runs; yield the number of additional runs as they are logged."""
+        """Log rows of a shard file as child runs; yield the number of additional runs as they are logged.
+
+        Each run has the times in the columns that sweeps.store.shard_times.with_times() adds.
+        """
 
     def end_trials(self) -> None:
         """Finish writing after the last trial."""

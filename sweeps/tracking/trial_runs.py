@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from sweeps.arrow_columns import VALIDATION_LOSSES, matrix
 from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.store.shard_times import ENDED, STARTED
 from sweeps.tracking.base import LoggedRun, TrackedSweep
 from sweeps.tracking.names import MAX_FINAL_METRICS, SWEEP_ID, TRIAL_ID, VERDICT
 
@@ -32,7 +34,8 @@ _FIGURES = (
 class TrialRuns:
     """The content of T MLflow runs: texts as lists of length T, metric points as a (T, C) matrix.
 
-    Columns of the matrix are sorted by key, then by step. NaN marks a point that a trial does not have.
+    Columns of the matrix are sorted by key, then by step. NaN marks a point that a trial does not have. Times are in
+    milliseconds since 1970.
     """
 
     numbers: list[int]
@@ -42,6 +45,9 @@ class TrialRuns:
     keys: list[str]  # (C,) metric key of each column
     steps: list[int]  # (C,) step of each column
     values: NDArray[np.float64]  # (T, C)
+    started: NDArray[np.int64]  # (T,) start of each run
+    ended: NDArray[np.int64]  # (T,)
+    parts: NDArray[np.float64]  # (C,) share of the run that has passed at each column's step
 
     def __len__(self) -> int:
         """Return the number of trials."""
@@ -51,10 +57,17 @@ class TrialRuns:
         """Return the name of a trial's run."""
         return f"trial {self.numbers[index]}"
 
-    def metrics(self, index: int) -> Iterator[tuple[str, float, int]]:
-        """Yield (key, value, step) of the metric points of one trial."""
+    @cached_property
+    def timestamps(self) -> NDArray[np.int64]:
+        """The time of each point (T, C): the run's start at the first step, its end at the last, in between by step."""
+        passed = (self.ended - self.started)[:, None] * self.parts
+        return self.started[:, None] + passed.astype(np.int64)
+
+    def metrics(self, index: int) -> Iterator[tuple[str, float, int, int]]:
+        """Yield (key, value, step, timestamp) of the metric points of one trial."""
         for column in np.flatnonzero(np.isfinite(self.values[index])).tolist():
-            yield self.keys[column], float(self.values[index, column]), self.steps[column]
+            value, timestamp = float(self.values[index, column]), int(self.timestamps[index, column])
+            yield self.keys[column], value, self.steps[column], timestamp
 
     def groups(self) -> Iterator[tuple[str, int, int]]:
         """Yield (key, first column, end column) of each metric."""
@@ -78,21 +91,35 @@ class TrialRuns:
         def some(texts: dict[str, list[str]]) -> dict[str, list[str]]:
             return {key: [column[i] for i in kept] for key, column in texts.items()}
 
-        numbers, ids = [self.numbers[i] for i in kept], [self.ids[i] for i in kept]
-        return TrialRuns(numbers, ids, some(self.params), some(self.tags), self.keys, self.steps, self.values[chosen])
+        return replace(
+            self,
+            numbers=[self.numbers[i] for i in kept],
+            ids=[self.ids[i] for i in kept],
+            params=some(self.params),
+            tags=some(self.tags),
+            values=self.values[chosen],
+            started=self.started[chosen],
+            ended=self.ended[chosen],
+        )
 
 
 def trial_runs(
-    table: pa.Table, steps: list[int], names: tuple[str, ...], sweep_id: str, points: int | None
+    table: pa.Table,
+    steps: list[int],
+    names: tuple[str, ...],
+    sweep_id: str,
+    points: int | None,
+    sweep_started_ms: int = 0,
 ) -> TrialRuns:
     """Build the runs of the trials in rows of a shard file.
 
     Args:
-        table: Rows of a shard file.
+        table: Rows of a shard file, with the columns STARTED and ENDED if the trials' times are known.
         steps: Steps of the curves.
         names: Model parameters to log.
         sweep_id: Id of the sweep.
         points: Maximum number of points per curve; None logs all.
+        sweep_started_ms: Start of the sweep's run: the earliest time, and the one of trials without times.
     """
     starts = [name for name in table.column_names if name.startswith("init.")]
     params = {key: _texts(table[key], PARAM_LENGTH) for key in (*HYPERPARAMETERS, "seed", *starts)}
@@ -102,7 +129,9 @@ def trial_runs(
         VERDICT: _texts(table["verdict"], TAG_LENGTH),
     }
     keys, at, values = _points(table, steps, names, points)
-    return TrialRuns(table["trial"].to_pylist(), tags[TRIAL_ID], params, tags, keys, at, values)
+    started, ended = (_times(table, name, sweep_started_ms) for name in (STARTED, ENDED))
+    parts = (np.array(at, np.float64) - steps[0]) / max(1, steps[-1] - steps[0])
+    return TrialRuns(table["trial"].to_pylist(), tags[TRIAL_ID], params, tags, keys, at, values, started, ended, parts)
 
 
 def expected_runs(sweep: TrackedSweep, table: pa.Table, steps: list[int]) -> Iterator[LoggedRun]:
@@ -112,7 +141,7 @@ def expected_runs(sweep: TrackedSweep, table: pa.Table, steps: list[int]) -> Ite
     for index in range(len(runs)):
         facts: dict[str, str | float] = {"status": "FINISHED", "verdict": runs.tags[VERDICT][index]}
         facts |= {f"param {key}": texts[index] for key, texts in runs.params.items()}
-        facts |= {f"metric {key}": value for key, value, _ in runs.metrics(index)}  # the last step wins
+        facts |= {f"metric {key}": value for key, value, *_ in runs.metrics(index)}  # the last step wins
         yield LoggedRun("", runs.ids[index], facts)
 
 
@@ -158,6 +187,13 @@ def _thinned(
     kept[rows, ends] = values[rows, ends]
     used = np.isfinite(kept).any(axis=0)
     return at[used].tolist(), kept[:, used]
+
+
+def _times(table: pa.Table, name: str, earliest: int) -> NDArray[np.int64]:
+    if name not in table.column_names:
+        return np.full(len(table), earliest, np.int64)
+    times: NDArray[np.int64] = np.maximum(table[name].to_numpy(), np.int64(earliest))
+    return times
 
 
 def _texts(column: Any, length: int) -> list[str]:

@@ -82,7 +82,7 @@ class JsonLinesTracker:
                 continue
             facts = {"status": "FINISHED", "verdict": runs.tags[VERDICT][row]}
             facts |= {f"param {key}": values[row] for key, values in runs.params.items()}
-            facts |= {f"metric {key}": value for key, value, _ in runs.metrics(row)}
+            facts |= {f"metric {key}": value for key, value, *_ in runs.metrics(row)}
             new[self._child(trial_id)] = self._facts(self._child(trial_id), trial_id) | facts
         self._put(new)
         yield len(runs)

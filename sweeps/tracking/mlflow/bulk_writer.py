@@ -18,7 +18,7 @@ from sweeps.errors import TrackingError
 from sweeps.tracking.mlflow.client_writer import ClientWriter
 from sweeps.tracking.mlflow.database.base import Connection, Database
 from sweeps.tracking.mlflow.database.rows import contents, run_rows
-from sweeps.tracking.mlflow.writer import ChildRuns, now_ms
+from sweeps.tracking.mlflow.writer import ChildRuns
 from sweeps.tracking.names import SWEEP_ID, TRIAL_ID
 from sweeps.tracking.trial_runs import TrialRuns
 
@@ -107,13 +107,13 @@ class BulkWriter:
                     connection.analyze()
 
     def _write_part(self, connection: Connection, runs: TrialRuns) -> None:
-        child_runs, ids, began = self._child_runs, [self._run_id(number) for number in runs.numbers], now_ms()
+        child_runs, ids = self._child_runs, [self._run_id(number) for number in runs.numbers]
         with connection.transaction():
             if connection.experiment_stage(int(child_runs.experiment_id)) != "active":
                 raise TrackingError(
                     f"experiment {child_runs.experiment_id} was deleted during logging; restore it and resume the sweep"
                 )
-            new = connection.claim(run_rows(runs, ids, child_runs, began, now_ms()))
+            new = connection.claim(run_rows(runs, ids, child_runs))
             chosen = np.array([run_id in new for run_id in ids], np.bool_)
             self._check_own(connection, runs.take(~chosen))
             for grid in contents(runs.take(chosen), [run_id for run_id in ids if run_id in new], child_runs):

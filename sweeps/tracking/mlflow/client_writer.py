@@ -95,20 +95,21 @@ class ClientWriter:
             return
         run_id = run_id or self._create(runs, index)
         params = [Param(key, texts[index]) for key, texts in runs.params.items()]
-        metrics = [Metric(key, value, self._child_runs.started_ms, step) for key, value, step in runs.metrics(index)]
+        metrics = [Metric(key, value, timestamp, step) for key, value, step, timestamp in runs.metrics(index)]
         first = _ENTITIES_PER_CALL - min(len(params), _PARAMS_PER_CALL)
         self._client.log_batch(run_id, metrics=metrics[:first], params=params[:_PARAMS_PER_CALL])
         for at in range(first, len(metrics), _ENTITIES_PER_CALL):
             self._client.log_batch(run_id, metrics=metrics[at : at + _ENTITIES_PER_CALL])
         for at in range(_PARAMS_PER_CALL, len(params), _PARAMS_PER_CALL):
             self._client.log_batch(run_id, params=params[at : at + _PARAMS_PER_CALL])
-        self._client.set_terminated(run_id, "FINISHED")
+        self._client.set_terminated(run_id, "FINISHED", int(runs.ended[index]))
         self._earlier[runs.ids[index]] = run_id, True
 
     def _create(self, runs: TrialRuns, index: int) -> str:
         tags = {"mlflow.parentRunId": self._child_runs.parent_id, "mlflow.user": self._child_runs.user}
         tags |= {key: texts[index] for key, texts in runs.tags.items()}
-        run = self._client.create_run(self._child_runs.experiment_id, tags=tags, run_name=runs.name(index))
+        experiment_id, started = self._child_runs.experiment_id, int(runs.started[index])
+        run = self._client.create_run(experiment_id, started, tags=tags, run_name=runs.name(index))
         self._earlier[runs.ids[index]] = str(run.info.run_id), False
         return str(run.info.run_id)
 

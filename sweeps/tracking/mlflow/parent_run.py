@@ -6,10 +6,10 @@ import getpass
 import json
 import re
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeps.store.shard_times import now_ms
 from sweeps.tracking.base import RunPage, TrackedSweep
 from sweeps.tracking.names import SWEEP_ID, TAG
 from sweeps.tracking.trial_runs import PARAM_LENGTH
@@ -72,9 +72,10 @@ class ParentRun:
         """Log metrics, tags, the sweep's files and the page."""
         from mlflow.entities import Metric, RunTag
 
-        # Of two points with equal time and step, MLflow takes the larger as the last, so do not log unchanged values.
-        known, now = self._client.get_run(self.run_id).data.metrics, time.time_ns() // 1_000_000
-        points = [Metric(key, value, now, 0) for key, value in metrics.items() if known.get(key) != value]
+        known = self._client.get_run(self.run_id).data.metrics
+        changed = {key: value for key, value in metrics.items() if known.get(key) != value}
+        ended = max(sweep.files.ended_ms or now_ms(), self.started_ms)
+        points = [Metric(key, value, max(ended, self._after(key, known)), 0) for key, value in changed.items()]
         if page is not None:
             tags = tags | {_NOTE: page.note}
             # All points have the sweep's start time, so logging them again creates identical points.
@@ -86,9 +87,14 @@ class ParentRun:
         if page is not None:
             self._log_page(page)
 
-    def end(self, status: str) -> None:
-        """End the run with an MLflow status: FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(self.run_id, status)
+    def end(self, status: str, ended_ms: int | None = None) -> None:
+        """End the run with an MLflow status, FINISHED, FAILED or KILLED, at the given time or now."""
+        self._client.set_terminated(self.run_id, status, max(ended_ms or now_ms(), self.started_ms))
+
+    def _after(self, key: str, known: dict[str, float]) -> int:
+        """Return a time after all points of a metric: of two with equal time, MLflow takes the larger as the last."""
+        history = self._client.get_metric_history(self.run_id, key) if key in known else ()
+        return max((point.timestamp + 1 for point in history), default=0)
 
     def _describe(self, sweep: TrackedSweep) -> None:
         from mlflow.entities import Dataset, DatasetInput, Param
@@ -134,6 +140,7 @@ def current_user() -> str:
 def _create(client: MlflowClient, sweep: TrackedSweep, experiment: Experiment) -> Run:
     return client.create_run(
         experiment.experiment_id,
+        sweep.files.started_ms,
         run_name=f"{sweep.config.name} {sweep.sweep_id}"[:250],
         tags={
             SWEEP_ID: sweep.sweep_id,

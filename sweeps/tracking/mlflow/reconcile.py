@@ -79,7 +79,7 @@ def _amend_trial(
     if kept.data.tags.get(VERDICT) != row["verdict"]:
         client.set_tag(kept.info.run_id, VERDICT, row["verdict"])
     if finished and steps is not None and kept.data.metrics.get(_STEPS) != steps:
-        client.log_metric(kept.info.run_id, _STEPS, float(steps), child_runs.started_ms, last_step)
+        client.log_metric(kept.info.run_id, _STEPS, float(steps), kept.info.end_time, last_step)
 
 
 def _can_have(run: Run, steps: int | None) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.store.shard_times import ENDED, STARTED
 from sweeps.text.uris import sqlite_uri
 from sweeps.tracking.mlflow.bulk_writer import BulkWriter
 from sweeps.tracking.mlflow.client_writer import ClientWriter
@@ -27,7 +28,9 @@ from sweeps.tracking.trial_runs import trial_runs
 STEPS = [0, 1, 10]
 NAMES = ("weight", "größe")
 Content: TypeAlias = dict[str, list[tuple[tuple[str, Any], ...]]]
-_TIMES = {"start_time", "end_time", "deleted_time", "creation_time", "last_update_time"}
+_TIMES = {"deleted_time", "creation_time", "last_update_time"}
+
+_STARTED_MS = 4_000_000_000_000  # after the start of any sweep
 
 
 def differences(database: Database) -> str:
@@ -106,6 +109,8 @@ def sample() -> pa.Table:
         "loss": pa.array(curves, pa.list_(pa.float64())),
         "param.weight": pa.array(curves[::-1], pa.list_(pa.float32())),
         "param.größe": pa.array(curves, pa.list_(pa.float64())),
+        STARTED: pa.array([_STARTED_MS, _STARTED_MS + 5, _STARTED_MS + 5, _STARTED_MS + 10**7]),
+        ENDED: pa.array([_STARTED_MS + 1, _STARTED_MS + 105, _STARTED_MS + 8, _STARTED_MS + 2 * 10**7]),
     }
     return pa.table(columns)
 
@@ -113,8 +118,8 @@ def sample() -> pa.Table:
 def rows(database: Database, tables: Iterable[str] | None = None) -> Content:
     """Return all rows of all tables, sorted, as pairs of column and value.
 
-    Run ids of trials are replaced by trial ids, and clock times by whether they are set. A run that ends before it
-    starts keeps its times, so it differs from all others.
+    Run ids of trials are replaced by trial ids, and clock times by whether they are set. Starts and ends of runs are
+    compared: they come from the sweep, not from a clock.
     """
     with closing(database.connect()) as connection:
         trials = {row["run_uuid"]: row["value"] for row in connection.records("tags") if row["key"] == TRIAL_ID}
@@ -124,9 +129,8 @@ def rows(database: Database, tables: Iterable[str] | None = None) -> Content:
 def _rows(records: list[dict[str, Any]], trials: dict[str, str]) -> list[tuple[tuple[str, Any], ...]]:
     found = []
     for record in records:
-        in_order = not (record.get("end_time") and record["start_time"] > record["end_time"])
         named = (
-            (name, isinstance(value, int) if name in _TIMES and in_order else _named(value, trials))
+            (name, isinstance(value, int) if name in _TIMES else _named(value, trials))
             for name, value in record.items()
         )
         found.append(tuple(sorted(named)))

@@ -229,7 +229,8 @@ class MlflowTracker:
         for pack in range(packs):
             first, end = len(table) * pack // packs, len(table) * (pack + 1) // packs
             rows = table.slice(first, end - first)
-            runs = trial_runs(rows, steps, self._names, self._child_runs.sweep_id, self._points)
+            child_runs = self._child_runs
+            runs = trial_runs(rows, steps, self._names, child_runs.sweep_id, self._points, child_runs.started_ms)
             yield from self._writer.write(runs)
 
     def end_trials(self) -> None:
@@ -272,7 +273,7 @@ class MlflowTracker:
             self.client.delete_run(self._outdated[-1])
             self._outdated.pop()
         self._parent.finish(sweep, metrics, tags, page)
-        self._parent.end("FINISHED" if complete else "FAILED")
+        self._parent.end("FINISHED" if complete else "FAILED", sweep.files.ended_ms)
 
     def logged_runs(self, sweep: TrackedSweep) -> Iterator[LoggedRun]:
         """Yield all runs of a sweep, including the parent; none if the experiment does not exist."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -19,8 +18,7 @@ class ChildRuns:
     experiment_id: str
     artifact_location: str  # artifact location of the experiment
     parent_id: str
-    # Start of the parent run in milliseconds since 1970; also the timestamp of all points, so repeats are identical.
-    started_ms: int
+    started_ms: int  # start of the parent run in milliseconds since 1970; no child run starts earlier
     user: str
 
 
@@ -41,8 +39,3 @@ class Writer(Protocol):
 
     def close(self) -> None:
         """Close open resources."""
-
-
-def now_ms() -> int:
-    """Return the current time in milliseconds since 1970, as MLflow stores it."""
-    return time.time_ns() // 1_000_000

@@ -63,7 +63,7 @@ def child_of(process: "subprocess.Popen[str]", folder: Path) -> int:
         (
             "os._exit(1)",
             3,
-            "its process has ended; on Ray this means that its node or its cluster is lost; continue with: sweeps resume",
+            "its process has ended; on Ray this means that its node or its cluster is lost; continue with: ",
         ),
         (
             "os.abort()",

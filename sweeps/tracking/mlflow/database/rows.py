@@ -16,6 +16,7 @@ from sweeps.tracking.trial_runs import TrialRuns
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics")  # all tables that are written
 
 Constant: TypeAlias = str | int | bool
+Cells: TypeAlias = list[str] | list[int] | Constant
 Points: TypeAlias = list[str] | NDArray[np.int64]
 
 
@@ -23,7 +24,8 @@ Points: TypeAlias = list[str] | NDArray[np.int64]
 class RunRows:
     """The rows of ``runs``, by column; a constant applies to every row."""
 
-    columns: dict[str, list[str] | Constant]
+    ids: list[str]  # the column run_uuid
+    columns: dict[str, Cells]
 
     def cells(self) -> Iterator[tuple[str | Constant, ...]]:
         """Yield the cells row by row."""
@@ -48,20 +50,18 @@ class Grid:
         return ("run_uuid", *self.points, *self.own, *self.constants)
 
 
-def run_rows(runs: TrialRuns, ids: list[str], child_runs: ChildRuns, began: int, ended: int) -> RunRows:
+def run_rows(runs: TrialRuns, ids: list[str], child_runs: ChildRuns) -> RunRows:
     """Return the rows of ``runs``; a trial with such a row counts as logged.
 
     Args:
         runs: The trials.
         ids: Their run ids.
         child_runs: Values shared by the sweep's child runs.
-        began: Start of logging, in milliseconds since 1970.
-        ended: End of logging, in milliseconds since 1970.
     """
     from mlflow.utils.uri import append_to_uri_path
 
     location = child_runs.artifact_location
-    columns: dict[str, list[str] | Constant] = {
+    columns: dict[str, Cells] = {
         "run_uuid": ids,
         "name": _names(runs),
         "source_type": "UNKNOWN",
@@ -69,14 +69,14 @@ def run_rows(runs: TrialRuns, ids: list[str], child_runs: ChildRuns, began: int,
         "entry_point_name": "",
         "user_id": child_runs.user,
         "status": "FINISHED",
-        "start_time": began,
-        "end_time": ended,
+        "start_time": runs.started.tolist(),
+        "end_time": runs.ended.tolist(),
         "source_version": "",
         "lifecycle_stage": "active",
         "artifact_uri": [append_to_uri_path(location, run_id, "artifacts") for run_id in ids],  # type: ignore[no-untyped-call]
         "experiment_id": int(child_runs.experiment_id),
     }
-    return RunRows(columns)
+    return RunRows(ids, columns)
 
 
 def contents(runs: TrialRuns, ids: list[str], child_runs: ChildRuns) -> Iterator[Grid]:
@@ -88,11 +88,16 @@ def contents(runs: TrialRuns, ids: list[str], child_runs: ChildRuns) -> Iterator
     finite = np.isfinite(runs.values)
     used = np.flatnonzero(finite.any(axis=0))  # some metrics are empty, such as the first non-finite step
     steps = np.array(runs.steps, np.int64)
-    constants: dict[str, Constant] = {"timestamp": child_runs.started_ms, "is_nan": False}
+    constants: dict[str, Constant] = {"is_nan": False}
     points: dict[str, Points] = {"key": [runs.keys[column] for column in used], "step": steps[used]}
-    yield Grid("metrics", ids, points, {"value": runs.values[:, used]}, constants, finite[:, used])
+    own = {"value": runs.values[:, used], "timestamp": runs.timestamps[:, used]}
+    yield Grid("metrics", ids, points, own, constants, finite[:, used])
     keys, last, present = _last(runs, finite)
-    latest = {"value": np.take_along_axis(runs.values, last, axis=1), "step": steps[last]}
+    latest: dict[str, NDArray[Any]] = {"step": steps[last]}
+    latest |= {
+        name: np.take_along_axis(values, last, axis=1)
+        for name, values in (("value", runs.values), ("timestamp", runs.timestamps))
+    }
     yield Grid("latest_metrics", ids, {"key": keys}, latest, constants, present)
 
 

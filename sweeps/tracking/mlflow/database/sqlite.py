@@ -134,8 +134,7 @@ class SqliteConnection:
 
     def claim(self, run_rows: RunRows) -> set[str]:
         """Insert the runs that do not exist yet; return their ids."""
-        ids = run_rows.columns["run_uuid"]
-        assert isinstance(ids, list)
+        ids = run_rows.ids
         there = {run_id for (run_id,) in self.query(_BETWEEN, min(ids), max(ids))}
         new = [row for row, run_id in zip(run_rows.cells(), ids, strict=True) if run_id not in there]
         names = run_rows.columns

@@ -24,8 +24,8 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.proto_json_utils import parse_dict
 from mlflow.utils.rest_utils import http_request, verify_rest_response
 
+from sweeps.store.shard_times import now_ms
 from sweeps.tracking.mlflow.server.throttle import Throttle
-from sweeps.tracking.mlflow.writer import now_ms
 from sweeps.tracking.names import SWEEP_ID, TRIAL_ID
 
 _API = "/api/2.0/mlflow/"

@@ -499,8 +499,8 @@ def test_thinned_curves_keep_their_ends_and_are_dense_where_much_happens(points:
     thinned = trial_runs(curves(lengths, steps), steps, (), "s", points)
     whole = trial_runs(curves(lengths, steps), steps, (), "s", None)
     for index, length in enumerate(lengths):
-        kept = [(v, s) for key, v, s in thinned.metrics(index) if key == "loss"]
-        every = [(v, s) for key, v, s in whole.metrics(index) if key == "loss"]
+        kept = [(v, s) for key, v, s, _ in thinned.metrics(index) if key == "loss"]
+        every = [(v, s) for key, v, s, _ in whole.metrics(index) if key == "loss"]
         assert len(every) == length
         assert len(kept) <= points
         assert set(kept) <= set(every)
