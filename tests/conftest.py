@@ -47,6 +47,7 @@ SHARING = {
     "tests/sweeps/tracking/mlflow/test_run_times.py": "ray",
     "tests/sweeps/service/monitoring/test_prometheus.py": "ray",
 }
+STOPS_RAY = "tests/sweeps/execution/test_ray_faults.py"
 # The groups that take longest start first, so that the processes end at about the same time.
 LONGEST = (
     "service",
@@ -66,7 +67,7 @@ SLOW = {"browser", "cli", "postgres", "ray_executor", "s3_server", "service_stac
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chaos-rounds", type=int, default=1, help="how often each fault of tests/chaos is tried")
+    parser.addoption("--chaos-rounds", type=int, help="how often each fault of tests/chaos is tried")
     parser.addoption("--chaos-seed", type=int, default=0, help="of its first round")
     parser.addoption("--fail-on-skip", action="store_true", help="report a skipped test as failed, as CI does")
 
@@ -92,15 +93,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.slow)
     slow = Counter(_group(item.nodeid) for item in items if item.get_closest_marker("slow"))
 
-    def late(item: pytest.Item) -> tuple[int, int, str]:
-        """Return the place in the order: the longest groups, files with many slow tests, and the rest."""
+    def late(item: pytest.Item) -> tuple[int, int, str, bool]:
+        """Return the place in the order: the longest groups, files with many slow tests, and the rest.
+
+        Of the files that share a local Ray, the one that stops it comes last.
+        """
         group = _group(item.nodeid)
-        return LONGEST.index(group) if group in LONGEST else len(LONGEST), -slow[group], group
+        place = LONGEST.index(group) if group in LONGEST else len(LONGEST)
+        return place, -slow[group], group, item.nodeid.startswith(STOPS_RAY)
 
     items.sort(key=late)
-    elsewhere = "no_cuda" if gpus() else "cuda"
-    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(elsewhere)])
-    items[:] = [item for item in items if not item.get_closest_marker(elsewhere)]
+    elsewhere = ["no_cuda" if gpus() else "cuda", *(() if config.getoption("--chaos-rounds") else ("chaos_only",))]
+    config.hook.pytest_deselected(items=[item for item in items if any(map(item.get_closest_marker, elsewhere))])
+    items[:] = [item for item in items if not any(map(item.get_closest_marker, elsewhere))]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -216,13 +221,19 @@ def faulty(tracking_server: TrackingServer) -> Iterator[Proxy]:
 
 
 @pytest.fixture(scope="session")
-def ray_executor() -> Iterator[RayExecutor]:
+def local_ray() -> Iterator[RayExecutor]:
+    """A local Ray for the session, not started yet; a process can have one Ray only, so a test may stop it."""
     executor = RayExecutor()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_metrics_report_interval_ms", "1000")  # ten times as often as usual: test_prometheus.py waits
-        executor.start()
     yield executor
     executor.stop()
+
+
+@pytest.fixture
+def ray_executor(local_ray: RayExecutor) -> RayExecutor:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")  # ten times as often as usual: test_prometheus.py waits
+        local_ray.start()
+    return local_ray
 
 
 @pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.slow)])

@@ -30,14 +30,21 @@ def advance(
 
 
 class _SGD(torch.optim.SGD):
-    """torch.optim.SGD without the wrappers that hide its methods from torch.compile.
+    """torch.optim.SGD without the wrappers around its methods.
 
-    Their first use imports torch._dynamo, which takes seconds.
+    Those for torch.compile import torch._dynamo, which takes seconds; those for torch's profiler take as long as a step
+    of a small model.
     """
 
     add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
-    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
     step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
 
 
 class TorchTrial:
@@ -132,6 +139,8 @@ class _Trial:
             return
         if state.step in recorded:
             self.record(recorded[state.step])
+        direction, peak = state.direction[trial], state.peak[trial]
+        farthest = peak * direction
         for step in range(state.step, segment.stop):
             row = rows[(step // per_epoch - segment.first_epoch) % len(rows)]
             first = step % per_epoch * segment.batch_size
@@ -141,9 +150,11 @@ class _Trial:
             if not np.isfinite(params).all():
                 state.first_nonfinite_step[trial] = step + 1
                 break
-            ahead = params * state.direction[trial] > state.peak[trial] * state.direction[trial]
-            state.peak[trial] = np.where(ahead, params, state.peak[trial])
-            state.peak_step[trial] = np.where(ahead, step + 1, state.peak_step[trial])
+            ahead = params * direction > farthest
+            if ahead.any():
+                peak[ahead] = params[ahead]
+                state.peak_step[trial, ahead] = step + 1
+                farthest = peak * direction
             if step + 1 in recorded:
                 self.record(recorded[step + 1])
         state.params[trial] = self.torch.params()

@@ -31,6 +31,7 @@ from tests.support.hypothesis_profiles import NIGHTLY
 # test_linear_triton.py repeats the tests of all kernels in a process with Triton's slow CPU interpreter.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 EXACT = ("triton" if INTERPRETED else "numba", "reference")  # kernels whose results are the same bits on any CPU
+STEPS = 200 if NIGHTLY else 100  # at least, of the networks
 EPOCHS = 8 if INTERPRETED and not NIGHTLY else 20  # of the named cases
 LINE = Task(line())
 # (features, bias, dtype) of the random runs: few, because each takes seconds to compile, and fewer by default.
@@ -41,7 +42,7 @@ STATE = ("params", "momentum_buffers", "first_nonfinite_step", "start", "target"
 CURVES = ("loss", "squared_norm", "validation_loss", "path")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainInput:
     """A run that every kernel must do exactly as torch."""
 
@@ -117,10 +118,10 @@ ALL_KINDS = {
 
 
 def network(desc: str, model: MlpModel, loss: str = "mse", dataset: Dataset = WAVES, **kwargs: Any) -> TrainInput:
-    """Return about 200 steps of five trials, shuffled in three ways."""
+    """Return about STEPS steps of five trials, shuffled in three ways."""
     options = {"batch_size": 5, "order": "shuffled", "seeds": [0, 1, 2, 0, 1], "record": Recording(20), "threads": 1}
     options |= kwargs
-    options.setdefault("epochs", -(-200 // -(-len(dataset) // options["batch_size"])))
+    options.setdefault("epochs", -(-STEPS // -(-len(dataset) // options["batch_size"])))
     return TrainInput(desc, Task(dataset, model, loss, 0.7), ALL_KINDS, options)
 
 

@@ -1,6 +1,7 @@
 """Kernels: every one of them does what torch.optim.SGD does."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import torch
 from hypothesis import event, given
 from torch.utils.data import DataLoader, TensorDataset
 
-from sgdcore import Dataset, Hyperparams, LinearModel, MlpModel, Recording, Task, train
-from tests.support.hypothesis_profiles import examples
+from sgdcore import Dataset, Hyperparams, LinearModel, MlpModel, Recording, Task, Trajectories, train
+from tests.support.hypothesis_profiles import NIGHTLY, examples
 from tests.support.kernel_cases import (
     EXACT,
     INTERPRETED,
     NETWORK_INPUTS,
+    STEPS,
     TRAIN_INPUTS,
     WAVES,
     TrainInput,
@@ -28,22 +30,28 @@ COMPILED = [name for name in EXACT if name != "reference"]
 OF_ANY_WIDTH = [name for name in COMPILED if name != "triton"]
 
 
+@cache
+def by_reference(case: TrainInput) -> Trajectories:
+    """Train a shared case as torch does, once for all kernels that are compared with it."""
+    return case.train(kernel="reference")
+
+
 @pytest.mark.parametrize("kernel", COMPILED)
 @pytest.mark.parametrize("case", TRAIN_INPUTS, ids=lambda case: case.desc)
 def test_named_case_equals_reference_bit_for_bit(case: TrainInput, kernel: str):
-    assert_same_training(case.train(kernel=kernel), case.train(kernel="reference"))
+    assert_same_training(case.train(kernel=kernel), by_reference(case))
 
 
 @pytest.mark.parametrize("case", TRAIN_INPUTS, ids=lambda case: case.desc)
 def test_named_case_agrees_with_reference_to_rounding(case: TrainInput):
-    assert_close_training(case.train(kernel="torch"), case.train(kernel="reference"))
+    assert_close_training(case.train(kernel="torch"), by_reference(case))
 
 
 @pytest.mark.parametrize("kernel", ["numba", "torch"])
 @pytest.mark.parametrize("case", NETWORK_INPUTS, ids=lambda case: case.desc)
 def test_network_agrees_with_reference_to_rounding(case: TrainInput, kernel: str):
-    ours, theirs = case.train(kernel=kernel), case.train(kernel="reference")
-    assert ours.state.step >= 200
+    ours, theirs = case.train(kernel=kernel), by_reference(case)
+    assert ours.state.step >= STEPS
     bound = {"float32": 1e-5, "float64": 1e-12}[str(theirs.params.dtype)]
     scale = np.abs(theirs.params).max(axis=1, keepdims=True)
     np.testing.assert_array_less(np.abs(ours.params - theirs.params), bound * np.broadcast_to(scale, ours.params.shape))
@@ -196,27 +204,39 @@ CONDITIONS = {  # what is hard about the data
 }
 
 
+# (features, batch size, order): every form of a batch, in both orders; the order of a full batch makes no difference.
+FORMS = [
+    (8, 5, "sequential"),
+    (8, 40, "sequential"),
+    (1, 40, "shuffled"),
+    (20, 40, "sequential"),
+    (12, 7, "shuffled"),
+]
+if NIGHTLY:
+    FORMS = [(*form[:2], order) for form in FORMS for order in ("sequential", "shuffled")]
+
+
 @pytest.mark.parametrize("kernel", ["numba"])  # the interpreter takes minutes for so many steps
 @pytest.mark.parametrize("condition", CONDITIONS)
-@pytest.mark.parametrize("order", ["sequential", "shuffled"])
-@pytest.mark.parametrize(("features", "batch_size"), [(8, 5), (8, 40), (1, 40), (20, 40), (12, 7)])
+@pytest.mark.parametrize(("features", "batch_size", "order"), FORMS)
 def test_many_epochs_of_larger_batches_are_as_near_to_float64_as_torch(kernel, condition, order, features, batch_size):
     """Until long after convergence, and until far away: every kind of trial, of which two overflow."""
     rng = np.random.default_rng(features)
     x, y = CONDITIONS[condition](rng.standard_normal((40, features)), rng.standard_normal(40))
     task = Task(Dataset(np.float32(x).astype(np.float64), np.float32(y).astype(np.float64)))
+    epochs = 150 if NIGHTLY else 150 // -(-len(y) // batch_size)
     curvature = 2 * np.linalg.norm(np.column_stack([x, np.ones(len(x))]), 2) ** 2 / len(x)
     case = TrainInput(
         condition,
         task,
         {
-            "lr": np.float32(np.array([1, 0.3, 0.3, 0.3, 0.3, 3, 100]) / curvature),
+            "lr": np.float32(np.array([1, 0.3, 0.3, 0.3, 0.3, 10, 100]) / curvature),
             "momentum": np.float32([0, 0.9, 0.5, 0.5, 0.9, 0, 0.9]),
             "weight_decay": np.float32([0, 0, 0.5, 0.5, 0, 0, 0.5]),
             "dampening": np.float32([0, 0, 0, 0.5, 0, 0, 0]),
             "nesterov": [False, False, False, False, True, False, True],
         },
-        {"epochs": 150, "batch_size": batch_size, "order": order, "start": np.zeros(features + 1)},
+        {"epochs": epochs, "batch_size": batch_size, "order": order, "start": np.zeros(features + 1)},
     )
     ours, torchs = case.train(kernel=kernel), case.train(kernel="reference")
     exact = case.train(kernel="reference", dtype="float64")
@@ -238,7 +258,7 @@ def test_many_epochs_of_larger_batches_are_as_near_to_float64_as_torch(kernel, c
 def test_trials_that_grow_are_on_average_as_near_to_float64_as_torch(kernel: str, offset: float):
     """Trials that amplify the rounding of their first steps: over many of them neither kernel is the better one."""
     ratios = []
-    for seed in range(8):
+    for seed in range(8 if NIGHTLY else 4):
         rng = np.random.default_rng(seed)
         x, y = np.float32(rng.standard_normal((40, 12))), np.float32(rng.standard_normal(40) + offset)
         curvature = 2 * np.linalg.norm(np.column_stack([x, np.ones(len(x))]), 2) ** 2 / len(x)

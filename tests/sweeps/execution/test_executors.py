@@ -26,7 +26,6 @@ from sweeps.planning.shards import Shard, ShardFailure, ShardResult
 from sweeps.store.reopen import reopen
 from sweeps.store.store import Store, SweepFiles
 from tests.support.doubles import Silent, Untracked
-from tests.support.ray_cluster import LEAST_OBJECT_STORE
 
 MakePrepared = Callable[..., PreparedSweep]
 
@@ -238,60 +237,3 @@ def test_devices_that_are_always_there(executor: Executor, device: str) -> None:
 def test_a_gpu_that_is_not_there(executor: Executor, device: str) -> None:
     with pytest.raises(ExecutorError, match=r"^training\.device: .*cuda"):
         executor.check(device)
-
-
-class Witness(Task):
-    """Writes down which GPUs each process may see that looks at it."""
-
-    def __init__(self, dataset: Any, folder: Path) -> None:
-        super().__init__(dataset)
-        object.__setattr__(self, "folder", folder)
-
-    @property
-    def samples(self) -> int:
-        folder: Path = self.__dict__["folder"]
-        (folder / f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}").touch()
-        return len(self.dataset)
-
-
-def assert_one_gpu_each(executor: RayExecutor, make_prepared: MakePrepared, folder: Path) -> None:
-    """The GPUs are only Ray's word for it: ``auto`` then trains on the CPU, ``cuda`` fails."""
-    prepared = make_prepared(execution={"trials_per_shard": 1})
-    results = list(
-        executor.run(replace(prepared, task=Witness(prepared.task.dataset, folder=folder)), prepared.plan.shards())
-    )
-    assert [type(result) for result in results] == [ShardResult] * 12
-    assert {path.name.partition(" ")[2] for path in folder.iterdir()} <= {"0", "1"}
-    executor.check("cuda")
-    with pytest.raises(ExecutorError, match="given cuda:0; on Ray use cuda"):
-        executor.check("cuda:0")
-    prepared = make_prepared(training={"epochs": 1, "device": "cuda"})
-    for result in executor.run(prepared, prepared.plan.shards()):
-        assert isinstance(result, ShardFailure)
-        assert "device 'cuda:0' needs a CUDA GPU that torch can use" in result.traceback
-
-
-@pytest.mark.slow
-def test_a_running_cluster_of_several_nodes_is_joined(
-    ray_executor: RayExecutor, make_prepared: MakePrepared, tmp_path: Path
-) -> None:
-    import ray
-    from ray.cluster_utils import Cluster
-
-    ray_executor.stop()
-    each = {"num_cpus": 2, "num_gpus": 1, "node_ip_address": "127.0.0.1"}
-    each |= {"object_store_memory": LEAST_OBJECT_STORE, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=each)
-    try:
-        cluster.add_node(**each)
-        executor = RayExecutor(cluster.address)
-        executor.start()
-        assert executor.description == f"Ray at {cluster.address}: 2 nodes, 4 cores, 2 GPUs"
-        prepared = make_prepared(training={"epochs": 1, "device": "cpu"}, execution={"trials_per_shard": 1})
-        assert len(list(executor.run(prepared, prepared.plan.shards()))) == 12
-        assert_one_gpu_each(executor, make_prepared, tmp_path)
-        executor.stop()
-    finally:
-        cluster.shutdown()
-    assert not ray.is_initialized()
-    ray_executor.start()

@@ -13,19 +13,23 @@ from typing import Any
 
 import pytest
 
-from sweeps.errors import ClusterLost
+from sgdcore import Task
+from sweeps.errors import ClusterLost, ExecutorError
 from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.ray import RayExecutor
 from sweeps.pipeline.run import create, resume, run
 from sweeps.planning.plan import Plan, Trials
 from sweeps.planning.prepared import PreparedSweep
-from sweeps.planning.shards import ShardResult
+from sweeps.planning.shards import ShardFailure, ShardResult
 from sweeps.store.store import Store
 from tests.support.doubles import Silent, Untracked
+from tests.support.processes import until
+from tests.support.ray_cluster import LEAST_OBJECT_STORE
 from tests.support.stores import contents
 
 pytestmark = pytest.mark.slow
 MakePrepared = Callable[..., PreparedSweep]
+NODE = {"node_ip_address": "127.0.0.1", "object_store_memory": LEAST_OBJECT_STORE, "include_dashboard": False}
 CURSES: dict[str, Callable[[], object]] = {
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "exits": lambda: os._exit(3),
@@ -108,23 +112,22 @@ def test_what_ray_raises_where_its_node_is_lost_is_one_error(
 
 
 @pytest.fixture(scope="module")
-def cluster(ray_executor: RayExecutor) -> Iterator[Any]:
+def cluster(local_ray: RayExecutor) -> Iterator[Any]:
     """A head with a core, to which nodes can be added; that one has died is noticed within seconds."""
     import ray
     from ray.cluster_utils import Cluster
 
-    ray_executor.stop()
+    local_ray.stop()
     checks = {"period_ms": 500, "timeout_ms": 1000, "failure_threshold": 2, "initial_delay_ms": 500}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in checks.items():
             patch.setenv(f"RAY_health_check_{name}", str(value))
-        several = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "node_ip_address": "127.0.0.1"})
+        several = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **NODE})
         try:
             yield several
         finally:
             several.shutdown()
     assert not ray.is_initialized()
-    ray_executor.start()
 
 
 class Flight:
@@ -156,7 +159,7 @@ class Flight:
         return list(self.results.get(timeout=120))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def joined(cluster: Any) -> Iterator[RayExecutor]:
     executor = RayExecutor(cluster.address)
     executor.start()
@@ -165,8 +168,12 @@ def joined(cluster: Any) -> Iterator[RayExecutor]:
 
 
 def assert_all_there(results: list[Any], prepared: PreparedSweep) -> None:
-    assert sorted(result.shard.index for result in results) == list(range(len(prepared.plan.shards())))
+    """The shards are those that this process computes."""
+    expected = list(InlineExecutor().run(prepared, prepared.plan.shards()))
     assert {type(result) for result in results} == {ShardResult}
+    for found, same in zip(sorted(results, key=lambda result: result.shard.index), expected, strict=True):
+        assert isinstance(same, ShardResult)
+        assert found.table.equals(same.table)
 
 
 def test_a_node_that_is_added_takes_part(
@@ -175,11 +182,11 @@ def test_a_node_that_is_added_takes_part(
     prepared = make_prepared(execution={"trials_per_shard": 1})
     flight = Flight(joined, prepared, tmp_path / "flight")
     flight.until(lambda tasks: len(tasks) == 1)
-    node = cluster.add_node(num_cpus=3, node_ip_address="127.0.0.1")
+    node = cluster.add_node(num_cpus=3, **NODE)
     flight.until(lambda tasks: len(tasks) == 4)  # more than the one core at first would have been given
     assert len({at for at, _ in flight.tasks()}) == 2
     assert_all_there(flight.land(), prepared)
-    cluster.remove_node(node)
+    cluster.remove_node(node, allow_graceful=False)
 
 
 @pytest.mark.parametrize("fault", ["worker", "raylet", "node"])
@@ -187,7 +194,7 @@ def test_what_dies_with_its_shards_loses_nothing(
     cluster: Any, joined: RayExecutor, make_prepared: MakePrepared, tmp_path: Path, fault: str
 ) -> None:
     prepared = make_prepared(execution={"trials_per_shard": 1})
-    node = cluster.add_node(num_cpus=2, node_ip_address="127.0.0.1")
+    node = cluster.add_node(num_cpus=2, **NODE)
     flight = Flight(joined, prepared, tmp_path / "flight")
     flight.until(lambda tasks: sum(at == node.node_id for at, _ in tasks) == 2)
     if fault == "node":
@@ -204,3 +211,65 @@ def test_what_dies_with_its_shards_loses_nothing(
     assert_all_there(flight.land(), prepared)
     if fault != "node":
         cluster.remove_node(node, allow_graceful=False)
+
+
+class Witness(Task):
+    """Writes down which GPUs each process may see that looks at it."""
+
+    def __init__(self, dataset: Any, folder: Path) -> None:
+        super().__init__(dataset)
+        object.__setattr__(self, "folder", folder)
+
+    @property
+    def samples(self) -> int:
+        folder: Path = self.__dict__["folder"]
+        (folder / f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}").touch()
+        return len(self.dataset)
+
+
+def assert_one_gpu_each(executor: RayExecutor, make_prepared: MakePrepared, folder: Path) -> None:
+    """The GPUs are only Ray's word for it: ``auto`` then trains on the CPU, ``cuda`` fails."""
+    prepared = make_prepared(execution={"trials_per_shard": 1})
+    results = list(
+        executor.run(replace(prepared, task=Witness(prepared.task.dataset, folder=folder)), prepared.plan.shards())
+    )
+    assert [type(result) for result in results] == [ShardResult] * 12
+    assert {path.name.partition(" ")[2] for path in folder.iterdir()} <= {"0", "1"}
+    executor.check("cuda")
+    with pytest.raises(ExecutorError, match="given cuda:0; on Ray use cuda"):
+        executor.check("cuda:0")
+    prepared = make_prepared(training={"epochs": 1, "device": "cuda"})
+    for result in executor.run(prepared, prepared.plan.shards()):
+        assert isinstance(result, ShardFailure)
+        assert "device 'cuda:0' needs a CUDA GPU that torch can use" in result.traceback
+
+
+def test_a_running_cluster_of_several_nodes_is_joined(
+    cluster: Any, joined: RayExecutor, make_prepared: MakePrepared, tmp_path: Path
+) -> None:
+    node = cluster.add_node(num_cpus=2, num_gpus=2, **NODE)
+    assert joined.description == f"Ray at {cluster.address}: 2 nodes, 3 cores, 2 GPUs"
+    prepared = make_prepared(training={"epochs": 1, "device": "cpu"}, execution={"trials_per_shard": 1})
+    assert len(list(joined.run(prepared, prepared.plan.shards()))) == 12
+    assert_one_gpu_each(joined, make_prepared, tmp_path)
+    cluster.remove_node(node, allow_graceful=False)
+    until(lambda: joined.description == f"Ray at {cluster.address}: 1 node, 1 core")
+
+
+def test_results_that_no_object_store_can_hold(
+    cluster: Any, joined: RayExecutor, make_prepared: MakePrepared, store: Store
+) -> None:
+    prepared = make_prepared(
+        parameters={"lr": {"min": 0.001, "max": 0.06, "count": 4_000}},
+        training={"epochs": 400},
+        record={"points": 2_000, "spacing": "linear"},
+        execution={"trials_per_shard": 1_000},
+    )
+    node = cluster.add_node(num_cpus=1, **NODE)
+    files, undisturbed = (create(prepared, store, joined, Untracked(), fresh=True) for _ in range(2))
+    assert run(files, prepared, joined, Untracked(), Silent()).failed_trials == 0
+    in_flight = 2 * joined.cores
+    assert in_flight * files.shards.read(0).nbytes > LEAST_OBJECT_STORE
+    run(undisturbed, prepared, InlineExecutor(), Untracked(), Silent())
+    assert contents(files) == contents(undisturbed)
+    cluster.remove_node(node, allow_graceful=False)

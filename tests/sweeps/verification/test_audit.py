@@ -1,9 +1,11 @@
 """The audit: clean after a sweep, and each thing that is not as it ought to be is a line."""
 
 import json
+import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ import pytest
 from mlflow import MlflowClient
 
 from sweeps.config import strict_yaml
+from sweeps.config.loader import parse
 from sweeps.errors import SweepHeld
 from sweeps.execution.inline import InlineExecutor
 from sweeps.pipeline.publish import publish
 from sweeps.pipeline.run import create, resume, run
-from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.prepared import PreparedSweep, prepare
 from sweeps.planning.shards import ShardFailure
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.tracker import MlflowTracker
@@ -28,6 +31,11 @@ from tests.support.documents import TASKS, document
 from tests.support.doubles import Silent
 
 MakePrepared = Callable[..., PreparedSweep]
+KEPT: dict[str, dict[str, Any]] = {
+    "best": {"tracking": {"trials": "top:3"}},
+    "untracked": {"tracking": {"trials": "none"}},
+    "longer": {"training": {"epochs": 40}, "verdict": {"rtol": 0.9}, "tracking": {"trials": "none"}},
+}
 
 
 @pytest.fixture
@@ -39,6 +47,42 @@ def swept(store: Store) -> Callable[[PreparedSweep], SweepFiles]:
         return files
 
     return sweep
+
+
+@pytest.fixture(scope="module")
+def keep(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Callable[[str], SweepFiles]:
+    """Sweeps that are trained, logged and published once; ``kept`` restores their files after a test."""
+
+    @cache
+    def sweep(name: str) -> SweepFiles:
+        home = Store(tmp_path_factory.mktemp("kept") / "store")
+        home.check_writable()
+        shutil.copy(migrated_database, home.root / "mlflow.db")
+        prepared, tracker = (
+            prepare(parse(document(**KEPT[name]), "t.yaml")),
+            MlflowTracker(home.tracking_uri, home.artifacts),
+        )
+        files = create(prepared, home, InlineExecutor(), tracker)
+        publish(run(files, prepared, InlineExecutor(), tracker, Silent()), tracker)
+        return files
+
+    return sweep
+
+
+@pytest.fixture
+def kept(keep: Callable[[str], SweepFiles], tmp_path: Path) -> Iterator[Callable[[str], SweepFiles]]:
+    used: dict[str, Path] = {}
+
+    def sweep(name: str) -> SweepFiles:
+        files = keep(name)
+        shutil.copytree(files.folder, tmp_path / name)
+        used[name] = files.folder
+        return files
+
+    yield sweep
+    for name, folder in used.items():
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / name, folder)
 
 
 def audit(files: SweepFiles, sample: int = 5) -> Audit:
@@ -150,12 +194,9 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize(("tamper", "told"), STORE.values(), ids=STORE)
 def test_what_is_wrong_in_the_store_is_told(
-    swept: Callable[[PreparedSweep], SweepFiles],
-    make_prepared: MakePrepared,
-    tamper: Callable[[SweepFiles], object],
-    told: str,
+    kept: Callable[[str], SweepFiles], tamper: Callable[[SweepFiles], object], told: str
 ) -> None:
-    files = swept(make_prepared(tracking={"trials": "top:3"}))
+    files = kept("best")
     tamper(files)
     found = [str(difference) for difference in audit(files, sample=100).differences]
     assert any(told in line for line in found), found
@@ -180,9 +221,9 @@ DERIVED = [
 
 @pytest.mark.parametrize("column", DERIVED)
 def test_any_column_that_does_not_follow_from_the_training_is_told(
-    swept: Callable[[PreparedSweep], SweepFiles], make_prepared: MakePrepared, column: str
+    kept: Callable[[str], SweepFiles], column: str
 ) -> None:
-    files = swept(make_prepared(training={"epochs": 40}, verdict={"rtol": 0.9}, tracking={"trials": "none"}))
+    files = kept("longer")
     row = next(row for row, value in enumerate(files.shards.read(1)[column].to_pylist()) if value is not None)
     tampered(files, column, lambda values: values.__setitem__(row, other(values[row])))
     assert f"{column} (trial {4 + row}, recomputed)" in {line.partition(":")[0] for line in lines(files, sample=100)}
@@ -204,11 +245,9 @@ def test_the_verdicts_of_networks_are_held_against_all_losses(
     assert "verdicts (00001.parquet): expected verdicts from the sweep's losses, found others" in lines(files)
 
 
-def test_a_bit_that_flips_anywhere_is_found(
-    swept: Callable[[PreparedSweep], SweepFiles], make_prepared: MakePrepared
-) -> None:
+def test_a_bit_that_flips_anywhere_is_found(kept: Callable[[str], SweepFiles]) -> None:
     """Pages have checksums: wherever a file is damaged, it is not read as if nothing had happened."""
-    files = swept(make_prepared(tracking={"trials": "none"}))
+    files = kept("untracked")
     path = files.shards.folder / "00001.parquet"
     whole, before = path.read_bytes(), files.shards.read(1)
     pages = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")  # what comes before the footer
@@ -288,10 +327,8 @@ def sweep_of(files: SweepFiles, prepared: PreparedSweep) -> Any:
     return TrackedSweep.of(files, prepared)
 
 
-def test_a_sweep_that_is_being_worked_on_is_not_audited(
-    swept: Callable[[PreparedSweep], SweepFiles], make_prepared: MakePrepared
-) -> None:
-    files = swept(make_prepared(tracking={"trials": "none"}))
+def test_a_sweep_that_is_being_worked_on_is_not_audited(kept: Callable[[str], SweepFiles]) -> None:
+    files = kept("untracked")
     with files.lease(), pytest.raises(SweepHeld, match="verify it when that process is done"):
         audit(files)
 

@@ -34,7 +34,7 @@ def growing(features: int, **training: Any) -> dict[str, Any]:
     return {
         "task": {"dataset": {"kind": "linear", "n": 40, "d": features, "noise": 0.5}},
         "training": {"epochs": 20, "batch_size": 7, "order": "shuffled", **training},
-        "parameters": {"lr": {"min": 0.1, "max": 1.5, "count": 6, "scale": "log"}, "momentum": {"values": [0, 0.9]}},
+        "parameters": {"lr": {"min": 0.1, "max": 1.5, "count": 3, "scale": "log"}, "momentum": {"values": [0, 0.9]}},
         "tracking": {"trials": "none"},
     }
 
@@ -58,15 +58,15 @@ def test_rounding_that_grows_is_no_difference(
     monkeypatch.setitem(ROUNDING, dtype, floor)
     files = stored(make_prepared(**growing(features, dtype=dtype)))
     assert audit(files) == []
-    replays = [replay_trial(files, str(trial)) for trial in (0, 7, 11)]  # verify has trained all 12 again
-    assert [replay.agrees for replay in replays] == [True] * 3
+    replays = [replay_trial(files, str(trial)) for trial in (0, 3)]  # verify has trained all 6 again
+    assert [replay.agrees for replay in replays] == [True] * 2
     assert any("the trial amplifies rounding, torch's own errors to " in replay.conclusion for replay in replays)
 
 
 CHAOTIC: dict[str, Any] = {
     "task": {"dataset": {"kind": "sine", "n": 40}, "model": {"kind": "mlp", "hidden": [12]}, "loss": "huber"},
-    "training": {"epochs": 40, "batch_size": 7, "order": "shuffled"},
-    "parameters": {"lr": {"values": [0.1, 1, 2, 3]}},
+    "training": {"epochs": 20, "batch_size": 7, "order": "shuffled"},
+    "parameters": {"lr": {"values": [0.1, 2, 3]}},
     "tracking": {"trials": "none"},
 }
 
@@ -78,15 +78,15 @@ def test_a_network_that_amplifies_rounding_is_no_difference(
     model = {"kind": "mlp", "hidden": [12], "activation": activation}
     files = stored(make_prepared(**CHAOTIC | {"task": CHAOTIC["task"] | {"model": model}}))
     assert audit(files) == []
-    replays = [replay_trial(files, str(trial)) for trial in (0, 2, 3)]
-    assert [replay.agrees for replay in replays] == [True] * 3
+    replays = [replay_trial(files, str(trial)) for trial in (0, 1)]
+    assert [replay.agrees for replay in replays] == [True] * 2
     assert any("the trial amplifies rounding, torch's own errors to " in replay.conclusion for replay in replays)
 
 
 def test_more_than_rounding_is_told_of_trials_that_amplify_it(
     make_prepared: MakePrepared, stored: Callable[[PreparedSweep], SweepFiles]
 ) -> None:
-    files = stored(make_prepared(**growing(10), execution={"trials_per_shard": 12}))
+    files = stored(make_prepared(**growing(10), execution={"trials_per_shard": 6}))
     table = files.shards.read(0)
     final = [[None if v is None else v * 1.01 for v in values] for values in table["final"].to_pylist()]
     place = table.column_names.index("final")
@@ -127,7 +127,7 @@ def test_which_of_two_sums_overflows_is_rounding_too(
 def overflowing(make_prepared: MakePrepared, **training: Any) -> tuple[PreparedSweep, Trials, int]:
     """A trial that overflows, growing by half or more a step, and when it does."""
     prepared = make_prepared(**growing(10, **training))
-    trial = prepared.plan.trials(11, 12)
+    trial = prepared.plan.trials(5, 6)
     first, last = overflow_steps(prepared, trial)
     stop = int(trained_by_torch(prepared, trial).first_nonfinite_step[0])
     assert stop - 9 < first < stop < last < stop + 9
@@ -138,7 +138,7 @@ def test_an_overflow_may_come_after_the_last_step(make_prepared: MakePrepared) -
     whole = {"batch_size": 40, "order": "sequential"}
     _, _, stop = overflowing(make_prepared, epochs=120, **whole)
     prepared = make_prepared(**growing(10, epochs=stop - 1, **whole))
-    trial = prepared.plan.trials(11, 12)
+    trial = prepared.plan.trials(5, 6)
     torchs = TrialOutcome(NEVER, {"final": STOPPED, "loss": CURVE})
     assert overflow_steps(prepared, trial)[1] == stop
     for earlier, told in ((1, set()), (20, {"first_nonfinite_step"})):
