@@ -22,6 +22,10 @@ class Executor(Protocol):
         """Where shards run, in a few words for the terminal."""
 
     @property
+    def is_inline(self) -> bool:
+        """Whether shards run in this process."""
+
+    @property
     def in_flight(self) -> int:
         """The number of submitted shards that have not finished."""
 

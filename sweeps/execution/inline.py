@@ -18,6 +18,7 @@ class InlineExecutor:
     """An executor that runs shards in this process."""
 
     description = "in this process"
+    is_inline = True
     in_flight = 0
 
     @property

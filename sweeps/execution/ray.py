@@ -38,6 +38,8 @@ class RayExecutor:
         address: a running cluster (``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``), or None to start a local Ray.
     """
 
+    is_inline = False
+
     def __init__(self, address: str | None = None) -> None:
         """Create the executor without starting anything."""
         self.address = address

@@ -63,7 +63,7 @@ class _Heartbeat(threading.Thread):
         while not self.ended.wait(_SECONDS):
             try:
                 _internal_kv_put(self._key, str(self._steps), namespace=_NAMESPACE)
-            except Exception:  # noqa: BLE001, S112 - progress is optional, and the next heartbeat counts everything
+            except Exception:  # noqa: BLE001 - progress is optional, and the next heartbeat counts everything
                 continue
 
 

@@ -20,6 +20,7 @@ from sweeps.pipeline.outcome import Interrupted, SweepOutcome
 from sweeps.pipeline.timeline import Timeline
 from sweeps.planning.packing import repack, with_shard_size
 from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.work import predicted_seconds
 from sweeps.results.final_verdicts import apply_final_verdicts
 from sweeps.results.ranking import best_trials
 from sweeps.search.base import search_method
@@ -29,6 +30,8 @@ from sweeps.text.redact import one_line
 from sweeps.tracking.background import BackgroundTracking
 from sweeps.tracking.base import TrackedSweep, Tracker
 from sweeps.tracking.policy import runs_wanted
+
+_SHORT_SECONDS = 2.0  # about the time that the tracker's import takes
 
 Show = Callable[[SweepOutcome], None]
 
@@ -57,7 +60,10 @@ def create(
         InputError: the store, the executor or the tracking URI cannot be used; nothing was written.
     """
     store.check_writable()
-    _start(tracker, executor, prepared)
+    if _tracks_late(prepared, executor, tracker):
+        executor.check(prepared.config.training.device)
+    else:
+        _start(tracker, executor, prepared)
     config = prepared.config
     prepared = replace(prepared, plan=repack(prepared.plan, config, prepared.task, executor.cores))
     sweep_id = sweep_id or secrets.token_hex(4)
@@ -91,7 +97,8 @@ def run(
         ClusterLost: the executor's cluster is lost; finished shards are in the store.
     """
     plan = with_shard_size(prepared.plan, files.planned().stages[0].trials_per_shard)
-    return _finish(SweepOutcome(files, replace(prepared, plan=plan)), executor, tracker, progress, show)
+    late = _tracks_late(prepared, executor, tracker)
+    return _finish(SweepOutcome(files, replace(prepared, plan=plan)), executor, tracker, progress, show, late)
 
 
 def resume(
@@ -151,6 +158,16 @@ def log(files: SweepFiles, tracker: Tracker, progress: Progress, writer: WriterN
     return _finish(SweepOutcome(files, prepared, failed_trials=sum(map(len, missing))), None, tracker, progress)
 
 
+def _tracks_late(prepared: PreparedSweep, executor: Executor, tracker: Tracker) -> bool:
+    """Return whether the tracker is used only after the results are shown: its import would delay a short sweep.
+
+    Where someone else can refuse the runs, that is known before anything is computed.
+    """
+    config, plan = prepared.config, prepared.plan
+    seconds = predicted_seconds(config, prepared.task, len(plan), plan.steps)
+    return executor.is_inline and tracker.is_embedded and seconds < _SHORT_SECONDS
+
+
 def _start(tracker: Tracker, executor: Executor, prepared: PreparedSweep, run_id: str | None = None) -> None:
     """Check the tracker and start the executor concurrently, since both mostly wait."""
     with ThreadPoolExecutor(1) as pool:
@@ -167,8 +184,9 @@ def _finish(
     tracker: Tracker,
     progress: Progress,
     show: Show | None = None,
+    late: bool = False,
 ) -> SweepOutcome:
-    """Compute what is missing, if there is an executor, and log everything."""
+    """Compute what is missing, if there is an executor, and log everything, or start logging late."""
     files, prepared = outcome.files, outcome.prepared
     sweep = TrackedSweep.of(files, prepared)
     timeline = Timeline(files, prepared.plan.shards())  # before the progress of an earlier process is overwritten
@@ -179,7 +197,8 @@ def _finish(
     known = files.tracking_record.at(tracker.uri)
     files.tracking_record.write({"uri": tracker.uri, **known, "complete": False})
     tracking = BackgroundTracking(tracker, sweep, progress.logged)
-    tracking.start()
+    if not late:
+        tracking.start()
     try:
         if is_final_at_once(prepared):
             for index in sorted(files.shards.done()):
@@ -190,6 +209,8 @@ def _finish(
             apply_final_verdicts(files, Thresholds(**prepared.config.verdict.model_dump()))
         if show is not None:
             show(outcome)
+        if late:
+            tracking.start(opens=True)
         to_log = _log_rest(outcome, tracking)
         tracking.join()
         _record_tracking(outcome, tracker, tracking, to_log)

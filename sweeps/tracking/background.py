@@ -50,10 +50,16 @@ class BackgroundTracking:
         self._tracker, self._sweep, self._logged = tracker, sweep, logged
         self._shards: queue.SimpleQueue[tuple[int, list[int] | None] | _Amend | None] = queue.SimpleQueue()
         self._stop = threading.Event()
+        self._opens = self._started = False
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread, which first creates or finds the parent run."""
+    def start(self, *, opens: bool = False) -> None:
+        """Start the thread, which first creates or finds the parent run.
+
+        Args:
+            opens: whether the thread also checks the tracker and opens the experiment, before anything else.
+        """
+        self._opens, self._started = opens, True
         self._thread.start()
 
     def put(self, shard: int, trials: list[int] | None = None) -> None:
@@ -71,6 +77,8 @@ class BackgroundTracking:
 
     def interrupt(self) -> None:
         """Stop after the pack being logged (or trials, with the client writer), and mark the parent run as killed."""
+        if not self._started:
+            return
         self._stop.set()
         self._tracker.hurry()
         self.join()
@@ -81,6 +89,9 @@ class BackgroundTracking:
 
     def _work(self) -> None:
         try:
+            if self._opens:
+                self._tracker.check(self._sweep.config.tracking.writer)
+                self._tracker.open(self._sweep.experiment)
             self.run = self._tracker.start(self._sweep)
             # At once, so that a later attempt finds the run even if this one is killed and the experiment renamed.
             self._sweep.files.tracking_record.write({"uri": self._tracker.uri, "complete": False, **self.run})

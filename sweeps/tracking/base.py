@@ -129,6 +129,10 @@ class Tracker(Protocol):
     def uri(self) -> str:
         """The URI that runs are logged to, without secrets."""
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether runs go to a database in the store, which nobody else can refuse."""
+
     def check(self, writer: WriterName = "auto") -> None:
         """Check, before anything is computed, that runs can be logged, and choose the writer.
 

@@ -18,6 +18,7 @@ class Untracked:
     """A tracker that accepts everything and stores nothing."""
 
     uri = "nowhere"
+    is_embedded = False
 
     def check(self, writer: str = "auto") -> None:
         pass

@@ -29,6 +29,8 @@ class JsonLinesTracker:
         self.path = path
         self._sweep: TrackedSweep | None = None
 
+    is_embedded = False
+
     @property
     def uri(self) -> str:
         return f"jsonl:{self.path}"

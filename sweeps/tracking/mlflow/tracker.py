@@ -73,6 +73,11 @@ class MlflowTracker:
         return redact_uri(self._uri)
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether runs go to the store's own database."""
+        return self._artifacts is not None
+
+    @property
     def client(self) -> MlflowClient:
         """MLflow's client, created on first use."""
         if self._client is None:
