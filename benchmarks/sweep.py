@@ -95,6 +95,7 @@ def run_sweep(folder: Path, rates: int) -> tuple[float, SweepFiles]:
     config, store = folder / "sweep.yaml", folder / "store"
     config.write_text(strict_yaml.write(document))
     command = [sys.executable, "-c", "from sweeps.cli import main; main()", "run", str(config), "--store", str(store)]
+    command += ["--executor", "ray"]
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
     seconds = time.perf_counter() - began
