@@ -1,5 +1,7 @@
 """CACHED: whether compiled kernels are kept on disk, in a folder that is found when this module is imported.
 
+:func:`compiling` logs a line to the logger ``sgdcore`` when a kernel has to be compiled, which takes seconds.
+
 numba keeps compiled code beside the source or in the user's cache folder, and raises where neither can be written, as
 in a read-only container without a home. A folder for temporary files then serves until it is cleared; without one,
 every process compiles again.
@@ -7,13 +9,19 @@ every process compiles again.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numba
+from numba.core.event import Event, Listener, install_listener
+
+LOGGER = logging.getLogger("sgdcore")
 
 
 def _probe() -> int:
@@ -61,3 +69,26 @@ def _find() -> tuple[bool, str]:
 
 
 CACHED, FOLDER = _find()
+
+
+class _FirstPass(Listener):
+    """Logs once that numba compiles; code from the disk cache passes through no compiler."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._is_logged = what, False
+
+    def on_start(self, event: Event) -> None:
+        """Log the first pass of the compiler."""
+        if not self._is_logged:
+            self._is_logged = True
+            LOGGER.info("compiling the kernel for %s%s", self._what, "; later runs find it on disk" if CACHED else "")
+
+    def on_end(self, event: Event) -> None:
+        """Ignore the end of a pass."""
+
+
+@contextmanager
+def compiling(what: str) -> Iterator[None]:
+    """Log a line if code in the block is compiled by numba: ``what`` names the shape that it is compiled for."""
+    with install_listener("numba:run_pass", _FirstPass(what)):
+        yield

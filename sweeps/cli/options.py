@@ -151,7 +151,7 @@ def find(store: str, sweep_id: str) -> tuple[Store, SweepFiles]:
 @contextmanager
 def executor_of(kind: ExecutorName, address: str | None, prepared: PreparedSweep) -> Iterator[Any]:
     """Yield the executor that runs shards, and stop it at the end of the block."""
-    from sweeps.cli.terminal import say
+    from sweeps.cli.terminal import say, show_compilations
     from sweeps.pipeline.factories import executor_for
 
     if kind is ExecutorName.inline and address not in (None, os.environ.get(_RAY_ADDRESS)):
@@ -160,6 +160,8 @@ def executor_of(kind: ExecutorName, address: str | None, prepared: PreparedSweep
     if why:
         say(f"executor: {name} ({why})")
     executor = executor_for(name, address)
+    if executor.is_inline:
+        show_compilations()
     try:
         yield executor
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 import time
@@ -56,6 +57,17 @@ def working(text: str) -> Iterator[None]:
     """Show in a terminal what is being done, until the end of the block."""
     with out.status(visible(text)) if out.is_terminal else nullcontext():
         yield
+
+
+def show_compilations() -> None:
+    """Show in a terminal when the engine compiles a kernel, which takes seconds."""
+    if not err.is_terminal:
+        return
+    handler = logging.Handler()
+    handler.emit = lambda record: note(record.getMessage())  # type: ignore[method-assign]
+    engine = logging.getLogger("sgdcore")
+    engine.addHandler(handler)
+    engine.setLevel(logging.INFO)
 
 
 def complain(text: str) -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment, columns
-from sgdcore.kernels.compile_cache import CACHED
+from sgdcore.kernels.compile_cache import CACHED, compiling
 from sgdcore.kernels.linear_numba import recording, steps, tiles
 from sgdcore.kernels.linear_numba.batches import stretches
 from sgdcore.kernels.linear_numba.recording import blank, capacity, keep, write
@@ -133,7 +133,8 @@ def _clock(dtype: np.dtype[Any]) -> NDArray[Any]:
 def _compiled(argument_types: tuple[Any, ...]) -> Callable[..., None]:
     """Return the driver compiled for these types."""
     source = types.literal(_SOURCE)  # type: ignore[no-untyped-call, unused-ignore]
-    entry: Callable[..., None] = _run_tiles.compile((*argument_types, source))
+    with compiling("linear models"):
+        entry: Callable[..., None] = _run_tiles.compile((*argument_types, source))
     return entry
 
 

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from sgdcore import rule
 from sgdcore.hyperparams import Hyperparams
-from sgdcore.kernels.compile_cache import CACHED
+from sgdcore.kernels.compile_cache import CACHED, compiling
 from sgdcore.kernels.linear_numba import qr_blocks
 from sgdcore.kernels.linear_numba.qr_blocks import EXTRA, residuals, slopes
 from sgdcore.kernels.simd import lanes
@@ -151,7 +151,8 @@ def compile_steps(form: Form, kind: int, cache: bool = True) -> Any:
     # processes, so only the constants distinguish this one from them.
     steps.__qualname__ = f"steps_{'_'.join(map(str, (*astuple(form), kind)))}"
     compile_function = numba.cfunc(types.intp(*arguments), cache=cache and CACHED, error_model="numpy")  # type: ignore[no-untyped-call, unused-ignore]
-    return compile_function(steps)
+    with compiling(f"linear models with {form.parameters} parameters, {form.dtype}"):
+        return compile_function(steps)
 
 
 @intrinsic

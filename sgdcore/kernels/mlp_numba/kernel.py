@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from sgdcore import rule
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment, columns
-from sgdcore.kernels.compile_cache import CACHED
+from sgdcore.kernels.compile_cache import CACHED, compiling
 from sgdcore.kernels.mlp_numba import layers as mlp_layers
 from sgdcore.kernels.mlp_numba import passes as mlp_passes
 from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, SUMS, inner
@@ -109,7 +109,8 @@ def _padded(features: NDArray[Any], targets: NDArray[Any], at_once: int) -> tupl
 @cache
 def _compiled(argument_types: tuple[Any, ...], constants: tuple[int, ...]) -> Callable[..., None]:
     """Return the kernel compiled for these types and constants."""
-    entry: Callable[..., None] = _run_tiles.compile((*argument_types, *map(types.literal, constants)))
+    with compiling(f"perceptrons with {list(ACTIVATIONS)[constants[0]]}"):
+        entry: Callable[..., None] = _run_tiles.compile((*argument_types, *map(types.literal, constants)))
     return entry
 
 

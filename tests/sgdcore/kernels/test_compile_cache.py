@@ -58,3 +58,26 @@ def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path, monkeypatch:
     folder.chmod(mode)
     with pytest.raises(PermissionError, match="belongs to somebody else"):
         compile_cache._temporary()
+
+
+TRAIN = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s", stream=sys.stdout)
+logging.getLogger("numba").setLevel(logging.WARNING)
+from sgdcore import Dataset, Hyperparams, LinearModel, Task, train
+task = Task(Dataset([[1.0, 2.0, 0.5], [2.0, 1.0, 0.0]], [1.0, 2.0]), LinearModel())
+train(task, Hyperparams(lr=0.1), epochs=1, batch_size=2)
+"""
+
+
+def test_a_compilation_is_logged_and_the_next_run_compiles_nothing(tmp_path):
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    first, second = (
+        subprocess.run([sys.executable, "-c", TRAIN], capture_output=True, text=True, check=True, env=environment)
+        for _ in range(2)
+    )
+    assert first.stdout.splitlines() == [
+        "sgdcore compiling the kernel for linear models; later runs find it on disk",
+        "sgdcore compiling the kernel for linear models with 4 parameters, float32; later runs find it on disk",
+    ]
+    assert second.stdout == ""
