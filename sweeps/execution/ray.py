@@ -18,7 +18,6 @@ from sweeps.config.schema import SweepConfig
 from sweeps.errors import ClusterLost, ExecutorError
 from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.ray_probe import answers, probe
-from sweeps.execution.worker import run_shard
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.planning.shards import Shard, ShardFailure
 
@@ -40,7 +39,7 @@ class RayExecutor:
     def __init__(self, address: str | None = None) -> None:
         """Create the executor without starting anything."""
         self.address = address
-        self.in_flight = 0
+        self.in_flight = self.trial_steps = 0
         self._ray: Any = None
         self._resources: dict[str, int] = {}  # the cluster's cores and GPUs
         self._looked = self._answered = 0.0  # times of the last check, and of the head's last answer
@@ -126,7 +125,9 @@ class RayExecutor:
         Raises:
             ClusterLost: the cluster's head or this driver's node is lost.
         """
-        ray = self._ray
+        from sweeps.execution.ray_heartbeat import Heartbeats, run_shard
+
+        ray, heartbeats = self._ray, Heartbeats()
         on_gpus = not self.on_cpu(prepared.config.training.device)
         here = _on(prepared.config, prepared.config.training.device, on_gpus)
         with self._attached():
@@ -141,12 +142,20 @@ class RayExecutor:
             limit = self._limit(on_gpus)  # every time, because the cluster can grow
             while len(flying) < limit and (shard := next(waiting, None)) is not None:
                 with self._attached():
-                    flying[task.remote(shared, shard)] = shard
+                    flying[task.remote(shared, shard, heartbeats.run)] = shard
             self.in_flight = len(flying)
             if not flying:
+                heartbeats.forget()
                 return
+            running = [shard.index for shard in flying.values()]
+            if self._answered > heartbeats.read_at:
+                heartbeats.read(running, self._answered)
+                self.trial_steps = heartbeats.steps(running)
             for reference in self._finished(list(flying)):
-                yield self._outcome(reference, flying.pop(reference), retries)
+                shard = flying.pop(reference)
+                running.remove(shard.index)
+                self.trial_steps = heartbeats.steps(running)
+                yield self._outcome(reference, shard, retries)
 
     def meter(self, sweep_id: str, name: str) -> Callable[[Counts], None]:
         """Return a function that updates Ray's metrics."""
