@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from sgdcore.batches import Order, blocks, steps_per_epoch
 from sgdcore.errors import InvalidTraining
 from sgdcore.hyperparams import Hyperparams
-from sgdcore.kernels.base import Problem, Resources, Segment
+from sgdcore.kernels.base import OnSteps, Problem, Resources, Segment
 from sgdcore.kernels.dispatch import Choice, choose
 from sgdcore.recording import MAX_PATH_PARAMETERS, Recording
 from sgdcore.tasks.task import Task, rounded
@@ -37,6 +40,7 @@ def train(
     device: str = "auto",
     threads: int | None = None,
     compile: bool = False,
+    on_steps: OnSteps | None = None,
 ) -> Trajectories:
     """Train T trials exactly as torch.optim.SGD would, each with its own hyperparameters.
 
@@ -60,6 +64,8 @@ def train(
         threads: CPU threads, >= 1; all cores by default. The numba kernels' results do not depend on it or on the
             other trials, not even by one bit; the torch kernel's sums do, within rounding.
         compile: use torch.compile for the torch kernel's steps. It takes about half a minute and pays off in long runs.
+        on_steps: called while training with the number of steps done since the last call, summed over trials, from any
+            thread but one at a time. The sum of all calls is T times the steps of the run.
 
     Returns:
         Trajectories: a trial whose parameters overflow stops at that step; this is a result, not an error.
@@ -89,7 +95,7 @@ def train(
     steps = (record or Recording()).steps(state.step, ahead.stop * per_epoch)
     curves = _curves(problem, hyperparams, state, steps)
     resources = Resources(chosen.device, threads or len(os.sched_getaffinity(0)), compile)
-    run = _Run(problem, order, batch_size, ahead, chosen, resources)
+    run = _Run(problem, order, batch_size, ahead, chosen, resources, on_steps)
     orders = np.zeros_like(seeds) if order == "sequential" else seeds
     groups = _distinct(orders)[0]
     if len(groups) <= 1 or chosen.mixes_orders:
@@ -157,10 +163,17 @@ class _Run:
     """A kernel driver that steps through the epochs, one block of sample orders at a time."""
 
     def __init__(
-        self, problem: Problem, order: Order, batch_size: int, epochs: range, chosen: Choice, resources: Resources
+        self,
+        problem: Problem,
+        order: Order,
+        batch_size: int,
+        epochs: range,
+        chosen: Choice,
+        resources: Resources,
+        on_steps: OnSteps | None,
     ) -> None:
         self.problem, self.order, self.batch_size = problem, order, batch_size
-        self.epochs, self.advance, self.resources = epochs, chosen.advance, resources
+        self.epochs, self.advance, self.resources, self.on_steps = epochs, chosen.advance, resources, on_steps
 
     def __call__(self, hyperparams: Hyperparams, state: State, curves: Curves, seeds: NDArray[np.int64]) -> None:
         n = len(self.problem.targets)
@@ -171,8 +184,29 @@ class _Run:
             low = np.searchsorted(curves.steps, state.step + (block.start > self.epochs.start))
             recorded = slice(int(low), int(np.searchsorted(curves.steps, stop, side="right")))
             segment = Segment(stop, samples, which, block.start, self.batch_size, recorded)
-            self.advance(self.problem, hyperparams, state, segment, curves, self.resources)
+            with _counted(self.on_steps, len(hyperparams) * (stop - state.step)) as on_steps:
+                resources = replace(self.resources, on_steps=on_steps)
+                self.advance(self.problem, hyperparams, state, segment, curves, resources)
             state = replace(state, step=stop)
+
+
+@contextmanager
+def _counted(on_steps: OnSteps | None, steps: int) -> Iterator[OnSteps | None]:
+    """Yield a function for the kernel to count its steps with; at the end, count those that it has not counted."""
+    if on_steps is None:
+        yield None
+        return
+    lock, left = Lock(), steps
+
+    def count(done: int) -> None:
+        nonlocal left
+        with lock:
+            if (done := min(done, left)) > 0:
+                left -= done
+                on_steps(done)
+
+    yield count
+    count(left)
 
 
 def _check_module(task: Task, dtype: Dtype, batch_size: int) -> None:

@@ -41,6 +41,7 @@ SHARING = {
     "tests/deploy/test_doors.py": "service",
     "tests/deploy/test_nights.py": "service",
     "tests/sweeps/execution/test_executors.py": "ray",
+    "tests/sweeps/execution/test_heartbeat.py": "ray",
     "tests/sweeps/execution/test_ray_faults.py": "ray",
     "tests/sweeps/pipeline/test_reuse.py": "ray",
     "tests/sweeps/store/backends/test_s3.py": "ray",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.tasks.task import Quadratic, Task
 from sgdcore.trajectories import Curves, State
+
+OnSteps: TypeAlias = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,7 @@ class Resources:
     device: str = "cpu"  # or cuda:N
     threads: int = 1  # CPU threads
     compile: bool = False  # torch kernel only: compile its steps with torch.compile
+    on_steps: OnSteps | None = None  # called by slow kernels with steps done since the last call, summed over trials
 
 
 def columns(hyperparams: Hyperparams, dtype: np.dtype[Any]) -> NDArray[Any]:

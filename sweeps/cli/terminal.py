@@ -172,6 +172,7 @@ class BarProgress:
             transient=True,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._stored, self._training = 0, 0.0
 
     def begin(self, to_compute: int, to_log: int) -> None:
         """Show the bars."""
@@ -187,20 +188,26 @@ class BarProgress:
 
     def computed(self, trials: int) -> None:
         """Count trials that are now in the store."""
-        self._advance("computed", trials)
+        self._stored += trials
+        self.training(max(0.0, self._training - trials))
+
+    def training(self, trials: float) -> None:
+        """Move the bar of computed trials by what is done of the shards in flight."""
+        self._training = trials
+        self._set("computed", self._stored + trials)
 
     def failed(self, trials: int) -> None:
         """Ignore failures; the command reports them at its end."""
 
     def logged(self, trials: int) -> None:
         """Count trials that are now in MLflow."""
-        self._advance("logged", trials)
+        self._set("logged", self._bars.tasks[self._tasks["logged"]].completed + trials)
 
-    def _advance(self, name: str, trials: int) -> None:
+    def _set(self, name: str, trials: float) -> None:
         task = self._tasks[name]
-        self._bars.advance(task, trials)
+        self._bars.update(task, completed=trials)
         speed = self._bars.tasks[task].speed
-        self._bars.update(task, rate=f"{speed:,.0f}/s" if speed else "")
+        self._bars.update(task, rate=_rate(speed) if speed else "")
 
     def end(self) -> None:
         """Remove the bars."""
@@ -215,6 +222,7 @@ class LineProgress:
         self._totals = {"computed": 0, "logged": 0}
         self._done = {"computed": 0, "logged": 0}
         self._at = {"computed": 0.0, "logged": 0.0}  # time of the last change
+        self._training = 0.0
         self._began = self._printed = 0.0
 
     def begin(self, to_compute: int, to_log: int) -> None:
@@ -229,7 +237,14 @@ class LineProgress:
 
     def computed(self, trials: int) -> None:
         """Count trials that are now in the store."""
+        self._training = max(0.0, self._training - trials)
         self._advance("computed", trials)
+
+    def training(self, trials: float) -> None:
+        """Count what is done of the shards in flight."""
+        if trials != self._training:
+            self._training = trials
+            self._advance("computed", 0)
 
     def failed(self, trials: int) -> None:
         """Ignore failures; the command reports them at its end."""
@@ -250,13 +265,20 @@ class LineProgress:
         for name, total in self._totals.items():
             if not total:
                 continue
-            done, seconds = self._done[name], max(self._at[name] - self._began, 1e-9)
-            rate = f"{done / seconds:,.0f}/s" if done else "waiting"
+            seconds, more = max(self._at[name] - self._began, 1e-9), self._training if name == "computed" else 0.0
+            done = self._done[name] + more
+            rate = _rate(done / seconds) if done else "waiting"
             left = f", {seconds / done * (total - done):,.0f} s left" if 0 < done < total else ""
-            parts.append(f"{name} {done:,} of {total:,} ({rate}{left})")
+            training = f"{more:,.1f} more in training, " if more else ""
+            parts.append(f"{name} {self._done[name]:,} of {total:,} ({training}{rate}{left})")
         if parts:
             say("; ".join(parts))
 
     def end(self) -> None:
         """Print the last line."""
+        self._training = 0.0
         self._line()
+
+
+def _rate(speed: float) -> str:
+    return f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s"

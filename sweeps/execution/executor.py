@@ -30,6 +30,10 @@ class Executor(Protocol):
         """The number of submitted shards that have not finished."""
 
     @property
+    def trial_steps(self) -> int:
+        """The steps done in the shards in flight, summed over trials; it can be a few seconds old."""
+
+    @property
     def cores(self) -> int:
         """The number of CPU cores; available after start()."""
 

@@ -20,6 +20,7 @@ class InlineExecutor:
     description = "in this process"
     is_inline = True
     in_flight = 0
+    trial_steps = 0
 
     @property
     def cores(self) -> int:
@@ -48,9 +49,12 @@ class InlineExecutor:
         """Run each shard when the next result is requested, and yield its result."""
         for shard in shards:
             self.in_flight = 1
-            result = run_shard(prepared, shard)
-            self.in_flight = 0
+            result = run_shard(prepared, shard, self._count)
+            self.in_flight = self.trial_steps = 0
             yield result
+
+    def _count(self, steps: int) -> None:
+        self.trial_steps += steps
 
     def meter(self, sweep_id: str, name: str) -> None:
         """Return None: there is no cluster."""

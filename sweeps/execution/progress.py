@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Counts:
-    """The counts of a sweep: trials of the whole sweep, including its earlier runs, and shards in flight."""
+    """The counts of a sweep, including its earlier runs: trials, shards in flight, and steps summed over trials."""
 
     computed: int = 0
     to_compute: int = 0
@@ -16,6 +16,8 @@ class Counts:
     to_log: int = 0
     failed: int = 0
     shards_in_flight: int = 0
+    trial_steps: int = 0  # of stored trials and of those in flight
+    trial_steps_planned: int = 0
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Counts:
@@ -46,6 +48,9 @@ class Progress(Protocol):
 
     def computed(self, trials: int) -> None:
         """Count trials that are now in the store."""
+
+    def training(self, trials: float) -> None:
+        """Show how much of the shards in flight is done, as a number of trials; called every second."""
 
     def failed(self, trials: int) -> None:
         """Count trials that could not be run."""

@@ -18,7 +18,6 @@ from sweeps.config.schema import SweepConfig
 from sweeps.errors import ClusterLost, ExecutorError
 from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.ray_probe import answers, probe
-from sweeps.execution.worker import run_shard
 from sweeps.planning.model_kinds import module_folder
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.planning.shards import Shard, ShardFailure
@@ -43,7 +42,7 @@ class RayExecutor:
     def __init__(self, address: str | None = None) -> None:
         """Create the executor without starting anything."""
         self.address = address
-        self.in_flight = 0
+        self.in_flight = self.trial_steps = 0
         self._ray: Any = None
         self._resources: dict[str, int] = {}  # the cluster's cores and GPUs
         self._looked = self._answered = 0.0  # times of the last check, and of the head's last answer
@@ -132,13 +131,15 @@ class RayExecutor:
         Raises:
             ClusterLost: the cluster's head or this driver's node is lost.
         """
-        ray = self._ray
+        from sweeps.execution.ray_heartbeat import Heartbeats, run_shard
+
+        ray, heartbeats = self._ray, Heartbeats()
         on_gpus = not self.on_cpu(prepared.config.training.device)
         here = _on(prepared.config, prepared.config.training.device, on_gpus)
         with self._attached():
             shared = ray.put(dataclasses.replace(prepared, config=here, threads=1))
         retries = prepared.config.execution.max_retries
-        task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=retries)(_run_shard)
+        task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=retries)(run_shard)
         folder = module_folder(here.task.model)
         waiting: Iterator[Shard] = iter(shards)
         # Tasks in flight are not cancelled when the sweep stops: they end with the driver, and Ray terminates a driver
@@ -148,12 +149,20 @@ class RayExecutor:
             limit = self._limit(on_gpus)  # every time, because the cluster can grow
             while len(flying) < limit and (shard := next(waiting, None)) is not None:
                 with self._attached():
-                    flying[task.remote(folder, shared, shard)] = shard
+                    flying[task.remote(folder, shared, shard, heartbeats.run)] = shard
             self.in_flight = len(flying)
             if not flying:
+                heartbeats.forget()
                 return
+            running = [shard.index for shard in flying.values()]
+            if self._answered > heartbeats.read_at:
+                heartbeats.read(running, self._answered)
+                self.trial_steps = heartbeats.steps(running)
             for reference in self._finished(list(flying)):
-                yield self._outcome(reference, flying.pop(reference), retries)
+                shard = flying.pop(reference)
+                running.remove(shard.index)
+                self.trial_steps = heartbeats.steps(running)
+                yield self._outcome(reference, shard, retries)
 
     def meter(self, sweep_id: str, name: str) -> Callable[[Counts], None]:
         """Return a function that updates Ray's metrics."""
@@ -223,13 +232,6 @@ class _NoFolders(list[str]):
 
     def extend(self, folders: Iterable[str]) -> None:
         """Ignore what Ray adds when it connects."""
-
-
-def _run_shard(folder: str | None, prepared: PreparedSweep, shard: Shard) -> ShardOutcome:
-    """Run a shard where the modules in ``folder`` can be imported, unless a package has the same name."""
-    if folder is not None and folder not in sys.path:
-        sys.path.append(folder)
-    return run_shard(prepared, shard)
 
 
 def _on(config: SweepConfig, device: str, on_gpus: bool) -> SweepConfig:

@@ -6,44 +6,75 @@ it. A thread of its own writes, so that a slow or lost head never stops a shard.
 
 from __future__ import annotations
 
+import secrets
+import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
-from sweeps.execution.worker import run_shard
+from sweeps.execution import worker
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.planning.shards import Shard, ShardFailure, ShardResult, ShardStored
 
 _NAMESPACE = "sweeps"
 _SECONDS = 1.0  # between heartbeats
+_MOST_READS = 64  # at a time: each is a request to the head
 
 
-def run_counted(prepared: PreparedSweep, shard: Shard, run: str) -> ShardResult | ShardStored | ShardFailure:
+def run_shard(
+    folder: str | None, prepared: PreparedSweep, shard: Shard, run: str
+) -> ShardResult | ShardStored | ShardFailure:
     """Run a shard as a Ray task, with a heartbeat.
 
     Args:
+        folder: the folder of the sweep file's module, imported from there unless a package has the same name.
         prepared: the sweep.
         shard: the shard.
         run: a name for this run of the sweep that no other has.
     """
+    if folder is not None and folder not in sys.path:
+        sys.path.append(folder)
     heartbeat = _Heartbeat(_key(run, shard.index))
     heartbeat.start()
     try:
-        return run_shard(prepared, shard, heartbeat.count)
+        return worker.run_shard(prepared, shard, heartbeat.count)
     finally:
         heartbeat.ended.set()
 
 
-def steps_done(run: str, shards: Iterable[int]) -> int:
-    """Return the steps of running shards, summed over trials, as of their last heartbeats."""
-    found = (_internal_kv_get(_key(run, index), namespace=_NAMESPACE) for index in shards)
-    return sum(int(steps) for steps in found if steps)
+class Heartbeats:
+    """The last heartbeats of the shards of one run, as the driver reads them."""
 
+    def __init__(self) -> None:
+        """Choose a name for the run."""
+        self.run = secrets.token_hex(8)
+        self._steps: dict[int, int] = {}
+        self._first = 0
+        self.read_at = 0.0
 
-def forget(run: str) -> None:
-    """Remove the heartbeats of a run."""
-    _internal_kv_del(_key(run), del_by_prefix=True, namespace=_NAMESPACE)
+    def read(self, shards: Sequence[int], now: float) -> None:
+        """Read some of the shards' heartbeats, in turns; those that cannot be read keep their last value."""
+        self.read_at = now
+        first = self._first if self._first < len(shards) else 0
+        self._first = first + _MOST_READS
+        for index in shards[first : self._first]:
+            try:
+                steps = _internal_kv_get(_key(self.run, index), namespace=_NAMESPACE)
+            except Exception:  # noqa: BLE001 - progress is optional; a lost cluster is noticed elsewhere
+                return
+            if steps:
+                self._steps[index] = int(steps)
+
+    def steps(self, shards: Iterable[int]) -> int:
+        """Return the steps that shards have done, summed over trials."""
+        return sum(self._steps.get(index, 0) for index in shards)
+
+    def forget(self) -> None:
+        """Remove the heartbeats from the cluster."""
+        with suppress(Exception):  # a few bytes stay in the head if it cannot be reached
+            _internal_kv_del(_key(self.run), del_by_prefix=True, namespace=_NAMESPACE)
 
 
 class _Heartbeat(threading.Thread):

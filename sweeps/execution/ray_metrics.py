@@ -29,6 +29,8 @@ class Meter:
         self._gauges = {
             "to_compute": Gauge("sweeps_trials_planned", "Trials of the sweep.", _LABELS),
             "shards_in_flight": Gauge("sweeps_shards_in_flight", "Shards submitted and not finished.", _LABELS),
+            "trial_steps": Gauge("sweeps_trial_steps", "Steps done, summed over trials.", _LABELS),
+            "trial_steps_planned": Gauge("sweeps_trial_steps_planned", "Steps of the sweep.", _LABELS),
             "lag": Gauge("sweeps_tracking_lag_trials", "Computed trials that are not in MLflow yet.", _LABELS),
         }
         for metric in (*self._counters.values(), *self._gauges.values()):

@@ -8,20 +8,29 @@ import traceback
 from dataclasses import replace
 
 from sgdcore.blas_threads import one_thread
+from sgdcore.kernels.base import OnSteps
 from sweeps.errors import InputError
 from sweeps.execution.training import train_table
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.planning.shards import Shard, ShardFailure, ShardResult, ShardStored
 
 
-def run_shard(prepared: PreparedSweep, shard: Shard) -> ShardResult | ShardStored | ShardFailure:
-    """Train a shard, and store it if workers do. Return an exception as a ShardFailure, so that others still run."""
+def run_shard(
+    prepared: PreparedSweep, shard: Shard, on_steps: OnSteps | None = None
+) -> ShardResult | ShardStored | ShardFailure:
+    """Train a shard, and store it if workers do. Return an exception as a ShardFailure, so that others still run.
+
+    Args:
+        prepared: the sweep.
+        shard: the shard.
+        on_steps: called as by sgdcore.train.
+    """
     began = time.perf_counter()
     try:
         with one_thread():
             trials = prepared.plan.trials(shard.start, shard.stop)
             trials = trials if shard.rows is None else trials.take(shard.rows)
-            table = train_table(prepared, trials)
+            table = train_table(prepared, trials, on_steps=on_steps)
     except Exception:  # noqa: BLE001 - reported with the shard
         return ShardFailure(shard, traceback.format_exc())
     return _stored(prepared, ShardResult(shard, table, time.perf_counter() - began))

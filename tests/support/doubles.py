@@ -60,6 +60,9 @@ class Silent:
     def computed(self, trials: int) -> None:
         pass
 
+    def training(self, trials: float) -> None:
+        pass
+
     def failed(self, trials: int) -> None:
         pass
 

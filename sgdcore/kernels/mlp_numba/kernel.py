@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ from sgdcore.trajectories import NEVER, Curves, State
 
 COLUMNS = 5  # rows of a tile that hold hyperparameters
 VECTOR_BYTES = 64 if get_host_cpu_features().get("avx512f") else 32  # no result depends on it
+_SIGNALS = 8  # numbers per range: steps done, summed over trials, and whether to stop; a cache line per thread
+_COUNT_SECONDS = 0.25  # between two counts
 UNITS_BYTES = 1 << 16  # limit for the activations of the samples processed together
 
 _FILES = [
@@ -85,13 +87,36 @@ def advance(
         ),
     )
     constants = (list(ACTIVATIONS).index(model.activation), at_once, width, _SOURCE)
-    run_tiles = _compiled(tuple(map(numba.typeof, (0, 0, *arguments))), constants)
     trials = len(hyperparams)
     share = max(1, -(-trials // (width * threads * 4))) * width
     ranges = [(first, min(first + share, trials)) for first in range(0, trials, share)]
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(run_tiles, first, stop, *arguments, *constants) for first, stop in ranges]:
-            done.result()
+    signals = np.zeros((len(ranges), _SIGNALS), np.int64)
+    run_tiles = _compiled(tuple(map(numba.typeof, (0, 0, np.zeros(_SIGNALS, np.int64), *arguments))), constants)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        tiles = zip(ranges, signals, strict=True)
+        _wait([pool.submit(run_tiles, *ends, own, *arguments, *constants) for ends, own in tiles], signals, resources)
+    except BaseException:  # an error, or Ctrl-C: the other tiles are not wanted any more
+        signals[:, 1] = 1
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _wait(tiles: list[Future[None]], signals: NDArray[np.int64], resources: Resources) -> None:
+    """Wait for the tiles of all threads, and count the steps that they have done from time to time."""
+    counted = 0
+    while True:
+        _, pending = wait(tiles, _COUNT_SECONDS if resources.on_steps else None, FIRST_EXCEPTION)
+        if resources.on_steps is not None:
+            done = int(signals[:, 0].sum())
+            resources.on_steps(done - counted)
+            counted = done
+        if not pending or any(tile.done() and tile.exception() for tile in tiles):
+            break
+    for tile in tiles:
+        if tile.done():
+            tile.result()
 
 
 def _pitch(shape: NDArray[np.int64], at_once: int, batch: int) -> int:
@@ -125,6 +150,7 @@ _update = njit(forceinline=True)(rule.bind(fma, select))
 def _run_tiles(  # type: ignore[no-untyped-def]
     first_trial,
     stop_trial,
+    signals,
     trials,
     orders,
     data,
@@ -160,7 +186,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
         nothing = lanes, orders, start - start, start - start, start - start
         point = 0
         for step in range(start, stop + 1):
-            if alive == 0:
+            if alive == 0 or signals[1] != 0:
                 break
             if point < len(recorded) and recorded[point] == step:
                 run_pass(tile, scratch, training, samples, nothing, values[0], network, activation, at_once, width)
@@ -177,6 +203,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
             run_pass(tile, scratch, training, samples, batch, values[0], network, activation, at_once, width)
             _change(tile, doubt, step == 0, parameters, width)
             alive -= _stop(tile, doubt, running, lanes, step, state, parameters, width)
+            signals[0] += len(lanes)
         for lane in range(len(lanes)):
             if running[lane]:
                 _store(tile, lane, lanes[lane], state, parameters, width)

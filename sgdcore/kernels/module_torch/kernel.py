@@ -66,7 +66,7 @@ def advance(
         with _network(problem, resources.device) as net, torch_threads(max(1, resources.threads // threads)):
             pack = _Pack(hyperparams[trials], state.take(trials), data, net, block, segment.order[trials])
             part = curves.like(len(trials))
-            pack.run(segment, part, resources.compile, stop)
+            pack.run(segment, part, resources, stop)
         state.put(trials, pack.state())
         curves.put(trials, part, segment.recorded)
 
@@ -148,7 +148,7 @@ class _Pack:
         )
         self.watched = bool(state.direction.any())
 
-    def run(self, segment: Segment, curves: Curves, compiled: bool, stop: Event) -> None:
+    def run(self, segment: Segment, curves: Curves, resources: Resources, stop: Event) -> None:
         """Run to the segment's end, or until ``stop`` is set, and record along the way."""
         data = self.data
         n, start = len(data.problem.targets), self.before.step
@@ -157,7 +157,7 @@ class _Pack:
             zip(curves.steps[segment.recorded].tolist(), range(*segment.recorded.indices(1 << 62)), strict=True)
         )
         first_step, step = (
-            self.net.once(_step, data.loss, data.own_samples, is_first, compiled and not is_first)
+            self.net.once(_step, data.loss, data.own_samples, is_first, resources.compile and not is_first)
             for is_first in (True, False)
         )
         curves.blank(segment.recorded)
@@ -171,6 +171,8 @@ class _Pack:
             batch = data.samples[:, row, place : place + segment.batch_size]
             batch = batch[self.order] if data.own_samples else batch[0]
             self.step(t, step if t else first_step, data.training[0][batch], data.training[1][batch])
+            if resources.on_steps is not None:
+                resources.on_steps(len(self.params))
             if t + 1 in points:
                 self.record(points[t + 1], curves)
 

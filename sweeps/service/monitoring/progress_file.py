@@ -48,6 +48,7 @@ class ProgressReporter:
         self._sinks, self._complain = sinks, complain
         self._counts = Counts()
         self._failing: set[str] = set()
+        self._steps = 0  # of a trial
         self._lock = threading.Lock()  # trials are computed and logged in two threads
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
@@ -55,6 +56,7 @@ class ProgressReporter:
     def begin(self, to_compute: int, to_log: int) -> None:
         """Report the initial counts and start the updates. The executor must have been started."""
         manifest, stored = self._files.manifest(), self._files.stored_trials()
+        self._steps = manifest.get("steps") or 0
         trials = self._files.planned().trials
         if self._executor and (meter := self._executor.meter(self._files.sweep_id, str(manifest["name"]))) is not None:
             self._sinks["the cluster's metrics"] = meter
@@ -76,6 +78,10 @@ class ProgressReporter:
         with self._lock:
             self._counts = replace(self._counts, computed=self._counts.computed + trials)
         self._shown.computed(trials)
+
+    def training(self, trials: float) -> None:
+        """Show the progress of shards in flight."""
+        self._shown.training(trials)
 
     def failed(self, trials: int) -> None:
         """Count trials that could not be run."""
@@ -101,9 +107,19 @@ class ProgressReporter:
         self._tell()
 
     def _tell(self) -> None:
-        flying = self._executor.in_flight if self._executor and not self._ended.is_set() else 0
+        executor = None if self._ended.is_set() else self._executor
+        flying, steps = (executor.in_flight, executor.trial_steps) if executor is not None else (0, 0)
         with self._lock:
-            counts = replace(self._counts, shards_in_flight=flying)
+            counts = self._counts
+        steps = min(steps, self._steps * (counts.to_compute - counts.computed))
+        if self._steps and executor is not None:
+            self._shown.training(steps / self._steps)
+        counts = replace(
+            counts,
+            shards_in_flight=flying,
+            trial_steps=counts.computed * self._steps + steps,
+            trial_steps_planned=counts.to_compute * self._steps,
+        )
         for name, sink in self._sinks.items():
             try:
                 sink(counts)

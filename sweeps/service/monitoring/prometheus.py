@@ -31,6 +31,11 @@ _GAUGES: dict[str, tuple[str, Callable[[Counts], int]]] = {
     "sweeps_trials_to_log": ("Trials to be logged to MLflow.", lambda counts: counts.to_log),
     "sweeps_trials_failed": ("Trials that could not be run.", lambda counts: counts.failed),
     "sweeps_shards_in_flight": ("Shards submitted and not finished.", lambda counts: counts.shards_in_flight),
+    "sweeps_trial_steps": ("Steps done, summed over trials, running ones included.", lambda counts: counts.trial_steps),
+    "sweeps_trial_steps_planned": (
+        "Steps of the sweep, summed over trials.",
+        lambda counts: counts.trial_steps_planned,
+    ),
     "sweeps_tracking_lag_trials": ("Computed trials that are not in MLflow yet.", lambda counts: counts.lag),
 }
 
