@@ -58,15 +58,15 @@ def test_rounding_that_grows_is_no_difference(
     monkeypatch.setitem(ROUNDING, dtype, floor)
     files = stored(make_prepared(**growing(features, dtype=dtype)))
     assert audit(files) == []
-    replays = [replay_trial(files, str(trial)) for trial in (0, 3)]  # verify has trained all 6 again
-    assert [replay.agrees for replay in replays] == [True] * 2
+    replays = [replay_trial(files, str(trial)) for trial in (0, 2, 3)]  # verify has trained all 6 again
+    assert [replay.agrees for replay in replays] == [True] * 3
     assert any("the trial amplifies rounding, torch's own errors to " in replay.conclusion for replay in replays)
 
 
 CHAOTIC: dict[str, Any] = {
     "task": {"dataset": {"kind": "sine", "n": 40}, "model": {"kind": "mlp", "hidden": [12]}, "loss": "huber"},
-    "training": {"epochs": 20, "batch_size": 7, "order": "shuffled"},
-    "parameters": {"lr": {"values": [0.1, 2, 3]}},
+    "training": {"epochs": 40, "batch_size": 7, "order": "shuffled"},
+    "parameters": {"lr": {"values": [0.1, 3]}},
     "tracking": {"trials": "none"},
 }
 
