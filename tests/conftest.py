@@ -20,6 +20,7 @@ from sweeps.execution.executor import Executor
 from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.ray import RayExecutor
 from sweeps.planning.prepared import PreparedSweep, prepare
+from sweeps.report import run_page
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.server.ui import mlflow_server
 from sweeps.tracking.mlflow.tracker import MlflowTracker
@@ -237,6 +238,12 @@ def ray_executor(local_ray: RayExecutor) -> RayExecutor:
 @pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def executor(request: pytest.FixtureRequest) -> Executor:
     return InlineExecutor() if request.param == "inline" else request.getfixturevalue("ray_executor")
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish text instead of pictures, which take longer to draw than a small sweep to train and log."""
+    monkeypatch.setattr(run_page, "stills", lambda results: {"stability_map.png": b"", "loss_curves.png": b""})
 
 
 @pytest.fixture

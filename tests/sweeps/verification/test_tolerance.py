@@ -44,6 +44,7 @@ def audit(files: SweepFiles) -> list[str]:
     return [str(line) for line in found.differences if line.where.endswith("recomputed")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", [1, 10])
 @pytest.mark.parametrize(("dtype", "floor"), [("float32", 1e-6), ("float64", 2e-15)])
 def test_rounding_that_grows_is_no_difference(
@@ -71,6 +72,7 @@ CHAOTIC: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "gelu"])  # by the numba kernel, by torch's batched operations
 def test_a_network_that_amplifies_rounding_is_no_difference(
     make_prepared: MakePrepared, stored: Callable[[PreparedSweep], SweepFiles], activation: str
@@ -83,6 +85,7 @@ def test_a_network_that_amplifies_rounding_is_no_difference(
     assert any("the trial amplifies rounding, torch's own errors to " in replay.conclusion for replay in replays)
 
 
+@pytest.mark.slow
 def test_more_than_rounding_is_told_of_trials_that_amplify_it(
     make_prepared: MakePrepared, stored: Callable[[PreparedSweep], SweepFiles]
 ) -> None:

@@ -29,6 +29,8 @@ from tests.support.documents import document
 from tests.support.doubles import Silent
 from tests.support.processes import until
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 MakePrepared = Callable[..., PreparedSweep]
 
 
