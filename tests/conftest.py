@@ -51,17 +51,22 @@ STOPS_RAY = "tests/sweeps/execution/test_ray_faults.py"
 # The groups that take longest start first, so that the processes end at about the same time.
 LONGEST = (
     "service",
-    "tests/chaos/test_chaos.py",
-    "tests/sgdcore/kernels/test_linear_triton.py",
-    "tests/sgdcore/kernels/test_kernels.py",
-    "tests/sweeps/verification/test_audit.py",
-    "ray",
-    "tests/sweeps/search/test_stages.py",
-    "tests/sweeps/verification/test_tolerance.py",
-    "tests/sweeps/tracking/mlflow/test_reconcile.py",
-    "tests/sweeps/service/schedule/test_scheduler.py",
-    "tests/sweeps/cli/test_cli.py",
     "tests/sweeps/service/jobs/test_ray_jobs.py",
+    "ray",
+    "tests/sweeps/cli/test_cli.py",
+    "tests/sgdcore/kernels/test_kernels.py",
+    "tests/sgdcore/kernels/test_linear_triton.py",
+    "tests/chaos/test_chaos.py",
+    "tests/sweeps/service/schedule/test_scheduler.py",
+    "tests/sgdcore/kernels/test_linear_numba.py",
+    "tests/dashboards/test_pages.py",
+    "tests/sweeps/tracking/mlflow/test_bulk_writer.py",
+    "tests/sweeps/verification/test_tolerance.py",
+    "tests/sweeps/verification/test_audit.py",
+    "tests/sweeps/search/test_stages.py",
+    "tests/sweeps/tracking/mlflow/test_reconcile.py",
+    "tests/sweeps/tracking/mlflow/test_faults.py",
+    "tests/sweeps/cli/test_streams.py",
 )
 SLOW = {"browser", "cli", "postgres", "ray_executor", "s3_server", "service_stack", "tracking_server"}
 
