@@ -20,6 +20,7 @@ from sweeps.execution.executor import Executor
 from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.ray import RayExecutor
 from sweeps.planning.prepared import PreparedSweep, prepare
+from sweeps.report import run_page
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.server.ui import mlflow_server
 from sweeps.tracking.mlflow.tracker import MlflowTracker
@@ -52,17 +53,22 @@ STOPS_RAY = "tests/sweeps/execution/test_ray_faults.py"
 # The groups that take longest start first, so that the processes end at about the same time.
 LONGEST = (
     "service",
-    "tests/chaos/test_chaos.py",
-    "tests/sgdcore/kernels/test_linear_triton.py",
-    "tests/sgdcore/kernels/test_kernels.py",
-    "tests/sweeps/verification/test_audit.py",
-    "ray",
-    "tests/sweeps/search/test_stages.py",
-    "tests/sweeps/verification/test_tolerance.py",
-    "tests/sweeps/tracking/mlflow/test_reconcile.py",
-    "tests/sweeps/service/schedule/test_scheduler.py",
-    "tests/sweeps/cli/test_cli.py",
     "tests/sweeps/service/jobs/test_ray_jobs.py",
+    "ray",
+    "tests/sweeps/cli/test_cli.py",
+    "tests/sgdcore/kernels/test_kernels.py",
+    "tests/sgdcore/kernels/test_linear_triton.py",
+    "tests/chaos/test_chaos.py",
+    "tests/sweeps/service/schedule/test_scheduler.py",
+    "tests/sgdcore/kernels/test_linear_numba.py",
+    "tests/dashboards/test_pages.py",
+    "tests/sweeps/tracking/mlflow/test_bulk_writer.py",
+    "tests/sweeps/verification/test_tolerance.py",
+    "tests/sweeps/verification/test_audit.py",
+    "tests/sweeps/search/test_stages.py",
+    "tests/sweeps/tracking/mlflow/test_reconcile.py",
+    "tests/sweeps/tracking/mlflow/test_faults.py",
+    "tests/sweeps/cli/test_streams.py",
 )
 SLOW = {"browser", "cli", "postgres", "ray_executor", "s3_server", "service_stack", "tracking_server"}
 
@@ -240,6 +246,12 @@ def ray_executor(local_ray: RayExecutor) -> RayExecutor:
 @pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def executor(request: pytest.FixtureRequest) -> Executor:
     return InlineExecutor() if request.param == "inline" else request.getfixturevalue("ray_executor")
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish text instead of pictures, which take longer to draw than a small sweep to train and log."""
+    monkeypatch.setattr(run_page, "stills", lambda results: {"stability_map.png": b"", "loss_curves.png": b""})
 
 
 @pytest.fixture

@@ -234,16 +234,16 @@ class TestCommand:
             dashboard.kill()
         assert sorted(path for path in cli.folder.rglob("*")) == before
 
-    @pytest.mark.parametrize("sent", [b"", b"GET / HT"], ids=["nothing", "half a request"])
-    def test_connections_that_send_no_request_stop_nobody(self, cli: Cli, sent: bytes) -> None:
+    def test_connections_that_send_no_request_stop_nobody(self, cli: Cli) -> None:
+        """They send nothing or half a request."""
         dashboard = cli.start("dashboard", "--port", 0)
         try:
             address = _address(dashboard)
             place = ("127.0.0.1", int(address.rpartition(":")[2]))
             with ExitStack() as stack:
                 connections = [stack.enter_context(socket.create_connection(place, timeout=60)) for _ in range(150)]
-                for connection in connections:
-                    connection.sendall(sent)
+                for connection in connections[::2]:
+                    connection.sendall(b"GET / HT")
                 with urllib.request.urlopen(f"{address}/healthz", timeout=30) as answer:
                     assert answer.read() == b"ok\n"
                 # The oldest make room for the newest; the others are closed when their time is over.

@@ -76,7 +76,7 @@ def test_published_plain_result_holds_on_the_whole_line_of_starts():
     np.testing.assert_allclose(result.params, [[0.9559, 1.4754]] * 4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kernel", EXACT)
+@pytest.mark.parametrize("kernel", [name for name in EXACT if name != "triton"])  # interpreted, 300 steps take long
 def test_stability_is_not_monotone_in_lr(kernel):
     rows = Hyperparams(lr=[0.02, 0.03, 0.05, 0.1], momentum=0.9)
     result = train(LINE, rows, epochs=60, start=[-0.66, 0.33], kernel=kernel)

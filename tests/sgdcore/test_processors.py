@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 
 from sgdcore import PolynomialModel
@@ -39,6 +40,7 @@ def results(**environment: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_no_bit_depends_on_the_instruction_sets_that_numpy_uses() -> None:
     every = results()
     assert len(every) == 2 * (4 * 4 + 2)

@@ -33,6 +33,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 EXACT = ("triton" if INTERPRETED else "numba", "reference")  # kernels whose results are the same bits on any CPU
 STEPS = 200 if NIGHTLY else 100  # at least, of the networks
 EPOCHS = 8 if INTERPRETED and not NIGHTLY else 20  # of the named cases
+RECORDED = 12 if INTERPRETED and not NIGHTLY else 30  # epochs of the named cases that record some steps only
 LINE = Task(line())
 # (features, bias, dtype) of the random runs: few, because each takes seconds to compile, and fewer by default.
 SHAPES: tuple[tuple[int, bool, str], ...] = ((1, True, "float32"), (2, False, "float64"), (5, False, "float32"))
@@ -100,8 +101,8 @@ TRAIN_INPUTS = [
     TrainInput("without bias", Task(line(), LinearModel(bias=False)), {"lr": 0.01, "momentum": 0.9}),
     TrainInput("polynomial", Task(sine(9), PolynomialModel(3)), {"lr": 1e-4, "momentum": 0.9}),
     TrainInput("validation", Task(linear(9, 3).split(0.3)), {"lr": 0.01, "weight_decay": [0, 0.1]}),
-    TrainInput("sparse record", LINE, {"lr": [0.01, 9.0]}, {"record": Recording(5), "epochs": 30}),
-    TrainInput("linear record", LINE, {"lr": [0.01, 9.0]}, {"record": Recording(5, "linear"), "epochs": 30}),
+    TrainInput("sparse record", LINE, {"lr": [0.01, 9.0]}, {"record": Recording(5), "epochs": RECORDED}),
+    TrainInput("linear record", LINE, {"lr": [0.01, 9.0]}, {"record": Recording(5, "linear"), "epochs": RECORDED}),
 ]
 
 

@@ -142,7 +142,7 @@ def test_equals_a_torch_script_bit_for_bit(kernel, batch_size, shuffle, features
             {"lr": 0.05, "momentum": 0.9, "nesterov": True},
         ]
     ):
-        options = {"epochs": 6, "batch_size": batch_size}
+        options = {"epochs": 2 if INTERPRETED and not NIGHTLY else 6, "batch_size": batch_size}
         expected = user_script(
             inputs, targets, arguments, shuffle=shuffle, seed=seed, dtype=getattr(torch, dtype), **options
         )
@@ -179,7 +179,7 @@ def test_larger_batches_are_as_near_to_float64_as_torch(kernel: str, features: i
             "nesterov": [False, False, False, False, True, False, True],
         },
         {
-            "epochs": 10,
+            "epochs": max(2, batch_size // 4) if INTERPRETED and not NIGHTLY else 10,
             "batch_size": batch_size,
             "order": "shuffled",
             "start": np.float32(rng.standard_normal(features + 1)),

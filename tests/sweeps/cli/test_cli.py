@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -147,12 +148,15 @@ def test_schema_describes_the_shipped_configs(cli: Cli) -> None:
     assert "additionalProperties" in json.dumps(schema)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "kill"])
+@pytest.mark.parametrize(
+    ("number", "where"), [(signal.SIGINT, []), (signal.SIGTERM, ["--executor", "inline"])], ids=["ctrl-c", "kill"]
+)
 def test_an_interrupted_sweep_names_the_command_that_finishes_it(
-    cli: Cli, config: Callable[..., Path], store: Store, number: signal.Signals
+    cli: Cli, config: Callable[..., Path], store: Store, number: signal.Signals, where: list[str]
 ) -> None:
-    path = config(parameters={"lr": {"min": 0.001, "max": 0.05, "count": 400}}, execution={"trials_per_shard": 100})
-    process = cli.start("run", path, "--store", "store")
+    """On a local Ray, and inline."""
+    path = config(parameters={"lr": {"min": 0.001, "max": 0.05, "count": 400}}, execution={"trials_per_shard": 10})
+    process = cli.start("run", path, "--store", "store", *where)
     until = time.monotonic() + 120
     while not any(files.shards.done() for files in store.sweeps()) and time.monotonic() < until:
         time.sleep(0.05)
@@ -161,12 +165,12 @@ def test_an_interrupted_sweep_names_the_command_that_finishes_it(
     assert process.returncode == 130, out + err
     assert "Traceback" not in err
     sweep_id = only_id(cli)
-    assert f"continue with: sweeps resume {sweep_id}\n" in err
+    assert f"continue with: {shlex.join(['sweeps', 'resume', sweep_id, *where])}\n" in err
     client = MlflowClient(store.tracking_uri)
     experiment = client.get_experiment_by_name("small").experiment_id
     [parent] = client.search_runs([experiment], "tags.`sweeps.kind` = 'sweep'")
     assert parent.info.status == "KILLED"
-    cli("resume", sweep_id)  # as it was named: on a local Ray
+    cli("resume", sweep_id, *where)
     trials = client.search_runs([experiment], "tags.`mlflow.parentRunId` != ''", max_results=1000)
     assert len({run.data.tags["sweeps.trial_id"] for run in trials}) == len(trials) == 400
     assert client.get_run(parent.info.run_id).info.status == "FINISHED"

@@ -232,7 +232,9 @@ def assert_one_gpu_each(executor: RayExecutor, make_prepared: MakePrepared, fold
     """The GPUs are only Ray's word for it: ``auto`` then trains on the CPU, ``cuda`` fails."""
     prepared = make_prepared(execution={"trials_per_shard": 1})
     results = list(
-        executor.run(replace(prepared, task=Witness(prepared.task.dataset, folder=folder)), prepared.plan.shards())
+        executor.run(
+            dataclasses.replace(prepared, task=Witness(prepared.task.dataset, folder=folder)), prepared.plan.shards()
+        )
     )
     assert [type(result) for result in results] == [ShardResult] * 12
     assert {path.name.partition(" ")[2] for path in folder.iterdir()} <= {"0", "1"}

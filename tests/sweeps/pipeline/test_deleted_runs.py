@@ -16,6 +16,8 @@ from sweeps.tracking.mlflow.tracker import MlflowTracker
 from sweeps.verification.audit import verify
 from tests.support.doubles import Silent
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
+
 Logged = tuple[SweepFiles, MlflowClient, Callable[[], MlflowTracker]]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Generator, Iterable
 from itertools import islice
 from pathlib import Path
@@ -35,6 +33,7 @@ from sweeps.verification.audit import verify
 from tests.support import two_stages as two_stages_method
 from tests.support.documents import ROOT, document
 from tests.support.doubles import Silent, Untracked
+from tests.support.forked import Forked
 from tests.support.processes import until
 from tests.support.stores import contents
 from tests.support.two_stages import BEST, FACTORS, TwoStages
@@ -42,6 +41,7 @@ from tests.support.two_stages import BEST, FACTORS, TwoStages
 FIRST = 12  # trials of tests.support.documents.document()
 SECOND = BEST * (len(FACTORS) - 1)
 SIZE = 4  # trials per shard
+TWO_STAGES = "from tests.support.two_stages import main; main()"
 
 
 @pytest.fixture(autouse=True)
@@ -209,18 +209,15 @@ def test_a_killed_process_resumes_in_its_second_stage(tmp_path: Path, store: Sto
     path = tmp_path / "sweep.yaml"
     path.write_text(json.dumps(document(parameters=parameters, execution={"trials_per_shard": 1})))
 
-    def start(*arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.support.two_stages", *map(str, arguments)]
+    def start(*arguments: object) -> Forked:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         environment |= {"SWEEPS_STORE": str(store.root), "PYTHONPATH": str(ROOT)}
-        return subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        return Forked([str(argument) for argument in arguments], tmp_path, environment, TWO_STAGES)
 
     def finished(*arguments: object) -> str:
         process = start(*arguments)
-        out, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, out
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, out + err
         return out
 
     killed = start("run", path, "--id", "aa", "--executor", executor)

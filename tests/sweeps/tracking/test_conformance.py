@@ -26,6 +26,8 @@ from tests.support.documents import TASKS
 from tests.support.doubles import Silent
 from tests.support.json_lines_tracker import JsonLinesTracker
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 MakeTracker = Callable[[], Tracker]
 POLICIES = {"all": 1.0, "none": 0.0, "top:5": 5.0}
 
@@ -58,6 +60,7 @@ def tracked(files: SweepFiles, prepared: PreparedSweep) -> TrackedSweep:
     return TrackedSweep.of(files, prepared)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("task", ["line", "network"])
 def test_a_killed_sweep_is_logged_once_and_as_stored(

@@ -30,6 +30,8 @@ from tests.support.command_line import Cli
 from tests.support.documents import TASKS, document
 from tests.support.doubles import Silent
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 MakePrepared = Callable[..., PreparedSweep]
 KEPT: dict[str, dict[str, Any]] = {
     "best": {"tracking": {"trials": "top:3"}},
@@ -93,6 +95,7 @@ def lines(files: SweepFiles, sample: int = 5) -> list[str]:
     return [str(difference) for difference in audit(files, sample).differences]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", ["bulk", "client"])
 @pytest.mark.parametrize("policy", ["all", "none", "top:5"])
 @pytest.mark.parametrize("name", TASKS)

@@ -44,6 +44,7 @@ def audit(files: SweepFiles) -> list[str]:
     return [str(line) for line in found.differences if line.where.endswith("recomputed")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", [1, 10])
 @pytest.mark.parametrize(("dtype", "floor"), [("float32", 1e-6), ("float64", 2e-15)])
 def test_rounding_that_grows_is_no_difference(
@@ -58,19 +59,20 @@ def test_rounding_that_grows_is_no_difference(
     monkeypatch.setitem(ROUNDING, dtype, floor)
     files = stored(make_prepared(**growing(features, dtype=dtype)))
     assert audit(files) == []
-    replays = [replay_trial(files, str(trial)) for trial in (0, 3)]  # verify has trained all 6 again
-    assert [replay.agrees for replay in replays] == [True] * 2
+    replays = [replay_trial(files, str(trial)) for trial in (0, 2, 3)]  # verify has trained all 6 again
+    assert [replay.agrees for replay in replays] == [True] * 3
     assert any("the trial amplifies rounding, torch's own errors to " in replay.conclusion for replay in replays)
 
 
 CHAOTIC: dict[str, Any] = {
     "task": {"dataset": {"kind": "sine", "n": 40}, "model": {"kind": "mlp", "hidden": [12]}, "loss": "huber"},
-    "training": {"epochs": 20, "batch_size": 7, "order": "shuffled"},
-    "parameters": {"lr": {"values": [0.1, 2, 3]}},
+    "training": {"epochs": 40, "batch_size": 7, "order": "shuffled"},
+    "parameters": {"lr": {"values": [0.1, 3]}},
     "tracking": {"trials": "none"},
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "gelu"])  # by the numba kernel, by torch's batched operations
 def test_a_network_that_amplifies_rounding_is_no_difference(
     make_prepared: MakePrepared, stored: Callable[[PreparedSweep], SweepFiles], activation: str
@@ -83,6 +85,7 @@ def test_a_network_that_amplifies_rounding_is_no_difference(
     assert any("the trial amplifies rounding, torch's own errors to " in replay.conclusion for replay in replays)
 
 
+@pytest.mark.slow
 def test_more_than_rounding_is_told_of_trials_that_amplify_it(
     make_prepared: MakePrepared, stored: Callable[[PreparedSweep], SweepFiles]
 ) -> None:

@@ -29,6 +29,7 @@ from sweeps.service.schedule.tick_table import DONE, DUE, MISSED, RUNNING, SKIPP
 from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
 from tests.support.documents import ROOT, document
+from tests.support.hypothesis_profiles import NIGHTLY
 from tests.support.killed_schedulers import MINUTES, START
 from tests.support.serving import serving
 from tests.support.stores import computed_into
@@ -393,7 +394,7 @@ def test_two_processes_that_are_killed_at_random_start_each_tick_once(
 ) -> None:
     for folder in ("jobs", "store"):
         (tmp_path / folder).mkdir()
-    uri, kills = f"sqlite:///{tmp_path / 'schedules.db'}", 12
+    uri, kills = f"sqlite:///{tmp_path / 'schedules.db'}", 12 if NIGHTLY else 6
     if kind == "postgresql":
         uri = request.getfixturevalue("postgres").new_database()
     config = ROOT / "configs" / "seed.yaml"

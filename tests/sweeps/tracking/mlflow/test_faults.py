@@ -23,10 +23,13 @@ from sweeps.store.store import Store
 from sweeps.tracking.mlflow.database import sqlite
 from sweeps.tracking.mlflow.server.ui import serve
 from sweeps.tracking.mlflow.tracker import MlflowTracker
+from sweeps.verification.audit import verify
 from tests.support.command_line import Cli
 from tests.support.documents import document
 from tests.support.doubles import Silent
 from tests.support.processes import until
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 MakePrepared = Callable[..., PreparedSweep]
 
@@ -178,3 +181,4 @@ def test_a_server_that_is_killed_in_mid_sweep_and_started_again(cli: Cli, store:
     assert set(counts.values()) == {1}
     ids = {trial_id for table in files.shards.tables(["trial_id"]) for trial_id in table["trial_id"].to_pylist()}
     assert set(counts) == ids
+    assert verify(files, MlflowTracker(store.tracking_uri), sample=5).differences == []

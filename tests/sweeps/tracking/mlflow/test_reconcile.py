@@ -15,13 +15,13 @@ from sweeps.pipeline.publish import publish
 from sweeps.pipeline.run import create, resume, run
 from sweeps.planning.prepared import PreparedSweep, prepare
 from sweeps.planning.shards import Shard, ShardFailure, ShardResult
-from sweeps.report.files import write_report
-from sweeps.results.results import load_results
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 from sweeps.verification.audit import verify
 from tests.support.documents import document
 from tests.support.doubles import Silent
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
 
 NETWORK: dict[str, Any] = {
     "task": {"dataset": {"kind": "sine", "n": 9}, "model": {"kind": "mlp", "hidden": [3]}},
@@ -67,7 +67,6 @@ def logged_without(store: Store, name: str, writer: str) -> tuple[SweepFiles, in
     tracker, executor = tracker_of(store), Without({missing})
     files = create(prepared, store, executor, tracker)
     outcome = run(files, prepared, executor, tracker, Silent())
-    write_report(load_results(files))
     publish(outcome, tracker)
     assert outcome.failed_trials == 4
     return files, missing
@@ -75,7 +74,6 @@ def logged_without(store: Store, name: str, writer: str) -> tuple[SweepFiles, in
 
 def resumed(files: SweepFiles, tracker: MlflowTracker) -> None:
     outcome = resume(files, InlineExecutor(), tracker, Silent())
-    write_report(load_results(files))
     publish(outcome, tracker)
     assert outcome.tracking_error is None
 
