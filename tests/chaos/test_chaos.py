@@ -145,7 +145,7 @@ def test_the_driver_is_killed(cli: Cli, store: Store, tmp_path: Path, undisturbe
 @pytest.mark.chaos_only("test_ray_faults.py: test_shards_that_crash_again_and_again_are_given_up_and_the_rest_goes_on")
 def test_workers_are_killed(cli: Cli, store: Store, tmp_path: Path, undisturbed: Undisturbed, seed: int) -> None:
     chance = random.Random(seed)
-    process = cli.start("run", written(tmp_path, SWEEP))
+    process = cli.start("run", written(tmp_path, SWEEP), "--executor", "ray")
     files = begun(store, process)
     killed = 0
     while process.poll() is None and killed < KILLS:

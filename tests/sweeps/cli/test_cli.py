@@ -37,7 +37,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported(tmp_path: Path) -> None
 
 
 def test_the_published_cases_come_out_of_the_command_as_the_shell_starts_it(tmp_path: Path) -> None:
-    out = Cli(tmp_path, forked=False)("run", ROOT / "configs" / "seed.yaml").stdout
+    out = Cli(tmp_path, forked=False)("run", ROOT / "configs" / "seed.yaml", "--executor", "ray").stdout
     rows = {row.split("  ")[0].strip(): row for row in out.splitlines()[1:]}
     for case, final in (
         ("plain", ("0.9559", "1.4754")),
@@ -149,7 +149,7 @@ def test_schema_describes_the_shipped_configs(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "where"), [(signal.SIGINT, []), (signal.SIGTERM, ["--executor", "inline"])], ids=["ctrl-c", "kill"]
+    ("number", "where"), [(signal.SIGINT, ["--executor", "ray"]), (signal.SIGTERM, ["--executor", "inline"])], ids=["ctrl-c", "kill"]
 )
 def test_an_interrupted_sweep_names_the_command_that_finishes_it(
     cli: Cli, config: Callable[..., Path], store: Store, number: signal.Signals, where: list[str]

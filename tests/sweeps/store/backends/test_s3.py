@@ -261,7 +261,8 @@ def test_a_killed_driver_is_followed_by_another(s3_store: Store, store: Store, t
 
 @pytest.mark.slow
 def test_workers_of_ray_write_their_shards(s3_store: Store, store: Store, cli: Cli, config: Path) -> None:
-    said = cli("run", config, "--store", s3_store.where, "--tracking-uri", store.tracking_uri).stdout
+    where = ("--store", s3_store.where, "--tracking-uri", store.tracking_uri)
+    said = cli("run", config, "--executor", "ray", *where).stdout
     [files] = s3_store.sweeps()
     assert "stored by this process" not in said
     assert files.state() == "reported"
