@@ -83,6 +83,8 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
     )
     target = getattr(prepared.config.task.dataset, "target", "")
     say(f"features: {listed(prepared.task.dataset.feature_names)}{target and f'; target: {target}'}")
+    if target:
+        say(f"first row: {_first_row(prepared)}")
     say(f"curves: {points:,} points{'' if prepared.task.is_quadratic else _WHY_POINTS}")
     say(f"shards: {summary['shards']:,} of up to {prepared.plan.trials_per_shard:,} trials")
     say("executor: {} ({})".format(*choice))
@@ -273,6 +275,16 @@ def _say_forecast(prepared: PreparedSweep, expected: Forecast | None) -> None:
         say(f"best predicted: {', '.join(swept)} ({expected.best['growth']:.3g} per epoch{among})")
     for edge in expected.edges:
         say(str(edge))
+
+
+def _first_row(prepared: PreparedSweep) -> str:
+    """Return the first row of a data file as it is understood, in its own units."""
+    from sweeps.config.messages import listed
+    from sweeps.planning.task_loader import load_raw
+
+    data = load_raw(prepared.config.task.dataset)
+    cells = listed(tuple(f"{name} {value:g}" for name, value in zip(data.feature_names, data.inputs[0], strict=True)))
+    return f"{cells}; target: {data.targets[0]:g}"
 
 
 def _axes(prepared: PreparedSweep) -> Any:

@@ -23,6 +23,7 @@ STEP_ZERO = 0.5  # position of step 0 on a logarithmic axis
 LEAST = 1e-300
 LOG_STEPS = 20  # with more steps, the step axis is logarithmic
 _ROOM = 0.06  # padding around the curves, as a share of the axis
+_SPAN_ABOVE = 1000.0  # times the largest loss of a settled trial
 SETTLED = VERDICTS[:3]
 
 FloatArray = NDArray[np.float64]
@@ -33,7 +34,7 @@ def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Fig
 
     A verdict's curve is the median, with bands that hold 50 % and 80 % of a uniform, reproducible sample of its trials;
     the loss of a stopped trial counts as infinite. The loss axis spans the settled trials, so diverging curves leave it
-    at the top.
+    at the top; where each trial has a curve, the axis also spans losses up to 1,000 times those of the settled.
 
     Args:
         results: The sweep's results.
@@ -43,7 +44,10 @@ def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Fig
     drawn = sampled_trials(results) if trials is None else results.rows(trials)[["trial", "verdict", *results.swept]]
     curves = results.curves(drawn["trial"].tolist(), ["loss", "validation_loss"]).merge(drawn, on="trial")
     settled = curves["loss"][curves["verdict"].isin(SETTLED)]
+    each = trials is not None or results.stored <= FEW
     shown = settled if len(settled) else _below(curves, results.config.verdict.diverged_factor)
+    if each and len(settled):
+        shown = curves["loss"][curves["loss"] <= _SPAN_ABOVE * settled.max()]
     positive = shown[shown > 0]
     floor = max(float(positive.min()) / 10, LEAST) if (shown == 0).any() and len(positive) else LEAST
     last = int(curves["step"].max()) if len(curves) else 0
@@ -54,11 +58,11 @@ def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Fig
         step_shown=curves["step"].clip(lower=STEP_ZERO if logarithmic else 0),
         loss_shown=curves["loss"].clip(floor, ceiling),
     )
-    if trials is not None or results.stored <= FEW:
+    if each:
         _every_trial(figure, results, curves)
     else:
         _by_verdict(figure, results, curves, floor, ceiling)
-    _validation(figure, results, curves, trials is not None or results.stored <= FEW, floor, ceiling)
+    _validation(figure, results, curves, each, floor, ceiling)
     figure.update_xaxes(title_text="step", **step_axis(last, logarithmic))
     loss = f"training loss ({results.config.task.loss})"
     return figure.update_yaxes(title_text=loss, type="log", **layout)

@@ -149,7 +149,9 @@ def test_schema_describes_the_shipped_configs(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "where"), [(signal.SIGINT, ["--executor", "ray"]), (signal.SIGTERM, ["--executor", "inline"])], ids=["ctrl-c", "kill"]
+    ("number", "where"),
+    [(signal.SIGINT, ["--executor", "ray"]), (signal.SIGTERM, ["--executor", "inline"])],
+    ids=["ctrl-c", "kill"],
 )
 def test_an_interrupted_sweep_names_the_command_that_finishes_it(
     cli: Cli, config: Callable[..., Path], store: Store, number: signal.Signals, where: list[str]
@@ -346,6 +348,7 @@ def test_the_plan_names_the_features_and_what_was_done_to_the_data(cli: Cli, tmp
     )
     planned = cli("plan", path).stdout
     assert "features: x, color_blue, color_red; target: y\n" in planned
+    assert "first row: x 1, color_blue 0, color_red 1; target: 2\n" in planned
     notes = [
         "left out column 1, a table's index: it has no name",
         "dropped 1 of 4 rows, which have missing values",

@@ -436,7 +436,11 @@ class TestFigures:
         assert f" converged, {len(numbers)}" in median.name
 
     def test_few_trials_are_drawn_one_by_one(self, seed: tuple[PreparedSweep, Results]) -> None:
-        drawn = figures.loss_curves(seed[1]).data
+        figure = figures.loss_curves(seed[1])
+        drawn = figure.data
+        assert figure.layout.yaxis.range[1] > np.log10(seed[1].curves([2])["loss"].max()), (
+            "the diverging case is cut off"
+        )
         assert [trace.name for trace in drawn] == [f"trial {i}, {v}" for i, v in enumerate(seed[1].trials["verdict"])]
         np.testing.assert_array_equal(drawn[2].y, seed[1].curves([2])["loss"])
 
