@@ -269,7 +269,7 @@ class LineProgress:
             done = self._done[name] + more
             rate = _rate(done / seconds) if done else "waiting"
             left = f", {seconds / done * (total - done):,.0f} s left" if 0 < done < total else ""
-            training = f"{more:,.1f} more in training, " if more else ""
+            training = f"{f'{more:,.1f}'.removesuffix('.0')} more in training, " if more else ""
             parts.append(f"{name} {self._done[name]:,} of {total:,} ({training}{rate}{left})")
         if parts:
             say("; ".join(parts))

@@ -190,17 +190,18 @@ def sections(results: Results) -> Iterator[Section]:
 
 
 def _plot(key: str, figure: go.Figure) -> str:
-    from sweeps.report.theme import PLOT_CONFIG
+    from sweeps.report.theme import LEAST_WIDTH, PLOT_CONFIG
 
-    return str(
-        figure.to_html(
-            full_html=False,
-            include_plotlyjs=False,
-            div_id=f"figure-{key}",
-            config=PLOT_CONFIG,
-            default_height=f"{figure.layout.height}px",
-        )
+    drawn = figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=f"figure-{key}",
+        config=PLOT_CONFIG,
+        default_height=f"{figure.layout.height}px",
     )
+    # On a phone the page scrolls a figure whose labels or legend need more room.
+    least = (figure.layout.meta or {}).get(LEAST_WIDTH, 0)
+    return f'<div style="min-width: {least}px">{drawn}</div>' if least else str(drawn)
 
 
 def _html_table(table: Table) -> dict[str, Any]:

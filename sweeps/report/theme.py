@@ -34,6 +34,7 @@ BUTTONS = {
     "bordercolor": "rgba(128,128,128,0.35)",
     "borderwidth": 1,
 }
+LEAST_WIDTH = "least_width"  # a key of layout.meta: the width in pixels below which a figure's texts overlap
 PLOT_CONFIG: dict[str, Any] = {
     "responsive": True,
     "displaylogo": False,

@@ -11,7 +11,7 @@ from sgdcore.verdict import VERDICTS
 from sweeps.report.colors import COLOURS, SYMBOLS
 from sweeps.report.figures.loss_curves import LEAST, LOG_STEPS, SETTLED, STEP_ZERO, band, loss_axis, step_axis
 from sweeps.report.figures.stability_map import draw_maps
-from sweeps.report.theme import LINES, faded, pattern, template
+from sweeps.report.theme import LEAST_WIDTH, LINES, faded, pattern, template
 from sweeps.results.aggregate import SAMPLED
 from sweeps.results.comparison import Comparison
 from sweeps.results.heatmap import Panel
@@ -22,6 +22,7 @@ from sweeps.text.formatting import heading
 _DASHES = ("solid", "dash", "dot")  # distinguish sweeps that share a colour
 _QUANTILES = (0.25, 0.5, 0.75)
 _MOST_IN_A_ROW = 4
+_LEAST = {LEAST_WIDTH: 620}  # the legend included
 
 FloatArray = NDArray[np.float64]
 
@@ -53,7 +54,7 @@ def compared_curves(comparison: Comparison) -> go.Figure | None:
     The band holds half of a sweep's settled trials. It is computed from a uniform sample per verdict, weighted by the
     number of trials with that verdict.
     """
-    figure = go.Figure(layout={"template": template(), "height": 480})
+    figure = go.Figure(layout={"template": template(), "height": 480, "meta": _LEAST})
     curves = [_curves(results) for results in comparison.sweeps]
     shown = pd.concat([frame["loss"] for frame in curves]) if curves else pd.Series(dtype=float)
     if not shown.notna().any():
@@ -77,7 +78,8 @@ def compared_shares(comparison: Comparison) -> go.Figure:
     bars = [
         (name, results) for name, results in zip(comparison.names, comparison.sweeps, strict=True) if results.stored
     ]
-    figure = go.Figure(layout={"template": template(), "barmode": "stack", "height": 150 + 44 * len(bars)})
+    layout = {"template": template(), "barmode": "stack", "height": 150 + 44 * len(bars), "meta": _LEAST}
+    figure = go.Figure(layout=layout)
     for i, verdict in enumerate(VERDICTS):
         counts = np.array([results.aggregate.verdicts[i] for _, results in bars])
         if counts.any():

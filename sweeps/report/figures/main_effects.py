@@ -8,13 +8,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sweeps.report.colors import COLOURS
-from sweeps.report.theme import ACCENT, faded, template
+from sweeps.report.theme import ACCENT, LEAST_WIDTH, faded, template
 from sweeps.results.binning import MapAxis, ticks
 from sweeps.results.importance import effects, main_effect
 from sweeps.results.results import Results
 from sweeps.text.formatting import heading
 
 _MOST = 6  # parameters drawn
+_COLUMN_WIDTH = 140  # pixels
 
 
 def main_effects(results: Results) -> go.Figure | None:
@@ -63,7 +64,8 @@ def main_effects(results: Results) -> go.Figure | None:
     loss = f"{heading(results.metric)} ({results.config.task.loss})"
     figure.update_yaxes(title_text=loss, row=2, col=1)
     figure.update_annotations(font_size=13)
-    return figure.update_layout(template=template(), height=500, showlegend=False, margin={"b": 76})
+    least = {LEAST_WIDTH: 90 + _COLUMN_WIDTH * len(names)}
+    return figure.update_layout(template=template(), height=500, showlegend=False, margin={"b": 76}, meta=least)
 
 
 def _add_effect(figure: go.Figure, part: pd.DataFrame, places: np.ndarray, column: int, where: str) -> None:

@@ -64,9 +64,10 @@ def is_server(uri: str) -> bool:
 
 
 def quiet() -> None:
-    """Disable MLflow's telemetry and log output; environment variables set by the user take precedence."""
+    """Disable MLflow's telemetry, logs and progress bars; environment variables set by the user take precedence."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # drawn where tqdm is installed
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are also raised, and reported in one line

@@ -57,6 +57,40 @@ def test_silent_and_alone_in_light_and_dark_wide_and_narrow(line: Results, brows
     assert narrow[2]
 
 
+OVERLAPS = """
+[...document.querySelectorAll('#figure-effects :is(.annotation-text, .g-xtitle text, .g-ytitle text)')]
+    .map(text => text.getBoundingClientRect())
+    .some((a, i, all) => all.slice(i + 1).some(b =>
+        a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1))
+"""
+
+
+def test_a_phone_scrolls_figures_whose_texts_need_more_room(line: Results, browser: Browser) -> None:
+    path = Path(write_report(line))
+
+    def look(page: Any) -> tuple[bool, bool]:
+        drawn(page)
+        return page.evaluate(OVERLAPS), page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+    assert browser.visit(path, look, width=390) == (False, True)
+
+
+def test_closed_sections_are_printed(line: Results, browser: Browser) -> None:
+    path = Path(write_report(line))
+
+    def look(page: Any) -> list[int]:
+        closed = "document.querySelectorAll('details:not([open])').length"
+        counts = [page.evaluate(closed)]
+        for event in ("beforeprint", "afterprint"):
+            page.evaluate(f"dispatchEvent(new Event('{event}'))")
+            counts.append(page.evaluate(closed))
+        return counts
+
+    before, printed, after = browser.visit(path, look)
+    assert (printed, after) == (0, before)
+    assert before > 0
+
+
 def test_the_map_has_the_right_cells(line: Results, browser: Browser) -> None:
     trials = pd.concat([pd.read_parquet(p) for p in sorted(line.files.shards.folder.glob("*.parquet"))])
 
