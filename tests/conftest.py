@@ -18,7 +18,7 @@ from sweeps.config.loader import parse
 from sweeps.config.schema import SweepConfig
 from sweeps.execution.executor import Executor
 from sweeps.execution.inline import InlineExecutor
-from sweeps.execution.ray import RayExecutor
+from sweeps.execution.ray import RayExecutor, loopback_environment
 from sweeps.planning.prepared import PreparedSweep, prepare
 from sweeps.report import run_page
 from sweeps.store.store import Store, SweepFiles
@@ -80,9 +80,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Unset the variables that point to the user's own servers and store; let Ray's workers import tests' tasks."""
+    """Unset the variables that point to the user's own servers and store, and let Ray's workers import tests' tasks.
+
+    Ray reads its variables when it is imported, which any test may do first: set them for a local Ray before.
+    """
     for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING_", "SWEEPS_"))]:
         del os.environ[name]
+    loopback_environment()
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 
 
