@@ -38,7 +38,7 @@ class _SGD(torch.optim.SGD):
 
     add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
     step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
-    step.hooked = True  # type: ignore[attr-defined]
+    step.hooked = True
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
