@@ -36,6 +36,16 @@ _SHORT_SECONDS = 2.0  # about the time that the tracker's import takes
 Show = Callable[[SweepOutcome], None]
 
 
+def tracks_late(prepared: PreparedSweep, executor: Executor, tracker: Tracker) -> bool:
+    """Return whether a new sweep should use its tracker only after its results are shown: a short one would wait.
+
+    Where someone else can refuse the runs, that is known before anything is computed.
+    """
+    config, plan = prepared.config, prepared.plan
+    seconds = predicted_seconds(config, prepared.task, len(plan), plan.steps)
+    return executor.is_inline and tracker.is_embedded and seconds < _SHORT_SECONDS
+
+
 def create(
     prepared: PreparedSweep,
     store: Store,
@@ -44,6 +54,8 @@ def create(
     fresh: bool = False,
     sweep_id: str | None = None,
     tags: dict[str, str] | None = None,
+    *,
+    late: bool = False,
 ) -> SweepFiles:
     """Start the executor, check the tracker, pack the plan for the executor and create the sweep's folder.
 
@@ -55,12 +67,13 @@ def create(
         fresh: whether to compute all trials instead of reusing those of earlier sweeps.
         sweep_id: the new sweep's id; random by default.
         tags: tags to store with the plan and to set on MLflow's parent run.
+        late: leave the tracker alone until the results are shown (see tracks_late()).
 
     Raises:
         InputError: the store, the executor or the tracking URI cannot be used; nothing was written.
     """
     store.check_writable()
-    if _tracks_late(prepared, executor, tracker):
+    if late:
         executor.check(prepared.config.training.device)
     else:
         _start(tracker, executor, prepared)
@@ -81,6 +94,8 @@ def run(
     tracker: Tracker,
     progress: Progress,
     show: Show | None = None,
+    *,
+    late: bool = False,
 ) -> SweepOutcome:
     """Run a new sweep, with the shard size in its manifest. The caller must hold its lease.
 
@@ -91,13 +106,13 @@ def run(
         tracker: the tracker to log it.
         progress: displays the progress.
         show: shows the results, called as soon as all trials are computed, while they are still being logged.
+        late: as given to create().
 
     Raises:
         Interrupted: the user pressed Ctrl-C.
         ClusterLost: the executor's cluster is lost; finished shards are in the store.
     """
     plan = with_shard_size(prepared.plan, files.planned().stages[0].trials_per_shard)
-    late = _tracks_late(prepared, executor, tracker)
     return _finish(SweepOutcome(files, replace(prepared, plan=plan)), executor, tracker, progress, show, late)
 
 
@@ -156,16 +171,6 @@ def log(files: SweepFiles, tracker: Tracker, progress: Progress, writer: WriterN
     tracker.check(writer or config.writer)
     tracker.open(prepared.config.experiment_name, files.tracking_record.at(tracker.uri).get("run_id"))
     return _finish(SweepOutcome(files, prepared, failed_trials=sum(map(len, missing))), None, tracker, progress)
-
-
-def _tracks_late(prepared: PreparedSweep, executor: Executor, tracker: Tracker) -> bool:
-    """Return whether the tracker is used only after the results are shown: its import would delay a short sweep.
-
-    Where someone else can refuse the runs, that is known before anything is computed.
-    """
-    config, plan = prepared.config, prepared.plan
-    seconds = predicted_seconds(config, prepared.task, len(plan), plan.steps)
-    return executor.is_inline and tracker.is_embedded and seconds < _SHORT_SECONDS
 
 
 def _start(tracker: Tracker, executor: Executor, prepared: PreparedSweep, run_id: str | None = None) -> None:

@@ -135,13 +135,14 @@ def run(
         with ending(files):
             _run_again(files, prepared, executor, address, tracking_uri, tracking_database)
         return
+    tracker = tracker_for(home, tracking_uri, None, database_of(tracking_database, prepared.config))
     say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {prepared.plan.steps:,} steps")
     with executor_of(executor, address, prepared) as where:
-        tracker = tracker_for(home, tracking_uri, None, database_of(tracking_database, prepared.config))
-        files = pipeline.create(prepared, home, where, tracker, fresh, id_, tags)
+        late = pipeline.tracks_late(prepared, where, tracker)
+        files = pipeline.create(prepared, home, where, tracker, fresh, id_, tags, late=late)
         with ending(files), files.lease(), keeping(files):
             reported = report_progress(progress(), files, where, complain)
-            outcome = pipeline.run(files, prepared, where, tracker, reported, show_results)
+            outcome = pipeline.run(files, prepared, where, tracker, reported, show_results, late=late)
             conclude(outcome, home, where.description, tracker)
 
 

@@ -155,7 +155,7 @@ def test_schema_describes_the_shipped_configs(cli: Cli) -> None:
 def test_an_interrupted_sweep_names_the_command_that_finishes_it(
     cli: Cli, config: Callable[..., Path], store: Store, number: signal.Signals, where: list[str]
 ) -> None:
-    """On a local Ray, and inline."""
+    """On a local Ray, and inline, where a short sweep is not in MLflow before all trials are computed."""
     path = config(parameters={"lr": {"min": 0.001, "max": 0.05, "count": 400}}, execution={"trials_per_shard": 10})
     process = cli.start("run", path, "--store", "store", *where)
     until = time.monotonic() + 120
@@ -168,10 +168,14 @@ def test_an_interrupted_sweep_names_the_command_that_finishes_it(
     sweep_id = only_id(cli)
     assert f"continue with: sweeps resume {sweep_id}\n" in err
     client = MlflowClient(store.tracking_uri)
+    interrupted = client.get_experiment_by_name("small")
+    assert (interrupted is None) == ("inline" in where)
+    if interrupted is not None:
+        [parent] = client.search_runs([interrupted.experiment_id], "tags.`sweeps.kind` = 'sweep'")
+        assert parent.info.status == "KILLED"
+    cli("resume", sweep_id, *where)
     experiment = client.get_experiment_by_name("small").experiment_id
     [parent] = client.search_runs([experiment], "tags.`sweeps.kind` = 'sweep'")
-    assert parent.info.status == "KILLED"
-    cli("resume", sweep_id, *where)
     trials = client.search_runs([experiment], "tags.`mlflow.parentRunId` != ''", max_results=1000)
     assert len({run.data.tags["sweeps.trial_id"] for run in trials}) == len(trials) == 400
     assert client.get_run(parent.info.run_id).info.status == "FINISHED"

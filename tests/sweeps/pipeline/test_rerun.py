@@ -29,7 +29,7 @@ def test_a_sweep_asked_for_twice_is_run_once(cli: Cli, config: Config, store: St
     before = written(store, "abc123")
     again = cli(*asked).stdout
     assert "sweep abc123 is in the store and complete" in again
-    told = first[first.index("7 of 12 trials converged") : first.index("sweep:")]
+    told = first[first.index("7 of 12 trials converged") : first.index("\n\n")]
     assert told in again
     assert written(store, "abc123") == before
     [listed] = json.loads(cli("list", "--json").stdout)
