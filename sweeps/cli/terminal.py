@@ -224,6 +224,7 @@ class LineProgress:
         self._at = {"computed": 0.0, "logged": 0.0}  # time of the last change
         self._training = 0.0
         self._began = self._printed = 0.0
+        self._last = ""  # the line printed last
 
     def begin(self, to_compute: int, to_log: int) -> None:
         """Start the clock."""
@@ -271,8 +272,9 @@ class LineProgress:
             left = f", {seconds / done * (total - done):,.0f} s left" if 0 < done < total else ""
             training = f"{f'{more:,.1f}'.removesuffix('.0')} more in training, " if more else ""
             parts.append(f"{name} {self._done[name]:,} of {total:,} ({training}{rate}{left})")
-        if parts:
-            say("; ".join(parts))
+        if (line := "; ".join(parts)) and line != self._last:
+            self._last = line
+            say(line)
 
     def end(self) -> None:
         """Print the last line."""
