@@ -47,8 +47,8 @@ class TorchGenerator:
             return (units * float(end + end) - float(end)).astype(np.float32)
         # 53 bits of two words. torch's product and sum are one fused operation: exact, then rounded once.
         pairs = self.words(2 * n).reshape(n, 2).tolist()
-        unit = Fraction(bound + bound) / (1 << 53)
-        drawn = [float(((high << 32 | low) % (1 << 53)) * unit - Fraction(bound)) for high, low in pairs]
+        edge, unit = Fraction(bound), Fraction(bound + bound) / (1 << 53)
+        drawn = [float(((high << 32 | low) % (1 << 53)) * unit - edge) for high, low in pairs]
         return np.array(drawn, dtype=np.float64)
 
 

@@ -44,7 +44,7 @@ class ReportFormat(StrEnum):
     json = "json"
 
 
-_RAY_ADDRESS = "RAY_ADDRESS"  # as for Ray itself
+RAY_ADDRESS = "RAY_ADDRESS"  # as for Ray itself
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The sweep file (YAML).")]
 SweepId = Annotated[str, typer.Argument(metavar="ID", help="A sweep id, a unique prefix, a name, or latest.")]
@@ -77,7 +77,7 @@ ExecutorOption = Annotated[
 ]
 AddressOption = Annotated[
     str | None,
-    typer.Option("--address", envvar=_RAY_ADDRESS, metavar="ADDR", help="Join a running Ray cluster."),
+    typer.Option("--address", envvar=RAY_ADDRESS, metavar="ADDR", help="Join a running Ray cluster."),
 ]
 TrackingOption = Annotated[
     str | None,
@@ -154,7 +154,7 @@ def executor_of(kind: ExecutorName, address: str | None, prepared: PreparedSweep
     from sweeps.cli.terminal import say, show_compilations
     from sweeps.pipeline.factories import executor_for
 
-    if kind is ExecutorName.inline and address not in (None, os.environ.get(_RAY_ADDRESS)):
+    if kind is ExecutorName.inline and address not in (None, os.environ.get(RAY_ADDRESS)):
         raise InputError("--address needs --executor ray or auto")
     name, why = executor_choice(kind, address, prepared)
     if why:
@@ -173,10 +173,7 @@ def executor_choice(kind: ExecutorName, address: str | None, prepared: PreparedS
     from sweeps.pipeline.factories import chosen_executor
     from sweeps.planning.work import predicted_seconds
 
-    plan = prepared.plan
-    return chosen_executor(
-        kind.value, address, predicted_seconds(prepared.config, prepared.task, len(plan), plan.steps)
-    )
+    return chosen_executor(kind.value, address, predicted_seconds(prepared))
 
 
 def database_of(option: str | None, config: SweepConfig) -> str | None:

@@ -30,13 +30,13 @@ def compute(
 ) -> None:
     """Run a sweep to the end of its last stage, or of the first stage with a failed shard."""
     while True:
-        shards = outcome.prepared.plan.shards()
+        shards, cores = outcome.prepared.plan.shards(), executor.cores  # a request to the cluster
         with closing(_results(outcome, executor)) as results:
             for result in results:
                 _store(outcome, result, progress)
                 if isinstance(result, ShardFailure):
                     continue
-                running = max(1, min(executor.cores, executor.in_flight))
+                running = max(1, min(cores, executor.in_flight))
                 timeline.place(result.shard, shards, result.seconds, running)
                 if is_final_at_once(outcome.prepared):
                     tracking.put(result.shard.index)

@@ -41,9 +41,7 @@ def tracks_late(prepared: PreparedSweep, executor: Executor, tracker: Tracker) -
 
     Where someone else can refuse the runs, that is known before anything is computed.
     """
-    config, plan = prepared.config, prepared.plan
-    seconds = predicted_seconds(config, prepared.task, len(plan), plan.steps)
-    return executor.is_inline and tracker.is_embedded and seconds < _SHORT_SECONDS
+    return executor.is_inline and tracker.is_embedded and predicted_seconds(prepared) < _SHORT_SECONDS
 
 
 def create(
@@ -201,7 +199,7 @@ def _finish(
     progress.begin(to_compute, to_log)
     known = files.tracking_record.at(tracker.uri)
     files.tracking_record.write({"uri": tracker.uri, **known, "complete": False})
-    tracking = BackgroundTracking(tracker, sweep, progress.logged)
+    tracking = BackgroundTracking(tracker, sweep, progress.logged, opens=late)
     if not late:
         tracking.start()
     try:
@@ -215,7 +213,7 @@ def _finish(
         if show is not None:
             show(outcome)
         if late:
-            tracking.start(opens=True)
+            tracking.start()
         to_log = _log_rest(outcome, tracking)
         tracking.join()
         _record_tracking(outcome, tracker, tracking, to_log)

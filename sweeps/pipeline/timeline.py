@@ -3,7 +3,7 @@
 MLflow sorts runs by their start, so the starts must have the order of the trials although shards finish in any order.
 Each shard has a window of the sweep's time, and the windows do not overlap. When a shard is stored, the time since the
 last window is divided among all shards up to it and those that run at the same time, which find their windows reserved.
-The windows are stored before the shard is logged: whoever logs it again, gives its trials the same times.
+The windows are stored before the shard is logged, so that its trials have the same times if it is logged again.
 """
 
 from __future__ import annotations

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sgdcore import Recording, Task
 from sweeps.config.models import ModuleModel
 from sweeps.config.schema import SweepConfig
+
+if TYPE_CHECKING:
+    from sweeps.planning.prepared import PreparedSweep
 
 FLOPS_PER_SECOND = 4e9  # of the kernels on one core, on the low side
 _MODULE_SECONDS_PER_STEP = 3e-4  # of the torch kernel, however small the module
@@ -20,9 +25,10 @@ def trial_flops(config: SweepConfig, task: Task, steps: int) -> float:
     return steps * (6 * batch + 12) * parameters + points * evaluation
 
 
-def predicted_seconds(config: SweepConfig, task: Task, trials: int, steps: int) -> float:
-    """Return the approximate time that one core needs for this many trials, compilation not included."""
-    seconds = trials * trial_flops(config, task, steps) / FLOPS_PER_SECOND
+def predicted_seconds(prepared: PreparedSweep) -> float:
+    """Return the approximate time that one core needs for all planned trials, compilation not included."""
+    config, trials, steps = prepared.config, len(prepared.plan), prepared.plan.steps
+    seconds = trials * trial_flops(config, prepared.task, steps) / FLOPS_PER_SECOND
     if isinstance(config.task.model, ModuleModel):
         seconds += -(-trials // _MODULE_PACK) * steps * _MODULE_SECONDS_PER_STEP
     return seconds

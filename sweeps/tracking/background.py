@@ -35,6 +35,7 @@ class BackgroundTracking:
         tracker: Tracker to log to.
         sweep: The sweep to log.
         logged: Callback that receives the number of trials just logged.
+        opens: Whether the thread first checks the tracker and opens the experiment.
     """
 
     def __init__(
@@ -42,24 +43,20 @@ class BackgroundTracking:
         tracker: Tracker,
         sweep: TrackedSweep,
         logged: Callable[[int], None],
+        *,
+        opens: bool = False,
     ) -> None:
         """Prepare the thread; nothing is logged before :meth:`start`."""
         self.error: Exception | None = None
         self.trials = 0  # logged so far
         self.run: dict[str, str] = {}
-        self._tracker, self._sweep, self._logged = tracker, sweep, logged
+        self._tracker, self._sweep, self._logged, self._opens = tracker, sweep, logged, opens
         self._shards: queue.SimpleQueue[tuple[int, list[int] | None] | _Amend | None] = queue.SimpleQueue()
         self._stop = threading.Event()
-        self._opens = self._started = False
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
-    def start(self, *, opens: bool = False) -> None:
-        """Start the thread, which first creates or finds the parent run.
-
-        Args:
-            opens: whether the thread also checks the tracker and opens the experiment, before anything else.
-        """
-        self._opens, self._started = opens, True
+    def start(self) -> None:
+        """Start the thread, which creates or finds the parent run before it logs trials."""
         self._thread.start()
 
     def put(self, shard: int, trials: list[int] | None = None) -> None:
@@ -77,7 +74,7 @@ class BackgroundTracking:
 
     def interrupt(self) -> None:
         """Stop after the pack being logged (or trials, with the client writer), and mark the parent run as killed."""
-        if not self._started:
+        if self._thread.ident is None:  # not started
             return
         self._stop.set()
         self._tracker.hurry()

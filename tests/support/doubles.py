@@ -11,7 +11,7 @@ import pyarrow as pa
 from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.inline import InlineExecutor
 from sweeps.planning.prepared import PreparedSweep
-from sweeps.planning.shards import Shard
+from sweeps.planning.shards import Shard, ShardFailure
 
 
 class Untracked:
@@ -71,6 +71,18 @@ class Silent:
 
     def end(self) -> None:
         pass
+
+
+class Without(InlineExecutor):
+    """An executor on which some shards fail."""
+
+    def __init__(self, failing: set[int]) -> None:
+        self.failing = failing
+
+    def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
+        for result in super().run(prepared, shards):
+            failed = result.shard.index in self.failing
+            yield ShardFailure(result.shard, "it failed") if failed else result
 
 
 class Stopped(InlineExecutor):

@@ -14,6 +14,7 @@ from sweeps.cli import interrupts
 from sweeps.cli.app import app
 from sweeps.cli.options import (
     DEFAULT_STORE,
+    RAY_ADDRESS,
     AddressOption,
     ConfigPath,
     DatabaseOption,
@@ -70,7 +71,7 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
     summary = prepared.plan.summary()
     points = len(Recording(**prepared.config.recording).steps(0, prepared.plan.steps))
     expected = forecast(prepared)
-    choice = executor_choice(ExecutorName.auto, os.environ.get("RAY_ADDRESS"), prepared)
+    choice = executor_choice(ExecutorName.auto, os.environ.get(RAY_ADDRESS), prepared)
     if as_json:
         predicted = asdict(expected) if expected else None
         where = dict(zip(("name", "reason"), choice, strict=True))
@@ -283,7 +284,7 @@ def _first_row(prepared: PreparedSweep) -> str:
     from sweeps.config.messages import listed
     from sweeps.planning.task_loader import load_raw
 
-    data = load_raw(prepared.config.task.dataset)
+    data = load_raw(prepared.config.task.dataset.model_copy(update={"validation": 0.0}))
     cells = listed(tuple(f"{name} {value:g}" for name, value in zip(data.feature_names, data.inputs[0], strict=True)))
     return f"{cells}; target: {data.targets[0]:g}"
 

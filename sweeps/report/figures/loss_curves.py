@@ -45,9 +45,12 @@ def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Fig
     curves = results.curves(drawn["trial"].tolist(), ["loss", "validation_loss"]).merge(drawn, on="trial")
     settled = curves["loss"][curves["verdict"].isin(SETTLED)]
     each = trials is not None or results.stored <= FEW
-    shown = settled if len(settled) else _below(curves, results.config.verdict.diverged_factor)
-    if each and len(settled):
+    if not len(settled):
+        shown = _below(curves, results.config.verdict.diverged_factor)
+    elif each:
         shown = curves["loss"][curves["loss"] <= _SPAN_ABOVE * settled.max()]
+    else:
+        shown = settled
     positive = shown[shown > 0]
     floor = max(float(positive.min()) / 10, LEAST) if (shown == 0).any() and len(positive) else LEAST
     last = int(curves["step"].max()) if len(curves) else 0

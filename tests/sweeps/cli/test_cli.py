@@ -351,7 +351,11 @@ def test_the_plan_names_the_features_and_what_was_done_to_the_data(cli: Cli, tmp
     )
     planned = cli("plan", path).stdout
     assert "features: x, color_blue, color_red; target: y\n" in planned
-    assert "first row: x 1, color_blue 0, color_red 1; target: 2\n" in planned
+    first = "first row: x 1, color_blue 0, color_red 1; target: 2\n"
+    assert first in planned
+    for seed in range(3):  # whichever rows are held out
+        held_out = ("task.dataset.validation=0.4", f"task.dataset.split_seed={seed}")
+        assert first in cli("plan", path, *(word for text in held_out for word in ("--set", text))).stdout
     notes = [
         "left out column 1, a table's index: it has no name",
         "dropped 1 of 4 rows, which have missing values",

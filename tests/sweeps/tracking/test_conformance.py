@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,17 @@ import pytest
 
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import TrackingError
-from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.inline import InlineExecutor
 from sweeps.pipeline.outcome import Interrupted
 from sweeps.pipeline.publish import publish
 from sweeps.pipeline.run import create, log, resume, run
 from sweeps.planning.prepared import PreparedSweep, prepare
-from sweeps.planning.shards import Shard
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.base import TrackedSweep, Tracker
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 from sweeps.verification.audit import verify
 from tests.support.documents import TASKS
-from tests.support.doubles import Silent
+from tests.support.doubles import Silent, Stopped
 from tests.support.json_lines_tracker import JsonLinesTracker
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -50,12 +47,6 @@ def config(request: pytest.FixtureRequest, make_config: Callable[..., SweepConfi
     return make
 
 
-class Killed(InlineExecutor):
-    def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
-        yield from islice(super().run(prepared, shards), 1)
-        raise KeyboardInterrupt
-
-
 def tracked(files: SweepFiles, prepared: PreparedSweep) -> TrackedSweep:
     return TrackedSweep.of(files, prepared)
 
@@ -69,7 +60,7 @@ def test_a_killed_sweep_is_logged_once_and_as_stored(
     prepared = prepare(config(task, trials=policy))
     files = create(prepared, store, InlineExecutor(), make_tracker())
     with pytest.raises(Interrupted):
-        run(files, prepared, Killed(), make_tracker(), Silent())
+        run(files, prepared, Stopped(list, 1), make_tracker(), Silent())
     [parent] = [each for each in make_tracker().logged_runs(tracked(files, prepared)) if not each.trial_id]
     assert parent.facts["status"] == "KILLED"
     tracker = make_tracker()

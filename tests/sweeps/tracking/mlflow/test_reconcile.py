@@ -1,6 +1,6 @@
 """A sweep that was logged with shards missing, and then resumed: MLflow holds what the whole sweep says."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,18 +8,17 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
 from sweeps.config.loader import parse
-from sweeps.execution.executor import ShardOutcome
 from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.worker import run_shard
 from sweeps.pipeline.publish import publish
 from sweeps.pipeline.run import create, resume, run
 from sweeps.planning.prepared import PreparedSweep, prepare
-from sweeps.planning.shards import Shard, ShardFailure, ShardResult
+from sweeps.planning.shards import ShardResult
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 from sweeps.verification.audit import verify
 from tests.support.documents import document
-from tests.support.doubles import Silent
+from tests.support.doubles import Silent, Without
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
 
@@ -34,18 +33,6 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "best": {"tracking": {"trials": "top:5"}},
     "best of a network": NETWORK | {"tracking": {"trials": "top:5"}},
 }
-
-
-class Without(InlineExecutor):
-    """Fails some shards."""
-
-    def __init__(self, failing: set[int]) -> None:
-        self.failing = failing
-
-    def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
-        for result in super().run(prepared, shards):
-            failed = result.shard.index in self.failing
-            yield ShardFailure(result.shard, "it failed") if failed else result
 
 
 def tracker_of(store: Store) -> MlflowTracker:

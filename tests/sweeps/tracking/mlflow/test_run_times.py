@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ from sweeps.pipeline.outcome import Interrupted
 from sweeps.pipeline.publish import publish
 from sweeps.pipeline.run import create, log, resume, run
 from sweeps.planning.prepared import PreparedSweep, prepare
-from sweeps.planning.shards import Shard, ShardFailure
+from sweeps.planning.shards import Shard
 from sweeps.service.backup import restore
 from sweeps.store.store import Store, SweepFiles
 from sweeps.tracking.mlflow.tracker import MlflowTracker
 from sweeps.verification.audit import verify
 from tests.support.documents import TASKS
-from tests.support.doubles import Silent, Untracked
+from tests.support.doubles import Silent, Stopped, Untracked, Without
 from tests.support.postgres import Cluster
 from tests.support.tracking import Files
 
@@ -39,26 +38,6 @@ class Reversed(InlineExecutor):
 
     def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
         yield from super().run(prepared, reversed(list(shards)))
-
-
-class Without(InlineExecutor):
-    """Fails some shards."""
-
-    def __init__(self, failing: set[int]) -> None:
-        self.failing = failing
-
-    def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
-        for result in super().run(prepared, shards):
-            failed = result.shard.index in self.failing
-            yield ShardFailure(result.shard, "it failed") if failed else result
-
-
-class Killed(InlineExecutor):
-    """Is interrupted after the first shard."""
-
-    def run(self, prepared: PreparedSweep, shards: Iterable[Shard]) -> Generator[ShardOutcome, None, None]:
-        yield from islice(super().run(prepared, shards), 1)
-        raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -209,7 +188,7 @@ def test_a_killed_sweep_is_resumed_in_order(
     prepared = prepare(config())
     files = create(prepared, store, InlineExecutor(), tracker_at(uri, store), fresh=True)
     with pytest.raises(Interrupted):
-        run(files, prepared, Killed(), tracker_at(uri, store), Silent())
+        run(files, prepared, Stopped(list, 1), tracker_at(uri, store), Silent())
     clock[0] += 10**9
     tracker = tracker_at(uri, store)
     publish(resume(SweepFiles(files.folder), Reversed(), tracker, Silent()), tracker)
