@@ -25,6 +25,7 @@ from sgdcore.errors import InvalidHyperparams, InvalidTask, InvalidTraining, Ker
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.recording import Recording
 from sgdcore.rule import sgd
+from sgdcore.schedules import Schedule, Scheduler
 from sgdcore.tasks import Dataset, LinearModel, MlpModel, ModuleModel, PolynomialModel, Task
 from sgdcore.trajectories import Trajectories
 from sgdcore.verdict import Judgement, Thresholds, judge
@@ -46,6 +47,8 @@ __all__ = [
     "ModuleModel",
     "PolynomialModel",
     "Recording",
+    "Schedule",
+    "Scheduler",
     "SgdError",
     "Task",
     "Thresholds",

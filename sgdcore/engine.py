@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from threading import Lock
 from typing import Any, Literal
 
@@ -17,8 +18,10 @@ from sgdcore.errors import InvalidTraining
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import OnSteps, Problem, Resources, Segment
 from sgdcore.kernels.dispatch import Choice, choose
+from sgdcore.parameter_groups import GroupPatterns, group_of
+from sgdcore.rates import RateTable, check_schedules, with_cycled_momentum
 from sgdcore.recording import MAX_PATH_PARAMETERS, Recording
-from sgdcore.tasks.task import Task, rounded
+from sgdcore.tasks.task import Quadratic, Task, rounded
 from sgdcore.trajectories import NEVER, Curves, State, Trajectories
 
 Dtype = Literal["float32", "float64"]
@@ -36,6 +39,7 @@ def train(
     seeds: ArrayLike = 0,
     start: ArrayLike | Trajectories | None = None,
     record: Recording | None = None,
+    groups: GroupPatterns | None = None,
     kernel: str = "auto",
     device: str = "auto",
     threads: int | None = None,
@@ -57,6 +61,8 @@ def train(
             Trajectories: continue from their final state, if needed with a different lr; two consecutive runs equal
             one longer run bit for bit.
         record: which steps to keep; by default 64 on a log scale.
+        groups: the parameter groups of ``hyperparams.groups``: by name, patterns of the names of torch's tensors, as in
+            ``{"bias": ["bias", "*.bias"]}``. Parameters in no group have the hyperparameters of ``hyperparams`` itself.
         kernel: ``auto``; ``numba`` (CPU) and ``triton`` (CUDA) for models linear in their parameters with mse;
             ``numba`` also for mlp models (except gelu) on the CPU; ``torch`` for any model on CPU or CUDA;
             ``reference``: torch.optim.SGD itself, trial by trial.
@@ -84,38 +90,42 @@ def train(
     seeds = _seeds(seeds, len(hyperparams))
     _check_range(hyperparams, dtype)
     chosen = choose(task, kernel, device)
-    problem = make_problem(task, dtype)
+    problem = make_problem(task, dtype, group_of(task, groups or {}, tuple(hyperparams.groups)))
     _check_module(task, dtype, batch_size)
     per_epoch = steps_per_epoch(task.samples, batch_size)
     state = _start(task, problem, hyperparams, start, seeds, dtype)
     if isinstance(start, Trajectories):
         _check_continuation(start, hyperparams, per_epoch)
     epochs_done = state.step // per_epoch
+    check_schedules(hyperparams, per_epoch, (epochs_done + epochs) * per_epoch, continued=state.step > 0)
+    given, hyperparams = hyperparams, with_cycled_momentum(hyperparams)
     ahead = range(epochs_done, epochs_done + epochs)
     steps = (record or Recording()).steps(state.step, ahead.stop * per_epoch)
     curves = _curves(problem, hyperparams, state, steps)
     resources = Resources(chosen.device, threads or len(os.sched_getaffinity(0)), compile)
     run = _Run(problem, order, batch_size, ahead, chosen, resources, on_steps)
     orders = np.zeros_like(seeds) if order == "sequential" else seeds
-    groups = _distinct(orders)[0]
-    if len(groups) <= 1 or chosen.mixes_orders:
+    drawn = _distinct(orders)[0]
+    if len(drawn) <= 1 or chosen.mixes_orders:
         run(hyperparams, state, curves, orders)
     else:
-        for seed in groups:
+        for seed in drawn:
             trials = np.flatnonzero(orders == seed)
             part, part_curves = state.take(trials), curves.like(len(trials))
             run(hyperparams[trials], part, part_curves, orders[trials])
             state.put(trials, part)
             curves.put(trials, part_curves)
     state = replace(state, step=ahead.stop * per_epoch)
-    state.momentum_buffers[hyperparams.momentum == 0] = 0  # torch keeps no buffer without momentum
+    for group, h in enumerate((hyperparams, *hyperparams.groups.values())):  # torch keeps no buffer without momentum
+        state.momentum_buffers[np.ix_(h.momentum == 0, problem.group_of == group)] = 0
     return Trajectories(
         parameter_names=task.parameter_names,
-        hyperparams=hyperparams,
+        hyperparams=given,
         steps_per_epoch=per_epoch,
         curves=curves,
         state=state,
         minimum=_minimum(problem, hyperparams),
+        group_of=problem.group_of,
         loss_scale=task.loss_scale,
         kernel=chosen.name,
         device=chosen.device,
@@ -132,8 +142,8 @@ def check_task(task: Task, dtype: Dtype, batch_size: int) -> None:
     _check_module(task, dtype, batch_size)
 
 
-def make_problem(task: Task, dtype: Dtype) -> Problem:
-    """Return the task in the form that kernels expect.
+def make_problem(task: Task, dtype: Dtype, groups: NDArray[np.intp] | None = None) -> Problem:
+    """Return the task in the form that kernels expect; ``groups``: (P,) each parameter's group, by default 0.
 
     Raises:
         InvalidTask: data that are not finite in dtype.
@@ -147,6 +157,7 @@ def make_problem(task: Task, dtype: Dtype) -> Problem:
         held_out=held_out,
         training=task.quadratic(dtype) if task.is_quadratic else None,
         validation=task.validation_quadratic(dtype) if task.is_quadratic else None,
+        group_of=np.zeros(len(task.parameter_names), dtype=np.intp) if groups is None else groups,
     )
 
 
@@ -179,15 +190,26 @@ class _Run:
         n = len(self.problem.targets)
         per_epoch = steps_per_epoch(n, self.batch_size)
         distinct, which = _distinct(seeds)
+        first, last = self.epochs.start * per_epoch, self.epochs.stop * per_epoch
+        table = RateTable(hyperparams, per_epoch, first, last) if hyperparams.is_scheduled else None
         for block, samples in blocks(self.order, n, distinct, self.epochs):
-            stop = block.stop * per_epoch
-            low = np.searchsorted(curves.steps, state.step + (block.start > self.epochs.start))
-            recorded = slice(int(low), int(np.searchsorted(curves.steps, stop, side="right")))
-            segment = Segment(stop, samples, which, block.start, self.batch_size, recorded)
-            with _counted(self.on_steps, len(hyperparams) * (stop - state.step)) as on_steps:
-                resources = replace(self.resources, on_steps=on_steps)
-                self.advance(self.problem, hyperparams, state, segment, curves, resources)
-            state = replace(state, step=stop)
+            for stop in _stops(state.step, block.stop * per_epoch, table):
+                low = np.searchsorted(curves.steps, state.step + (state.step > first))
+                recorded = slice(int(low), int(np.searchsorted(curves.steps, stop, side="right")))
+                rates = table.until(state.step, stop) if table else None
+                segment = Segment(stop, samples, which, block.start, self.batch_size, recorded, rates, last)
+                with _counted(self.on_steps, len(hyperparams) * (stop - state.step)) as on_steps:
+                    resources = replace(self.resources, on_steps=on_steps)
+                    self.advance(self.problem, hyperparams, state, segment, curves, resources)
+                state = replace(state, step=stop)
+
+
+def _stops(first: int, last: int, table: RateTable | None) -> Iterator[int]:
+    """Yield where the segments of a block of steps end: at its end, or before it where a table of rates is full."""
+    while table is not None and first + table.longest < last:
+        first += table.longest
+        yield first
+    yield last
 
 
 @contextmanager
@@ -231,17 +253,27 @@ def _check_continuation(start: Trajectories, hyperparams: Hyperparams, per_epoch
     """Check that only lr changes: momentum buffers, targets and the position in the epoch depend on the rest."""
     if start.steps_per_epoch != per_epoch:
         raise InvalidTraining(f"cannot continue with {per_epoch} steps per epoch: start has {start.steps_per_epoch}")
-    for name in ("momentum", "weight_decay", "dampening", "nesterov"):
-        before, now = getattr(start.hyperparams, name), getattr(hyperparams, name)
-        if not np.array_equal(before, now):
-            trial = int(np.argmax(before != now))
-            reason = f"start has {before[trial]} (trial {trial})"
-            raise InvalidTraining(f"cannot continue with {name} {now[trial]}: {reason}")
+    if list(start.hyperparams.groups) != list(hyperparams.groups):
+        known = ", ".join(start.hyperparams.groups) or "none"
+        raise InvalidTraining(f"cannot continue with other parameter groups: start has {known}")
+    pairs = {"": (start.hyperparams, hyperparams)}
+    pairs |= {
+        f" of group {name}": (start.hyperparams.groups[name], group) for name, group in hyperparams.groups.items()
+    }
+    for suffix, (old, new) in pairs.items():
+        for name in ("momentum", "weight_decay", "dampening", "nesterov"):
+            before, now = getattr(old, name), getattr(new, name)
+            if not np.array_equal(before, now):
+                trial = int(np.argmax(before != now))
+                reason = f"start has {before[trial]} (trial {trial})"
+                raise InvalidTraining(f"cannot continue with {name}{suffix} {now[trial]}: {reason}")
 
 
 def _check_range(hyperparams: Hyperparams, dtype: str) -> None:
-    for name in ("lr", "momentum", "weight_decay", "dampening"):
-        largest = np.abs(getattr(hyperparams, name)).max(initial=0.0)
+    for group, name in product(
+        (hyperparams, *hyperparams.groups.values()), ("lr", "momentum", "weight_decay", "dampening")
+    ):
+        largest = np.abs(getattr(group, name)).max(initial=0.0)
         if largest > np.finfo(dtype).max:  # torch: "value cannot be converted to type float without overflow"
             raise InvalidTraining(f"{name} must be finite in {dtype}, not {largest}")
 
@@ -292,7 +324,7 @@ def _start(
     if problem.training is None:
         target, direction = np.full(shape, np.nan), np.zeros_like(params)
     else:
-        target = problem.training.nearest_minimisers(hyperparams.weight_decay, exact)
+        target = _nearest_minimisers(problem, hyperparams, exact)
         target = _settled(target, exact, dtype)
         direction = np.sign(target - exact).astype(dtype)
     return State(
@@ -305,6 +337,7 @@ def _start(
         direction=direction,
         peak=np.where(direction == 0, params, _short_of(target, params)),
         peak_step=np.zeros(shape, dtype=np.int64),
+        clipped_steps=np.zeros(shape[0], dtype=np.int64),
     )
 
 
@@ -338,7 +371,7 @@ def _curves(problem: Problem, hyperparams: Hyperparams, state: State, steps: NDA
     return Curves(
         steps=steps,
         loss=np.empty(shape),
-        squared_norm=np.empty(shape) if hyperparams.weight_decay.any() and not has_path else None,
+        squared_norm=np.empty(shape) if _decays(hyperparams) and not has_path else None,
         validation_loss=np.empty(shape) if problem.held_out else None,
         path=np.empty((*shape, parameters), state.params.dtype) if has_path else None,
     )
@@ -347,4 +380,33 @@ def _curves(problem: Problem, hyperparams: Hyperparams, state: State, steps: NDA
 def _minimum(problem: Problem, hyperparams: Hyperparams) -> NDArray[np.float64]:
     if problem.training is None:
         return np.full(len(hyperparams), np.nan)
-    return problem.training.objective_minimum(hyperparams.weight_decay)
+    if not hyperparams.groups:
+        return problem.training.objective_minimum(hyperparams.weight_decay)
+    least = np.empty(len(hyperparams))
+    for trials, form in _penalised(problem, hyperparams):
+        least[trials] = form.minimum
+    return least
+
+
+def _nearest_minimisers(problem: Problem, hyperparams: Hyperparams, start: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the (T, P) minimisers of each trial's objective nearest to its start."""
+    assert problem.training is not None
+    if not hyperparams.groups:
+        return problem.training.nearest_minimisers(hyperparams.weight_decay, start)
+    targets = np.empty_like(start)
+    for trials, form in _penalised(problem, hyperparams):
+        targets[trials] = form.nearest_minimisers(np.zeros(len(trials)), start[trials])
+    return targets
+
+
+def _penalised(problem: Problem, hyperparams: Hyperparams) -> Iterator[tuple[NDArray[np.intp], Quadratic]]:
+    """Yield the trials of each combination of the groups' weight decays, and their objective."""
+    assert problem.training is not None
+    decays = np.array([h.weight_decay for h in (hyperparams, *hyperparams.groups.values())])
+    distinct, which = np.unique(decays, axis=1, return_inverse=True)
+    for index, decay in enumerate(distinct.T):
+        yield np.flatnonzero(which.reshape(-1) == index), problem.training.with_decay(decay[problem.group_of])
+
+
+def _decays(hyperparams: Hyperparams) -> bool:
+    return any(h.weight_decay.any() for h in (hyperparams, *hyperparams.groups.values()))

@@ -15,8 +15,11 @@ from sgdcore.errors import InvalidHyperparams
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Resources, Segment
 from sgdcore.kernels.dispatch import choose
+from sgdcore.parameter_groups import GroupPatterns
+from sgdcore.rates import RateTable, check_schedules, with_cycled_momentum
 from sgdcore.recording import Recording
 from sgdcore.tasks.task import Task
+from sgdcore.trajectories import Trajectories
 
 if TYPE_CHECKING:
     from sgdcore.kernels.reference import TorchTrial
@@ -30,8 +33,10 @@ class Step:
 
     step: int  # 1 is the first
     samples: NDArray[np.int32]
+    lr: float  # torch's, in the first parameter group
     loss: float  # torch's, of the batch, before the step
-    gradients: NDArray[Any]  # torch's
+    gradients: NDArray[Any]  # torch's, after clipping
+    was_clipped: bool
     params: NDArray[Any]
     torch_params: NDArray[Any]
     momentum_buffers: NDArray[Any]
@@ -65,6 +70,7 @@ def replay(
     dtype: Dtype = "float32",
     seed: int = 0,
     start: ArrayLike | None = None,
+    groups: GroupPatterns | None = None,
 ) -> Iterator[Step]:
     """Yield the steps of one trial (arguments as in :func:`sgdcore.train`), up to the first non-finite one.
 
@@ -75,35 +81,59 @@ def replay(
         raise InvalidHyperparams(f"replay takes one trial, not {len(hyperparams)}")
     from sgdcore.kernels.reference import TorchTrial
 
-    initial = train(task, hyperparams, epochs=0, dtype=dtype, seeds=seed, start=start, record=Recording(0))
-    other = TorchTrial(task, initial.params[0], None, hyperparams)
+    per_epoch = steps_per_epoch(task.samples, batch_size)
+    check_schedules(hyperparams, per_epoch, epochs * per_epoch, continued=False)
+    plain = hyperparams.replace(schedules=(None,), schedule_of=np.zeros(1, dtype=np.intp))
+    initial = train(task, plain, epochs=0, dtype=dtype, seeds=seed, start=start, groups=groups, record=Recording(0))
+    other = TorchTrial(
+        task,
+        initial.params[0],
+        None,
+        hyperparams,
+        group_of=initial.group_of,
+        steps_per_epoch=per_epoch,
+        last=epochs * per_epoch,
+    )
     return _steps(task, hyperparams, (epochs, batch_size, order, dtype, seed), initial, other)
 
 
 def _steps(
-    task: Task, hyperparams: Hyperparams, run: tuple[int, int, Order, Dtype, int], initial: Any, other: TorchTrial
+    task: Task,
+    hyperparams: Hyperparams,
+    run: tuple[int, int, Order, Dtype, int],
+    initial: Trajectories,
+    other: TorchTrial,
 ) -> Iterator[Step]:
     import torch
 
     epochs, batch_size, order, dtype, seed = run
-    problem = make_problem(task, dtype)
+    problem = make_problem(task, dtype, initial.group_of)
     features, targets = torch.from_numpy(problem.features), torch.from_numpy(problem.targets)
     chosen = choose(task, device="cpu")
     per_epoch = steps_per_epoch(task.samples, batch_size)
-    state = initial.state
+    state, hyperparams = initial.state, with_cycled_momentum(hyperparams)
+    table = RateTable(hyperparams, per_epoch, 0, epochs * per_epoch) if hyperparams.is_scheduled else None
+    rates = None
     for block, indices in blocks(order, task.samples, [seed], range(epochs)):
         for step in range(block.start * per_epoch, block.stop * per_epoch):
             row = indices[0, (step // per_epoch - block.start) % indices.shape[1]]
             samples = row[step % per_epoch * batch_size :][:batch_size]
             batch = torch.from_numpy(samples.astype(np.int64))
+            lr = other.rate()
             loss = other.step(features[batch], targets[batch])
-            segment = Segment(step + 1, indices, _ONE_ORDER, block.start, batch_size, slice(0, 0))
+            if table is not None and step % table.steps_per_row == 0:
+                rates = table.until(step, step + 1)
+            segment = Segment(step + 1, indices, _ONE_ORDER, block.start, batch_size, slice(0, 0), rates)
             chosen.advance(problem, hyperparams, state, segment, initial.curves, Resources())
             state = replace(state, step=step + 1)
-            buffers = state.momentum_buffers[0] if hyperparams.momentum[0] else np.zeros_like(state.params[0])
+            every = [hyperparams, *hyperparams.groups.values()]
+            has_momentum = np.array([group.momentum[0] != 0 for group in every])[problem.group_of]
+            buffers = np.where(has_momentum, state.momentum_buffers[0], 0).astype(dtype)
             yield Step(
                 step=step + 1,
                 samples=samples,
+                lr=lr,
+                was_clipped=other.was_clipped,
                 loss=loss,
                 gradients=other.gradients(),
                 params=state.params[0].copy(),

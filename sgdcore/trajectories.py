@@ -32,6 +32,7 @@ class State:
     direction: NDArray[Any]  # (T, P)
     peak: NDArray[Any]  # (T, P)
     peak_step: NDArray[np.int64]  # (T, P)
+    clipped_steps: NDArray[np.int64]  # (T,) steps whose gradients were clipped
 
     def take(self, trials: NDArray[np.intp]) -> State:
         """Return a copy of the selected trials' state."""
@@ -55,6 +56,7 @@ class State:
             self.direction,
             self.peak,
             self.peak_step,
+            self.clipped_steps,
         )
 
 
@@ -64,7 +66,8 @@ class Curves:
 
     steps: NDArray[np.int64]  # (K,)
     loss: FloatArray  # (T, K): over the full training set, in float64
-    squared_norm: FloatArray | None  # (T, K): |p|^2, for the penalty; None if there is a path or no weight decay
+    # (T, K), for the penalty: |p|^2, with groups the sum of weight_decay p^2; None with a path or without weight decay.
+    squared_norm: FloatArray | None
     validation_loss: FloatArray | None  # (T, K)
     path: NDArray[Any] | None  # (T, K, P) in the run's dtype; None if the model has more than 16 parameters
 
@@ -104,6 +107,7 @@ class Trajectories:
     minimum: FloatArray  # (T,): least value of the objective J = loss + weight_decay/2 |p|^2; NaN if unknown
     kernel: str
     device: str
+    group_of: NDArray[np.intp]  # (P,) each parameter's group: 0 is the default one, then those of the hyperparameters
     loss_scale: float = 1.0  # training loss of the prediction 0
 
     def __len__(self) -> int:
@@ -112,8 +116,13 @@ class Trajectories:
 
     @property
     def weight_decay(self) -> FloatArray:
-        """(T,) weight decays."""
+        """(T,) weight decays of the default group."""
         return self.hyperparams.weight_decay
+
+    @property
+    def weight_decays(self) -> FloatArray:
+        """(G, T) weight decays of every parameter group."""
+        return np.array([h.weight_decay for h in (self.hyperparams, *self.hyperparams.groups.values())])
 
     @property
     def steps(self) -> NDArray[np.int64]:
@@ -138,8 +147,10 @@ class Trajectories:
     @property
     def objective(self) -> FloatArray:
         """(T, K) J = loss + weight_decay/2 |p|^2, the objective that each trial minimises."""
-        if not self.weight_decay.any():
+        if not self.weight_decays.any():
             return self.loss
+        if self.hyperparams.groups:
+            return self.loss + self._group_penalty()
         decay = self.weight_decay[:, np.newaxis]
         with np.errstate(over="ignore", invalid="ignore"):  # diverging trials overflow; 0 * inf is not selected below
             penalty = decay / 2 * self._squared_norm()
@@ -156,6 +167,19 @@ class Trajectories:
         with np.errstate(over="ignore"):
             away = self.curves.path - self.state.target[:, np.newaxis]
             return np.asarray(np.hypot.reduce(away, axis=2))  # plain squares would overflow long before the distance
+
+    def _group_penalty(self) -> FloatArray:
+        """Return the (T, K) sums of weight_decay/2 p^2, with each parameter's own weight decay."""
+        if self.curves.path is None:
+            assert self.curves.squared_norm is not None
+            return self.curves.squared_norm / 2
+        penalty = np.zeros(self.loss.shape)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for j, group in enumerate(self.group_of):
+                decay = self.weight_decays[group][:, np.newaxis] / 2
+                square = np.square(self.curves.path[:, :, j], dtype=np.float64)
+                penalty += np.where(decay != 0, decay * square, 0.0)
+        return penalty
 
     def _squared_norm(self) -> FloatArray:
         if self.curves.path is None:

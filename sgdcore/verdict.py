@@ -69,7 +69,7 @@ def judge(trajectories: Trajectories, thresholds: Thresholds | None = None) -> J
     stopped = trajectories.first_nonfinite_step != NEVER
     minimum = trajectories.minimum
     if np.isnan(minimum).any():
-        minimum = least_reached(objective, trajectories.weight_decay)
+        minimum = least_reached(objective, trajectories.weight_decays)
     limits = absolute(thresholds or Thresholds(), trajectories.loss_scale)
     verdict, steps_to_tolerance = conclude(objective, minimum, stopped, trajectories.steps, limits)
     percent, parameter, peak_value, peak_step = _overshoot(trajectories)
@@ -97,10 +97,11 @@ def least_reached(objective: FloatArray, weight_decay: FloatArray) -> FloatArray
 
     Args:
         objective: (T, K).
-        weight_decay: (T,).
+        weight_decay: (T,), or (G, T) with those of every parameter group.
     """
-    decays, which = np.unique(weight_decay, return_inverse=True)
-    least = np.full(len(decays), np.inf)
+    decays, which = np.unique(np.atleast_2d(weight_decay), axis=1, return_inverse=True)
+    least = np.full(decays.shape[1], np.inf)
+    which = which.reshape(-1)
     np.minimum.at(least, which, np.where(np.isfinite(objective), objective, np.inf).min(axis=1))
     return least[which]
 

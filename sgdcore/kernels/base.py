@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdcore.hyperparams import Hyperparams
+from sgdcore.rates import Rates
 from sgdcore.tasks.task import Quadratic, Task
 from sgdcore.trajectories import Curves, State
 
@@ -27,6 +28,7 @@ class Problem:
     held_out: tuple[NDArray[Any], NDArray[Any]] | None  # features and targets of the validation set
     training: Quadratic | None  # the loss over the training set
     validation: Quadratic | None
+    group_of: NDArray[np.intp]  # (P,) each parameter's group: 0 is the default one, then those of the hyperparameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,8 @@ class Segment:
     first_epoch: int
     batch_size: int
     recorded: slice  # the curves' steps that lie in this segment
+    rates: Rates | None = None  # of the segment's steps, if lr is scheduled
+    run_steps: int = 0  # the steps of the whole run, from its start
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,28 @@ class Resources:
 
 
 def columns(hyperparams: Hyperparams, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return (5, T) -lr, momentum, weight_decay, 1 - dampening, nesterov: computed in double, then cast as in torch."""
+    """Return (5, T) -lr, momentum, weight_decay, 1 - dampening, nesterov: computed in double, then cast as in torch.
+
+    They are those of the default group; see :func:`group_columns`.
+    """
     result = np.empty((5, len(hyperparams)), dtype)
     np.negative(hyperparams.lr, out=result[0], casting="unsafe")
     result[1], result[2] = hyperparams.momentum, hyperparams.weight_decay
     np.subtract(1, hyperparams.dampening, out=result[3], casting="unsafe")
     result[4] = hyperparams.nesterov
     return result
+
+
+def group_columns(hyperparams: Hyperparams, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the (G, 5, T) columns of every parameter group, the default one first."""
+    return np.array([columns(group, dtype) for group in (hyperparams, *hyperparams.groups.values())])
+
+
+def penalty_weights(hyperparams: Hyperparams) -> NDArray[np.float64] | None:
+    """Return (G, T) weights of a group's squares in the curve squared_norm; None without groups, where all are 1."""
+    if not hyperparams.groups:
+        return None
+    return np.array([group.weight_decay for group in (hyperparams, *hyperparams.groups.values())])
 
 
 class Kernel(Protocol):

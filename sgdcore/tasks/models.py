@@ -35,8 +35,8 @@ class Model(Protocol):
     def features(self, inputs: FloatArray) -> FloatArray:
         """Return the (n, k) features of (n, d) inputs."""
 
-    def parameter_names(self, width: int) -> tuple[str, ...]:
-        """Return the names of the P parameters for k = ``width`` features, in torch's order."""
+    def parameter_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the trained tensors for k = ``width`` features, by name and in torch's order."""
 
     def __hash__(self) -> int:
         """Hash the model: equal models share compiled code."""
@@ -55,9 +55,9 @@ class _Linear:
     user_code = False
     bias: bool
 
-    def parameter_names(self, width: int) -> tuple[str, ...]:
-        """Return ``weight`` (or ``weight.0``, ``weight.1``, ...) and ``bias``."""
-        return (*element_names("weight", (1, width)), *(["bias"] if self.bias else []))
+    def parameter_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of ``weight`` and ``bias``."""
+        return {"weight": (1, width)} | ({"bias": (1,)} if self.bias else {})
 
     def module(self, width: int) -> torch.nn.Module:
         """Return a fresh layer."""

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -19,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdcore.errors import InvalidTask
-from sgdcore.tasks.models import element_names
 
 if TYPE_CHECKING:
     import torch
@@ -41,13 +41,14 @@ class _Network:
         """Return the inputs unchanged."""
         return inputs
 
-    def parameter_names(self, width: int) -> tuple[str, ...]:
-        """Return the names of all elements: 0.weight.3.1 is row 3, column 1 of the first layer's weight."""
+    def parameter_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the module's trained tensors by their names."""
         from sgdcore.tasks.initialisation import initialised
 
-        named = list(initialised(self, width, 0, "float32").named_parameters())
-        _check_size(sum(p.numel() for _, p in named if p.requires_grad))
-        return tuple(name for tensor, p in named if p.requires_grad for name in element_names(tensor, tuple(p.shape)))
+        named = initialised(self, width, 0, "float32").named_parameters()
+        shapes = {name: tuple(p.shape) for name, p in named if p.requires_grad}
+        _check_size(sum(math.prod(shape) for shape in shapes.values()))
+        return shapes
 
     def module(self, width: int) -> torch.nn.Module:
         """Return a fresh module."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sgdcore.errors import InvalidTask
 from sgdcore.tasks.datasets import Dataset
-from sgdcore.tasks.models import LinearModel, Model
+from sgdcore.tasks.models import LinearModel, Model, element_names
 
 FloatArray = NDArray[np.float64]
 Loss = Literal["mse", "mae", "huber"]
@@ -80,8 +80,13 @@ class Task:
 
     @cached_property
     def parameter_names(self) -> tuple[str, ...]:
-        """The names of the P parameters, in torch's order."""
-        return self.model.parameter_names(self.features.shape[1])
+        """The names of the P parameters, in torch's order: 0.weight.3.1 is row 3, column 1 of the tensor 0.weight."""
+        return tuple(name for tensor, shape in self.parameter_shapes.items() for name in element_names(tensor, shape))
+
+    @cached_property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the trained tensors by name, in torch's order."""
+        return self.model.parameter_shapes(self.features.shape[1])
 
     def initial_params(self, seeds: NDArray[np.int64], dtype: str) -> FloatArray:
         """Return (T, P) parameters for (T,) seeds, as torch initialises the model after torch.manual_seed(seed)."""
@@ -131,7 +136,17 @@ class Quadratic:
         z = rounded(targets, dtype).astype(np.float64) / np.sqrt(n)
         if bias:
             design = np.column_stack([design, np.ones(n)])
-        design = design / np.sqrt(n)
+        return cls._of_rows(design / np.sqrt(n), z, 0.0)
+
+    def with_decay(self, decay: FloatArray) -> Quadratic:
+        """Return L(p) + 1/2 sum_j decay_j p_j^2 as a quadratic form, for (P,) weight decays."""
+        penalty = np.diag(np.sqrt(decay / 2))
+        design = np.vstack([self.factor, penalty])
+        return self._of_rows(design, np.concatenate([self.centre, np.zeros(len(penalty))]), self.minimum)
+
+    @classmethod
+    def _of_rows(cls, design: FloatArray, z: FloatArray, constant: float) -> Quadratic:
+        """Return constant + |design p - z|^2."""
         u, s, vt = np.linalg.svd(design, full_matrices=False)
         rank = int(np.count_nonzero(s > np.finfo(np.float64).eps * max(design.shape) * s[0]))
         u, s, vt = u[:, :rank], s[:rank], vt[:rank]
@@ -141,7 +156,7 @@ class Quadratic:
         return cls(
             factor=np.ascontiguousarray(r),
             centre=q.T @ left,
-            minimum=float(outside @ outside),
+            minimum=constant + float(outside @ outside),
             left=left,
             singular_values=s,
             right=vt,

@@ -125,7 +125,7 @@ class Plan:
         return Trials(
             number=np.arange(start, stop, dtype=np.int64),
             seed=columns["seed"].astype(np.int64),
-            hyperparams=Hyperparams(**{name: columns[name] for name in HYPERPARAMETERS}),
+            hyperparams=Hyperparams(*(columns[name] for name in HYPERPARAMETERS)),
             start=np.array([columns[f"init.{name}"] for name in self.starts]).reshape(len(self.starts), -1).T
             if self.starts
             else np.empty((stop - start, 0)),

@@ -131,7 +131,7 @@ def _growth(prepared: PreparedSweep, columns: dict[str, NDArray[Any]]) -> FloatA
     training = prepared.config.training
     return predict(
         prepared.task,
-        Hyperparams(**{name: columns[name] for name in HYPERPARAMETERS}),
+        Hyperparams(*(columns[name] for name in HYPERPARAMETERS)),
         epochs=training.epochs,
         batch_size=training.batch_size,
         order=training.order,

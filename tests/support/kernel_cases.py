@@ -22,6 +22,8 @@ from sgdcore import (
     MlpModel,
     PolynomialModel,
     Recording,
+    Schedule,
+    Scheduler,
     Task,
     train,
 )
@@ -39,7 +41,7 @@ LINE = Task(line())
 SHAPES: tuple[tuple[int, bool, str], ...] = ((1, True, "float32"), (2, False, "float64"), (5, False, "float32"))
 if NIGHTLY:
     SHAPES += ((1, True, "float64"), (1, False, "float32"), (3, True, "float32"), (8, True, "float32"))
-STATE = ("params", "momentum_buffers", "first_nonfinite_step", "start", "target", "peak", "peak_step")
+STATE = ("params", "momentum_buffers", "first_nonfinite_step", "start", "target", "peak", "peak_step", "clipped_steps")
 CURVES = ("loss", "squared_norm", "validation_loss", "path")
 
 
@@ -101,11 +103,89 @@ TRAIN_INPUTS = [
     TrainInput("without bias", Task(line(), LinearModel(bias=False)), {"lr": 0.01, "momentum": 0.9}),
     TrainInput("polynomial", Task(sine(9), PolynomialModel(3)), {"lr": 1e-4, "momentum": 0.9}),
     TrainInput("validation", Task(linear(9, 3).split(0.3)), {"lr": 0.01, "weight_decay": [0, 0.1]}),
+    TrainInput(
+        "a schedule by epoch",
+        LINE,
+        {"lr": [0.05, 0.01], "momentum": [0, 0.9], "schedule": Schedule(Scheduler("step", step_size=3, gamma=0.5))},
+    ),
+    TrainInput(
+        "schedules by step in sequence, and none",
+        LINE,
+        {
+            "lr": [0.05, 0.05, 0.03],
+            "momentum": [0, 0.9, 0.9],
+            "schedule": [
+                Schedule(Scheduler("linear", total_iters=7), Scheduler("cosine"), interval="step"),
+                Schedule(Scheduler("exponential", gamma=0.9)),
+                None,
+            ],
+        },
+        {"order": "shuffled", "seeds": [0, 1, 0], "batch_size": 2},
+    ),
+    TrainInput(
+        "onecycle, momentum included",
+        LINE,
+        {"lr": [0.02, 0.05], "weight_decay": [0, 0.1], "schedule": Schedule(Scheduler("onecycle"), interval="step")},
+    ),
+    TrainInput(
+        "a schedule that diverges",
+        LINE,
+        {"lr": [0.01, 0.02], "schedule": Schedule(Scheduler("exponential", gamma=1.8))},
+    ),
+    TrainInput(
+        "groups",
+        LINE,
+        {
+            "lr": [0.02, 0.05, 0.02, 0.01],
+            "momentum": [0, 0.9, 0.5, 0.9],
+            "weight_decay": [0, 0.1, 0.5, 0.1],
+            "nesterov": [False, True, False, True],
+            "groups": {
+                "bias": {"weight_decay": [0.1, 0, 0, 0], "lr": 0.01, "momentum": [0.9, 0.9, 0, 0.8], "dampening": 0}
+            },
+        },
+        {"groups": {"bias": ["b*"]}},
+    ),
+    TrainInput(
+        "a group with a schedule",
+        Task(linear(9, 3)),
+        {
+            "lr": [0.02, 0.05],
+            "momentum": 0.5,
+            "schedule": Schedule(Scheduler("cosine", T_max=5)),
+            "groups": {"slopes": {"lr": [0.01, 0.1], "weight_decay": 0.1}},
+        },
+        {"groups": {"slopes": ["weight"]}},
+    ),
     TrainInput("sparse record", LINE, {"lr": [0.01, 9.0]}, {"record": Recording(5), "epochs": RECORDED}),
     TrainInput("linear record", LINE, {"lr": [0.01, 9.0]}, {"record": Recording(5, "linear"), "epochs": RECORDED}),
 ]
 
 
+# Clipping scales by a norm, whose sum torch rounds in an order of its own: equal to rounding.
+CLIPPED_INPUTS = [
+    TrainInput(
+        "clipped by norm", LINE, {"lr": [0.05, 0.1, 0.01], "momentum": [0, 0.9, 0], "clip_grad_norm": [1, 0.5, np.inf]}
+    ),
+    TrainInput(
+        "clipped by value",
+        LINE,
+        {"lr": [0.05, 0.1, 0.01], "momentum": [0, 0.9, 0], "clip_grad_value": [1, 0.5, np.inf]},
+    ),
+    TrainInput(
+        "clipped by both, in groups and on a schedule",
+        Task(linear(9, 3)),
+        {
+            "lr": [0.05, 0.1, 0.1],
+            "clip_grad_norm": [1, 0.5, 3],
+            "clip_grad_value": [0.1, np.inf, 1],
+            "groups": {"bias": {"weight_decay": [0.1, 0, 1]}},
+            "schedule": Schedule(Scheduler("polynomial", total_iters=10)),
+        },
+        {"groups": {"bias": ["bias"]}, "batch_size": 4},
+    ),
+    TrainInput("clipped, diverging", LINE, {"lr": [3.0, 1e30], "clip_grad_norm": [1e20, 5.0]}),
+]
 _RNG = np.random.default_rng(0)
 _INPUTS = _RNG.standard_normal((22, 3))
 WAVES = Dataset(_INPUTS, np.sin(_INPUTS[:, 0]) + _INPUTS[:, 1] ** 2)
@@ -118,14 +198,24 @@ ALL_KINDS = {
 }
 
 
-def network(desc: str, model: MlpModel, loss: str = "mse", dataset: Dataset = WAVES, **kwargs: Any) -> TrainInput:
+def network(
+    desc: str,
+    model: MlpModel,
+    loss: str = "mse",
+    dataset: Dataset = WAVES,
+    hyperparams: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> TrainInput:
     """Return about STEPS steps of five trials, shuffled in three ways."""
     options = {"batch_size": 5, "order": "shuffled", "seeds": [0, 1, 2, 0, 1], "record": Recording(20), "threads": 1}
     options |= kwargs
     options.setdefault("epochs", -(-STEPS // -(-len(dataset) // options["batch_size"])))
-    return TrainInput(desc, Task(dataset, model, loss, 0.7), ALL_KINDS, options)
+    return TrainInput(desc, Task(dataset, model, loss, 0.7), ALL_KINDS | (hyperparams or {}), options)
 
 
+WARM_UP = Schedule(Scheduler("linear", total_iters=3), Scheduler("cosine", eta_min=1e-3))
+ONECYCLE = Schedule(Scheduler("onecycle"), interval="step")
+NO_DECAY = {"bias": {"weight_decay": 0.0, "lr": [0.01, 0.02, 0.05, 0.1, 0.01]}}
 NETWORK_INPUTS = [  # deliberately few dtypes and activations for each batch size: each pair takes seconds to compile
     network("relu, the last batch short", MlpModel((5,))),
     network("three layers", MlpModel((9, 6, 4)), "huber"),
@@ -136,6 +226,14 @@ NETWORK_INPUTS = [  # deliberately few dtypes and activations for each batch siz
     network("batches in order", MlpModel((4, 4)), "huber", order="sequential", batch_size=8),
     network("a held-out set", MlpModel((6,)), "mae", WAVES.split(0.3)),
     network("few parameters", MlpModel((3,)), record=Recording(spacing="all")),
+    network("scheduled", MlpModel((5,)), hyperparams={"schedule": WARM_UP}),
+    network("onecycle", MlpModel((5,)), hyperparams={"schedule": ONECYCLE}, order="sequential"),
+    network("no decay of biases", MlpModel((5,)), hyperparams={"groups": NO_DECAY}, groups={"bias": ["*.bias"]}),
+    network(
+        "clipped",
+        MlpModel((5,)),
+        hyperparams={"clip_grad_norm": [0.1, np.inf, 1, 0.3, 5], "clip_grad_value": [1, 0.1, np.inf, np.inf, 1]},
+    ),
     network("float64", MlpModel((9, 6)), "huber", dtype="float64"),
     network("float64, held-out", MlpModel((5,)), "mse", WAVES.split(0.3), dtype="float64", batch_size=6),
     network("tanh", MlpModel((9, 6), "tanh")),
@@ -421,7 +519,7 @@ def runs(draw: st.DrawFn, batch_sizes: tuple[int, ...] = (1, 2), max_epochs: int
     return TrainInput(
         "random",
         Task(Dataset(data[:, :-1], data[:, -1]), LinearModel(bias)),
-        vars(draw(hyperparams(trials))),
+        _arguments(draw(hyperparams(trials))),
         {
             "epochs": draw(st.integers(0, max_epochs)),
             "batch_size": draw(st.sampled_from(batch_sizes)),
@@ -431,6 +529,10 @@ def runs(draw: st.DrawFn, batch_sizes: tuple[int, ...] = (1, 2), max_epochs: int
             "start": start,
         },
     )
+
+
+def _arguments(drawn: Hyperparams) -> dict[str, Any]:
+    return {name: getattr(drawn, name) for name in ("lr", "momentum", "weight_decay", "dampening", "nesterov")}
 
 
 def bits(array: Any) -> np.ndarray:

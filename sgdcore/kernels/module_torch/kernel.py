@@ -224,6 +224,7 @@ class _Pack:
             direction=before.direction,
             peak=_numpy(self.peak),
             peak_step=_numpy(self.peak_step),
+            clipped_steps=before.clipped_steps,
         )
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from sgdcore import Dataset, Hyperparams, LinearModel, MlpModel, Recording, Task, Trajectories, train
 from tests.support.hypothesis_profiles import NIGHTLY, examples
 from tests.support.kernel_cases import (
+    CLIPPED_INPUTS,
     EXACT,
     INTERPRETED,
     NETWORK_INPUTS,
@@ -45,6 +46,13 @@ def test_named_case_equals_reference_bit_for_bit(case: TrainInput, kernel: str):
 @pytest.mark.parametrize("case", TRAIN_INPUTS, ids=lambda case: case.desc)
 def test_named_case_agrees_with_reference_to_rounding(case: TrainInput):
     assert_close_training(case.train(kernel="torch"), by_reference(case))
+
+
+@pytest.mark.parametrize("kernel", [*COMPILED, "torch"])
+@pytest.mark.parametrize("case", CLIPPED_INPUTS, ids=lambda case: case.desc)
+def test_clipped_case_agrees_with_reference_to_rounding(case: TrainInput, kernel: str):
+    assert by_reference(case).state.clipped_steps.any()
+    assert_close_training(case.train(kernel=kernel), by_reference(case))
 
 
 @pytest.mark.parametrize("kernel", ["numba", "torch"])
