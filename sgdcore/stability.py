@@ -28,6 +28,10 @@ less well, because the run does not repeat its E epochs: over 54,000 runs of 1 t
 it mispredicts 5.9 % of the verdicts (farther from the optimum than at the start, or not), and the growth 4.2 %; over
 36,000 runs of 50 and 200 epochs, 0.8 % and 0.7 %.
 
+*A schedule* gives every epoch a different map as well, and the growth is the same measure of the product of all maps,
+with the learning rate (and momentum) of every step. *Parameter groups* make lr, momentum, dampening and weight_decay
+diagonal matrices in the formulas above. Clipped gradients are not affine in p: their trials have no growth, NaN.
+
 Growth describes differences: below 1, runs from all starts come together. They meet at the optimum only if all batches
 share one; with noisy data or weight decay they meet at a noise floor, whose tails are heavy near the stability
 boundary (H. Kesten, Random difference equations and renewal theory, 1973), so that it can lie above the start.
@@ -39,12 +43,15 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sgdcore.batches import Order, blocks
+from sgdcore.batches import Order, blocks, steps_per_epoch
 from sgdcore.hyperparams import Hyperparams
+from sgdcore.parameter_groups import GroupPatterns, group_of
+from sgdcore.rates import RateTable, with_cycled_momentum
 from sgdcore.tasks.task import Task
 
 FloatArray = NDArray[np.float64]
@@ -59,6 +66,7 @@ class Kind(StrEnum):
 
     EPOCH_MAP = "spectral radius of the epoch's map"
     DRAWN_ORDERS = "growth per epoch over the drawn orders"
+    SCHEDULED = "growth per epoch over the scheduled run"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +74,13 @@ class Growth:
     """The factor by which an epoch multiplies distances: below 1 a trial settles, above 1 it diverges."""
 
     kind: Kind
-    per_epoch: FloatArray  # (T,)
+    per_epoch: FloatArray  # (T,) NaN for trials whose gradients are clipped
 
 
-def growth_kind(samples: int, batch_size: int, order: Order) -> Kind:
+def growth_kind(samples: int, batch_size: int, order: Order, *, scheduled: bool = False) -> Kind:
     """Return the kind of growth that :func:`predict` computes: a full batch has no order."""
+    if scheduled:
+        return Kind.SCHEDULED
     return Kind.DRAWN_ORDERS if order == "shuffled" and batch_size < samples else Kind.EPOCH_MAP
 
 
@@ -82,29 +92,36 @@ def predict(
     batch_size: int = 1,
     order: Order = "sequential",
     seeds: ArrayLike = 0,
+    groups: GroupPatterns | None = None,
 ) -> Growth:
     """Return each trial's growth per epoch; arguments as in :func:`sgdcore.train`, starting at epoch 0.
 
-    A fixed order costs one epoch for any ``epochs``; shuffled samples need a product over all epochs, P^3 operations a
-    step. Directions that the data leave undetermined do not move without weight decay and are left out in that case.
+    A fixed order costs one epoch for any ``epochs``; shuffled samples and schedules need a product over all epochs, P^3
+    operations a step. Directions that the data leave undetermined do not move without weight decay and are left out in
+    that case; with parameter groups they stay in, with a growth of 1.
     """
-    kind = growth_kind(task.samples, batch_size, order)
+    kind = growth_kind(task.samples, batch_size, order, scheduled=hyperparams.is_scheduled)
+    is_drawn = order == "shuffled" and batch_size < task.samples
     design = np.column_stack([task.features, np.ones((task.samples, int(task.model.bias)))])
     spaces = {True: design @ _row_space(design), False: design}
-    free = hyperparams.weight_decay == 0
-    drawn = np.broadcast_to(np.asarray(seeds if kind is Kind.DRAWN_ORDERS else 0), free.shape)
-    per_epoch = np.empty(free.shape)
-    for undecayed, seed in sorted(set(zip(free.tolist(), drawn.tolist(), strict=True))):
+    free = (hyperparams.weight_decay == 0) & (not hyperparams.groups)
+    drawn = np.broadcast_to(np.asarray(seeds if is_drawn else 0), free.shape)
+    affine = ~hyperparams.is_clipped
+    per_epoch = np.full(free.shape, np.nan)
+    of_parameter = group_of(task, groups or {}, tuple(hyperparams.groups))
+    per_epoch_steps = steps_per_epoch(task.samples, batch_size)
+    for undecayed, seed in sorted(set(zip(free[affine].tolist(), drawn[affine].tolist(), strict=True))):
         seen = spaces[undecayed]
-        trials = np.flatnonzero((free == undecayed) & (drawn == seed))
+        trials = np.flatnonzero((free == undecayed) & (drawn == seed) & affine)
         portion = max(1, _BLOCK_ENTRIES // max(1, seen.shape[1]) ** 2)
         for first in range(0, len(trials), portion):
             some = trials[first : first + portion]
+            settings = _Settings(hyperparams[some], of_parameter, per_epoch_steps, epochs * per_epoch_steps)
             if kind is Kind.EPOCH_MAP:
-                log = _log_radius(_hessians(seen, batch_size, np.arange(len(seen))), hyperparams[some])
+                log = _log_radius(_hessians(seen, batch_size, np.arange(len(seen))), settings)
             else:
-                steps = _drawn_hessians(seen, batch_size, seed, epochs)
-                log = _log_growth(steps, hyperparams[some], seen.shape[1]) / max(epochs, 1)
+                rows = blocks("shuffled" if is_drawn else "sequential", len(seen), [seed], range(epochs))
+                log = _log_growth(_epochs_hessians(seen, batch_size, rows), settings, seen.shape[1]) / max(epochs, 1)
             per_epoch[some] = _exp(np.minimum(log, _MAX_LOG))
     return Growth(kind, per_epoch)
 
@@ -123,48 +140,83 @@ def _hessians(design: FloatArray, batch_size: int, order: NDArray[np.integer]) -
         yield 2 / len(x) * (x.T @ x)
 
 
-def _drawn_hessians(design: FloatArray, batch_size: int, seed: int, epochs: int) -> Iterator[FloatArray]:
-    """Yield the same for all epochs that a seed draws."""
-    for block, rows in blocks("shuffled", len(design), [seed], range(epochs)):
-        for row in rows[0, : len(block)]:
-            yield from _hessians(design, batch_size, row)
+def _epochs_hessians(
+    design: FloatArray, batch_size: int, orders: Iterable[tuple[range, NDArray[np.int32]]]
+) -> Iterator[FloatArray]:
+    """Yield the same for all epochs of one order, in blocks as :func:`sgdcore.batches.blocks` yields them."""
+    for block, rows in orders:
+        for epoch in range(len(block)):
+            yield from _hessians(design, batch_size, rows[0, epoch % rows.shape[1]])
 
 
-def _log_radius(hessians: Iterable[FloatArray], h: Hyperparams) -> FloatArray:
+class _Settings:
+    """The hyperparameters of T trials at each step: columns of shape (T,), or (P, 1, T) with parameter groups."""
+
+    def __init__(self, h: Hyperparams, of_parameter: NDArray[np.intp], steps_per_epoch: int, steps: int) -> None:
+        h = with_cycled_momentum(h)
+        self.trials, self.of_parameter = len(h), of_parameter if h.groups else None
+        every = (h, *h.groups.values())
+        self.lr, self.momentum, self.weight_decay, dampening = (
+            self._of_parameters(np.array([getattr(group, name) for group in every]))
+            for name in ("lr", "momentum", "weight_decay", "dampening")
+        )
+        self.nesterov = self._of_parameters(np.array([group.nesterov for group in every]))
+        self.undamped = 1 - dampening
+        self._table = RateTable(h, steps_per_epoch, 0, steps) if h.is_scheduled else None
+        self._steps, self._rates = steps, None
+
+    def advance(self, step: int) -> bool:
+        """Set the learning rate and momentum of a step; return whether that changed them."""
+        if self._table is None or step % self._table.steps_per_row:
+            return step == 0
+        rates = self._table.until(step, min(step + self._table.steps_per_row, self._steps))
+        self.lr = self._of_parameters(rates.lr[0][:, rates.which])
+        if rates.momentum is not None:
+            self.momentum = self._of_parameters(rates.momentum[0][:, rates.which])
+        return True
+
+    def _of_parameters(self, columns: NDArray[Any]) -> NDArray[Any]:
+        """Return (G, T) columns by parameter."""
+        return columns[0] if self.of_parameter is None else columns[self.of_parameter][:, np.newaxis]
+
+
+def _log_radius(hessians: Iterable[FloatArray], h: _Settings) -> FloatArray:
     """Return the (T,) logs of the spectral radius of the product of an epoch's steps."""
     steps = list(hessians)
     parameters = len(steps[0])
-    state = np.repeat(np.eye(2 * parameters)[..., np.newaxis], len(h), axis=2)
-    log_scale = _multiply(steps, h, state.reshape(2, parameters, 2 * parameters, len(h)), fresh=False)
+    state = np.repeat(np.eye(2 * parameters)[..., np.newaxis], h.trials, axis=2)
+    log_scale = _multiply(steps, h, state.reshape(2, parameters, 2 * parameters, h.trials), fresh=False)
     radius = np.abs(np.linalg.eigvals(state.transpose(2, 0, 1))).max(axis=1, initial=0.0)
     return _log(radius) + log_scale
 
 
-def _log_growth(hessians: Iterable[FloatArray], h: Hyperparams, parameters: int) -> FloatArray:
+def _log_growth(hessians: Iterable[FloatArray], h: _Settings, parameters: int) -> FloatArray:
     """Return the (T,) logs of |G| / sqrt(P), with G the product of a run's steps from its start."""
-    state = np.zeros((2, parameters, parameters, len(h)))
+    state = np.zeros((2, parameters, parameters, h.trials))
     state[0] = np.eye(parameters)[..., np.newaxis]
     log_scale = _multiply(hessians, h, state, fresh=True)
     # Summed entry by entry: for a single trial numpy's sum would be pairwise and differ in the last bit.
-    squares = np.square(state[0]).reshape(-1, len(h)).cumsum(axis=0)[-1:].sum(axis=0)
+    squares = np.square(state[0]).reshape(-1, h.trials).cumsum(axis=0)[-1:].sum(axis=0)
     return _log(np.sqrt(squares / max(parameters, 1))) + log_scale
 
 
-def _multiply(hessians: Iterable[FloatArray], h: Hyperparams, state: FloatArray, *, fresh: bool) -> FloatArray:
+def _multiply(hessians: Iterable[FloatArray], h: _Settings, state: FloatArray, *, fresh: bool) -> FloatArray:
     """Apply steps to the (2, P, C, T) errors and buffers of C starts of T trials, in place, and normalise their size.
 
     Returns the (T,) logs of the normalising factors. ``fresh``: the buffers are empty, so that the first gradient is
     undamped.
     """
     plain = h.momentum == 0  # the buffer is never read
-    undamped = np.where(plain, 0.0, 1.0 if fresh else 1 - h.dampening)
-    by_gradient = np.where(plain | h.nesterov, h.lr, 0.0)
-    by_buffer = np.where(plain, 0.0, np.where(h.nesterov, h.lr * h.momentum, h.lr))
+    undamped = np.where(plain, 0.0, 1.0 if fresh else h.undamped)
     error, buffer = state
     gradient, product = np.empty_like(error), np.empty_like(error)
     scale = _Scale(h)
     with np.errstate(over="ignore", invalid="ignore"):
-        for hessian in hessians:
+        for step, hessian in enumerate(hessians):
+            if h.advance(step):
+                by_gradient = np.where(plain | h.nesterov, h.lr, 0.0)
+                by_buffer = np.where(plain, 0.0, np.where(h.nesterov, h.lr * h.momentum, h.lr))
+                scale.measure(h)
             scale.prepare(state, hessian)
             np.einsum("ij,jct->ict", hessian, error, out=gradient)
             gradient += np.multiply(h.weight_decay, error, out=product)
@@ -173,7 +225,7 @@ def _multiply(hessians: Iterable[FloatArray], h: Hyperparams, state: FloatArray,
             gradient *= by_gradient
             gradient += np.multiply(by_buffer, buffer, out=product)
             error -= gradient
-            undamped = np.where(plain, 0.0, 1 - h.dampening)
+            undamped = np.where(plain, 0.0, h.undamped)
         scale.normalise(state)
     state[..., scale.overflows] = 1.0  # if a single step overflows float64, nothing can be measured
     return np.where(scale.overflows, np.inf, scale.powers * math.log(2))
@@ -182,12 +234,17 @@ def _multiply(hessians: Iterable[FloatArray], h: Hyperparams, state: FloatArray,
 class _Scale:
     """Keeps states near 1 by powers of two, which are exact, so that thousands of steps neither overflow nor vanish."""
 
-    def __init__(self, h: Hyperparams) -> None:
-        self.powers, self.overflows = np.zeros(len(h)), np.zeros(len(h), dtype=bool)
-        self._decay, self._momentum, lr = (float(x.max(initial=0.0)) for x in (h.weight_decay, h.momentum, h.lr))
-        self._undamped = max(1.0, float(np.abs(1 - h.dampening).max(initial=0.0)))
-        self._fixed = math.log2(1 + lr) + math.log2(1 + self._momentum)
+    def __init__(self, h: _Settings) -> None:
+        self.powers, self.overflows = np.zeros(h.trials), np.zeros(h.trials, dtype=bool)
+        self._decay = float(h.weight_decay.max(initial=0.0))
+        self._undamped = max(1.0, float(np.abs(h.undamped).max(initial=0.0)))
         self._reach, self._steps = 0.0, 0  # log2 of the largest possible entry, and steps, since the last normalising
+        self.measure(h)
+
+    def measure(self, h: _Settings) -> None:
+        """Note the size of the learning rates and momenta of the next steps."""
+        self._momentum, lr = (float(x.max(initial=0.0)) for x in (h.momentum, h.lr))
+        self._fixed = math.log2(1 + lr) + math.log2(1 + self._momentum)
 
     def prepare(self, state: FloatArray, hessian: FloatArray) -> None:
         """Normalise before a step that could overflow, or after as many steps as could vanish.

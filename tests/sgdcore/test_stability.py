@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Task, train
+from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Schedule, Scheduler, Task, train
 from sgdcore.stability import Kind, predict
 from sgdcore.tasks import line, linear
 
@@ -116,6 +116,60 @@ def test_growth_over_drawn_orders_is_that_of_the_runs_themselves(batch_size, dec
     growth = predict(task, hyperparams, **options)
     assert growth.kind is Kind.DRAWN_ORDERS
     np.testing.assert_allclose(growth.per_epoch, squared ** (1 / (2 * epochs)), rtol=1e-9)
+
+
+SCHEDULES = [
+    Schedule(Scheduler("step", step_size=2, gamma=0.5)),
+    Schedule(Scheduler("linear", total_iters=3), Scheduler("cosine"), interval="step"),
+    None,
+    Schedule(Scheduler("onecycle"), interval="step"),
+    Schedule(Scheduler("exponential", gamma=1.5)),
+]
+
+
+@pytest.mark.parametrize("order", ["sequential", "shuffled"])
+@pytest.mark.parametrize("with_groups", [False, True])
+def test_growth_of_a_scheduled_run_is_that_of_the_run_itself(order, with_groups):
+    task, epochs = Task(linear(7, 2, noise=0.5)), 6
+    groups = {"bias": {"lr": [0.1, 0.01, 0.02, 0.1, 0.03], "momentum": [0.5, 0.5, 0, 0.9, 0.9], "weight_decay": 0}}
+    hyperparams = Hyperparams(
+        KINDS_OF_STEPS.lr,
+        KINDS_OF_STEPS.momentum,
+        0.1,
+        KINDS_OF_STEPS.dampening,
+        schedule=SCHEDULES,
+        groups=groups if with_groups else None,
+    )
+    options = {"epochs": epochs, "batch_size": 2, "order": order, "seeds": [3, 0, 3, 1, 0]}
+    options["groups"] = {"bias": ["bias"]} if with_groups else None
+    starts = np.vstack([np.zeros(3), np.eye(3)])
+    runs = [train(task, hyperparams, start=start, dtype="float64", kernel="reference", **options) for start in starts]
+    squared = np.square(np.array([run.params for run in runs[1:]]) - runs[0].params).sum(axis=(0, 2)) / 3
+    growth = predict(task, hyperparams, **options)
+    assert growth.kind is Kind.SCHEDULED
+    np.testing.assert_allclose(growth.per_epoch, squared ** (1 / (2 * epochs)), rtol=1e-9)
+
+
+def test_an_epoch_map_with_groups_is_that_of_the_run():
+    groups = {"bias": {"lr": [0.1, 0.01], "weight_decay": 0.3}}
+    hyperparams = Hyperparams([0.05, 0.01], [0, 0.9], groups=groups)
+    options = {"groups": {"bias": ["bias"]}}
+    radius = epoch_radius(Task(line()), hyperparams, **options)
+    runs = [
+        train(Task(line()), hyperparams, start=start, epochs=60, dtype="float64", kernel="reference", **options).params
+        for start in ([1.0, 0.0], [0.0, 1.0], [0.0, 0.0])
+    ]
+    longer = [
+        train(Task(line()), hyperparams, start=start, epochs=90, dtype="float64", kernel="reference", **options).params
+        for start in ([1.0, 0.0], [0.0, 1.0], [0.0, 0.0])
+    ]
+    apart = [np.linalg.norm([end - ends[2] for end in ends[:2]], axis=(0, 2)) for ends in (runs, longer)]
+    np.testing.assert_allclose((apart[1] / apart[0]) ** (1 / 30), radius, rtol=0.05)
+
+
+def test_clipped_trials_have_no_growth():
+    growth = predict(Task(line()), Hyperparams([0.1, 0.1], clip_grad_norm=[1, np.inf]), epochs=3).per_epoch
+    np.testing.assert_array_equal(np.isnan(growth), [True, False])
 
 
 @pytest.mark.parametrize("lr", [0.06, 0.001])
