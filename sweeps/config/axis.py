@@ -70,7 +70,7 @@ class Axis(Model):
         """Return the number of values."""
         return self.count or len(self.named())
 
-    def named(self) -> tuple[bool | float, ...]:
+    def named(self) -> tuple[bool | float | None, ...]:
         """Return the values written in the file: all of them, or both ends of a range."""
         if self.values is not None:
             return self.values
@@ -81,12 +81,14 @@ class Axis(Model):
         return (self.min, self.max)
 
     def points(self) -> NDArray[np.float64]:
-        """Return all values in order, as a float64 array of length ``len(self)``; booleans as 0 and 1."""
+        """Return all values in order, as a float64 array of length ``len(self)``; booleans as 0 and 1, null as inf."""
         import numpy as np
 
         if self.count is None:
-            return np.array(self.named(), dtype=np.float64)
-        low, high = map(float, self.named())
+            return np.array([np.inf if value is None else value for value in self.named()], dtype=np.float64)
+        assert self.min is not None
+        assert self.max is not None
+        low, high = float(self.min), float(self.max)
         if self._as_numpy:
             return (np.geomspace if self.scale == "log" else np.linspace)(low, high, self.count)
         return (logarithmic if self.scale == "log" else linear)(low, high, self.count)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from sweeps.config.axis import Axis
 from sweeps.config.messages import hint, key, shown
-from sweeps.config.schema import HYPERPARAMETERS, SweepConfig
+from sweeps.config.schedules import numbers, schedule
+from sweeps.config.schema import CLIPPING, HYPERPARAMETERS, SweepConfig, known_options
 from sweeps.config.types import (
     LARGEST,
 )
@@ -18,17 +19,18 @@ _INIT = re.compile(r"init\.\w+(\.\w+)*")
 
 def parameter_problems(config: SweepConfig) -> Iterator[str]:
     """Yield a line for each invalid name or value of an axis or of an expected trial."""
+    options = known_options(config.training)
     for i, mapping in enumerate(config.mappings()):
         path = f"parameters[{i}]" if isinstance(config.parameters, list) else "parameters"
         for name, axis in mapping.items():
-            if problem := _name_problem(name, HYPERPARAMETERS):
-                yield f"{path}.{key(name)}: {problem}"
+            if problem := _name_problem(name, (*HYPERPARAMETERS, *options)):
+                yield f"{path}.{key(name)}: {problem}{_remedy(name)}"
             else:
-                yield from _axis_problems(f"{path}.{key(name)}", name, axis, config.training.dtype)
+                yield from _axis_problems(f"{path}.{key(name)}", name, axis, config)
     for i, expected in enumerate(config.expected):
         for name, value in expected.where.items():
-            problem = _name_problem(name, (*HYPERPARAMETERS, "seed"))
-            if problem is None and not math.isfinite(value):
+            problem = _name_problem(name, (*HYPERPARAMETERS, *options, "seed"))
+            if problem is None and (value is None or not math.isfinite(value)):
                 problem = f"given {shown(value)}; must be a finite number"
             if problem:
                 yield f"expected[{i}].where.{key(name)}: {problem}"
@@ -40,16 +42,29 @@ def _name_problem(name: str, known: Sequence[str]) -> str | None:
     return f"unknown parameter{hint(name, [*known, 'init.weight', 'init.bias'])}"
 
 
-def _axis_problems(path: str, name: str, axis: Axis, dtype: str) -> Iterator[str]:
+def _remedy(name: str) -> str:
+    """Return what the sweep file lacks for an axis of a schedule or of a parameter group."""
+    first, _, rest = name.partition(".")
+    if first == "schedule":
+        return "; the numbers of training.schedule can be axes"
+    return f"; define the group {key(rest)} in training.groups" if rest and first in HYPERPARAMETERS else ""
+
+
+def _axis_problems(path: str, name: str, axis: Axis, config: SweepConfig) -> Iterator[str]:
     """Yield the problem of the first invalid value."""
     for i, value in enumerate(axis.named()):
-        if problem := _value_problem(name, value, dtype):
+        if problem := _value_problem(name, value, config):
             place = f"values[{i}]" if axis.values else "value" if axis.value is not None else ("min", "max")[i]
             yield f"{path}.{place}: given {shown(value)}; {problem}"
             return
 
 
-def _value_problem(name: str, value: bool | float, dtype: str) -> str | None:
+def _value_problem(name: str, value: bool | float | None, config: SweepConfig) -> str | None:
+    dtype = config.training.dtype
+    if name.startswith("schedule."):
+        return _schedule_problem(name, value, config)
+    if value is None:
+        return None if name in CLIPPING else "must be a number"
     if name == "nesterov":
         return None if isinstance(value, bool) else "must be true or false"
     if isinstance(value, bool):
@@ -58,6 +73,20 @@ def _value_problem(name: str, value: bool | float, dtype: str) -> str | None:
         return "must be a finite number"
     if abs(value) > LARGEST[dtype]:
         return f"exceeds the largest {dtype} number, {LARGEST[dtype]:.4g}"
-    if value < 0 and name in ("lr", "momentum", "weight_decay"):
+    if value < 0 and name.partition(".")[0] in ("lr", "momentum", "weight_decay"):
         return f"{name} must be >= 0"
+    if value <= 0 and name in CLIPPING:
+        return f"{name} must be > 0, or null for no limit"
+    return None
+
+
+def _schedule_problem(name: str, value: bool | float | None, config: SweepConfig) -> str | None:
+    from sgdcore import InvalidHyperparams
+
+    if value is None:
+        return "must be a number"
+    try:
+        schedule(config.training.schedule, {numbers(config.training.schedule)[name]: value})
+    except InvalidHyperparams as error:
+        return str(error)
     return None

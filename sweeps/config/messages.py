@@ -16,6 +16,8 @@ from sweeps.text.sanitize import visible
 
 _MAX_SHOWN = 60  # characters of a key or a value
 _MAX_LISTED = 20  # allowed names in a message
+_SCHEDULE_TAGS = {"list", "one", "sequential", "constant", "step", "multistep", "exponential", "linear", "cosine"}
+_SCHEDULE_TAGS |= {"cosine_restarts", "polynomial", "onecycle"}
 
 
 def problem_lines(error: ValidationError, model: type[BaseModel] | None = None) -> list[str]:
@@ -130,6 +132,8 @@ def _path(location: tuple[int | str, ...]) -> str:
     """Return a path such as parameters[1].lr.values[0], without the tags that pydantic adds for unions."""
     path, before = "", None
     for part in location:
+        if "schedule" in location[:2] and part in _SCHEDULE_TAGS:
+            continue
         if isinstance(part, int):
             path += f"[{part}]"
         elif before not in ("dataset", "model", "parameters", "final") or part in ("dataset", "model"):

@@ -7,6 +7,7 @@ import warnings
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Discriminator,
     Field,
     Tag,
@@ -19,6 +20,7 @@ from sweeps.config.axis import AxisOrList
 from sweeps.config.base import Model
 from sweeps.config.datasets import AnyDataset
 from sweeps.config.models import AnyModel, LinearModel
+from sweeps.config.schedules import ScheduleConfig, checked, numbers
 from sweeps.config.types import (
     CUSTOM,
     Count,
@@ -27,6 +29,7 @@ from sweeps.config.types import (
     Description,
     Device,
     Flag,
+    Groups,
     Name,
     NotNegative,
     Number,
@@ -43,6 +46,10 @@ from sweeps.config.types import (
 
 RECORDED_POINTS = 64  # by default, and in all sweeps of earlier versions
 HYPERPARAMETERS = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
+
+
+GROUP_HYPERPARAMETERS = HYPERPARAMETERS[:4]  # those that a parameter group can have of its own
+CLIPPING = ("clip_grad_norm", "clip_grad_value")
 
 
 class TaskConfig(Model):
@@ -73,6 +80,25 @@ class TrainingConfig(Model):
     """Where to train: auto, cpu, cuda or cuda:N."""
     compile: Flag = False
     """Whether the steps of networks run through torch.compile."""
+    schedule: Annotated[ScheduleConfig, AfterValidator(checked)] | None = None
+    """The learning-rate schedule: a scheduler of torch.optim.lr_scheduler, or a list of them in sequence."""
+    groups: Groups | None = None
+    """The parameter groups by name: patterns of parameter names such as "*.bias". Each can have an lr, momentum,
+    weight_decay and dampening of its own, as in the axis weight_decay.bias.
+    """
+
+
+def known_options(training: TrainingConfig) -> tuple[str, ...]:
+    """Return the names of all axes that a sweep can have beyond the hyperparameters and start values."""
+    of_groups = [f"{name}.{group}" for group in training.groups or () for name in GROUP_HYPERPARAMETERS]
+    scheduled = numbers(training.schedule) if training.schedule is not None else ()
+    return (*CLIPPING, *of_groups, *scheduled)
+
+
+def is_option(column: str) -> bool:
+    """Return whether a column of a shard file is an axis beyond the hyperparameters and start values."""
+    first = column.partition(".")[0]
+    return column in CLIPPING or (column != first and first in ("schedule", *GROUP_HYPERPARAMETERS))
 
 
 Parameters = dict[str, AxisOrList]
@@ -247,6 +273,12 @@ class SweepConfig(Model):
         """The name of the registered model; ``/`` and ``:``, which MLflow rejects in names, become ``-``."""
         register = self.tracking.register
         return re.sub("[/:]", "-", self.name) if register is True else register or None
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The axes beyond the hyperparameters and start values, in the order of :func:`known_options`."""
+        named = {name for mapping in self.mappings() for name in mapping}
+        return tuple(name for name in known_options(self.training) if name in named)
 
     def mappings(self) -> list[Parameters]:
         """Return the parameter mappings; the sweep is the union of their products."""

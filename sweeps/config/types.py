@@ -20,6 +20,12 @@ _MODEL = "^[^/:]{1,200}$"
 _POLICY = "^(all|none|top:[1-9][0-9]{0,8})$"
 
 
+def _group(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_]\w*", value):
+        raise PydanticCustomError(CUSTOM, "must be a name of letters, digits and underscores")
+    return value
+
+
 def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PydanticCustomError(CUSTOM, "must be a number")
@@ -35,6 +41,8 @@ def _integer(value: Any) -> Any:
 
 
 def _sample(value: Any) -> Any:
+    if value is None:
+        return None
     if not isinstance(value, bool | int | float):
         raise PydanticCustomError(CUSTOM, "must be a number, true or false")
     return value if isinstance(value, bool) else _number(value)
@@ -93,6 +101,8 @@ Number = Annotated[float, Field(allow_inf_nan=False), _NUMERIC]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _NUMERIC]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), _NUMERIC]
 AtLeastOne = Annotated[float, Field(ge=1, allow_inf_nan=False), _NUMERIC]
+Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), _NUMERIC]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _NUMERIC]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), _NUMERIC]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000), _WHOLE]
 Size = Annotated[int, Field(ge=1, le=10_000_000), _WHOLE]
@@ -106,13 +116,18 @@ Retries = Annotated[int, Field(ge=0, le=1000), _WHOLE]
 Decimals = Annotated[int, Field(ge=0, le=15), _WHOLE]
 Seed = Annotated[int, Field(ge=0, lt=2**53), _WHOLE]
 Flag = Annotated[bool, Field(strict=True)]
-# bool or float; declared as Any so that pydantic does not convert one into the other
-Value = Annotated[Any, BeforeValidator(_sample), WithJsonSchema({"type": ["boolean", "number"]})]
+# bool, float or None; declared as Any so that pydantic does not convert one into the other
+Value = Annotated[Any, BeforeValidator(_sample), WithJsonSchema({"type": ["boolean", "number", "null"]})]
 Text = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_printable)]
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_printable)]
 Description = Annotated[str, Field(max_length=5000), AfterValidator(_paragraphs)]
 ModulePath = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_dotted)]
+Pattern = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_printable)]
+GroupName = Annotated[str, Field(min_length=1, max_length=50), AfterValidator(_group)]
+Groups = Annotated[
+    dict[GroupName, Annotated[tuple[Pattern, ...], Field(min_length=1)]], Field(min_length=1, max_length=16)
+]
 Device = Annotated[str, BeforeValidator(_device), WithJsonSchema({"type": "string", "pattern": _DEVICE})]
 Policy = Annotated[str, BeforeValidator(_policy), WithJsonSchema({"type": "string", "pattern": _POLICY})]
 Variable = Annotated[str, BeforeValidator(_variable), WithJsonSchema({"type": "string", "pattern": _VARIABLE})]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sgdcore import Judgement, Recording, Trajectories
+from sgdcore.trajectories import NEVER
 from sweeps.arrow_columns import floats, lists, steps, texts, validation_losses
 from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.planning.plan import Trials
@@ -32,6 +35,14 @@ def shard_metadata(prepared: PreparedSweep, kernel: str, device: str) -> dict[st
     }
 
 
+def _clipped_share(trajectories: Trajectories) -> NDArray[np.float64]:
+    """Return the (T,) shares of steps whose gradients were clipped; NaN for trials without clipping."""
+    stopped = trajectories.first_nonfinite_step
+    taken = np.where(stopped == NEVER, trajectories.state.step, stopped)
+    share = trajectories.state.clipped_steps / np.maximum(taken, 1)
+    return np.where(trajectories.hyperparams.is_clipped, share, np.nan)
+
+
 def shard_table(prepared: PreparedSweep, trials: Trials, trajectories: Trajectories, verdicts: Judgement) -> pa.Table:
     """Return the table of a shard: one row per trial, with its settings, verdict, final parameters and curves."""
     names = trajectories.parameter_names
@@ -40,6 +51,10 @@ def shard_table(prepared: PreparedSweep, trials: Trials, trajectories: Trajector
         "trial": pa.array(trials.number),
         "trial_id": pa.array(prepared.plan.ids(trials)),
         **{name: pa.array(getattr(trials.hyperparams, name)) for name in HYPERPARAMETERS},
+        **{
+            name: floats(values)
+            for name, values in prepared.plan.options.effective(trials.hyperparams, trials.options).items()
+        },
         "seed": pa.array(trials.seed),
         **{f"init.{name}": pa.array(trajectories.state.start[:, names.index(name)]) for name in prepared.plan.starts},
         "verdict": pa.array(verdicts.verdict),
@@ -54,7 +69,8 @@ def shard_table(prepared: PreparedSweep, trials: Trials, trajectories: Trajector
         "overshoot_parameter": texts(verdicts.overshoot_parameter, names),
         "peak_value": floats(verdicts.peak_value),
         "peak_step": steps(verdicts.peak_step),
-        "predicted_radius": pa.nulls(len(trials), pa.float64()) if radius is None else pa.array(radius),
+        **({"clipped_share": floats(_clipped_share(trajectories))} if prepared.plan.options.clips else {}),
+        "predicted_radius": pa.nulls(len(trials), pa.float64()) if radius is None else floats(radius),
         "final": lists(trajectories.params),
         "loss": lists(trajectories.loss),
     }

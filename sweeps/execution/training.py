@@ -32,6 +32,7 @@ def train_trials(prepared: PreparedSweep, trials: Trials, **changes: Any) -> Tra
         "seeds": trials.seed,
         "start": start_values(prepared, trials),
         "record": Recording(**prepared.config.recording),
+        "groups": training.groups,
         "device": training.device,
         "compile": training.compile,
         "threads": prepared.threads,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+from sgdcore import InvalidHyperparams, InvalidTraining, Task
+from sgdcore.parameter_groups import group_of
 from sgdcore.recording import MAX_PATH_PARAMETERS
 from sweeps.config.messages import key, listed
+from sweeps.config.schedules import schedule
 from sweeps.config.schema import HYPERPARAMETERS, SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.search.base import start_parameters
@@ -34,6 +37,28 @@ def check_starts(config: SweepConfig, names: tuple[str, ...], starts: tuple[str,
     if unknown:
         problem = f"the model's parameters are {listed(names)}"
         raise ConfigError(where, [f"parameters.{key(name)}: {problem}" for name in unknown])
+
+
+def check_training(config: SweepConfig, task: Task, steps: int, where: str) -> None:
+    """Check the schedule against the run's length, and the parameter groups against the model's parameters.
+
+    Raises:
+        ConfigError: a schedule is too short, or a pattern matches nothing or overlaps.
+    """
+    training, problems = config.training, []
+    if training.schedule is not None:
+        made = schedule(training.schedule)
+        rows = steps if made.interval == "step" else training.epochs
+        try:
+            made.lasting(rows)
+        except InvalidHyperparams as error:
+            problems.append(f"training.schedule: {error}")
+    try:
+        group_of(task, training.groups or {}, tuple(training.groups or ()))
+    except InvalidTraining as error:
+        problems.append(f"training.groups: {error}")
+    if problems:
+        raise ConfigError(where, problems)
 
 
 def check_expected_names(config: SweepConfig, names: tuple[str, ...], starts: tuple[str, ...], where: str) -> None:

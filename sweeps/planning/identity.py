@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
-from sgdcore import Task
+from sgdcore import Schedule, Task
 from sgdcore.tasks import ModuleModel
+from sweeps.config.schedules import schedule
 from sweeps.config.schema import SweepConfig
 
 
-def training_digest(config: SweepConfig, task: Task) -> str:
-    """Return the hexadecimal BLAKE2b digest of the data, the model, the loss and the training options.
+def identity(config: SweepConfig, task: Task) -> dict[str, Any]:
+    """Return the data, the model, the loss and the training options as a document.
 
     The device and ``compile`` are left out: they do not define a trial.
     """
     model = config.task.model.model_dump(mode="json")
     if isinstance(task.model, ModuleModel):
         model["source"] = task.model.source_digest
-    training = config.training.model_dump(mode="json", exclude={"device", "compile"})
-    document: dict[str, object] = {
+    training = config.training.model_dump(mode="json", exclude={"device", "compile", "schedule", "groups"})
+    if config.training.groups is not None:
+        training["groups"] = {name: list(patterns) for name, patterns in config.training.groups.items()}
+    document: dict[str, Any] = {
         "data": task.dataset.digest,
         "model": model,
         "loss": config.task.loss,
@@ -27,4 +32,21 @@ def training_digest(config: SweepConfig, task: Task) -> str:
     }
     if config.task.loss == "huber":
         document["huber_delta"] = config.task.huber_delta
+    if config.training.schedule is not None:
+        document["schedule"] = _plain(schedule(config.training.schedule))
+    return document
+
+
+def digest(document: Mapping[str, Any]) -> str:
+    """Return the hexadecimal BLAKE2b digest of a document."""
     return hashlib.blake2b(json.dumps(document, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def with_schedule(document: Mapping[str, Any], given: Schedule) -> str:
+    """Return the digest of a document with another schedule."""
+    return digest({**document, "schedule": _plain(given)})
+
+
+def _plain(given: Schedule) -> dict[str, Any]:
+    parts = [{"kind": part.kind, **dict(part.options)} for part in given.schedulers]
+    return {"schedulers": parts, "milestones": list(given.milestones), "interval": given.interval}

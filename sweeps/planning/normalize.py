@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from sweeps.config.schema import SweepConfig
@@ -34,10 +36,27 @@ def normalize(block: Product, config: SweepConfig, dropped: dict[str, int], merg
     _count(dropped, NEEDS_MOMENTUM, len(without))
     damped, ahead = ahead.split("dampening", _nonzero)
     _count(dropped, NEEDS_ZERO_DAMPENING, len(damped))
+    ahead = _with_momentum_in_groups(ahead, dropped)
     heavy, still = plain.split("momentum", _nonzero)
-    undamped = still.replace("dampening", np.zeros(1))
+    mixed = _group_axes(still.names, "momentum")  # a group can have a momentum of its own
+    undamped = still if mixed else still.replace("dampening", np.zeros(1))
     _count(merged, NO_DAMPENING, len(still) - len(undamped) if len(still) else 0)
     return [part for part in (undamped, heavy, ahead) if len(part)]
+
+
+def _with_momentum_in_groups(ahead: Product, dropped: dict[str, int]) -> Product:
+    """Return the part of a product with nesterov in which torch accepts the hyperparameters of every group."""
+    for name in _group_axes(ahead.names, "momentum"):
+        ahead, without = ahead.split(name, _nonzero)  # NaN, the default group's, is not zero
+        _count(dropped, NEEDS_MOMENTUM, len(without))
+    for name in _group_axes(ahead.names, "dampening"):
+        damped, ahead = ahead.split(name, lambda values: _nonzero(np.nan_to_num(values)))
+        _count(dropped, NEEDS_ZERO_DAMPENING, len(damped))
+    return ahead
+
+
+def _group_axes(names: Iterable[str], hyperparameter: str) -> list[str]:
+    return [name for name in names if name.startswith(f"{hyperparameter}.")]
 
 
 def normalize_table(
@@ -59,7 +78,16 @@ def normalize_table(
     _count(dropped, NEEDS_MOMENTUM, int((nesterov & ~momentum).sum()))
     _count(dropped, NEEDS_ZERO_DAMPENING, int((nesterov & momentum & (table["dampening"] != 0)).sum()))
     table = table.take(~nesterov | (momentum & (table["dampening"] == 0)))
-    table = table.replace("dampening", np.where(table["momentum"] != 0, table["dampening"], 0.0))
+    for name in _group_axes(table.names, "momentum"):
+        lacking = (table["nesterov"] != 0) & (table[name] == 0)
+        _count(dropped, NEEDS_MOMENTUM, int(lacking.sum()))
+        table = table.take(~lacking)
+    for name in _group_axes(table.names, "dampening"):
+        damped = (table["nesterov"] != 0) & (np.nan_to_num(table[name]) != 0)
+        _count(dropped, NEEDS_ZERO_DAMPENING, int(damped.sum()))
+        table = table.take(~damped)
+    if not _group_axes(table.names, "momentum"):
+        table = table.replace("dampening", np.where(table["momentum"] != 0, table["dampening"], 0.0))
     new = np.ones(len(table), dtype=np.bool_)
     for row, key in enumerate(table.keys()):
         new[row] = key not in earlier

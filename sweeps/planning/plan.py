@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgdcore import Hyperparams
 from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.planning.identity import with_schedule
+from sweeps.planning.settings import NO_OPTIONS, Options
 from sweeps.planning.shards import Shards
 from sweeps.search.base import FloatArray, TrialSet
 
@@ -27,6 +31,7 @@ class Trials:
     seed: NDArray[np.int64]
     hyperparams: Hyperparams
     start: FloatArray  # (T, S), NaN for values of the model's own initialisation
+    options: Mapping[str, FloatArray]  # the other columns, as in SearchSpace.options
 
     def __len__(self) -> int:
         """Return the number of trials T."""
@@ -34,7 +39,8 @@ class Trials:
 
     def take(self, rows: NDArray[np.int64]) -> Trials:
         """Return the trials at these rows."""
-        return Trials(self.number[rows], self.seed[rows], self.hyperparams[rows], self.start[rows])
+        options = {name: values[rows] for name, values in self.options.items()}
+        return Trials(self.number[rows], self.seed[rows], self.hyperparams[rows], self.start[rows], options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +77,8 @@ class Plan:
     context: str  # digest of everything that defines a trial apart from its row: data, model, training
     has_weight_decay: bool = False  # whether any trial of any stage can have weight decay
     module: str = ""  # package.module:callable to import; empty for built-in models
+    options: Options = NO_OPTIONS  # what the columns beyond the hyperparameters mean
+    identity: Mapping[str, Any] = field(default_factory=dict)  # the document whose digest is the context
 
     @cached_property
     def trial_sets(self) -> tuple[TrialSet, ...]:
@@ -125,10 +133,11 @@ class Plan:
         return Trials(
             number=np.arange(start, stop, dtype=np.int64),
             seed=columns["seed"].astype(np.int64),
-            hyperparams=Hyperparams(*(columns[name] for name in HYPERPARAMETERS)),
+            hyperparams=self.options.hyperparams(columns),
             start=np.array([columns[f"init.{name}"] for name in self.starts]).reshape(len(self.starts), -1).T
             if self.starts
             else np.empty((stop - start, 0)),
+            options={name: columns[name] for name in self.options.names},
         )
 
     def ids(self, trials: Trials) -> list[str]:
@@ -136,13 +145,34 @@ class Plan:
         h = trials.hyperparams
         rows = np.column_stack([*(getattr(h, name) for name in HYPERPARAMETERS), trials.seed, trials.start])
         data, width = (rows + 0.0).tobytes(), rows.shape[1] * rows.itemsize
-        keyed = hashlib.blake2b(key=bytes.fromhex(self.context), digest_size=16)
+        contexts, which = self._contexts(trials)
+        keyed = [hashlib.blake2b(key=bytes.fromhex(context), digest_size=16) for context in contexts]
+        own = {name: values for name, values in trials.options.items() if not name.startswith("schedule.")}
         ids = []
-        for i in range(0, len(data), width):
-            digest = keyed.copy()  # a third faster than a new keyed hash
+        for row, (i, context) in enumerate(zip(range(0, len(data), width), which.tolist(), strict=True)):
+            digest = keyed[context].copy()  # a third faster than a new keyed hash
             digest.update(data[i : i + width])
+            for name, values in own.items():
+                if np.isfinite(values[row]) and not self._is_inherited(name, values[row], trials, row):
+                    digest.update(f"{name}={float(values[row])!r};".encode())
             ids.append(digest.hexdigest())
         return ids
+
+    def _contexts(self, trials: Trials) -> tuple[list[str], NDArray[np.intp]]:
+        """Return the distinct contexts of trials, and each trial's index among them.
+
+        A number of the schedule defines a trial in the same way whether it is an axis or stands in the sweep file.
+        """
+        if not any(name.startswith("schedule.") for name in self.options.names):
+            return [self.context], np.zeros(len(trials), dtype=np.intp)
+        columns = {**trials.options, "lr": trials.hyperparams.lr}
+        schedules, which = self.options.schedules(columns)
+        return [with_schedule(self.identity, schedule) for schedule in schedules], which
+
+    def _is_inherited(self, name: str, value: float, trials: Trials, row: int) -> bool:
+        """Return whether a group's value is the default group's."""
+        hyperparameter, _, group = name.partition(".")
+        return bool(group) and value == getattr(trials.hyperparams, hyperparameter)[row]
 
     def summary(self) -> dict[str, object]:
         """Return the summary of the first stage for plan.json and ``sweeps plan``."""

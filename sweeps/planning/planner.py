@@ -16,11 +16,12 @@ from sgdcore.batches import steps_per_epoch
 from sgdcore.recording import MAX_PATH_PARAMETERS
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import ConfigError
-from sweeps.planning.checks import MAX_TRIALS, check_combinations, check_expected_names, check_starts
-from sweeps.planning.identity import training_digest
+from sweeps.planning.checks import MAX_TRIALS, check_combinations, check_expected_names, check_starts, check_training
+from sweeps.planning.identity import digest, identity
 from sweeps.planning.normalize import distinct, normalize, normalize_table, without_repeats
 from sweeps.planning.packing import shard_size
 from sweeps.planning.plan import Plan, PlanStage
+from sweeps.planning.settings import Options
 from sweeps.search.base import NoHistory, SearchSpace, Stage, TrialSet, search_method
 from sweeps.search.product import Product
 from sweeps.search.trial_table import TrialTable
@@ -50,12 +51,16 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config", trials_per
         raise ConfigError(
             where, [f"record.spacing: given 'all' for {steps:,} steps; at most {MAX_POINTS:,} can be recorded"]
         )
+    check_training(config, task, steps, where)
+    document = identity(config, task)
     plan = Plan(
         parameter_names=names,
         starts=starts,
         stages=(),
         steps=steps,
-        context=training_digest(config, task),
+        context=digest(document),
+        options=Options.of(config),
+        identity=document,
         module=getattr(config.task.model, "module", ""),
     )
     stage = search_method(config.method).next_stage(SearchSpace.of(config, starts), NoHistory())
@@ -121,9 +126,13 @@ def plan_stage(
 def _has_weight_decay(first: PlanStage, config: SweepConfig) -> bool:
     """Return whether a trial has weight decay, or can have it in a later stage."""
     if search_method(config.method).is_adaptive:
-        axes = (mapping["weight_decay"] for mapping in config.mappings() if "weight_decay" in mapping)
+        axes = (axis for mapping in config.mappings() for name, axis in mapping.items() if _is_decay(name))
         return any(any(axis.named()) for axis in axes)
-    return any(trials["weight_decay"].any() for trials in first.trials)
+    return any(np.nan_to_num(trials[name]).any() for trials in first.trials for name in trials.names if _is_decay(name))
+
+
+def _is_decay(name: str) -> bool:
+    return name.partition(".")[0] == "weight_decay"
 
 
 def _swept(stage: Stage) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdcore import Hyperparams
 from sgdcore.batches import steps_per_epoch
 from sgdcore.stability import Kind, growth_kind, predict
 from sweeps.config.schema import HYPERPARAMETERS
@@ -25,7 +24,6 @@ _MAX_WORK = 10_000_000  # operations per trial, about 4 ms; more expensive predi
 _MAX_SWEEP_WORK = 200_000_000_000  # operations of all trials, about 80 s on one core; likewise
 _FORECAST_WORK = 500_000_000  # operations of each half of a forecast, about 0.3 s
 _MAX_SAMPLE = 10_000  # trials or settings in a forecast
-_DECISIVE = (*HYPERPARAMETERS, "seed")  # the columns that growth depends on
 _JUDGED = ("lr", "momentum", "dampening")
 _MIN_VALUES = 3  # minimum length of an axis whose best value can be an interior one
 _TIE = 1e-9
@@ -90,19 +88,20 @@ def forecast(prepared: PreparedSweep) -> Forecast | None:
         return None
     limit = int(np.clip(_FORECAST_WORK // operations, 100, _MAX_SAMPLE))
     parts = [_columns(trials) for trials in _spread(prepared.plan, limit)]
-    sample = _growth(prepared, {name: np.concatenate([part[name] for part in parts]) for name in _DECISIVE})
+    decisive = (*HYPERPARAMETERS, *prepared.plan.options.names, "seed")  # the columns that growth depends on
+    sample = _growth(prepared, {name: np.concatenate([part[name] for part in parts]) for name in decisive})
     blocks = _settings(prepared.plan)
     kept = _thinned(blocks, limit)
     rows = [block.rows(np.arange(len(block))) for block in kept] or parts  # of a table, the sample
-    columns = {name: np.concatenate([part[name] for part in rows]) for name in _DECISIVE}
+    columns = {name: np.concatenate([part[name] for part in rows]) for name in decisive}
     growth = _growth(prepared, columns)
-    best = int(np.argmin(growth))
+    best = int(np.argmin(np.nan_to_num(growth, nan=np.inf)))
     # If a whole range of values is best up to rounding, the axis need not be extended.
     tied = growth <= growth[best] * (1 + _TIE)
     return Forecast(
         kind=_kind(prepared),
-        stable_share=float((sample < 1).mean()),
-        trials=len(sample),
+        stable_share=float((sample[~np.isnan(sample)] < 1).mean()) if not np.isnan(sample).all() else math.nan,
+        trials=int((~np.isnan(sample)).sum()),
         best={name: float(columns[name][best]) for name in HYPERPARAMETERS} | {"growth": float(growth[best])},
         settings=len(growth),
         settings_in_all=sum(map(len, blocks)) or len(prepared.plan),
@@ -112,7 +111,8 @@ def forecast(prepared: PreparedSweep) -> Forecast | None:
 
 def _kind(prepared: PreparedSweep) -> Kind:
     training = prepared.config.training
-    return growth_kind(prepared.task.samples, training.batch_size, training.order)
+    scheduled = training.schedule is not None
+    return growth_kind(prepared.task.samples, training.batch_size, training.order, scheduled=scheduled)
 
 
 def _operations(prepared: PreparedSweep) -> int:
@@ -124,18 +124,20 @@ def _operations(prepared: PreparedSweep) -> int:
 
 
 def _columns(trials: Trials) -> dict[str, NDArray[Any]]:
-    return {name: getattr(trials.hyperparams, name) for name in HYPERPARAMETERS} | {"seed": trials.seed}
+    own = {name: getattr(trials.hyperparams, name) for name in HYPERPARAMETERS}
+    return own | dict(trials.options) | {"seed": trials.seed}
 
 
 def _growth(prepared: PreparedSweep, columns: dict[str, NDArray[Any]]) -> FloatArray:
     training = prepared.config.training
     return predict(
         prepared.task,
-        Hyperparams(*(columns[name] for name in HYPERPARAMETERS)),
+        prepared.plan.options.hyperparams(columns),
         epochs=training.epochs,
         batch_size=training.batch_size,
         order=training.order,
         seeds=columns["seed"].astype(np.int64),
+        groups=training.groups,
     ).per_epoch
 
 

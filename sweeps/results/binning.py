@@ -101,6 +101,8 @@ def _tick(digit: int, power: int) -> str:
 
 
 def _kind(values: FloatArray) -> Literal["log", "linear", "listed"]:
+    if np.isinf(values[-1]):
+        return "listed"
     if len(values) > 2 and _evenly(values):
         return "linear"
     if len(values) > 2 and values[0] > 0 and _evenly(np.log10(values)):

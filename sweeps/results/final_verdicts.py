@@ -32,18 +32,20 @@ def final_verdicts(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[
     metadata, objective = files.shards.metadata(), _objective(files.shards.schema(done[0]))
     recorded = np.array(metadata["steps"], dtype=np.int64)
     limits = absolute(thresholds, metadata["loss_scale"])
-    best: dict[float, float] = {}
-    for table in files.shards.tables(["weight_decay", objective]):
-        decays = table["weight_decay"].to_numpy()
-        distinct, first = np.unique(decays, return_index=True)
+    columns = [name for name in files.shards.schema(done[0]).names if name.partition(".")[0] == "weight_decay"]
+    best: dict[tuple[float, ...], float] = {}
+    for table in files.shards.tables([*columns, objective]):
+        decays = np.array([table[name].to_numpy() for name in columns])
+        distinct, first = np.unique(decays, axis=1, return_index=True)
         least = least_reached(arrow_columns.matrix(table[objective], len(table)), decays)[first]
-        for decay, value in zip(distinct.tolist(), least.tolist(), strict=True):
-            best[decay] = min(value, best.get(decay, np.inf))
+        for decay, value in zip(distinct.T.tolist(), least.tolist(), strict=True):
+            best[*decay] = min(value, best.get((*decay,), np.inf))
     for index, table in zip(done, files.shards.read_many(done), strict=True):
-        distinct, places = np.unique(table["weight_decay"].to_numpy(), return_inverse=True)
+        decays = np.array([table[name].to_numpy() for name in columns])
+        distinct, places = np.unique(decays, axis=1, return_inverse=True)
         verdict, steps = conclude(
             arrow_columns.matrix(table[objective], len(table)),
-            np.array([best[decay] for decay in distinct.tolist()])[places],
+            np.array([best[*decay] for decay in distinct.T.tolist()])[places.reshape(-1)],
             table["first_nonfinite_step"].is_valid().to_numpy(),
             recorded,
             limits,

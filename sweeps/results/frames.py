@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -44,12 +46,13 @@ def frame(table: pa.Table, names: list[str]) -> pd.DataFrame:
     return rows
 
 
-def nothing(names: list[str]) -> pa.Table:
-    """Return an empty table with the columns of a shard file, for a model with these parameter names."""
+def nothing(names: list[str], options: Sequence[str] = ()) -> pa.Table:
+    """Return an empty table with the columns of a shard file, for these model parameters and options."""
     types = {
         **dict.fromkeys(("trial", "seed", *_STEPS), pa.int64()),
         **dict.fromkeys(_TEXTS, pa.string()),
         **dict.fromkeys((*HYPERPARAMETERS, *(f"init.{name}" for name in names), *_MEASURES), pa.float64()),
+        **dict.fromkeys(options, pa.float64()),
         "final": pa.list_(pa.float64()),
     }
     return pa.schema(types).empty_table()

@@ -47,7 +47,12 @@ def settings(results: Results) -> pd.DataFrame:
         "prediction": results.metadata["prediction"],
     }
     if results.stored:
-        fixed = [*HYPERPARAMETERS, *(results.starts if len(results.starts) <= _MAX_STARTS else []), "seed"]
+        fixed = [
+            *HYPERPARAMETERS,
+            *results.options,
+            *(results.starts if len(results.starts) <= _MAX_STARTS else []),
+            "seed",
+        ]
         constant = {c: results.values[c].values for c in fixed if c not in results.axes and len(results.values[c]) == 1}
         rows |= {heading(c): cell(meaning(values[0], c), c) for c, values in constant.items()}
     return pd.DataFrame([(k, v) for k, v in rows.items() if v is not None], columns=["setting", "value"])

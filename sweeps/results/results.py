@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sweeps.arrow_columns import VALIDATION_LOSSES, matrix
-from sweeps.config.schema import HYPERPARAMETERS, MetricName, SweepConfig
+from sweeps.config.schema import CLIPPING, HYPERPARAMETERS, MetricName, SweepConfig
 from sweeps.results.aggregate import Aggregate, Scope
 from sweeps.results.binning import MapAxis, pair
 from sweeps.results.cache import AggregateCache
@@ -84,6 +84,16 @@ class Results:
         """The names of the start value columns."""
         return [name for name in self._scalars if name.startswith("init.")]
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The names of the columns beyond the hyperparameters and start values."""
+        return self.config.options
+
+    @property
+    def settings(self) -> list[str]:
+        """The columns that tell settings apart: hyperparameters, options, start values."""
+        return [*HYPERPARAMETERS, *self.options, *self.starts]
+
     @cached_property
     def values(self) -> dict[str, DistinctValues]:
         """The distinct values of each hyperparameter, start value and seed among the stored trials."""
@@ -94,7 +104,7 @@ class Results:
         return AggregateCache(self.files, [index for index, _, _ in self.shards], self.stored)
 
     def _find_values(self) -> dict[str, DistinctValues]:
-        columns = [*HYPERPARAMETERS, *self.starts, "seed"]
+        columns = [*self.settings, "seed"]
         parts = ({c: DistinctValues.of(_known(table[c])) for c in columns} for table in self.tables(columns))
         none = dict.fromkeys(columns, DistinctValues.of(np.empty(0)))
         return reduce(lambda one, other: {c: one[c] + other[c] for c in columns}, parts, none)
@@ -108,8 +118,8 @@ class Results:
 
     @cached_property
     def swept(self) -> list[str]:
-        """The axes in column order: hyperparameters, start values, seed."""
-        return [c for c in (*HYPERPARAMETERS, *self.starts, "seed") if c in self.axes]
+        """The axes in column order: hyperparameters, options, start values, seed."""
+        return [c for c in (*self.settings, "seed") if c in self.axes]
 
     @cached_property
     def aggregate(self) -> Aggregate:
@@ -131,7 +141,7 @@ class Results:
         )
         columns = [name for name in self._scalars if name != "trial_id"]
         parts = (Aggregate.of(table, scope) for table in self.tables(columns))
-        first = next(parts, None) or Aggregate.of(nothing(self.parameters), scope)
+        first = next(parts, None) or Aggregate.of(nothing(self.parameters, self.options), scope)
         return reduce(add, parts, first)
 
     @property
@@ -173,7 +183,9 @@ class Results:
         Columns are the shards' scalar columns, final.<name> for models with up to 16 parameters, and growth: the last
         finite loss divided by the first.
         """
-        return pd.concat([*self.frames()] or [frame(nothing(self.parameters), self.parameters)], ignore_index=True)
+        return pd.concat(
+            [*self.frames()] or [frame(nothing(self.parameters, self.options), self.parameters)], ignore_index=True
+        )
 
     @property
     def settled(self) -> pd.DataFrame:
@@ -188,7 +200,7 @@ class Results:
     def tables(self, columns: list[str]) -> Iterator[pa.Table]:
         """Yield the given columns of the stored trials shard by shard."""
         for table in self.files.shards.read_many((index for index, _, _ in self.shards), columns):
-            yield table.replace_schema_metadata()
+            yield _without_limit(table.replace_schema_metadata())
 
     def matching(self, where: Mapping[str, Any]) -> list[int]:
         """Return the numbers of the trials with these values; floats are compared up to rounding."""
@@ -207,7 +219,7 @@ class Results:
     def rows(self, numbers: Sequence[int]) -> pd.DataFrame:
         """Return trials by number, as rows of :attr:`trials`. Only the shards that hold them are read."""
         tables = list(self._some(numbers, self._scalars))
-        return frame(pa.concat_tables(tables) if tables else nothing(self.parameters), self.parameters)
+        return frame(pa.concat_tables(tables) if tables else nothing(self.parameters, self.options), self.parameters)
 
     def ids(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """Return ``trial`` and ``trial_id`` of trials by number. Only the shards that hold them are read."""
@@ -234,7 +246,11 @@ class Results:
 
     @cached_property
     def _schema(self) -> pa.Schema:
-        return self.files.shards.schema(self.shards[0][0]) if self.shards else nothing(self.parameters).schema
+        return (
+            self.files.shards.schema(self.shards[0][0])
+            if self.shards
+            else nothing(self.parameters, self.options).schema
+        )
 
     @property
     def _scalars(self) -> list[str]:
@@ -255,7 +271,7 @@ class Results:
         for table in self.files.shards.read_many(holding, columns):
             rows = table.filter(pa.array(np.isin(table["trial"].to_numpy(), wanted)))
             if len(rows):
-                yield rows.replace_schema_metadata()
+                yield _without_limit(rows.replace_schema_metadata())
 
     def _curves_of(self, table: pa.Table) -> pd.DataFrame:
         steps = np.asarray(self.metadata["steps"], dtype=np.int64)
@@ -284,6 +300,14 @@ def load_results(files: SweepFiles) -> Results:
         metadata=files.shards.metadata() if done else unknown,
         shards=tuple((index, *extent) for index, extent in zip(done, files.shards.extents(done), strict=True)),
     )
+
+
+def _without_limit(table: pa.Table) -> pa.Table:
+    """Return a table in which a clipping that is off, null in shard files, is a limit of inf."""
+    for name in CLIPPING:
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, table[name].fill_null(np.inf))
+    return table
 
 
 def _known(column: pa.ChunkedArray) -> NDArray[Any]:

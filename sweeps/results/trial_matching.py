@@ -100,14 +100,14 @@ def match(first: Results, second: Results) -> Pair:
     """
     by, columns, why = _how(first, second)
     varied = {*first.swept, *second.swept}
-    shown = [name for name in (*HYPERPARAMETERS, *second.starts, "seed") if name in varied]
+    shown = [name for name in (*second.settings, "seed") if name in varied]
     single = by == "setting" and "float32" in (first.config.training.dtype, second.config.training.dtype)
     read = [*OUTCOME, *dict.fromkeys(["trial_id", *shown, *columns])]
     index = _Index.of(first, columns, single)
     tables = second.tables(read)
     begun = next(tables, None)
     if begun is None:
-        begun = nothing(second.parameters).select(read)
+        begun = nothing(second.parameters, second.options).select(read)
     elif by != "nothing":
         tables = chain([begun], tables)
     parts = (_common(index, table, _names(table, columns, single), shown) for table in tables if by != "nothing")
@@ -118,12 +118,17 @@ def match(first: Results, second: Results) -> Pair:
 def _how(first: Results, second: Results) -> tuple[By, list[str], str]:
     if first.manifest.get("context") == second.manifest.get("context"):
         return "trial", [], "trials are matched by id: both sweeps have the same data, model and training"
-    starts = sorted(name for name in {*first.swept, *second.swept} if name.startswith("init."))
+    swept = {*first.swept, *second.swept}
+    options = [name for name in dict.fromkeys([*first.options, *second.options]) if name in swept]
+    for name in options:
+        if name not in first.options or name not in second.options:
+            return "nothing", [], f"the sweeps have no settings in common: only one of them sweeps {name}"
+    starts = sorted(name for name in swept if name.startswith("init."))
     lacking = [name for name in starts if name not in first.starts or name not in second.starts]
     if lacking:
         name = lacking[0].removeprefix("init.")
         return "nothing", [], f"the sweeps have no settings in common: only one of them has start values for {name!r}"
-    columns = [*HYPERPARAMETERS, *starts, "seed"]
+    columns = [*HYPERPARAMETERS, *options, *starts, "seed"]
     parts = "the hyperparameters, the seed and the start values" if starts else "the hyperparameters and the seed"
     return "setting", columns, f"data, model or training differ, so trials are matched by setting: {parts}"
 

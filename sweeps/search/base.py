@@ -10,15 +10,16 @@ To add a method, add a module with its name and a constant ``METHOD`` to this pa
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sweeps.config.axis import Axis
-from sweeps.config.schema import HYPERPARAMETERS, SweepConfig
+from sweeps.config.schema import CLIPPING, HYPERPARAMETERS, SweepConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,21 +57,25 @@ class SearchSpace:
         mappings: the axes of the sweep file's ``parameters`` by name; the sweep is the union of the mappings.
         seeds: the seeds of every setting.
         starts: the S model parameters that can be given start values.
+        options: the axes beyond the hyperparameters and start values, with the value of trials that have no such axis:
+            inf for no clipping, NaN for the default parameter group's value or the number in the schedule.
     """
 
     mappings: tuple[Mapping[str, Axis], ...]
     seeds: tuple[int, ...]
     starts: tuple[str, ...]
+    options: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: SweepConfig, starts: tuple[str, ...]) -> SearchSpace:
         """Return the search space of a sweep file."""
-        return cls(tuple(config.mappings()), config.seeds, starts)
+        options = {name: math.inf if name in CLIPPING else math.nan for name in config.options}
+        return cls(tuple(config.mappings()), config.seeds, starts, options)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that every trial has: the seed, the start values, the hyperparameters."""
-        return ("seed", *(f"init.{name}" for name in self.starts), *HYPERPARAMETERS)
+        """The columns that every trial has: the seed, the start values, the hyperparameters, the options."""
+        return ("seed", *(f"init.{name}" for name in self.starts), *HYPERPARAMETERS, *self.options)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ METHOD = GridSearch()
 
 
 def products(space: SearchSpace) -> list[Product]:
-    """Return one product per mapping: the seed, the start values and the five hyperparameters.
+    """Return one product per mapping: the seed, the start values, the five hyperparameters and the options.
 
     Axes keep their order in the file. Parameters without an axis come first, with torch's defaults.
     """
@@ -35,6 +35,7 @@ def products(space: SearchSpace) -> list[Product]:
         named = {name: axis.points() + 0.0 for name, axis in mapping.items()}  # no negative zeros
         spread = _spread(named, space.starts)
         implied = {name: np.array([_TORCH_DEFAULTS[name]]) for name in HYPERPARAMETERS if name not in named}
+        implied |= {name: np.array([value]) for name, value in space.options.items() if name not in named}
         implied |= {f"init.{p}": np.array([UNSET]) for p in space.starts if f"init.{p}" not in spread}
         seeds = {"seed": np.array(space.seeds, dtype=np.float64)}
         result.append(Product(tuple((seeds | implied | spread).items())))

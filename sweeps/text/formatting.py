@@ -26,6 +26,7 @@ _HEADINGS = {
 }
 _PLAIN = ("trial", "trial_before", "seed")  # identifiers: no thousands separators
 _EXACT = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
+_EXACT_PREFIXES = ("init.", "final.", "schedule.", "clip_grad_", *(f"{name}." for name in _EXACT))
 
 
 def heading(name: Hashable) -> str:
@@ -62,9 +63,11 @@ def cell(value: Any, column: Hashable = "") -> str:
         return str(value)
     if column in _PLAIN:
         return str(value)
-    if column in ("share", "stable_share", "of_settling", "of_log_loss"):
+    if column in ("share", "stable_share", "clipped_share", "of_settling", "of_log_loss"):
         return f"{100 * value:.1f} %"
-    exact = column in _EXACT or str(column).startswith(("init.", "final."))
+    if np.isinf(value) and str(column).startswith("clip_"):
+        return "off"
+    exact = column in _EXACT or str(column).startswith(_EXACT_PREFIXES)
     return number(float(value), 6 if exact else 4)
 
 

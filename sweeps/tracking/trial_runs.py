@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sweeps.arrow_columns import VALIDATION_LOSSES, matrix
-from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.config.schema import HYPERPARAMETERS, is_option
 from sweeps.store.shard_times import ENDED, STARTED
 from sweeps.tracking.base import LoggedRun, TrackedSweep
 from sweeps.tracking.names import MAX_FINAL_METRICS, SWEEP_ID, TRIAL_ID, VERDICT
@@ -27,6 +27,7 @@ _FIGURES = (
     "steps_to_tolerance",
     "overshoot_percent",
     "peak_value",
+    "clipped_share",
 )
 
 
@@ -122,7 +123,8 @@ def trial_runs(
         sweep_started_ms: Start of the sweep's run: the earliest time, and the one of trials without times.
     """
     starts = [name for name in table.column_names if name.startswith("init.")]
-    params = {key: _texts(table[key], PARAM_LENGTH) for key in (*HYPERPARAMETERS, "seed", *starts)}
+    options = [name for name in table.column_names if is_option(name)]
+    params = {key: _texts(table[key], PARAM_LENGTH) for key in (*HYPERPARAMETERS, *options, "seed", *starts)}
     tags = {
         SWEEP_ID: [sweep_id] * len(table),
         TRIAL_ID: _texts(table["trial_id"], TAG_LENGTH),

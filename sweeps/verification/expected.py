@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeps.config.schema import HYPERPARAMETERS, Expected
-from sweeps.execution.training import start_values, train_trials
+from sweeps.config.schema import Expected
+from sweeps.execution.training import train_trials
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.results.expected_outcome import ExpectedOutcome
 from sweeps.results.results import Results
@@ -79,7 +79,7 @@ def _outcome(
 
 def _columns(results: Results, key: str) -> list[str]:
     """Return the columns that a key of ``where`` selects; init.weight selects all weights, as in the sweep file."""
-    if key in (*HYPERPARAMETERS, *results.starts, "seed"):
+    if key in (*results.settings, "seed"):
         return [key]
     return [c for c in results.starts if c.startswith(f"{key}.")]
 
@@ -126,9 +126,7 @@ def _target(prepared: PreparedSweep, row: Mapping[Hashable, Any]) -> float | Non
     if parameter is None:
         return None
     trials = prepared.plan.trials(int(row["trial"]), int(row["trial"]) + 1)
-    dtype = prepared.config.training.dtype
-    start = start_values(prepared, trials).astype(dtype).astype(np.float64)
-    targets = prepared.task.quadratic(dtype).nearest_minimisers(trials.hyperparams.weight_decay, start)
+    targets = train_trials(prepared, trials, epochs=0).state.target
     return float(targets[0, prepared.task.parameter_names.index(parameter)])
 
 

@@ -76,12 +76,16 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
     exact = deviation == 0 and same
     agrees = same and from_torch <= allowed
     findings = {"largest_deviation": deviation, "store_holds_the_same": same, "exact": exact, "agrees": agrees}
-    row = {**trials.hyperparams.arguments(0), "seed": int(trials.seed[0])}
-    setting = ", ".join(f"{name} {cell(row[name], name)}" for name in HYPERPARAMETERS)
+    options = {
+        name: None if np.isinf(value[0]) else float(value[0])
+        for name, value in prepared.plan.options.effective(trials.hyperparams, trials.options).items()
+    }
+    row = {**trials.hyperparams.arguments(0), **options, "seed": int(trials.seed[0])}
+    setting = ", ".join(f"{name} {cell(row[name], name)}" for name in (*HYPERPARAMETERS, *options))
     return Replay(
         title=f"trial {number} ({prepared.plan.ids(trials)[0]}): {setting}",
         facts={"trial": number, **row, **findings},
-        frame=pd.DataFrame([_row(step, prepared.plan.parameter_names) for step in steps]),
+        frame=pd.DataFrame([_row(step, prepared) for step in steps]),
         exact=exact,
         agrees=agrees,
         conclusion=("the first " if cut else "")
@@ -100,6 +104,7 @@ def _steps(prepared: PreparedSweep, trials: Trials, task: Task, start: np.ndarra
         dtype=training.dtype,
         seed=int(trials.seed[0]),
         start=start,
+        groups=training.groups,
     )
 
 
@@ -170,11 +175,14 @@ def _stored(files: SweepFiles, prepared: PreparedSweep, number: int) -> tuple[np
     return final, row["verdict"]
 
 
-def _row(step: Step, names: tuple[str, ...]) -> dict[str, Any]:
+def _row(step: Step, prepared: PreparedSweep) -> dict[str, Any]:
+    names = prepared.plan.parameter_names
     row: dict[str, Any] = {
         "step": step.step,
         "samples": " ".join(map(str, step.samples[:4])) + (" ..." if len(step.samples) > 4 else ""),
+        **({} if prepared.plan.options.schedule is None else {"lr": step.lr}),
         "loss": step.loss,
+        **({"clipped": step.was_clipped} if prepared.plan.options.clips else {}),
     }
     if len(names) > _MAX_SHOWN:
         norms = {"|gradient|": step.gradients, "|params|": step.params, "|torch params|": step.torch_params}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -84,6 +85,10 @@ def _shard_differences(prepared: PreparedSweep, shard: Shard, table: pa.Table) -
     trials = prepared.plan.trials(shard.start, shard.stop)
     columns: dict[str, list[Any]] = {"trial": trials.number.tolist(), "trial_id": prepared.plan.ids(trials)}
     columns |= {name: getattr(trials.hyperparams, name).tolist() for name in HYPERPARAMETERS}
+    columns |= {
+        name: [None if np.isinf(value) or np.isnan(value) else value for value in values.tolist()]
+        for name, values in prepared.plan.options.effective(trials.hyperparams, trials.options).items()
+    }
     columns["seed"] = trials.seed.tolist()
     for name, values in columns.items():
         found = table[name].to_pylist() if name in table.column_names else []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, ValidationError
 
-from sweeps.config import axis, datasets, models, strict_yaml
+from sweeps.config import axis, datasets, models, schedules, strict_yaml
 from sweeps.config import schema as sweep_file
 from sweeps.config.schema import SweepConfig
 from sweeps.config.types import CUSTOM, SECRET
@@ -26,7 +26,7 @@ PLAIN = [
 ]
 CLASSES = {
     name: kind
-    for module in (axis, datasets, models, sweep_file)
+    for module in (axis, datasets, models, schedules, sweep_file)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, BaseModel)
 }
