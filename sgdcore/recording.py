@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,20 +21,27 @@ class Recording:
     Args:
         points: how many steps to keep between the first and the last; ignored if spacing is ``all``.
         spacing: ``log`` (dense at the start), ``linear``, or ``all`` (every step).
+        every: keep multiples of so many steps only, as of the steps of an epoch.
     """
 
     points: int = 64
     spacing: Spacing = "log"
+    every: int = 1
 
     def __post_init__(self) -> None:
         """Check points and spacing."""
         if not isinstance(self.points, int) or self.points < 0:
             raise InvalidTraining(f"recording points must be a whole number >= 0, not {self.points}")
+        if not isinstance(self.every, int) or self.every < 1:
+            raise InvalidTraining(f"recording every must be a whole number >= 1, not {self.every}")
         if self.spacing not in ("log", "linear", "all"):
             raise InvalidTraining(f"recording spacing must be log, linear or all, not {self.spacing!r}")
 
     def steps(self, first: int, last: int) -> NDArray[np.int64]:
         """Return the recorded steps of a run from ``first`` to ``last``: sorted, unique, both ends included."""
+        if self.every > 1:
+            whole = replace(self, every=1).steps(-(-first // self.every), last // self.every) * self.every
+            return np.unique(np.concatenate([[first], whole, [last]]))
         length = last - first
         if self.spacing == "all":
             return np.arange(first, last + 1, dtype=np.int64)

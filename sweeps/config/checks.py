@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from sweeps.config.axis import Axis
 from sweeps.config.messages import hint, key, shown
 from sweeps.config.schedules import numbers, schedule
-from sweeps.config.schema import CLIPPING, HYPERPARAMETERS, SweepConfig, known_options
+from sweeps.config.schema import BATCH_SIZE, CLIPPING, HYPERPARAMETERS, SweepConfig, known_options
 from sweeps.config.types import (
     LARGEST,
+    MAX_COUNT,
 )
 
 _INIT = re.compile(r"init\.\w+(\.\w+)*")
@@ -65,6 +66,9 @@ def _value_problem(name: str, value: bool | float | None, config: SweepConfig) -
         return _schedule_problem(name, value, config)
     if value is None:
         return None if name in CLIPPING else "must be a number"
+    if name == BATCH_SIZE:
+        whole = not isinstance(value, bool) and float(value).is_integer() and 1 <= value <= MAX_COUNT
+        return None if whole else "must be a whole number >= 1"
     if name == "nesterov":
         return None if isinstance(value, bool) else "must be true or false"
     if isinstance(value, bool):

@@ -50,6 +50,7 @@ HYPERPARAMETERS = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
 
 GROUP_HYPERPARAMETERS = HYPERPARAMETERS[:4]  # those that a parameter group can have of its own
 CLIPPING = ("clip_grad_norm", "clip_grad_value")
+BATCH_SIZE = "batch_size"
 
 
 class TaskConfig(Model):
@@ -92,13 +93,13 @@ def known_options(training: TrainingConfig) -> tuple[str, ...]:
     """Return the names of all axes that a sweep can have beyond the hyperparameters and start values."""
     of_groups = [f"{name}.{group}" for group in training.groups or () for name in GROUP_HYPERPARAMETERS]
     scheduled = numbers(training.schedule) if training.schedule is not None else ()
-    return (*CLIPPING, *of_groups, *scheduled)
+    return (BATCH_SIZE, *CLIPPING, *of_groups, *scheduled)
 
 
 def is_option(column: str) -> bool:
     """Return whether a column of a shard file is an axis beyond the hyperparameters and start values."""
     first = column.partition(".")[0]
-    return column in CLIPPING or (column != first and first in ("schedule", *GROUP_HYPERPARAMETERS))
+    return column in (BATCH_SIZE, *CLIPPING) or (column != first and first in ("schedule", *GROUP_HYPERPARAMETERS))
 
 
 Parameters = dict[str, AxisOrList]
@@ -254,6 +255,16 @@ class SweepConfig(Model):
         """The arguments of sgdcore.Recording."""
         points = RECORDED_POINTS if self.record.points is None else self.record.points
         return {"points": points, "spacing": self.record.spacing}
+
+    @property
+    def mixes_batch_sizes(self) -> bool:
+        """Whether the batch size is an axis; curves are then recorded by epoch."""
+        return BATCH_SIZE in self.options
+
+    def with_batch_size(self, batch_size: int) -> SweepConfig:
+        """Return the config with another batch size for trials that have no such axis."""
+        training = self.training.model_copy(update={"batch_size": batch_size})
+        return self.model_copy(update={"training": training})
 
     def with_points(self, points: int) -> SweepConfig:
         """Return the config with another number of recorded points, the same in its stored form."""

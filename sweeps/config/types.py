@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from sweeps.text.sanitize import acts
 
 MAX_AXIS = 10_000_000
+MAX_COUNT = 1_000_000_000
 LARGEST = {"float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
 # Custom pydantic error types; messages of type SECRET do not show the given value.
 CUSTOM, SECRET = "needed", "secret"
@@ -104,7 +105,7 @@ AtLeastOne = Annotated[float, Field(ge=1, allow_inf_nan=False), _NUMERIC]
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), _NUMERIC]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _NUMERIC]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), _NUMERIC]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000), _WHOLE]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT), _WHOLE]
 Size = Annotated[int, Field(ge=1, le=10_000_000), _WHOLE]
 Features = Annotated[int, Field(ge=1, le=1_000), _WHOLE]
 Degree = Annotated[int, Field(ge=1, le=64), _WHOLE]

@@ -8,18 +8,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sgdcore import Judgement, Recording, Trajectories
+from sgdcore import Judgement, Trajectories
 from sgdcore.trajectories import NEVER
 from sweeps.arrow_columns import floats, lists, steps, texts, validation_losses
-from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.config.schema import BATCH_SIZE, HYPERPARAMETERS
 from sweeps.planning.plan import Trials
 from sweeps.planning.prediction import predicted_radius, prediction
 from sweeps.planning.prepared import PreparedSweep
 
 
 def recorded_steps(prepared: PreparedSweep) -> list[int]:
-    """Return the steps at which a sweep's curves are recorded."""
-    steps: list[int] = Recording(**prepared.config.recording).steps(0, prepared.plan.steps).tolist()
+    """Return the steps at which curves are recorded; with several batch sizes, see :meth:`PreparedSweep.at`."""
+    steps: list[int] = prepared.recording.steps(0, prepared.plan.steps).tolist()
     return steps
 
 
@@ -35,6 +35,11 @@ def shard_metadata(prepared: PreparedSweep, kernel: str, device: str) -> dict[st
     }
 
 
+def option(name: str, values: NDArray[np.float64]) -> pa.Array:
+    """Return the column of an axis beyond the hyperparameters; null where clipping is off."""
+    return pa.array(values.astype(np.int64)) if name == BATCH_SIZE else floats(values)
+
+
 def _clipped_share(trajectories: Trajectories) -> NDArray[np.float64]:
     """Return the (T,) shares of steps whose gradients were clipped; NaN for trials without clipping."""
     stopped = trajectories.first_nonfinite_step
@@ -45,14 +50,14 @@ def _clipped_share(trajectories: Trajectories) -> NDArray[np.float64]:
 
 def shard_table(prepared: PreparedSweep, trials: Trials, trajectories: Trajectories, verdicts: Judgement) -> pa.Table:
     """Return the table of a shard: one row per trial, with its settings, verdict, final parameters and curves."""
-    names = trajectories.parameter_names
+    names, prepared = trajectories.parameter_names, prepared.at(trials)
     radius = predicted_radius(prepared, trials)
     columns: dict[str, pa.Array] = {
         "trial": pa.array(trials.number),
         "trial_id": pa.array(prepared.plan.ids(trials)),
         **{name: pa.array(getattr(trials.hyperparams, name)) for name in HYPERPARAMETERS},
         **{
-            name: floats(values)
+            name: option(name, values)
             for name, values in prepared.plan.options.effective(trials.hyperparams, trials.options).items()
         },
         "seed": pa.array(trials.seed),

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sgdcore import Recording, Thresholds, Trajectories, judge, train
+from sgdcore import Thresholds, Trajectories, judge, train
 from sweeps.execution.shard_table import shard_table
 from sweeps.planning.plan import Trials
 from sweeps.planning.prepared import PreparedSweep
@@ -22,7 +22,8 @@ def train_table(prepared: PreparedSweep, trials: Trials, **changes: Any) -> pa.T
 
 
 def train_trials(prepared: PreparedSweep, trials: Trials, **changes: Any) -> Trajectories:
-    """Train trials of the plan; ``changes`` override arguments of sgdcore.train."""
+    """Train trials of the plan, all of one batch size; ``changes`` override arguments of sgdcore.train."""
+    prepared = prepared.at(trials)
     training = prepared.config.training
     arguments: dict[str, Any] = {
         "epochs": training.epochs,
@@ -31,7 +32,7 @@ def train_trials(prepared: PreparedSweep, trials: Trials, **changes: Any) -> Tra
         "dtype": training.dtype,
         "seeds": trials.seed,
         "start": start_values(prepared, trials),
-        "record": Recording(**prepared.config.recording),
+        "record": prepared.recording,
         "groups": training.groups,
         "device": training.device,
         "compile": training.compile,

@@ -28,8 +28,9 @@ from sgdcore.kernels.dispatch import choose
 from sweeps.errors import StoreError
 from sweeps.execution.executor import Executor, ShardOutcome
 from sweeps.execution.shard_table import shard_metadata
+from sweeps.planning.planner import batch_sizes
 from sweeps.planning.prepared import PreparedSweep
-from sweeps.planning.shards import Shard, ShardResult, Shards
+from sweeps.planning.shards import Shard, ShardResult
 from sweeps.store.store import SweepFiles
 from sweeps.version import __version__
 
@@ -75,8 +76,11 @@ class ReusableTrials:
         others = (other for other in earlier if key and other.sweep_id != files.sweep_id)
         related = [other for other in others if not other.damage() and other.manifest().get("results") == key]
         if related:
-            metadata = shard_metadata(prepared, choose(prepared.task, device="cpu").name, "cpu")
-            self._sources = [_Source(other, metadata) for other in related]
+            kernel = choose(prepared.task, device="cpu").name
+            alike = [
+                shard_metadata(prepared.with_batch_size(size), kernel, "cpu") for size in batch_sizes(prepared.config)
+            ]
+            self._sources = [_Source(other, alike) for other in related]
         else:
             self._sources = []
 
@@ -175,12 +179,12 @@ class _Part:
 class _Source:
     """An earlier sweep, with an index of its trials."""
 
-    def __init__(self, files: SweepFiles, metadata: dict[str, str]) -> None:
+    def __init__(self, files: SweepFiles, alike: list[dict[str, str]]) -> None:
+        """Open a sweep; ``alike`` is the metadata of the shards that can be reused."""
         self._files = files
-        self._metadata = {key.encode(): value.encode() for key, value in metadata.items()}
-        stages = files.planned().stages
-        self.trials_per_shard = stages[0].trials_per_shard
-        self._shards = Shards(tuple((stage.trials, stage.trials_per_shard) for stage in stages))
+        self._alike = [{key.encode(): value.encode() for key, value in metadata.items()} for metadata in alike]
+        self.trials_per_shard = files.planned().stages[0].trials_per_shard
+        self._shards = files.planned().packs
 
     def parts(self, wanted: NDArray[np.uint64], rows: NDArray[np.int64]) -> list[_Part]:
         """Return the shards of this sweep that have trials with these id prefixes."""
@@ -208,7 +212,7 @@ class _Source:
     def _tables(self) -> Iterator[pa.Table]:
         for index in sorted(self._files.shards.done()):
             try:
-                if self._files.shards.schema(index).metadata == self._metadata:
+                if self._files.shards.schema(index).metadata in self._alike:
                     yield self._files.shards.read(index, ["trial", "trial_id"])
             except StoreError:
                 continue  # damaged or removed

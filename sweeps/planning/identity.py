@@ -42,9 +42,10 @@ def digest(document: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(document, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def with_schedule(document: Mapping[str, Any], given: Schedule) -> str:
-    """Return the digest of a document with another schedule."""
-    return digest({**document, "schedule": _plain(given)})
+def changed(document: Mapping[str, Any], given: Schedule | None, batch_size: int | None) -> str:
+    """Return the digest of a document with another schedule and batch size, if given."""
+    training = document["training"] | ({} if batch_size is None else {"batch_size": batch_size})
+    return digest({**document, "training": training, **({} if given is None else {"schedule": _plain(given)})})
 
 
 def _plain(given: Schedule) -> dict[str, Any]:

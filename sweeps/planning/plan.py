@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdcore import Hyperparams
-from sweeps.config.schema import HYPERPARAMETERS
-from sweeps.planning.identity import with_schedule
+from sweeps.config.schema import BATCH_SIZE, HYPERPARAMETERS
+from sweeps.planning.identity import changed
 from sweeps.planning.settings import NO_OPTIONS, Options
 from sweeps.planning.shards import Shards
 from sweeps.search.base import FloatArray, TrialSet
@@ -53,6 +53,8 @@ class PlanStage:
         dropped: combinations that torch.optim.SGD rejects, counted by reason.
         merged: combinations that are the same trial as another one, counted by reason.
         swept: the axes with more than one value, the widest first.
+        parts: the numbers of trials of one batch size each, in order; empty if all have the same. No shard has trials
+            of two parts.
     """
 
     trials: tuple[TrialSet, ...]
@@ -60,10 +62,16 @@ class PlanStage:
     dropped: dict[str, int] = field(default_factory=dict)
     merged: dict[str, int] = field(default_factory=dict)
     swept: tuple[str, ...] = ()
+    parts: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of trials."""
         return sum(map(len, self.trials))
+
+    @property
+    def packs(self) -> tuple[tuple[int, int], ...]:
+        """The number of trials of each part, and the most trials of its shards."""
+        return tuple((trials, self.trials_per_shard) for trials in self.parts or (len(self),))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +81,7 @@ class Plan:
     parameter_names: tuple[str, ...]
     starts: tuple[str, ...]  # the S parameters that can be given start values: all, or none for a large network
     stages: tuple[PlanStage, ...]  # stages planned so far; a grid has one
-    steps: int
+    steps: int  # of a trial, with several batch sizes the most
     context: str  # digest of everything that defines a trial apart from its row: data, model, training
     has_weight_decay: bool = False  # whether any trial of any stage can have weight decay
     module: str = ""  # package.module:callable to import; empty for built-in models
@@ -119,7 +127,7 @@ class Plan:
 
     def shards(self) -> Shards:
         """Return all shards, in order."""
-        return Shards(tuple((len(stage), stage.trials_per_shard) for stage in self.stages))
+        return Shards(tuple(pack for stage in self.stages for pack in stage.packs))
 
     def trials(self, start: int, stop: int) -> Trials:
         """Return the trials with numbers start ... stop - 1."""
@@ -147,7 +155,8 @@ class Plan:
         data, width = (rows + 0.0).tobytes(), rows.shape[1] * rows.itemsize
         contexts, which = self._contexts(trials)
         keyed = [hashlib.blake2b(key=bytes.fromhex(context), digest_size=16) for context in contexts]
-        own = {name: values for name, values in trials.options.items() if not name.startswith("schedule.")}
+        in_context = (BATCH_SIZE, *(name for name in trials.options if name.startswith("schedule.")))
+        own = {name: values for name, values in trials.options.items() if name not in in_context}
         ids = []
         for row, (i, context) in enumerate(zip(range(0, len(data), width), which.tolist(), strict=True)):
             digest = keyed[context].copy()  # a third faster than a new keyed hash
@@ -161,13 +170,22 @@ class Plan:
     def _contexts(self, trials: Trials) -> tuple[list[str], NDArray[np.intp]]:
         """Return the distinct contexts of trials, and each trial's index among them.
 
-        A number of the schedule defines a trial in the same way whether it is an axis or stands in the sweep file.
+        A batch size or a number of the schedule defines a trial in the same way whether it is an axis or stands in the
+        sweep file.
         """
-        if not any(name.startswith("schedule.") for name in self.options.names):
+        sizes = trials.options.get(BATCH_SIZE)
+        if sizes is None and not any(name.startswith("schedule.") for name in self.options.names):
             return [self.context], np.zeros(len(trials), dtype=np.intp)
-        columns = {**trials.options, "lr": trials.hyperparams.lr}
-        schedules, which = self.options.schedules(columns)
-        return [with_schedule(self.identity, schedule) for schedule in schedules], which
+        schedules, of_schedule = self.options.schedules({**trials.options, "lr": trials.hyperparams.lr})
+        keys = np.array(
+            [of_schedule if schedules else np.zeros(len(trials)), np.zeros(len(trials)) if sizes is None else sizes]
+        )
+        distinct, which = np.unique(keys, axis=1, return_inverse=True)
+        contexts = [
+            changed(self.identity, schedules[int(index)] if schedules else None, int(size) or None)
+            for index, size in distinct.T.tolist()
+        ]
+        return contexts, which.reshape(-1).astype(np.intp)
 
     def _is_inherited(self, name: str, value: float, trials: Trials, row: int) -> bool:
         """Return whether a group's value is the default group's."""
@@ -180,8 +198,9 @@ class Plan:
         return {
             "trials": len(first),
             "steps": self.steps,
-            "shards": len(Shards(((len(first), first.trials_per_shard),))),
+            "shards": len(Shards(first.packs)),
             "trials_per_shard": first.trials_per_shard,
+            **({"parts": list(first.parts)} if first.parts else {}),
             "swept": list(first.swept),
             "parameters": list(self.parameter_names),
             "dropped": first.dropped,

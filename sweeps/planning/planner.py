@@ -14,7 +14,7 @@ import numpy as np
 from sgdcore import Task
 from sgdcore.batches import steps_per_epoch
 from sgdcore.recording import MAX_PATH_PARAMETERS
-from sweeps.config.schema import SweepConfig
+from sweeps.config.schema import BATCH_SIZE, SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning.checks import MAX_TRIALS, check_combinations, check_expected_names, check_starts, check_training
 from sweeps.planning.identity import digest, identity
@@ -22,7 +22,7 @@ from sweeps.planning.normalize import distinct, normalize, normalize_table, with
 from sweeps.planning.packing import shard_size
 from sweeps.planning.plan import Plan, PlanStage
 from sweeps.planning.settings import Options
-from sweeps.search.base import NoHistory, SearchSpace, Stage, TrialSet, search_method
+from sweeps.search.base import NoHistory, SearchSpace, Stage, search_method
 from sweeps.search.product import Product
 from sweeps.search.trial_table import TrialTable
 
@@ -46,7 +46,8 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config", trials_per
     check_starts(config, names, starts, where)
     check_expected_names(config, names, starts, where)
     check_combinations(config, starts, where)
-    steps = config.training.epochs * steps_per_epoch(task.samples, config.training.batch_size)
+    smallest = min((int(size) for size in batch_sizes(config)), default=config.training.batch_size)
+    steps = config.training.epochs * steps_per_epoch(task.samples, smallest)
     if config.record.spacing == "all" and steps > MAX_POINTS:
         raise ConfigError(
             where, [f"record.spacing: given 'all' for {steps:,} steps; at most {MAX_POINTS:,} can be recorded"]
@@ -99,7 +100,7 @@ def plan_stage(
     dropped: dict[str, int] = {}
     merged: dict[str, int] = {}
     products = [trials for trials in stage.trials if isinstance(trials, Product)]
-    trials: Sequence[TrialSet]
+    trials: Sequence[Product | TrialTable]
     if len(products) == len(stage.trials) and not plan.stages:
         parts = [part for product in products for part in normalize(product, config, dropped, merged)]
         trials = without_repeats(parts, merged, where)
@@ -107,6 +108,7 @@ def plan_stage(
         earlier = {key for before in plan.stages for key in TrialTable.of(before.trials).keys()}  # noqa: SIM118 - not a mapping
         table = normalize_table(TrialTable.of(stage.trials), config, dropped, merged, earlier)
         trials = [table] if len(table) else []
+    trials, batches = _by_batch_size(trials)
     total = sum(map(len, trials))
     planned = sum(map(len, plan.stages)) + total
     if planned > MAX_TRIALS:
@@ -120,7 +122,37 @@ def plan_stage(
         dropped={reason: count for reason, count in dropped.items() if count},
         merged={reason: count for reason, count in merged.items() if count},
         swept=_swept(stage),
+        parts=batches,
     )
+
+
+def _by_batch_size(
+    trials: Sequence[Product | TrialTable],
+) -> tuple[Sequence[Product | TrialTable], tuple[int, ...]]:
+    """Return sets of trials of one batch size each, and the number of trials of each batch size, in order of both."""
+    if not trials or BATCH_SIZE not in trials[0].names:
+        return trials, ()
+    sizes = distinct(np.concatenate([each[BATCH_SIZE] for each in trials]))
+    ordered: list[Product | TrialTable] = []
+    parts = []
+    for size in sizes:
+        some = [_of_batch_size(each, size) for each in trials if size in each[BATCH_SIZE]]
+        ordered += some
+        parts.append(sum(map(len, some)))
+    return ordered, tuple(parts)
+
+
+def _of_batch_size(trials: Product | TrialTable, size: float) -> Product | TrialTable:
+    if isinstance(trials, Product):
+        return trials.replace(BATCH_SIZE, np.array([size]))
+    return trials.take(trials[BATCH_SIZE] == size)
+
+
+def batch_sizes(config: SweepConfig) -> list[int]:
+    """Return the batch sizes of a sweep's trials."""
+    axes = [mapping.get(BATCH_SIZE) for mapping in config.mappings()]
+    own = [config.training.batch_size] if None in axes else []
+    return sorted({*own, *(int(size) for axis in axes if axis is not None for size in axis.points())})
 
 
 def _has_weight_decay(first: PlanStage, config: SweepConfig) -> bool:

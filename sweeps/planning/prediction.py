@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sgdcore.batches import steps_per_epoch
 from sgdcore.stability import Kind, growth_kind, predict
-from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.config.schema import BATCH_SIZE, HYPERPARAMETERS
 from sweeps.search.base import FloatArray
 from sweeps.search.product import Product
 
@@ -129,6 +129,18 @@ def _columns(trials: Trials) -> dict[str, NDArray[Any]]:
 
 
 def _growth(prepared: PreparedSweep, columns: dict[str, NDArray[Any]]) -> FloatArray:
+    sizes = columns.get(BATCH_SIZE)
+    if sizes is None:
+        return _growth_of_one(prepared, columns)
+    growth = np.empty(len(sizes))
+    for size in np.unique(sizes):
+        some = np.flatnonzero(sizes == size)
+        part = {name: values[some] for name, values in columns.items()}
+        growth[some] = _growth_of_one(prepared.with_batch_size(int(size)), part)
+    return growth
+
+
+def _growth_of_one(prepared: PreparedSweep, columns: dict[str, NDArray[Any]]) -> FloatArray:
     training = prepared.config.training
     return predict(
         prepared.task,

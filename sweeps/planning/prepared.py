@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sgdcore import InvalidTask, Task
+from sgdcore import InvalidTask, Recording, Task
+from sgdcore.batches import steps_per_epoch
 from sgdcore.engine import check_task
-from sweeps.config.schema import SweepConfig
+from sweeps.config.schema import BATCH_SIZE, SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning import task_loader
 from sweeps.planning.curve_points import default_points
-from sweeps.planning.plan import Plan
-from sweeps.planning.planner import make_plan
+from sweeps.planning.plan import Plan, Trials
+from sweeps.planning.planner import batch_sizes, make_plan
 from sweeps.planning.shards import ShardResult
 
 
@@ -32,6 +33,27 @@ class PreparedSweep:
     plan: Plan
     threads: int | None = None  # threads of the engine; None uses all cores
     shard_writer: ShardWriter | None = None  # used by workers to store shards; None if the driver stores them
+
+    @property
+    def recording(self) -> Recording:
+        """The recorded steps: by epoch if the batch size is an axis, so that all curves have the same points."""
+        every = self.steps_per_epoch if self.config.mixes_batch_sizes else 1
+        return Recording(**self.config.recording, every=every)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps of an epoch, with several batch sizes those of :meth:`at`."""
+        return steps_per_epoch(self.task.samples, self.config.training.batch_size)
+
+    def at(self, trials: Trials) -> PreparedSweep:
+        """Return the sweep as trials of one batch size train in it: with that batch size, and with their steps."""
+        sizes = trials.options.get(BATCH_SIZE)
+        return self if sizes is None or not len(sizes) else self.with_batch_size(int(sizes[0]))
+
+    def with_batch_size(self, batch_size: int) -> PreparedSweep:
+        """Return the sweep with a batch size, and with the steps that trials take with it."""
+        steps = self.config.training.epochs * steps_per_epoch(self.task.samples, batch_size)
+        return replace(self, config=self.config.with_batch_size(batch_size), plan=replace(self.plan, steps=steps))
 
 
 def data_summary(task: Task) -> dict[str, object]:
@@ -62,7 +84,8 @@ def prepare(config: SweepConfig, where: str = "config", trials_per_shard: int | 
     if config.record.points is None:
         config = config.with_points(default_points(config, task))
     try:
-        check_task(task, config.training.dtype, config.training.batch_size)
+        for batch_size in batch_sizes(config):
+            check_task(task, config.training.dtype, batch_size)
         return PreparedSweep(config, task, make_plan(config, task, where, trials_per_shard))
     except InvalidTask as error:
         raise ConfigError(where, [f"task: {error}"]) from error

@@ -30,7 +30,6 @@ def final_verdicts(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[
     if not done:
         return
     metadata, objective = files.shards.metadata(), _objective(files.shards.schema(done[0]))
-    recorded = np.array(metadata["steps"], dtype=np.int64)
     limits = absolute(thresholds, metadata["loss_scale"])
     columns = [name for name in files.shards.schema(done[0]).names if name.partition(".")[0] == "weight_decay"]
     best: dict[tuple[float, ...], float] = {}
@@ -47,7 +46,7 @@ def final_verdicts(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[
             arrow_columns.matrix(table[objective], len(table)),
             np.array([best[*decay] for decay in distinct.T.tolist()])[places.reshape(-1)],
             table["first_nonfinite_step"].is_valid().to_numpy(),
-            recorded,
+            np.array(files.shards.metadata(index)["steps"], dtype=np.int64),
             limits,
         )
         judged = _replaced(table, "verdict", pa.array(verdict))

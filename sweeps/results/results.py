@@ -218,28 +218,29 @@ class Results:
 
     def rows(self, numbers: Sequence[int]) -> pd.DataFrame:
         """Return trials by number, as rows of :attr:`trials`. Only the shards that hold them are read."""
-        tables = list(self._some(numbers, self._scalars))
+        tables = [table for _, table in self._some(numbers, self._scalars)]
         return frame(pa.concat_tables(tables) if tables else nothing(self.parameters, self.options), self.parameters)
 
     def ids(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """Return ``trial`` and ``trial_id`` of trials by number. Only the shards that hold them are read."""
-        return [row for table in self._some(numbers, ["trial", "trial_id"]) for row in table.to_pylist()]
+        return [row for _, table in self._some(numbers, ["trial", "trial_id"]) for row in table.to_pylist()]
 
     def curves(self, numbers: Sequence[int], only: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the curves of trials, one row per trial and recorded step.
 
-        Columns are trial, step, loss and, if recorded, validation_loss and param.<name>; ``only`` selects among the
-        curves. Values are NaN from the step at which a trial stopped. Only the shards that hold the trials are read.
+        Columns are trial, step, epoch if the batch size is an axis, loss and, if recorded, validation_loss and
+        param.<name>; ``only`` selects among the curves. Values are NaN from the step at which a trial stopped. Only the
+        shards that hold the trials are read.
         """
         wanted = [name for name in self._recorded if only is None or name in ("trial", *only)]
-        frames = [self._curves_of(table) for table in self._some(numbers, wanted)]
+        frames = [self._curves_of(table, index) for index, table in self._some(numbers, wanted)]
         columns = ["trial", "step", "loss"]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns, dtype=float)
 
     def final(self, numbers: Sequence[int]) -> dict[int, NDArray[Any]]:
         """Return the final parameters by trial number, in the training's dtype; NaN if not finite."""
         found: dict[int, NDArray[Any]] = {}
-        for table in self._some(numbers, ["trial", "final"]):
+        for _, table in self._some(numbers, ["trial", "final"]):
             values = matrix(table["final"], len(table))
             found |= dict(zip(table["trial"].to_pylist(), values, strict=True))
         return found
@@ -263,22 +264,26 @@ class Results:
         lists = [field.name for field in self._schema if pa.types.is_list(field.type)]
         return ["trial", *(name for name in lists if name != "final")]
 
-    def _some(self, numbers: Sequence[int], columns: list[str]) -> Iterator[pa.Table]:
-        """Yield the rows of trials by number, shard by shard."""
+    def _some(self, numbers: Sequence[int], columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
+        """Yield the rows of trials by number, shard by shard, with the shard's index."""
         wanted = np.unique(np.asarray(numbers, dtype=np.int64))
         places = np.searchsorted([first for _, first, _ in self.shards], wanted, side="right") - 1
-        holding = (self.shards[place][0] for place in np.unique(places[places >= 0]))
-        for table in self.files.shards.read_many(holding, columns):
+        holding = [self.shards[place][0] for place in np.unique(places[places >= 0])]
+        for index, table in zip(holding, self.files.shards.read_many(holding, columns), strict=True):
             rows = table.filter(pa.array(np.isin(table["trial"].to_numpy(), wanted)))
             if len(rows):
-                yield _without_limit(rows.replace_schema_metadata())
+                yield index, _without_limit(rows.replace_schema_metadata())
 
-    def _curves_of(self, table: pa.Table) -> pd.DataFrame:
-        steps = np.asarray(self.metadata["steps"], dtype=np.int64)
+    def _curves_of(self, table: pa.Table, shard: int) -> pd.DataFrame:
+        mixed = self.config.mixes_batch_sizes
+        metadata = self.files.shards.metadata(shard) if mixed else self.metadata
+        steps = np.asarray(metadata["steps"], dtype=np.int64)
         columns: dict[str, NDArray[Any]] = {
             "trial": np.repeat(table["trial"].to_numpy(), len(steps)),
             "step": np.tile(steps, len(table)),
         }
+        if mixed:
+            columns["epoch"] = columns["step"] * (self.config.training.epochs / max(1, steps[-1]))
         columns |= {c: matrix(table[c], len(table)).ravel() for c in table.column_names if c != "trial"}
         return pd.DataFrame(columns)
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeps.config.axis import Axis
-from sweeps.config.schema import CLIPPING, HYPERPARAMETERS, SweepConfig
+from sweeps.config.schema import BATCH_SIZE, CLIPPING, HYPERPARAMETERS, SweepConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,7 +58,8 @@ class SearchSpace:
         seeds: the seeds of every setting.
         starts: the S model parameters that can be given start values.
         options: the axes beyond the hyperparameters and start values, with the value of trials that have no such axis:
-            inf for no clipping, NaN for the default parameter group's value or the number in the schedule.
+            the sweep file's batch size, inf for no clipping, NaN for the default parameter group's value or the number
+            in the schedule.
     """
 
     mappings: tuple[Mapping[str, Axis], ...]
@@ -70,6 +71,8 @@ class SearchSpace:
     def of(cls, config: SweepConfig, starts: tuple[str, ...]) -> SearchSpace:
         """Return the search space of a sweep file."""
         options = {name: math.inf if name in CLIPPING else math.nan for name in config.options}
+        if BATCH_SIZE in options:
+            options[BATCH_SIZE] = float(config.training.batch_size)
         return cls(tuple(config.mappings()), config.seeds, starts, options)
 
     @property

@@ -44,6 +44,7 @@ class Manifest(StoredDocument):
     trials: Count
     shards: Count
     trials_per_shard: Size | None = None
+    parts: list[Count] = []  # numbers of trials of one batch size each
     steps: Count | None = None
     swept: list[str] = []
     parameters: list[str] = []
@@ -67,6 +68,7 @@ class StoredStage(StoredDocument):
     swept: list[str]
     dropped: dict[str, Count]
     merged: dict[str, Count]
+    parts: list[Count] = []
 
 
 class StagesFile(StoredDocument):

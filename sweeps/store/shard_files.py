@@ -168,9 +168,12 @@ class ShardFiles(SweepPart):
         """Yield the extents of several shards, in the given order."""
         return self._ahead(self.extent, indices)
 
-    def metadata(self) -> dict[str, Any]:
-        """Return the metadata that all shards share: recorded steps, parameter names, kernel, device, ..."""
-        schema = self.schema(min(self.done()))
+    def metadata(self, index: int | None = None) -> dict[str, Any]:
+        """Return a shard's metadata: recorded steps, parameter names, kernel, device, ...
+
+        All shards share them, apart from the steps if the batch size is an axis. By default those of the first shard.
+        """
+        schema = self.schema(min(self.done()) if index is None else index)
         raw = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
         return {
             "steps": json.loads(raw["steps"]),

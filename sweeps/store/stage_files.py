@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from sweeps.errors import StoreError
 from sweeps.planning.plan import PlanStage
+from sweeps.planning.shards import Shards
 from sweeps.search.trial_table import TrialTable
 from sweeps.store.json_files import write_json
 from sweeps.store.manifest import StagesFile, read_document
@@ -32,11 +33,17 @@ class StageRecord:
     swept: tuple[str, ...] = ()
     dropped: dict[str, int] = field(default_factory=dict)
     merged: dict[str, int] = field(default_factory=dict)
+    parts: tuple[int, ...] = ()  # numbers of trials of one batch size each, as in PlanStage
+
+    @property
+    def packs(self) -> tuple[tuple[int, int], ...]:
+        """The number of trials of each part, and the most trials of its shards."""
+        return tuple((trials, self.trials_per_shard) for trials in self.parts or (self.trials,))
 
     @property
     def shards(self) -> int:
         """The number of shards."""
-        return -(-self.trials // self.trials_per_shard)
+        return len(Shards(self.packs))
 
 
 class StageFiles(SweepPart):
@@ -52,7 +59,14 @@ class StageFiles(SweepPart):
             return [], True
         _, file = read_document(self._storage, STAGES, StagesFile)
         found = [
-            StageRecord(stage.trials, stage.trials_per_shard, tuple(stage.swept), stage.dropped, stage.merged)
+            StageRecord(
+                stage.trials,
+                stage.trials_per_shard,
+                tuple(stage.swept),
+                stage.dropped,
+                stage.merged,
+                tuple(stage.parts),
+            )
             for stage in file.stages
         ]
         return found, file.complete
@@ -75,7 +89,8 @@ class StageFiles(SweepPart):
         table = TrialTable.of(stage.trials)
         self._check_lease()
         write_table(self._storage, _table(len(records) + 1), pa.table(dict(table.columns)))
-        record = StageRecord(len(stage), stage.trials_per_shard, stage.swept, stage.dropped, stage.merged)
+        facts = stage.swept, stage.dropped, stage.merged, stage.parts
+        record = StageRecord(len(stage), stage.trials_per_shard, *facts)
         self._write([*records, record], complete=False)
 
     def complete(self) -> None:
@@ -91,7 +106,8 @@ class StageFiles(SweepPart):
         if len(trials) != record.trials:
             where = self._storage.locate(_table(index))
             raise StoreError(f"{where}: damaged: {len(trials):,} trials instead of {record.trials:,}")
-        return PlanStage((trials,), record.trials_per_shard, record.dropped, record.merged, record.swept)
+        facts = record.dropped, record.merged, record.swept, record.parts
+        return PlanStage((trials,), record.trials_per_shard, *facts)
 
     def _write(self, records: list[StageRecord], complete: bool) -> None:
         self._check_lease()

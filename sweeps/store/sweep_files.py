@@ -49,9 +49,14 @@ class Extent:
         return sum(stage.trials for stage in self.stages)
 
     @property
+    def packs(self) -> Shards:
+        """The planned shards."""
+        return Shards(tuple(pack for stage in self.stages for pack in stage.packs))
+
+    @property
     def shards(self) -> int:
         """The number of planned shards."""
-        return sum(stage.shards for stage in self.stages)
+        return len(self.packs)
 
 
 class SweepFiles:
@@ -133,7 +138,7 @@ class SweepFiles:
     @property
     def ended_ms(self) -> int | None:
         """The time when the last shard was stored, in milliseconds since 1970; None if it is not known."""
-        shards = Shards(tuple((stage.trials, stage.trials_per_shard) for stage in self.planned().stages))
+        shards = self.planned().packs
         ends = (times.last_ms(len(shards[index])) for index, times in self.times.all().items() if index < len(shards))
         return max(ends, default=None)
 
@@ -232,13 +237,14 @@ class SweepFiles:
         trials, shards = manifest["trials"], manifest["shards"]
         size = manifest.get("trials_per_shard") or max(1, -(-trials // max(shards, 1)))
         facts = manifest.get("dropped", {}), manifest.get("merged", {})
-        first = StageRecord(trials, size, tuple(manifest.get("swept", ())), *facts)
+        parts = tuple(manifest.get("parts", ()))
+        first = StageRecord(trials, size, tuple(manifest.get("swept", ())), *facts, parts)
         later, is_complete = self.stages.records()
         return Extent((first, *later), is_complete)
 
     def stored_trials(self) -> int:
         """Return the number of trials in the stored shards, computed from the plan without reading them."""
-        shards = Shards(tuple((stage.trials, stage.trials_per_shard) for stage in self.planned().stages))
+        shards = self.planned().packs
         return sum(len(shards[index]) for index in self.shards.done())
 
     def is_computed(self) -> bool:

@@ -102,14 +102,15 @@ class BackgroundTracking:
             log_event("tracking failed", self._sweep.sweep_id, level=logging.ERROR, logged=self.trials, reason=why)
 
     def _log_all(self) -> None:
-        steps: list[int] | None = None
+        steps: list[int] = []
         while (entry := self._shards.get()) is not _END:
             if self._stop.is_set():
                 continue
             if isinstance(entry, _Amend):
                 self._tracker.amend(self._sweep, entry.chosen)
                 continue
-            steps = steps or self._sweep.files.shards.metadata()["steps"]
+            if not steps or self._sweep.config.mixes_batch_sizes:
+                steps = self._sweep.files.shards.metadata(entry[0])["steps"]
             self._log(*entry, steps)
 
     def _log(self, shard: int, trials: list[int] | None, steps: list[int]) -> None:

@@ -93,7 +93,8 @@ def _agrees(found: Mapping[str, float], published: Mapping[str, float], decimals
 def _reference(prepared: PreparedSweep, numbers: Sequence[int], **changes: Any) -> dict[int, NDArray[Any]]:
     """Return the final parameters of these trials, trained by torch.optim.SGD."""
     found: dict[int, NDArray[Any]] = {}
-    runs = np.split(np.asarray(numbers), np.flatnonzero(np.diff(numbers) != 1) + 1)
+    shards = prepared.plan.shards().holding(np.asarray(numbers, dtype=np.int64))  # of one batch size each
+    runs = np.split(np.asarray(numbers), np.flatnonzero((np.diff(numbers) != 1) | (np.diff(shards) != 0)) + 1)
     for run in runs:
         trials = prepared.plan.trials(int(run[0]), int(run[-1]) + 1)
         trained = train_trials(prepared, trials, kernel="reference", **changes)

@@ -54,6 +54,7 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
     prepared = reopen(files)
     number = _number(files, prepared, trial)
     trials = prepared.plan.trials(number, number + 1)
+    prepared = prepared.at(trials)
     training = prepared.config.training
     all_steps = _steps(prepared, trials, prepared.task, start_values(prepared, trials))
     steps = list(islice(all_steps, most))

@@ -35,9 +35,10 @@ def sample_differences(
         if table is None or len(table) != len(shard):
             continue  # reported by store_differences
         trials, sample = prepared.plan.trials(shard.start, shard.stop).take(rows), table.take(rows)
+        own = prepared.at(trials)
         # Both can find the same difference, such as a wrong verdict; report it once.
         yield from dict.fromkeys(
-            [*_engine_differences(prepared, trials, sample), *_torch_differences(prepared, trials, sample, audit)]
+            [*_engine_differences(own, trials, sample), *_torch_differences(own, trials, sample, audit)]
         )
 
 

@@ -78,11 +78,12 @@ def verdict_differences(prepared: PreparedSweep, files: SweepFiles) -> Iterator[
 
 def _shard_differences(prepared: PreparedSweep, shard: Shard, table: pa.Table) -> Iterator[tuple[str, str, str]]:
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    trials = prepared.plan.trials(shard.start, shard.stop)
+    prepared = prepared.at(trials)
     for key, fact in shard_metadata(prepared, metadata.get("kernel", ""), metadata.get("device", "")).items():
         since = metadata.get(key, fact if key == "loss_scale" else None)  # earlier shards have no scale
         if since != fact:
             yield key, fact, str(metadata.get(key))
-    trials = prepared.plan.trials(shard.start, shard.stop)
     columns: dict[str, list[Any]] = {"trial": trials.number.tolist(), "trial_id": prepared.plan.ids(trials)}
     columns |= {name: getattr(trials.hyperparams, name).tolist() for name in HYPERPARAMETERS}
     columns |= {

@@ -62,9 +62,10 @@ def twins(prepared: PreparedSweep, trials: Trials) -> Iterator[Twins]:
     """Yield twins of each trial; their distance from it under torch measures how much it amplifies rounding.
 
     For linear models with squared loss, twins are the trials in other units, so that every step rounds differently. For
-    other tasks, the start is perturbed at random, by as much as the rounding of all steps can move the parameters.
+    other tasks, and where gradients are clipped, the start is perturbed at random, by as much as the rounding of all
+    steps can move the parameters.
     """
-    if prepared.task.is_quadratic:
+    if is_homogeneous(prepared, trials):
         yield from in_other_units(prepared, trials, _UNITS)
         return
     start = start_values(prepared, trials)
@@ -75,6 +76,11 @@ def twins(prepared: PreparedSweep, trials: Trials) -> Iterator[Twins]:
     )
     for seed in range(len(_UNITS)):
         yield Twins(1.0, prepared.task, start + size * np.random.default_rng(seed).standard_normal(start.shape))
+
+
+def is_homogeneous(prepared: PreparedSweep, trials: Trials) -> bool:
+    """Return whether a step's change is proportional to parameters and targets together."""
+    return prepared.task.is_quadratic and not trials.hyperparams.is_clipped.any()
 
 
 def in_other_units(prepared: PreparedSweep, trials: Trials, factors: Sequence[float]) -> Iterator[Twins]:
@@ -97,7 +103,7 @@ def overflow_steps(prepared: PreparedSweep, trial: Trials) -> tuple[int, int]:
     than linear models with squared loss, the range spans the steps at which the trial's twins overflow.
     """
     others = twins(prepared, trial)
-    if prepared.task.is_quadratic:
+    if is_homogeneous(prepared, trial):
         apart = 4 * min(prepared.config.training.batch_size, prepared.task.samples)
         largest = max(np.abs(prepared.task.dataset.targets).max(), np.abs(start_values(prepared, trial)).max())
         most = np.finfo(prepared.config.training.dtype).max / largest if largest else np.inf

@@ -42,7 +42,7 @@ def tracking_differences(
         audit.deleted += 1
     else:
         yield from _parent_differences(parents, audit, prepared.config.metric_name)
-    steps, best = recorded_steps(prepared), _best(prepared, files)
+    best, shards = _best(prepared, files), prepared.plan.shards()
     for index in sorted(files.shards.done()):
         if (table := readable_table(files, index)) is None:
             continue  # reported by store_differences
@@ -52,6 +52,7 @@ def tracking_differences(
         there = [trial_id in children for trial_id in table["trial_id"].to_pylist()]
         looked_at = table.filter(pa.array(among | np.array(there, np.bool_)))
         if len(looked_at):
+            steps = recorded_steps(prepared.at(prepared.plan.trials(shards[index].start, shards[index].start + 1)))
             for run in expected_runs(sweep, looked_at, steps):
                 if run.trial_id in deleted:
                     audit.deleted += 1

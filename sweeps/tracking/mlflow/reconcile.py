@@ -33,7 +33,7 @@ class Amendments:
     outdated: list[str] = field(default_factory=list)  # ids of runs to delete once their replacements are logged
 
 
-def amend(client: MlflowClient, child_runs: ChildRuns, tables: Iterable[pa.Table], last_step: int) -> Amendments:
+def amend(client: MlflowClient, child_runs: ChildRuns, tables: Iterable[tuple[pa.Table, int]]) -> Amendments:
     """Correct runs in place, delete runs that should not exist, and return those that must be logged again.
 
     A metric cannot be removed from a run. A run with an obsolete metric is therefore logged again, and deleted only
@@ -42,14 +42,13 @@ def amend(client: MlflowClient, child_runs: ChildRuns, tables: Iterable[pa.Table
     Args:
         client: MLflow's client.
         child_runs: Values shared by the sweep's child runs.
-        tables: The trials that should have runs, with COLUMNS.
-        last_step: Last step of the trials' curves.
+        tables: The trials that should have runs, with COLUMNS, and the last step of their curves.
     """
     logged: dict[str, list[Run]] = {}
     for run in children(client, child_runs, deleted=False):
         logged.setdefault(run.data.tags[TRIAL_ID], []).append(run)
     found = Amendments()
-    for table in tables:
+    for table, last_step in tables:
         for row in table.select(COLUMNS).to_pylist():
             if runs := logged.pop(row["trial_id"], []):
                 _amend_trial(client, child_runs, runs, row, last_step, found)

@@ -212,8 +212,11 @@ class MlflowTracker:
         if self._parent is None or not self._parent.is_resumed or self._writer is None or not done:
             return
         assert self._child_runs is not None
-        tables = (_chosen(sweep.files.shards.read(index, COLUMNS), index, chosen) for index in done)
-        found = amend(self.client, self._child_runs, tables, sweep.files.shards.metadata()["steps"][-1])
+        shards = sweep.files.shards
+        tables = (
+            (_chosen(shards.read(index, COLUMNS), index, chosen), shards.metadata(index)["steps"][-1]) for index in done
+        )
+        found = amend(self.client, self._child_runs, tables)
         self._writer.renew(found.runs)
         self._outdated = found.outdated
 
