@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import combinations
 from operator import add
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -83,6 +83,11 @@ class Results:
     def starts(self) -> list[str]:
         """The names of the start value columns."""
         return [name for name in self._scalars if name.startswith("init.")]
+
+    @property
+    def time(self) -> Literal["step", "epoch"]:
+        """The column of curves by which trials are compared: epochs if they differ in batch size."""
+        return "epoch" if self.config.mixes_batch_sizes else "step"
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -228,13 +233,13 @@ class Results:
     def curves(self, numbers: Sequence[int], only: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the curves of trials, one row per trial and recorded step.
 
-        Columns are trial, step, epoch if the batch size is an axis, loss and, if recorded, validation_loss and
-        param.<name>; ``only`` selects among the curves. Values are NaN from the step at which a trial stopped. Only the
+        Columns are trial, step, epoch, loss and, if recorded, validation_loss and param.<name>; ``only`` selects among
+        the curves. Values are NaN from the step at which a trial stopped. Only the
         shards that hold the trials are read.
         """
         wanted = [name for name in self._recorded if only is None or name in ("trial", *only)]
         frames = [self._curves_of(table, index) for index, table in self._some(numbers, wanted)]
-        columns = ["trial", "step", "loss"]
+        columns = ["trial", "step", "epoch", "loss"]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns, dtype=float)
 
     def final(self, numbers: Sequence[int]) -> dict[int, NDArray[Any]]:
@@ -275,15 +280,13 @@ class Results:
                 yield index, _without_limit(rows.replace_schema_metadata())
 
     def _curves_of(self, table: pa.Table, shard: int) -> pd.DataFrame:
-        mixed = self.config.mixes_batch_sizes
-        metadata = self.files.shards.metadata(shard) if mixed else self.metadata
+        metadata = self.files.shards.metadata(shard) if self.config.mixes_batch_sizes else self.metadata
         steps = np.asarray(metadata["steps"], dtype=np.int64)
         columns: dict[str, NDArray[Any]] = {
             "trial": np.repeat(table["trial"].to_numpy(), len(steps)),
             "step": np.tile(steps, len(table)),
+            "epoch": np.tile(steps * self.config.training.epochs / max(1, steps[-1]), len(table)),
         }
-        if mixed:
-            columns["epoch"] = columns["step"] * (self.config.training.epochs / max(1, steps[-1]))
         columns |= {c: matrix(table[c], len(table)).ravel() for c in table.column_names if c != "trial"}
         return pd.DataFrame(columns)
 

@@ -61,7 +61,6 @@ _WHY_POINTS = ", each a pass over all data; the default takes at most a quarter 
 @app.command()
 def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False) -> None:
     """Show what a sweep would run, without writing anything."""
-    from sgdcore import Recording
     from sweeps.cli.terminal import say, show_frame, show_json
     from sweeps.config.messages import listed
     from sweeps.planning.prediction import forecast
@@ -69,7 +68,7 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
 
     prepared = prepare_sweep_file(config, set_, as_json=as_json)
     summary = prepared.plan.summary()
-    points = len(Recording(**prepared.config.recording).steps(0, prepared.plan.steps))
+    points = len(prepared.recording.steps(0, prepared.plan.steps))
     expected = forecast(prepared)
     choice = executor_choice(ExecutorName.auto, os.environ.get(RAY_ADDRESS), prepared)
     if as_json:
@@ -77,7 +76,7 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
         where = dict(zip(("name", "reason"), choice, strict=True))
         show_json(summary | {"executor": where, "data": data_summary(prepared.task), "predicted": predicted})
         return
-    say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {prepared.plan.steps:,} steps")
+    say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {_steps(prepared)}")
     say(
         f"task: {prepared.config.task.dataset.kind} data, {prepared.task.samples:,} samples; "
         f"parameters {', '.join(prepared.plan.parameter_names[:8])}"
@@ -137,7 +136,7 @@ def run(
             _run_again(files, prepared, executor, address, tracking_uri, tracking_database)
         return
     tracker = tracker_for(home, tracking_uri, None, database_of(tracking_database, prepared.config))
-    say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {prepared.plan.steps:,} steps")
+    say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {_steps(prepared)}")
     with executor_of(executor, address, prepared) as where:
         late = pipeline.tracks_late(prepared, where, tracker)
         files = pipeline.create(prepared, home, where, tracker, fresh, id_, tags, late=late)
@@ -309,3 +308,7 @@ def _axes(prepared: PreparedSweep) -> Any:
 def _word(axis: str, value: float) -> str:
     """Return an axis value as a sweep file writes it."""
     return str(bool(value)).lower() if axis == "nesterov" else f"{value:g}"
+
+
+def _steps(prepared: PreparedSweep) -> str:
+    return f"{'up to ' if prepared.config.mixes_batch_sizes else ''}{prepared.plan.steps:,} steps"

@@ -61,13 +61,14 @@ def compared_curves(comparison: Comparison) -> go.Figure | None:
         return None
     positive = shown[shown > 0]
     floor = max(float(positive.min()) / 10, LEAST) if (shown == 0).any() and len(positive) else LEAST
-    last = int(max(frame["step"].max() for frame in curves if len(frame)))
+    time = "epoch" if any(results.time == "epoch" for results in comparison.sweeps) else "step"
+    last = int(max(frame[time].max() for frame in curves if len(frame)))
     logarithmic = last > LOG_STEPS
-    for i, (name, results, frame) in enumerate(zip(comparison.names, comparison.sweeps, curves, strict=True)):
+    for i, (name, frame) in enumerate(zip(comparison.names, curves, strict=True)):
         if len(frame):
-            steps = frame["step"].clip(lower=STEP_ZERO if logarithmic else 0)
-            _add(figure, results, frame.assign(shown=steps, loss=frame["loss"].clip(lower=floor)), name, i)
-    figure.update_xaxes(title_text="step", **step_axis(last, logarithmic))
+            steps = frame[time].clip(lower=STEP_ZERO if logarithmic else 0)
+            _add(figure, frame.assign(shown=steps, loss=frame["loss"].clip(lower=floor)), name, time, i)
+    figure.update_xaxes(title_text=time, **step_axis(last, logarithmic))
     losses = dict.fromkeys(results.config.task.loss for results in comparison.sweeps)
     title = f"training loss ({', '.join(losses)})"
     return figure.update_yaxes(title_text=title, type="log", **loss_axis(shown, floor))
@@ -112,7 +113,7 @@ def _curves(results: Results) -> pd.DataFrame:
     return results.curves(sampled["trial"].tolist(), ["loss"]).merge(sampled, on="trial")
 
 
-def _add(figure: go.Figure, results: Results, curves: pd.DataFrame, name: str, place: int) -> None:
+def _add(figure: go.Figure, curves: pd.DataFrame, name: str, time: str, place: int) -> None:
     colour, dash = LINES[place % len(LINES)], _DASHES[place // len(LINES) % len(_DASHES)]
     table = curves.pivot_table(index="trial", columns="shown", values="loss", dropna=False)
     weights = curves.drop_duplicates("trial").set_index("trial")["weight"].reindex(table.index).to_numpy()
@@ -127,7 +128,8 @@ def _add(figure: go.Figure, results: Results, curves: pd.DataFrame, name: str, p
         mode="lines",
         line={"color": colour, "dash": "dot", "width": 1.8},
         legendgroup=name,
-        hovertemplate="step %{x:,}<br>median %{y:.3~g}<br>50 % between %{customdata[0]:.3~g} and %{customdata[1]:.3~g}",
+        hovertemplate=f"{time} "
+        + "%{x:,}<br>median %{y:.3~g}<br>50 % between %{customdata[0]:.3~g} and %{customdata[1]:.3~g}",
     )
     leader = curves[curves["best"]].dropna(subset=["loss"])
     if len(leader):
@@ -138,7 +140,7 @@ def _add(figure: go.Figure, results: Results, curves: pd.DataFrame, name: str, p
             mode="lines",
             line={"color": colour, "dash": dash, "width": 2.6},
             legendgroup=name,
-            hovertemplate="step %{x:,}<br>loss %{y:.4~g}",
+            hovertemplate=f"{time} " + "%{x:,}<br>loss %{y:.4~g}",
         )
 
 

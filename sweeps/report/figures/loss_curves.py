@@ -53,12 +53,12 @@ def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Fig
         shown = settled
     positive = shown[shown > 0]
     floor = max(float(positive.min()) / 10, LEAST) if (shown == 0).any() and len(positive) else LEAST
-    last = int(curves["step"].max()) if len(curves) else 0
+    last = int(curves[results.time].max()) if len(curves) else 0
     logarithmic = last > LOG_STEPS
     layout = loss_axis(shown, floor)
     ceiling = 10 ** (layout["range"][1] + 3) if layout else np.inf
     curves = curves.assign(
-        step_shown=curves["step"].clip(lower=STEP_ZERO if logarithmic else 0),
+        step_shown=curves[results.time].clip(lower=STEP_ZERO if logarithmic else 0),
         loss_shown=curves["loss"].clip(floor, ceiling),
     )
     if each:
@@ -66,7 +66,7 @@ def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Fig
     else:
         _by_verdict(figure, results, curves, floor, ceiling)
     _validation(figure, results, curves, each, floor, ceiling)
-    figure.update_xaxes(title_text="step", **step_axis(last, logarithmic))
+    figure.update_xaxes(title_text=results.time, **step_axis(last, logarithmic))
     loss = f"training loss ({results.config.task.loss})"
     return figure.update_yaxes(title_text=loss, type="log", **layout)
 
@@ -99,12 +99,12 @@ def _every_trial(figure: go.Figure, results: Results, curves: pd.DataFrame) -> N
         figure.add_scatter(
             x=frame["step_shown"],
             y=frame["loss_shown"],
-            customdata=frame[["step", "loss"]].to_numpy(),
+            customdata=frame[[results.time, "loss"]].to_numpy(),
             name=f"trial {trial}, {verdict}",
             mode="lines+markers" if len(frame) <= LOG_STEPS else "lines",
             line={"color": COLOURS[verdict], "dash": DASHES[verdict], "width": 2.2},
             marker={"symbol": MARKERS[verdict], "size": 8},
-            hovertemplate=f"{_settings(results, frame.iloc[0])}<br>step %{{customdata[0]:,}}"
+            hovertemplate=f"{_settings(results, frame.iloc[0])}<br>{results.time} %{{customdata[0]:,}}"
             "<br>loss %{customdata[1]:.4~g}",
         )
 
@@ -134,7 +134,8 @@ def _by_verdict(figure: go.Figure, results: Results, curves: pd.DataFrame, floor
             line={"color": COLOURS[verdict], "dash": DASHES[verdict], "width": 2.4},
             marker={"symbol": MARKERS[verdict], "size": 6, "maxdisplayed": 8},
             legendgroup=verdict,
-            hovertemplate="step %{x:,}<br>median %{customdata[2]:.3~g}<br>50 % between %{customdata[1]:.3~g} and "
+            hovertemplate=f"{results.time} "
+            + "%{x:,}<br>median %{customdata[2]:.3~g}<br>50 % between %{customdata[1]:.3~g} and "
             "%{customdata[3]:.3~g}<br>80 % between %{customdata[0]:.3~g} and %{customdata[4]:.3~g}",
         )
     best = results.shown(results.aggregate.best_settled)
@@ -146,7 +147,7 @@ def _by_verdict(figure: go.Figure, results: Results, curves: pd.DataFrame, floor
             name=f"best: trial {best['trial'].iloc[0]}",
             mode="lines",
             line={"color": "#0072B2", "width": 2, "dash": "dashdot"},
-            hovertemplate=f"{_settings(results, best.iloc[0])}<br>step %{{x:,}}<br>loss %{{y:.4~g}}",
+            hovertemplate=f"{_settings(results, best.iloc[0])}<br>{results.time} %{{x:,}}<br>loss %{{y:.4~g}}",
         )
 
 
@@ -165,7 +166,8 @@ def _validation(
             name=f"trial {trial}, validation",
             mode="lines",
             line={"color": COLOURS[str(frame["verdict"].iloc[0])], "dash": "dot", "width": 1.6},
-            hovertemplate=f"{_settings(results, frame.iloc[0])}<br>step %{{x:,}}<br>validation loss %{{y:.4~g}}",
+            hovertemplate=f"{_settings(results, frame.iloc[0])}<br>{results.time} %{{x:,}}<br>"
+            "validation loss %{y:.4~g}",
         )
 
 
