@@ -88,9 +88,9 @@ def test_bind_gives_the_same_code_other_operations():
 
 
 def test_compiled_kernel_steps_with_this_very_code():
-    from sgdcore.kernels.linear_numba import steps
+    from sgdcore.kernels.linear_numba import stepping
 
-    assert steps._update.py_func.__code__ is update.__code__
+    assert stepping._update.py_func.__code__ is update.__code__
 
 
 def test_flags_select_and_never_multiply_by_zero():

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from sgdcore.batches import steps_per_epoch
 from sgdcore.kernels.base import Problem, Segment
+from sgdcore.kernels.linear_numba.forms import RECTANGLE, TRIANGLE, Form
 from sgdcore.kernels.linear_numba.qr_blocks import blocks_of_rows
-from sgdcore.kernels.linear_numba.steps import RECTANGLE, TRIANGLE, Form
 
 EXACT = 2  # largest batch whose sums equal torch's bit for bit
 ROW_BYTES = 1 << 24  # bytes of rows at a time, for a run of any length

@@ -2,8 +2,8 @@
 
 A tile holds ``lanes`` trials of one kind: with or without momentum, weight decay, Nesterov. Its step function is
 compiled for exactly this kind, model and form of batches (see steps); the driver in this module is compiled once per
-dtype. Every lane performs exactly the scalar arithmetic of sgdcore.rule: no bit of a trial depends on its tile, lane or
-thread.
+dtype. A linear model has two tensors and so one or two parameter groups: all parameters, or features and bias. Every
+lane performs exactly the scalar arithmetic of sgdcore.rule: no bit of a trial depends on its tile, lane or thread.
 
 A chunk of up to CHUNK steps runs unchecked. If a parameter is not finite after it, the chunk is stepped again in parts,
 down to single steps, and chunks then grow again. A non-finite value never becomes finite again, so none is missed.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ from numba import literally, njit, types
 from numpy.typing import NDArray
 
 from sgdcore.hyperparams import Hyperparams
-from sgdcore.kernels.base import Problem, Resources, Segment, columns
+from sgdcore.kernels.base import Problem, Resources, Segment, columns, penalty_weights
 from sgdcore.kernels.compile_cache import CACHED, compiling
-from sgdcore.kernels.linear_numba import recording, steps, tiles
+from sgdcore.kernels.linear_numba import rate_rows, recording, steps, tiles
 from sgdcore.kernels.linear_numba.batches import stretches
+from sgdcore.kernels.linear_numba.forms import COLUMNS, CONSTANT, LR, LR_AND_MOMENTUM, RATE_ROWS, kinds_of
+from sgdcore.kernels.linear_numba.rate_rows import hold_rates
 from sgdcore.kernels.linear_numba.recording import blank, capacity, keep, write
-from sgdcore.kernels.linear_numba.steps import FIXED, call_steps, compile_steps, kinds_of
+from sgdcore.kernels.linear_numba.steps import call_steps, compile_steps
 from sgdcore.kernels.linear_numba.tiles import (
     dampen,
     fill,
@@ -41,6 +44,7 @@ from sgdcore.kernels.linear_numba.tiles import (
 )
 from sgdcore.kernels.simd import memory
 from sgdcore.kernels.simd.memory import aligned, or_empty
+from sgdcore.rates import Rates
 from sgdcore.tasks.task import Quadratic
 from sgdcore.trajectories import Curves, State
 
@@ -48,7 +52,7 @@ CHUNK = 256  # maximum number of steps between two checks for non-finite values
 PART = 8  # a chunk with a non-finite value is repeated in parts of 1/PART
 
 # As in steps: part of the cache key of the functions compiled here.
-_FILES = [memory.__file__, recording.__file__, tiles.__file__, __file__]
+_FILES = [memory.__file__, rate_rows.__file__, recording.__file__, tiles.__file__, __file__]
 _SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES), steps.SOURCE)
 
 
@@ -59,9 +63,13 @@ def advance(
     assert problem.training is not None
     trials, parameters = state.params.shape
     dtype, recorded = state.params.dtype, segment.recorded
-    kinds, order = _by_kind(hyperparams)
+    numbers = list(dict.fromkeys((int(problem.group_of[0]), int(problem.group_of[-1]))))
+    groups = [[hyperparams, *hyperparams.groups.values()][number] for number in numbers]
+    kinds, order = _by_kind(groups)
+    rates = _rates(segment.rates, numbers)
     arrays = (
-        columns(hyperparams, dtype),
+        np.concatenate([columns(group, dtype)[:COLUMNS] for group in groups]),
+        rates,
         (
             state.params,
             state.momentum_buffers,
@@ -80,16 +88,18 @@ def advance(
                 None if curves.path is None else curves.path.reshape(trials, len(curves.steps) * parameters), 2, dtype
             ),
         ),
+        _penalty(hyperparams, numbers) if curves.squared_norm is not None else np.empty((0, 0)),
     )
     start = state.step
+    scheduled = CONSTANT if segment.rates is None else LR if segment.rates.momentum is None else LR_AND_MOMENTUM
     with ThreadPoolExecutor(resources.threads) as pool:
         for batches in stretches(problem, segment, start):
-            form = batches.form
+            form = replace(batches.form, groups=len(groups), scheduled=scheduled)
             within = int(np.searchsorted(curves.steps, batches.stop, side="right"))
             points = slice(recorded.start, min(within, recorded.stop))
             recorded = slice(points.stop, recorded.stop)
             common = (
-                (order, parameters, form.together, form.lanes),
+                (order, parameters, form.together, form.lanes, form.rates + RATE_ROWS * form.rate_rows, form.rates),
                 batches.arrays(ahead=CHUNK),
                 (start, batches.stop, batches.origin, _clock(dtype)),
                 (curves.steps[points], points.start),
@@ -105,13 +115,28 @@ def advance(
                 job.result()
 
 
-def _by_kind(hyperparams: Hyperparams) -> tuple[list[tuple[int, int, int]], NDArray[np.int64]]:
+def _by_kind(groups: list[Hyperparams]) -> tuple[list[tuple[int, int, int]], NDArray[np.int64]]:
     """Return ranges (kind, first, stop) of the trials, and an order that groups trials of one kind."""
-    kind = kinds_of(hyperparams)
+    kind = kinds_of(groups)
     order = np.argsort(kind, kind="stable")
-    counts = np.bincount(kind, minlength=1)
+    kinds, counts = np.unique(kind, return_counts=True)
     stops = np.cumsum(counts)
-    return [(int(k), int(stops[k] - counts[k]), int(stops[k])) for k in np.flatnonzero(counts)], order
+    ranges = zip(kinds.tolist(), (stops - counts).tolist(), stops.tolist(), strict=True)
+    return list(ranges), order
+
+
+def _rates(rates: Rates | None, groups: list[int]) -> tuple[Any, ...]:
+    """Return scheduled rates for the compiled code, see rate_rows; empty arrays if there are none."""
+    of_groups = np.array(groups, np.int64)
+    if rates is None:
+        return np.empty((0, 0, 0)), np.empty((0, 0, 0)), np.empty(0, np.int64), of_groups, 0, 1
+    momentum = or_empty(rates.momentum, 3)
+    return rates.lr, momentum, rates.which.astype(np.int64), of_groups, rates.first_row, rates.steps_per_row
+
+
+def _penalty(hyperparams: Hyperparams, groups: list[int]) -> NDArray[np.float64]:
+    weights = penalty_weights(hyperparams)
+    return np.ones((1, len(hyperparams))) if weights is None else weights[groups]
 
 
 def _shares(kinds: list[tuple[int, int, int]], lanes: int, threads: int) -> Iterator[tuple[int, int, int]]:
@@ -142,34 +167,50 @@ def _form(quadratic: Quadratic) -> tuple[NDArray[np.float64], NDArray[np.float64
     return quadratic.factor, quadratic.centre, quadratic.minimum
 
 
-# Compiled code; see steps for the memory layout of a tile.
+# Compiled code; see forms for the memory layout of a tile.
 
 
 @njit(nogil=True, error_model="numpy", cache=CACHED)
 def _run_tiles(  # type: ignore[no-untyped-def]
-    first, stop, address, shape, batches, plan, recording, columns, state, training, validation, curves, source
+    first,
+    stop,
+    address,
+    shape,
+    batches,
+    plan,
+    recording,
+    columns,
+    rates,
+    state,
+    training,
+    validation,
+    curves,
+    penalty,
+    source,
 ):
     """Step the trials of order[first:stop], tile by tile, to the end of the stretch."""
     literally(source)
-    order, parameters, group, lanes = shape
+    order, parameters, group, lanes, rows, rates_row = shape
     data, targets, table, period = batches
     start, end, origin, clock = plan
     recorded, recorded_from = recording
     dtype, size = state[0].dtype, parameters * lanes
     tile, after = aligned(3 * size, dtype), aligned(3 * size, dtype)
-    fixed = aligned(2 * size + FIXED * lanes, dtype)
+    fixed = aligned(rows * lanes, dtype)
     ticks, peak_steps = aligned(size, clock.dtype), np.zeros(size, np.int64)
     ticks[:] = 0
     snapshots = np.empty((capacity(parameters, lanes, len(recorded)), size), dtype)
     running = np.zeros(lanes, np.bool_)
+    held, places = np.zeros(2, np.int64), np.empty(len(clock), np.int64)
     for base in range(first, stop, lanes):
         trials = order[base : min(base + lanes, stop)]
         used = (len(trials) + group - 1) // group * group
         after[:] = dtype.type(0)
         alive = fill(tile, fixed, peak_steps, running, trials, columns, state, parameters, lanes)
         if start == 0 and end > 0:
-            prepare_first_step(tile, fixed, parameters, lanes)
+            prepare_first_step(tile, fixed, columns, parameters, lanes)
         step, length, point, written = start, CHUNK, 0, 0
+        held[1] = 0
         if alive > 0 and len(recorded) > 0 and recorded[0] == start:
             keep(tile, snapshots[0])
             point = 1
@@ -187,6 +228,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
                     state[5],
                     training,
                     validation,
+                    penalty,
                     parameters,
                     lanes,
                 )
@@ -197,6 +239,8 @@ def _run_tiles(  # type: ignore[no-untyped-def]
             source_tile, at, seen = tile, step, point
             while at < until:
                 to = min(until, recorded[seen]) if seen < len(recorded) else until
+                if len(rates[0]) > 0:
+                    to = hold_rates(fixed, held, places, at, to, rates, rates_row * lanes, trials, running)
                 done = at - step
                 arrays = (
                     source_tile.ctypes.data,
@@ -207,6 +251,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
                     targets.ctypes.data,
                     table.ctypes.data + ((step - origin) % period + done) * table.shape[1] * table.itemsize,
                     clock.ctypes.data + done * clock.itemsize,
+                    places.ctypes.data,
                 )
                 call_steps(address, arrays, (to - at, used))
                 source_tile, at = after, to
@@ -221,8 +266,9 @@ def _run_tiles(  # type: ignore[no-untyped-def]
                     length = max(1, length // PART)
                     continue
                 alive -= stop_lanes(
-                    tile, after, ticks, fixed, peak_steps, running, trials, step, state, parameters, lanes
+                    tile, after, ticks, fixed, columns, peak_steps, running, trials, step, state, parameters, lanes
                 )
+                held[1] = 0  # the rates of the lanes that stopped become 0
             length = min(2 * length, CHUNK)  # neighbours of diverging trials often diverge too
             settle(ticks, peak_steps, step)
             if step == 0:

@@ -3,7 +3,8 @@
 At a recorded step a tile keeps only its parameters: a snapshot. A tile's lanes are neighbours in the tile, but rows
 apart in the curves. So snapshots are collected, as many as fit in the cache, and then written one group of lanes at a
 time, so that the values of a trial are written contiguously. ``curves`` are loss, squared_norm, validation_loss and
-path as in sgdcore.trajectories.Curves, the path as (T, K * P); arrays that are not recorded are empty.
+path as in sgdcore.trajectories.Curves, the path as (T, K * P); arrays that are not recorded are empty. ``penalty`` are
+the weights of squared_norm, one row for all parameters, or one for the features and one for the bias.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def keep(tile, snapshot):  # type: ignore[no-untyped-def]
 
 @compiled
 def write(  # type: ignore[no-untyped-def]
-    curves, snapshots, trials, steps, offset, first, stop, stopped, training, validation, parameters, lanes
+    curves, snapshots, trials, steps, offset, first, stop, stopped, training, validation, penalty, parameters, lanes
 ):
     """Write points first:stop of the tile to the curves, from column ``offset`` on; NaN after a trial stopped."""
     loss, squared_norm, validation_loss, path = curves
@@ -41,14 +42,19 @@ def write(  # type: ignore[no-untyped-def]
     values, of_trials = np.empty((kinds * points, GROUP)), np.empty((GROUP, kinds * points))
     rows = np.empty((points * parameters, GROUP), snapshots.dtype)
     paths = np.empty((GROUP, points * parameters), snapshots.dtype)
+    weights = np.zeros((2, GROUP))
     for group in range(0, len(trials), GROUP):
+        if squared_norm.size > 0:
+            for lane in range(min(GROUP, len(trials) - group)):
+                weights[0, lane] = penalty[0, trials[group + lane]]
+                weights[1, lane] = penalty[-1, trials[group + lane]]
         for k in range(points):
             at = k * parameters * lanes + group
             _losses(snapshots, at, training, values, k * GROUP, parameters, lanes)
             if validation_loss.size > 0:
                 _losses(snapshots, at, validation, values, (points + k) * GROUP, parameters, lanes)
             if squared_norm.size > 0:
-                _squared_norms(snapshots, at, values, (2 * points + k) * GROUP, parameters, lanes)
+                _squared_norms(snapshots, at, weights, values, (2 * points + k) * GROUP, parameters, lanes)
             if path.size > 0:
                 for j in range(parameters):
                     row = load(snapshots, at + j * lanes, lanes, 1, GROUP)
@@ -131,10 +137,10 @@ def _losses(snapshots, first, form, losses, to, parameters, lanes):  # type: ign
 
 
 @compiled
-def _squared_norms(snapshots, first, norms, to, parameters, lanes):  # type: ignore[no-untyped-def]
-    """Compute |p|^2 of a group of lanes, in float64."""
+def _squared_norms(snapshots, first, weights, norms, to, parameters, lanes):  # type: ignore[no-untyped-def]
+    """Compute the weighted |p|^2 of a group of lanes, in float64; the last parameter has the second row of weights."""
     norm = splat(0.0, GROUP)
     for j in range(parameters):
         value = load_double(snapshots, j * lanes + first, GROUP)
-        norm = norm + value * value
+        norm = norm + load(weights, GROUP if j == parameters - 1 else 0, GROUP, 1, GROUP) * value * value
     store(norms, to, GROUP, norm)

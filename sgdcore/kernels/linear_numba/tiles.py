@@ -1,6 +1,6 @@
 """Tiles of the numba kernel between chunks: fill, check, stop lanes, write back.
 
-See steps for the memory layout of a tile. ``state`` are params, momentum_buffers, direction, peak, peak_step and
+See forms for the memory layout of a tile. ``state`` are params, momentum_buffers, direction, peak, peak_step and
 first_nonfinite_step as in sgdcore.trajectories.State; ``trials`` are the trials in the tile, lane by lane.
 """
 
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from sgdcore.kernels.linear_numba.steps import COLUMNS
+from sgdcore.kernels.linear_numba.forms import COLUMNS
 from sgdcore.kernels.simd.lanes import compiled
 from sgdcore.trajectories import NEVER
+
+UNDAMPED = 3  # the column 1 - dampening of a group
 
 
 @compiled
@@ -54,24 +56,27 @@ def fill(tile, fixed, peak_steps, running, trials, columns, state, parameters, l
             tile[2 * parameters * lanes + at] = peak[trial, j] * towards if towards != zero else tile.dtype.type(np.inf)
             fixed[at] = -zero if towards < zero else zero
             peak_steps[at] = steps[trial, j]
-        for c in range(COLUMNS):
+        for c in range(len(columns)):
             fixed[(parameters + c) * lanes + lane] = columns[c, trial]
     return alive
 
 
 @compiled
-def prepare_first_step(tile, fixed, parameters, lanes):  # type: ignore[no-untyped-def]
+def prepare_first_step(tile, fixed, columns, parameters, lanes):  # type: ignore[no-untyped-def]
     """Make buf <- g a regular step: momentum * -0 + 1 * g is g, including the sign of zero."""
-    size, undamped = parameters * lanes, (parameters + 3) * lanes
+    size = parameters * lanes
     tile[size : 2 * size] = -tile.dtype.type(0)
-    fixed[undamped : undamped + lanes] = tile.dtype.type(1)
+    for c in range(UNDAMPED, len(columns), COLUMNS):
+        undamped = (parameters + c) * lanes
+        fixed[undamped : undamped + lanes] = tile.dtype.type(1)
 
 
 @compiled
 def dampen(fixed, trials, columns, running, parameters, lanes):  # type: ignore[no-untyped-def]
     """Restore 1 - dampening after the first step."""
-    for lane in range(lanes):
-        fixed[(parameters + 3) * lanes + lane] = columns[3, trials[lane]] if running[lane] else fixed.dtype.type(0)
+    for c in range(UNDAMPED, len(columns), COLUMNS):
+        for lane in range(lanes):
+            fixed[(parameters + c) * lanes + lane] = columns[c, trials[lane]] if running[lane] else fixed.dtype.type(0)
 
 
 @compiled
@@ -88,7 +93,7 @@ def write_back(tile, peaks, peak_steps, lane, trial, state, parameters, lanes): 
 
 
 @compiled
-def stop_lanes(before, tile, ticks, fixed, peak_steps, running, trials, step, state, parameters, lanes):  # type: ignore[no-untyped-def]
+def stop_lanes(before, tile, ticks, fixed, columns, peak_steps, running, trials, step, state, parameters, lanes):  # type: ignore[no-untyped-def]
     """Write back and idle the lanes that this step made non-finite; return how many.
 
     An idle lane stays at p = 0, where the gradient itself can overflow: it is reset to zero and not counted.
@@ -109,7 +114,7 @@ def stop_lanes(before, tile, ticks, fixed, peak_steps, running, trials, step, st
             write_back(tile, before, peak_steps, lane, trials[lane], state, parameters, lanes)
         for row in range(3 * parameters):
             tile[row * lanes + lane] = zero
-        for row in range(parameters + COLUMNS):
+        for row in range(parameters + len(columns)):
             fixed[row * lanes + lane] = zero
         for row in range(parameters):
             ticks[row * lanes + lane] = 0

@@ -203,6 +203,31 @@ def with_one(context: Any, lanes: Any) -> Any:
 
 
 @intrinsic
+def some_rows(context: Any, lanes: Any, first: Any, rows: Any) -> Any:
+    """Return rows first ... first + rows - 1; both are literals."""
+    if not literal(first, rows):
+        return None
+    some = Lanes(lanes.dtype, rows.literal_value, lanes.width)
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        begin = first.literal_value * lanes.groups
+        return whole(builder, some, parts_of(builder, lanes, values[0])[begin : begin + some.rows * some.groups])
+
+    return some(lanes, first, rows), codegen
+
+
+@intrinsic
+def joined(context: Any, one: Any, other: Any) -> Any:
+    """Return the rows of one value followed by those of another."""
+    both = Lanes(one.dtype, one.rows + other.rows, one.width)
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        return whole(builder, both, [*parts_of(builder, one, values[0]), *parts_of(builder, other, values[1])])
+
+    return both(one, other), codegen
+
+
+@intrinsic
 def total(context: Any, lanes: Any) -> Any:
     """Return one row: the sum of all rows, starting with the first."""
     one = Lanes(lanes.dtype, 1, lanes.width)

@@ -13,9 +13,10 @@ from llvmlite.binding import get_host_cpu_features
 
 from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Task, train
 from sgdcore.kernels.linear_numba import batches, kernel
+from sgdcore.kernels.linear_numba.forms import BLOCK, DECAY, FEW, MOMENTUM, NESTEROV, Form
 from sgdcore.kernels.linear_numba.kernel import CHUNK
 from sgdcore.kernels.linear_numba.qr_blocks import EXTRA, blocks_of_rows
-from sgdcore.kernels.linear_numba.steps import BLOCK, DECAY, FEW, MOMENTUM, NESTEROV, Form, compile_steps
+from sgdcore.kernels.linear_numba.steps import compile_steps
 from sgdcore.kernels.simd.lanes import GROUP
 from sgdcore.tasks import linear
 from sgdcore.tasks.datasets import line
