@@ -5,7 +5,8 @@ the core's caches from the segment's first step to its last. No sum crosses a ve
 its tile, its position in it, or the thread. Sums are chains of fused multiply-adds in a fixed order and equal torch's
 to rounding. The update is sgdcore.rule's.
 
-Sizes are run-time values: a new shape needs no compilation; only a new dtype or activation does, and batches of one.
+Sizes, parameter groups and schedules are run-time values: a new shape needs no compilation; only a new dtype or
+activation does, and batches of one.
 """
 
 from __future__ import annotations
@@ -25,30 +26,32 @@ from numpy.typing import NDArray
 
 from sgdcore import rule
 from sgdcore.hyperparams import Hyperparams
-from sgdcore.kernels.base import Problem, Resources, Segment, columns
+from sgdcore.kernels.base import Problem, Resources, Segment, group_columns, penalty_weights
 from sgdcore.kernels.compile_cache import CACHED, compiling
 from sgdcore.kernels.mlp_numba import layers as mlp_layers
 from sgdcore.kernels.mlp_numba import passes as mlp_passes
-from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, SUMS, inner
+from sgdcore.kernels.mlp_numba import tiles as mlp_tiles
+from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, SUMS
 from sgdcore.kernels.mlp_numba.passes import make_scratch, run_pass
+from sgdcore.kernels.mlp_numba.tiles import change, fill, record, set_rates, stop_nonfinite, write_back
 from sgdcore.kernels.simd import lanes as simd_lanes
 from sgdcore.kernels.simd import math as simd_math
 from sgdcore.kernels.simd import matmul as simd_matmul
 from sgdcore.kernels.simd import memory
-from sgdcore.kernels.simd.lanes import fma, load, select, splat, store
 from sgdcore.kernels.simd.memory import aligned, or_empty
+from sgdcore.rates import Rates
 from sgdcore.tasks.networks import MlpModel
 from sgdcore.tasks.task import LOSSES
-from sgdcore.trajectories import NEVER, Curves, State
+from sgdcore.trajectories import Curves, State
 
-COLUMNS = 5  # rows of a tile that hold hyperparameters
 VECTOR_BYTES = 64 if get_host_cpu_features().get("avx512f") else 32  # no result depends on it
 _SIGNALS = 8  # numbers per range: steps done, summed over trials, and whether to stop; a cache line per thread
 _COUNT_SECONDS = 0.25  # between two counts
 UNITS_BYTES = 1 << 16  # limit for the activations of the samples processed together
 
 _FILES = [
-    str(module.__file__) for module in (rule, simd_lanes, simd_matmul, simd_math, memory, mlp_layers, mlp_passes)
+    str(module.__file__)
+    for module in (rule, simd_lanes, simd_matmul, simd_math, memory, mlp_layers, mlp_passes, mlp_tiles)
 ] + [__file__]
 _SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES))  # part of the cache key, as in linear_numba
 
@@ -77,8 +80,10 @@ def advance(
         ACTIVATIONS[model.activation].kept is not None,
         (segment.first_epoch, segment.samples.shape[1], segment.batch_size, state.step, segment.stop),
         (curves.steps[segment.recorded], segment.recorded.start),
-        columns(hyperparams, dtype),
-        (state.params, state.momentum_buffers, state.first_nonfinite_step),
+        group_columns(hyperparams, dtype).reshape(-1, len(hyperparams)),
+        _schedule(segment.rates, len(hyperparams)),
+        _groups(problem.group_of, hyperparams),
+        (state.params, state.momentum_buffers, state.first_nonfinite_step, state.clipped_steps),
         (
             curves.loss,
             or_empty(curves.squared_norm, 2),
@@ -131,19 +136,29 @@ def _padded(features: NDArray[Any], targets: NDArray[Any], at_once: int) -> tupl
     return np.concatenate([features.ravel(), np.zeros(at_once * features.shape[1], features.dtype)]), targets
 
 
+def _schedule(rates: Rates | None, trials: int) -> tuple[Any, ...]:
+    """Return rates in a form for compiled code: lr and momentum are empty if they do not change."""
+    if rates is None:
+        return or_empty(None, 3), or_empty(None, 3), np.zeros(trials, np.intp), 0, 1
+    return rates.lr, or_empty(rates.momentum, 3), rates.which, rates.first_row, rates.steps_per_row
+
+
+def _groups(group_of: NDArray[np.intp], hyperparams: Hyperparams) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return (first, stop, group) of each run of parameters of one group, and the weights of the groups' squares."""
+    firsts = np.flatnonzero(np.diff(group_of, prepend=-1))
+    weights = penalty_weights(hyperparams)
+    return (
+        np.stack([firsts, np.append(firsts[1:], len(group_of)), group_of[firsts]], axis=1),
+        np.ones((1, len(hyperparams))) if weights is None else weights,
+    )
+
+
 @cache
 def _compiled(argument_types: tuple[Any, ...], constants: tuple[int, ...]) -> Callable[..., None]:
     """Return the kernel compiled for these types and constants."""
     with compiling(f"perceptrons with {list(ACTIVATIONS)[constants[0]]}"):
         entry: Callable[..., None] = _run_tiles.compile((*argument_types, *map(types.literal, constants)))
     return entry
-
-
-# Compiled code. A tile's numbers are rows of ``width``, row r at [r * width]:
-#   tile: parameters, their gradients, their momentum buffers; P rows each; then the COLUMNS hyperparameters
-#   scratch: work arrays of the passes
-
-_update = njit(forceinline=True)(rule.bind(fma, select))
 
 
 @njit(nogil=True, error_model="numpy", cache=CACHED)
@@ -159,6 +174,8 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     plan,
     recording,
     columns,
+    schedule,
+    groups,
     state,
     curves,
     activation,
@@ -174,15 +191,18 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     training, validation, samples = data
     first_epoch, rows, batch_size, start, stop = plan
     recorded, recorded_from = recording
+    lr, momentum, which, first_row, steps_per_row = schedule
+    spans, weights = groups
     parameters, n = state[0].shape[1], len(training[1])
     per_epoch = (n + batch_size - 1) // batch_size
-    tile = aligned((3 * parameters + COLUMNS) * width, columns.dtype)
+    tile = aligned((3 * parameters + len(columns)) * width, columns.dtype)
     scratch = make_scratch(columns.dtype, network, keeps, width)
     doubt, values = aligned(width, columns.dtype), np.empty((2, width))
     running = np.zeros(width, np.bool_)
     for base in range(first_trial, stop_trial, width):
         lanes = trials[base : min(base + width, stop_trial)]
-        alive = _load(tile, running, lanes, columns, state, parameters, width)
+        sources = which[lanes]
+        alive = fill(tile, running, lanes, columns, state, parameters, width)
         nothing = lanes, orders, start - start, start - start, start - start
         point = 0
         for step in range(start, stop + 1):
@@ -194,113 +214,18 @@ def _run_tiles(  # type: ignore[no-untyped-def]
                     run_pass(
                         tile, scratch, validation, samples, nothing, values[1], network, activation, at_once, width
                     )
-                _record(tile, running, lanes, values, curves, recorded_from + point, parameters, width)
+                record(tile, running, lanes, values, curves, recorded_from + point, spans, weights, width)
                 point += 1
             if step == stop:
                 break
             row, first = (step // per_epoch - first_epoch) % rows, step % per_epoch * batch_size
             batch = lanes, orders, row * n + first, min(batch_size, n - first), rows * n
             run_pass(tile, scratch, training, samples, batch, values[0], network, activation, at_once, width)
-            _change(tile, doubt, step == 0, parameters, width)
-            alive -= _stop(tile, doubt, running, lanes, step, state, parameters, width)
+            if lr.size > 0 and (step == start or step % steps_per_row == 0):
+                set_rates(tile, sources, lr, momentum, step // steps_per_row - first_row, parameters, width)
+            change(tile, doubt, step == 0, spans, parameters, width)
+            alive -= stop_nonfinite(tile, doubt, running, lanes, step, state, parameters, width)
             signals[0] += len(lanes)
         for lane in range(len(lanes)):
             if running[lane]:
-                _store(tile, lane, lanes[lane], state, parameters, width)
-
-
-@inner()
-def _change(tile, doubt, is_first, parameters, width):  # type: ignore[no-untyped-def]
-    """Update all parameters; ``doubt`` becomes NaN for trials with a non-finite parameter, else 0."""
-    literally(width)
-    gradients, buffers, columns = parameters * width, 2 * parameters * width, 3 * parameters * width
-    zero = splat(tile.dtype.type(0), width)
-    negative_lr, momentum = load(tile, columns, width, 1, width), load(tile, columns + width, width, 1, width)
-    weight_decay, undamped = (
-        load(tile, columns + 2 * width, width, 1, width),
-        load(tile, columns + 3 * width, width, 1, width),
-    )
-    nesterov = load(tile, columns + 4 * width, width, 1, width) != zero
-    has_momentum, has_weight_decay = momentum != zero, weight_decay != zero
-    nonfinite = zero
-    for at in range(0, parameters * width, width):
-        param, buffer = _update(
-            load(tile, at, width, 1, width),
-            load(tile, gradients + at, width, 1, width),
-            load(tile, buffers + at, width, 1, width),
-            is_first,
-            negative_lr,
-            momentum,
-            weight_decay,
-            undamped,
-            has_momentum,
-            has_weight_decay,
-            nesterov,
-        )
-        store(tile, at, width, param)
-        store(tile, buffers + at, width, buffer)
-        nonfinite = nonfinite + (param - param)
-    store(doubt, 0, width, nonfinite)
-
-
-@inner()
-def _load(tile, running, lanes, columns, state, parameters, width):  # type: ignore[no-untyped-def]
-    """Fill the tile and return how many trials run. Lanes that do not run are zero."""
-    params, buffers, stopped = state
-    tile[:] = tile.dtype.type(0)
-    alive = 0
-    for lane in range(width):
-        running[lane] = lane < len(lanes) and stopped[lanes[lane]] == NEVER
-        if not running[lane]:
-            continue
-        alive += 1
-        trial = lanes[lane]
-        for j in range(parameters):
-            tile[j * width + lane] = params[trial, j]
-            tile[(2 * parameters + j) * width + lane] = buffers[trial, j]
-        for c in range(COLUMNS):
-            tile[(3 * parameters + c) * width + lane] = columns[c, trial]
-    return alive
-
-
-@inner()
-def _store(tile, lane, trial, state, parameters, width):  # type: ignore[no-untyped-def]
-    """Write one trial back."""
-    params, buffers, _ = state
-    for j in range(parameters):
-        params[trial, j] = tile[j * width + lane]
-        buffers[trial, j] = tile[(2 * parameters + j) * width + lane]
-
-
-@inner()
-def _stop(tile, doubt, running, lanes, step, state, parameters, width):  # type: ignore[no-untyped-def]
-    """Write back the trials that this step made non-finite; return how many. Their lanes idle and are not read."""
-    count = 0
-    for lane in range(len(lanes)):
-        if running[lane] and doubt[lane] != doubt.dtype.type(0):
-            count += 1
-            running[lane] = False
-            state[2][lanes[lane]] = step + 1
-            _store(tile, lane, lanes[lane], state, parameters, width)
-    return count
-
-
-@inner()
-def _record(tile, running, lanes, values, curves, point, parameters, width):  # type: ignore[no-untyped-def]
-    """Write the running trials' losses, norms and paths to the curves."""
-    loss, squared_norm, validation_loss, path = curves
-    for lane in range(len(lanes)):
-        if not running[lane]:
-            continue
-        trial = lanes[lane]
-        loss[trial, point] = values[0, lane]
-        if validation_loss.size > 0:
-            validation_loss[trial, point] = values[1, lane]
-        if squared_norm.size > 0:
-            total = 0.0
-            for j in range(parameters):
-                total += np.float64(tile[j * width + lane]) * np.float64(tile[j * width + lane])
-            squared_norm[trial, point] = total
-        if path.size > 0:
-            for j in range(parameters):
-                path[trial, point, j] = tile[j * width + lane]
+                write_back(tile, lane, lanes[lane], state, parameters, width)
