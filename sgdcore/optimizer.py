@@ -32,8 +32,8 @@ class SGD(Optimizer):
 
     Raises:
         InvalidHyperparams: (a ValueError) with torch's wording.
-        RuntimeError: ``fused`` with ``foreach``, with ``differentiable``, or with parameters that are not
-            floating-point numbers.
+        RuntimeError: ``fused`` with ``foreach``, with ``differentiable``, with sparse gradients, or with parameters
+            that are not floating-point numbers or have no memory (device "meta").
 
     Example:
         >>> optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -82,6 +82,8 @@ class SGD(Optimizer):
             raise RuntimeError("`fused` does not support `differentiable`")
         if fused and foreach:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        if fused:  # tells torch.amp.GradScaler to set grad_scale and found_inf, and to leave the rest to step()
+            self._step_supports_amp_scaling = True
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Accept states saved before some of the settings existed, as torch does."""
@@ -107,6 +109,8 @@ class SGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if getattr(self, "found_inf", False):
+            return loss
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             for group in self.param_groups:
                 self._step_group(group)
@@ -115,8 +119,11 @@ class SGD(Optimizer):
     def _step_group(self, group: dict[str, Any]) -> None:
         params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
         gradients: list[Tensor] = [p.grad for p in params if p.grad is not None]
-        if group["fused"] and not all(param.is_floating_point() for param in params):
-            raise RuntimeError("`fused=True` requires all the params to be floating point Tensors")
+        if group["fused"]:
+            _check_fused(params, gradients)
+        if (grad_scale := getattr(self, "grad_scale", None)) is not None:
+            for gradient in gradients:
+                gradient.div_(grad_scale.to(gradient.device))
         remembers = group["momentum"] != 0
         buffers: list[Tensor | None] = [self.state[p].get("momentum_buffer") if remembers else None for p in params]
         sgd(
@@ -133,3 +140,10 @@ class SGD(Optimizer):
         if remembers:
             for param, buffer in zip(params, buffers, strict=True):
                 self.state[param]["momentum_buffer"] = buffer
+
+
+def _check_fused(params: list[Tensor], gradients: list[Tensor]) -> None:
+    if not all(param.is_floating_point() and not param.is_meta for param in params):
+        raise RuntimeError("`fused=True` requires all the params to be floating point Tensors on a real device")
+    if any(gradient.is_sparse for gradient in gradients):
+        raise RuntimeError("`fused=True` does not support sparse gradients")

@@ -95,11 +95,16 @@ def sgd(
 
     Call it under ``torch.no_grad()`` if params require gradients, unless autograd has to follow the step.
     """
-    lr, weight_decay = _plain(lr), _plain(weight_decay)
+    import torch
+
+    lr, weight_decay = (
+        value.item() if isinstance(value, torch.Tensor) and not value.requires_grad else value
+        for value in (lr, weight_decay)
+    )
     for i, (param, gradient) in enumerate(zip(params, d_p_list, strict=True)):
         d_p = -gradient if maximize else gradient
-        if not isinstance(weight_decay, int | float):
-            d_p = d_p.addcmul(param.clone(), weight_decay)
+        if isinstance(weight_decay, torch.Tensor):
+            d_p = d_p.clone().addcmul_(param.clone(), weight_decay)
         elif weight_decay != 0:
             d_p = d_p.add(param, alpha=weight_decay)
         if momentum != 0:
@@ -110,12 +115,7 @@ def sgd(
             else:
                 buffer.mul_(momentum).add_(d_p, alpha=1 - dampening)
             d_p = d_p.add(buffer, alpha=momentum) if nesterov else buffer
-        if not isinstance(lr, int | float):
-            param.addcmul_(d_p, lr, value=-1)
+        if isinstance(lr, torch.Tensor):
+            param.addcmul_(d_p, lr.squeeze(), value=-1)
         else:
             param.add_(d_p, alpha=-lr)
-
-
-def _plain(value: float | Tensor) -> float | Tensor:
-    """Return a number, or the tensor itself if autograd follows it."""
-    return value if isinstance(value, int | float) or value.requires_grad else float(value.item())

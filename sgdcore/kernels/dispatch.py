@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+import numpy as np
+
 from sgdcore.devices import resolve
 from sgdcore.errors import KernelUnavailable
 from sgdcore.kernels.base import Kernel
@@ -14,6 +16,7 @@ from sgdcore.tasks.task import Task
 KERNELS = ("numba", "triton", "torch", "reference")
 MOST_PARAMETERS = 16  # limit of the triton kernel: a trial must fit in a thread's registers
 PERCEPTRON_ACTIVATIONS = ("relu", "tanh", "sigmoid", "silu")  # supported by the numba kernel
+WIDEST_VECTOR = 64  # bytes, of any CPU
 PERCEPTRON_PARAMETERS = 1 << 17  # beyond it, tiles exceed the caches and the torch kernel is faster
 
 
@@ -58,6 +61,16 @@ def choose(task: Task, kernel: str = "auto", device: str = "auto") -> Choice:
             f"the triton kernel holds up to {MOST_PARAMETERS} parameters, not {given}: use kernel torch"
         )
     return _load(task, kernel, device)
+
+
+def cpu_pack(task: Task, dtype: str) -> int:
+    """Return the trials of a task that is not quadratic that a CPU's thread steps together; fewer cost more each."""
+    size = np.dtype(dtype).itemsize
+    if _fastest(task, "cpu") == "numba":
+        return WIDEST_VECTOR // size
+    from sgdcore.kernels.module_torch.kernel import CPU_BYTES, CPU_TRIALS, RULE_VALUES
+
+    return max(1, min(CPU_TRIALS, CPU_BYTES // (RULE_VALUES * len(task.parameter_names) * size)))
 
 
 def _fastest(task: Task, device: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from sweeps.planning.packing import Workers
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.planning.shards import Shard, ShardFailure, ShardResult, ShardStored
 
@@ -62,3 +63,9 @@ class Executor(Protocol):
 
     def stop(self) -> None:
         """Disconnect from, or stop, what start() started. Without start(), or if called again, do nothing."""
+
+
+def workers_of(executor: Executor, device: str) -> Workers:
+    """Return what computes the shards of a sweep with this ``training.device``. Call it after start()."""
+    cores = executor.cores
+    return Workers(cores, threads=cores if executor.is_inline else 1, on_cpu=executor.on_cpu(device))

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from sweeps.events import log_event
-from sweeps.execution.executor import Executor, ShardOutcome
+from sweeps.execution.executor import Executor, ShardOutcome, workers_of
 from sweeps.execution.progress import Progress
 from sweeps.pipeline.outcome import SweepOutcome
 from sweeps.pipeline.reuse import ReusableTrials
@@ -84,7 +84,9 @@ def _plan_next_stage(outcome: SweepOutcome, executor: Executor, progress: Progre
     files, prepared = outcome.files, outcome.prepared
     if files.planned().is_complete:
         return False
-    stage = next_stage(files, prepared, len(prepared.plan.stages), executor.cores)
+    stage = next_stage(
+        files, prepared, len(prepared.plan.stages), workers_of(executor, prepared.config.training.device)
+    )
     if stage is None:
         files.stages.complete()
         return False

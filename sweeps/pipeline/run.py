@@ -12,7 +12,7 @@ from sgdcore import Thresholds
 from sweeps.config.schema import WriterName
 from sweeps.errors import StoreError
 from sweeps.events import log_event
-from sweeps.execution.executor import Executor
+from sweeps.execution.executor import Executor, workers_of
 from sweeps.execution.progress import Progress
 from sweeps.pipeline.compute import compute, is_final_at_once
 from sweeps.pipeline.manifest import make_manifest
@@ -76,7 +76,8 @@ def create(
     else:
         _start(tracker, executor, prepared)
     config = prepared.config
-    prepared = replace(prepared, plan=repack(prepared.plan, config, prepared.task, executor.cores))
+    workers = workers_of(executor, config.training.device)
+    prepared = replace(prepared, plan=repack(prepared.plan, config, prepared.task, workers))
     sweep_id = sweep_id or secrets.token_hex(4)
     manifest = make_manifest(prepared, sweep_id, fresh) | {"tags": tags or {}}
     files = store.create(sweep_id, config.to_yaml(), manifest, search_method(config.method).is_adaptive)

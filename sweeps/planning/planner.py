@@ -13,13 +13,14 @@ import numpy as np
 
 from sgdcore import Task
 from sgdcore.batches import steps_per_epoch
+from sgdcore.devices import gpus
 from sgdcore.recording import MAX_PATH_PARAMETERS
 from sweeps.config.schema import BATCH_SIZE, SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning.checks import MAX_TRIALS, check_combinations, check_expected_names, check_starts, check_training
 from sweeps.planning.identity import digest, identity
 from sweeps.planning.normalize import distinct, normalize, normalize_table, without_repeats
-from sweeps.planning.packing import shard_size
+from sweeps.planning.packing import Workers, shard_size
 from sweeps.planning.plan import Plan, PlanStage
 from sweeps.planning.settings import Options
 from sweeps.search.base import NoHistory, SearchSpace, Stage, search_method
@@ -81,7 +82,7 @@ def plan_stage(
     task: Task,
     where: str = "config",
     trials_per_shard: int | None = None,
-    cores: int | None = None,
+    workers: Workers | None = None,
 ) -> PlanStage:
     """Plan the next stage: its distinct trials that torch accepts, packed into shards.
 
@@ -91,8 +92,8 @@ def plan_stage(
         config: the sweep.
         task: the task to train.
         where: the name of the input in error messages.
-        trials_per_shard: the shard size; by default that of the config, or one for the work and the cores.
-        cores: the number of cores; by default this machine's.
+        trials_per_shard: the shard size; by default that of the config, or one for the work and the workers.
+        workers: what computes the shards; by default this machine's cores, a shard on each.
 
     Raises:
         ConfigError: there are too many trials.
@@ -113,12 +114,12 @@ def plan_stage(
     planned = sum(map(len, plan.stages)) + total
     if planned > MAX_TRIALS:
         raise ConfigError(where, [f"parameters: {planned:,} trials; at most {MAX_TRIALS:,} are allowed"])
-    cores = cores or len(os.sched_getaffinity(0))
+    workers = workers or Workers(len(os.sched_getaffinity(0)), on_cpu=config.training.device == "cpu" or not gpus())
     return PlanStage(
         trials=tuple(trials),
         trials_per_shard=trials_per_shard
         or config.execution.trials_per_shard
-        or shard_size(config, task, total, plan.steps, cores),
+        or shard_size(config, task, total, plan.steps, workers),
         dropped={reason: count for reason, count in dropped.items() if count},
         merged={reason: count for reason, count in merged.items() if count},
         swept=_swept(stage),

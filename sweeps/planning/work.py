@@ -27,8 +27,12 @@ def trial_flops(config: SweepConfig, task: Task, steps: int) -> float:
 
 def predicted_seconds(prepared: PreparedSweep) -> float:
     """Return the approximate time that one core needs for all planned trials, compilation not included."""
-    config, trials, steps = prepared.config, len(prepared.plan), prepared.plan.steps
-    seconds = trials * trial_flops(config, prepared.task, steps) / FLOPS_PER_SECOND
+    return seconds_of(prepared.config, prepared.task, len(prepared.plan), prepared.plan.steps)
+
+
+def seconds_of(config: SweepConfig, task: Task, trials: int, steps: int) -> float:
+    """Return the approximate time that one core needs for so many trials, compilation not included."""
+    seconds = trials * trial_flops(config, task, steps) / FLOPS_PER_SECOND
     if isinstance(config.task.model, ModuleModel):
         seconds += -(-trials // _MODULE_PACK) * steps * _MODULE_SECONDS_PER_STEP
     return seconds

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
+from sweeps.planning.packing import Workers
 from sweeps.planning.plan import Plan, PlanStage
 from sweeps.planning.planner import plan_stage
 from sweeps.planning.prepared import PreparedSweep
@@ -41,7 +42,9 @@ class StoredHistory(History):
         return pa.concat_tables(tables)
 
 
-def next_stage(files: SweepFiles, prepared: PreparedSweep, stages: int, cores: int | None = None) -> PlanStage | None:
+def next_stage(
+    files: SweepFiles, prepared: PreparedSweep, stages: int, workers: Workers | None = None
+) -> PlanStage | None:
     """Return the stage that follows the first ``stages`` stages of a sweep, or None if the search is complete.
 
     All shards of those stages must be stored.
@@ -50,7 +53,7 @@ def next_stage(files: SweepFiles, prepared: PreparedSweep, stages: int, cores: i
         files: the sweep.
         prepared: the same sweep, with at least those stages in its plan.
         stages: the number of stages that have run.
-        cores: the number of cores to pack the stage for; by default this machine's.
+        workers: what computes the stage; by default this machine's cores, a shard on each.
 
     Raises:
         StoreError: a shard is damaged.
@@ -63,5 +66,5 @@ def next_stage(files: SweepFiles, prepared: PreparedSweep, stages: int, cores: i
     stage = method.next_stage(SearchSpace.of(config, plan.starts), StoredHistory(files, plan, stages))
     if stage is None:
         return None
-    planned = plan_stage(plan, stage, config, prepared.task, files.config_location, cores=cores)
+    planned = plan_stage(plan, stage, config, prepared.task, files.config_location, workers=workers)
     return planned if len(planned) else None  # no trials: the sweep already has them all

@@ -38,8 +38,9 @@ from sgdcore.tasks.task import Quadratic
 from sgdcore.trajectories import NEVER, Curves, State
 
 PACK_TRIALS = 1024  # on a GPU, more trials do not make a step cheaper per trial
-_CPU_TRIALS = 32  # on the CPU, neither do more than these
-_CPU_BYTES, _GPU_SHARE = 1 << 24, 0.25  # memory limit of a pack: about a core's caches, a share of the GPU's memory
+CPU_TRIALS = 32  # on the CPU, neither do more than these
+CPU_BYTES, _GPU_SHARE = 1 << 24, 0.25  # memory limit of a pack: about a core's caches, a share of the GPU's memory
+RULE_VALUES = 12  # per parameter of a pack: parameters, buffers, gradients and temporaries
 _BLOCK_BYTES = 1 << 21  # memory limit of an evaluation on the CPU
 _TRIED = 32  # samples
 _LOOK = 64  # steps between two checks of whether any trial still runs
@@ -90,13 +91,12 @@ def _network(problem: Problem, device: str) -> AbstractContextManager[Network]:
 def _sizes(net: Network, data: _Data, batch_size: int, trials: int) -> tuple[int, int]:
     """Return the trials of a pack and the samples of an evaluation that fit in memory, on the CPU in the caches."""
     on_cpu = data.device == "cpu"
-    room = _CPU_BYTES if on_cpu else _GPU_SHARE * torch.cuda.mem_get_info(data.device)[1]
+    room = CPU_BYTES if on_cpu else _GPU_SHARE * torch.cuda.mem_get_info(data.device)[1]
     batch = min(batch_size, len(data.training[1]))
     saved = saved_bytes(net, (data.training[0][:batch], data.training[1][:batch]), data.loss)
-    # Values of a pack: parameters, buffers, gradients and temporaries of the rule; and a step's activations, forward
-    # and backward.
-    each = 12 * sum(net.sizes) * data.training[0].element_size() + 3 * saved
-    most = int(np.clip(room // max(1, each), 1, _CPU_TRIALS if on_cpu else PACK_TRIALS))
+    # The rule's values, and a step's activations, forward and backward.
+    each = RULE_VALUES * sum(net.sizes) * data.training[0].element_size() + 3 * saved
+    most = int(np.clip(room // max(1, each), 1, CPU_TRIALS if on_cpu else PACK_TRIALS))
     size = -(-trials // -(-trials // most))  # packs of about one size, so that few shapes are recorded
     block = int((_BLOCK_BYTES if on_cpu else room) // max(1, size * saved // batch))
     return size, max(1, block) if is_by_sample(net, data.training[0][:_TRIED]) else len(data.training[1])

@@ -327,7 +327,7 @@ def test_losses_do_not_depend_on_the_blocks_that_they_are_summed_in(
 
 
 def test_packs_trained_at_once_have_the_bits_of_packs_in_turn() -> None:
-    rows = Hyperparams(lr=np.geomspace(1e-3, 0.1, 3 * torch_kernel._CPU_TRIALS + 5), momentum=0.9)
+    rows = Hyperparams(lr=np.geomspace(1e-3, 0.1, 3 * torch_kernel.CPU_TRIALS + 5), momentum=0.9)
     one, several = (
         train(module("small"), rows, epochs=3, batch_size=5, kernel="torch", threads=threads) for threads in (1, 3)
     )
