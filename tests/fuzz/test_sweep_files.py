@@ -26,7 +26,7 @@ from tests.fuzz.documents import BOMBS, texts
 from tests.support.documents import document
 from tests.support.hypothesis_profiles import NIGHTLY
 
-EXAMPLES = 10_000 if NIGHTLY else 400
+EXAMPLES = 10_000 if NIGHTLY else 200
 CPU_SECONDS = 30  # for one file; what is slow only because the machine is busy takes no more of these
 HEADROOM = 2 << 30  # bytes of address space beyond what the process holds already
 
@@ -130,6 +130,10 @@ def test_the_command_line_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch)
         plan()
 
 
+def _slow(value: object, is_slow: bool) -> object:
+    return pytest.param(value, marks=pytest.mark.slow) if is_slow else value
+
+
 LARGEST = {
     "samples": {"task": {"dataset": {"kind": "sine", "n": 10_000_000}}},
     "features": {"task": {"dataset": {"kind": "linear", "n": 2_000, "d": 1_000}}, "parameters": {}},
@@ -142,7 +146,7 @@ LARGEST = {
 }
 
 
-@pytest.mark.parametrize("changes", LARGEST.values(), ids=LARGEST.keys())
+@pytest.mark.parametrize("changes", [_slow(changes, name == "seeds") for name, changes in LARGEST.items()], ids=LARGEST)
 def test_the_largest_that_is_allowed_is_planned(folder: Path, changes: dict[str, object]) -> None:
     path = folder / "sweep.yaml"
     path.write_text(strict_yaml.write(document(**changes)))
@@ -150,7 +154,11 @@ def test_the_largest_that_is_allowed_is_planned(folder: Path, changes: dict[str,
         assert planned(path)
 
 
-@pytest.mark.parametrize("text", BOMBS, ids=lambda text: repr(text[:12]))
+@pytest.mark.parametrize(
+    "text",
+    [_slow(text, text.count(b"\n") + text.count(b", ") > 50_000) for text in BOMBS],
+    ids=lambda text: repr(text[:12]),
+)
 def test_a_bomb_is_refused(folder: Path, text: bytes) -> None:
     path = folder / "sweep.yaml"
     path.write_bytes(text)

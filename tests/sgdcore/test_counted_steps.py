@@ -10,6 +10,7 @@ from sgdcore.tasks.datasets import line, sine
 from sgdcore.tasks.networks import MlpModel
 
 TRIALS = Hyperparams(lr=[0.01] * 18 + [1e30], momentum=0.9)  # the last one stops at once
+EPOCHS = 10
 FOREVER = 10**9  # epochs
 
 
@@ -24,7 +25,7 @@ def test_all_steps_are_counted_and_no_bit_depends_on_it(kernel: str, model: str,
     task = Task(line()) if model == "linear" else Task(sine(n=7), MlpModel((3,)))
     counted: list[int] = []
     arguments = {
-        "epochs": 40,
+        "epochs": EPOCHS,
         "batch_size": 2,
         "order": order,
         "kernel": kernel,
@@ -33,7 +34,7 @@ def test_all_steps_are_counted_and_no_bit_depends_on_it(kernel: str, model: str,
     }
     silent = train(task, TRIALS, **arguments)
     result = train(task, TRIALS, on_steps=counted.append, **arguments)
-    assert sum(counted) == len(TRIALS) * 40 * result.steps_per_epoch
+    assert sum(counted) == len(TRIALS) * EPOCHS * result.steps_per_epoch
     assert all(steps > 0 for steps in counted)
     np.testing.assert_array_equal(result.params, silent.params)
 
@@ -51,5 +52,15 @@ def test_networks_are_counted_within_a_long_training_which_an_exception_ends(ker
 
     task, record = Task(sine(n=7), MlpModel((3,))), Recording(points=4)
     with pytest.raises(Enough):
-        train(task, TRIALS, epochs=FOREVER, record=record, kernel=kernel, device="cpu", threads=threads, on_steps=count)
+        train(
+            task,
+            TRIALS,
+            epochs=FOREVER,
+            batch_size=2,
+            record=record,
+            kernel=kernel,
+            device="cpu",
+            threads=threads,
+            on_steps=count,
+        )
     assert 1000 < sum(counted) < len(TRIALS) * FOREVER

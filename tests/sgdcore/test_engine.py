@@ -22,7 +22,7 @@ from sgdcore import (
     train,
 )
 from sgdcore.tasks import line, linear
-from tests.support.hypothesis_profiles import NIGHTLY
+from tests.support.hypothesis_profiles import NIGHTLY, examples
 from tests.support.kernel_cases import (
     ERROR_INPUTS,
     EXACT,
@@ -151,6 +151,7 @@ def test_threads_change_no_bit(whole, threads):
 
 
 @given(case=runs(batch_sizes=(1, 2, 3, 5) if NIGHTLY else (1, 3), max_epochs=10), more=st.integers(0, 10))
+@examples(6, 200)
 def test_continuing_equals_one_longer_run(case, more):
     longer = case.train(epochs=case.kwargs["epochs"] + more)
     first = case.train()

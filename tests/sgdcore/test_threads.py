@@ -13,8 +13,9 @@ from torch import nn
 
 from sgdcore import Dataset, Hyperparams, MlpModel, ModuleModel, Task, Trajectories, train
 from sgdcore.tasks.datasets import line
+from tests.support.hypothesis_profiles import NIGHTLY
 
-THREADS = 8
+THREADS = 8 if NIGHTLY else 4
 WAVES = Dataset(np.linspace(-1, 1, 22)[:, np.newaxis], np.sin(np.linspace(-3, 3, 22)))
 
 
@@ -29,15 +30,17 @@ def seeding() -> nn.Module:
 
 TASKS = {
     "linear": (Task(line()), ("numba", "torch", "reference")),
-    "mlp": (Task(WAVES, MlpModel((3,), "tanh")), ("numba", "torch", "reference")),
+    "mlp": (Task(WAVES, MlpModel((3,))), ("numba", "torch", "reference")),
     "module": (Task(WAVES, ModuleModel(of_layers)), ("torch", "reference")),
     "module that seeds torch": (Task(WAVES, ModuleModel(seeding)), ("torch",)),
 }
+COMPILED_ALONE = ("mlp", "numba", "float64")  # for seconds; other tests compile the rest
 CASES = [
     (task, kernel, dtype)
     for task, (_, kernels) in TASKS.items()
     for kernel in kernels
     for dtype in ("float32", "float64")
+    if NIGHTLY or (task, kernel, dtype) != COMPILED_ALONE
 ]
 
 

@@ -22,6 +22,7 @@ def torchs_linear(width: int, bias: bool, seed: int, dtype: str) -> np.ndarray:
     return torch.cat([p.detach().flatten() for p in layer.parameters()]).numpy()
 
 
+@pytest.mark.slow
 def test_ten_thousand_seeds_start_as_in_torch():
     for seed in range(10_000):
         width, bias, dtype = 1 + seed % 7, seed % 3 > 0, "float64" if seed % 5 == 0 else "float32"
@@ -66,5 +67,6 @@ assert "torch" not in sys.modules, sorted(name for name in sys.modules if name.s
 """
 
 
+@pytest.mark.slow
 def test_a_linear_model_trains_without_torch():
     subprocess.run([sys.executable, "-c", LINEAR], check=True)

@@ -44,7 +44,7 @@ TASKS: dict[str, dict[str, Any]] = {
     },
     "network": {
         "task": {"dataset": {"kind": "sine", "n": 9}, "model": {"kind": "mlp", "hidden": [3]}},
-        "training": {"epochs": 5},
+        "training": {"epochs": 5, "batch_size": 3},
         "parameters": {"lr": {"min": 0.001, "max": 1, "count": 11}, "weight_decay": {"values": [0, 0.1]}},
     },
 }

@@ -13,7 +13,7 @@ from hypothesis import settings
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 NIGHTLY = PROFILE == "nightly"
 
-settings.register_profile("ci", deadline=None, max_examples=12, derandomize=True, database=None)
+settings.register_profile("ci", deadline=None, max_examples=8, derandomize=True, database=None)
 settings.register_profile("nightly", deadline=None, max_examples=200)
 
 

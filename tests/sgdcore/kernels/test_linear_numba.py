@@ -31,8 +31,12 @@ def assembly_of_steps(form: Form, kind: int) -> str:
     return str(compile_steps.__wrapped__(form, kind, cache=False)._library.get_asm_str())
 
 
-@pytest.mark.parametrize("features", [1, 2, 3] if NIGHTLY else [1, 3])
-@pytest.mark.parametrize(("dtype", "packed"), [("float32", "ps"), ("float64", "pd")])
+PACKED = [(1, "float32", "ps"), (3, "float64", "pd")]
+if NIGHTLY:
+    PACKED = [(features, *packed) for features in (1, 2, 3) for packed in (("float32", "ps"), ("float64", "pd"))]
+
+
+@pytest.mark.parametrize(("features", "dtype", "packed"), PACKED)
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_are_packed_fused_multiply_adds_without_gathers(features: int, dtype: str, packed: str, kind: int):
     assembly = assembly_of_steps(Form(dtype, features, True, 1), kind)

@@ -11,6 +11,7 @@ from sklearn.linear_model import Ridge
 
 from sgdcore import Dataset, Hyperparams, InvalidTask, LinearModel, PolynomialModel, Recording, SgdError, Task, train
 from sgdcore.tasks import line, linear, sine
+from tests.support.hypothesis_profiles import examples
 from tests.support.kernel_cases import ERROR_INPUTS, ErrorInput, runs
 
 
@@ -71,6 +72,7 @@ def test_quadratic_is_the_mean_squared_error(task, dtype):
     )
 
 
+@examples(6, 200)
 @given(case=runs(max_epochs=5))
 def test_recorded_losses_are_mean_squared_errors(case):
     result = case.train()

@@ -47,7 +47,7 @@ def test_a_long_shard_is_seen_to_move_and_ctrl_c_ends_it(
     monkeypatch.setattr(progress_file, "_SECONDS", 0.01)
     prepared = make_prepared(
         task={"dataset": {"kind": "linear", "n": 8, "d": 2}, "model": MODELS[model]},
-        training={"epochs": 10**9},
+        training={"epochs": 10**9, "batch_size": 4},
         parameters={"lr": {"values": [0.01, 0.02, 0.03]}},
         execution={"trials_per_shard": 3},
     )
@@ -68,7 +68,7 @@ def test_a_long_shard_is_seen_to_move_and_ctrl_c_ends_it(
     assert max(shown.trials) > 0
     assert max(now.trial_steps for now in counts) > 0
     assert {now.computed for now in counts} == {0}
-    assert counts[0].trial_steps_planned == 3 * 8 * 10**9
+    assert counts[0].trial_steps_planned == 3 * 2 * 10**9
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ CASES: dict[str, dict[str, Any]] = {
             "model": {"kind": "mlp", "hidden": [4], "activation": "tanh"},
         },
         "parameters": {"lr": {"values": [0.01, 0.05]}},
+        "training": {"epochs": 4, "batch_size": 4},
     },
     "module": {
         "task": {
@@ -139,6 +140,7 @@ def predictions(prepared: PreparedSweep, row: dict[str, Any], raw: np.ndarray) -
     return [y * float(y_scale) + float(y_shift) for y in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(CASES))
 def test_it_predicts_from_raw_features_what_the_engines_parameters_predict(
     kind: str, store: Store, make_config: Callable[..., SweepConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -176,6 +178,7 @@ class Killed(BaseException):
     """As if the process had ended here."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["log_model_artifacts", "finalize_logged_model", "log_outputs", "create_model_version"])
 def test_it_is_logged_and_registered_once_whatever_is_killed_in_between(
     at: str, store: Store, make_prepared: MakePrepared, monkeypatch: pytest.MonkeyPatch

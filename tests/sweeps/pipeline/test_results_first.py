@@ -14,7 +14,11 @@ from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import Store
 from tests.support.doubles import Silent, Untracked
 
-MLP = {"dataset": {"kind": "line"}, "model": {"kind": "mlp", "hidden": [2]}}
+NETWORK = {
+    "task": {"dataset": {"kind": "line"}, "model": {"kind": "mlp", "hidden": [2]}},
+    "training": {"epochs": 4, "batch_size": 2},
+    "parameters": {"lr": {"values": [0.01, 0.02]}},
+}
 
 
 class Slow(Untracked):
@@ -31,7 +35,7 @@ class Slow(Untracked):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"tracking": {"trials": "top:2"}}, {"task": MLP, "parameters": {"lr": {"values": [0.01, 0.02]}}}],
+    [{}, {"tracking": {"trials": "top:2"}}, NETWORK],
     ids=["linear", "best trials only", "network"],
 )
 def test_results_are_shown_before_they_are_logged(

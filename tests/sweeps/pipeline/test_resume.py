@@ -44,7 +44,7 @@ def computed(store: Store, config: SweepConfig, executor: InlineExecutor | None 
 
 
 @pytest.mark.parametrize("name", TASKS)
-@examples(5, 50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(3, 50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.integers(1, 12), stops=st.lists(st.integers(0, 4), max_size=3), random=st.randoms())
 def test_a_sweep_resumed_after_any_interruptions_is_the_undisturbed_one(
     name: str, store: Store, size: int, stops: list[int], random: Any
@@ -106,6 +106,7 @@ files.shards.write(run_shard(prepared, prepared.plan.shards()[0]))
 """
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_cores(tmp_path: Path) -> None:
     """Linear algebra sums in another order on more threads."""
     found = []

@@ -66,8 +66,8 @@ def config(name: str, sweep: tuple[dict[str, Any], list[int], int]) -> SweepConf
     return parse(document(**changes), "test.yaml")
 
 
-@pytest.mark.parametrize("name", ["line", "shuffled"])
-@examples(4, 40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("name", ["line", pytest.param("shuffled", marks=pytest.mark.slow)])
+@examples(3, 40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sweeps=st.lists(SWEEPS, min_size=2, max_size=4))
 def test_reused_trials_are_those_that_would_have_been_computed(
     name: str, tmp_path_factory: pytest.TempPathFactory, sweeps: list[Any]

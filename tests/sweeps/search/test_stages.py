@@ -144,6 +144,7 @@ def test_networks_and_best_trials_of_all_stages(store: Store, make_config: Calla
     """Verdicts depend on the whole sweep, and are judged when its last stage is stored."""
     config = make_config(
         task={"dataset": {"kind": "sine", "n": 9}, "model": {"kind": "mlp", "hidden": [3]}},
+        training={"epochs": 4, "batch_size": 3},
         parameters={"lr": {"min": 0.01, "max": 1, "count": 6}, "weight_decay": {"values": [0, 0.1]}},
         tracking={"trials": "top:5", "model": "none"},
     )

@@ -150,6 +150,7 @@ def test_an_overflow_may_come_after_the_last_step(make_prepared: MakePrepared) -
         assert {what for what, *_ in outcome_differences(prepared, trial, ours, torchs)} == told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 def test_in_other_units_parameters_are_others_and_the_trials_the_same(make_prepared: MakePrepared, bias: bool) -> None:
     sweep = growing(3, dtype="float64")

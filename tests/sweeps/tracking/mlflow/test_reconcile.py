@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
 
 NETWORK: dict[str, Any] = {
     "task": {"dataset": {"kind": "sine", "n": 9}, "model": {"kind": "mlp", "hidden": [3]}},
-    "training": {"epochs": 60},
+    "training": {"epochs": 60, "batch_size": 3},
     "parameters": {"lr": {"min": 0.001, "max": 0.3, "count": 16, "scale": "log"}},
     "verdict": {"rtol": 0.2},
 }

@@ -25,12 +25,14 @@ from sweeps.tracking.mlflow.tracker import MlflowTracker
 from sweeps.verification.audit import verify
 from tests.support.documents import TASKS
 from tests.support.doubles import Silent, Stopped, Untracked, Without
+from tests.support.hypothesis_profiles import NIGHTLY
 from tests.support.postgres import Cluster
 from tests.support.tracking import Files
 
 MakeConfig = Callable[..., SweepConfig]
 Times = dict[str, tuple[int, int, dict[str, list[tuple[int, int]]]]]
 DATA = Path(__file__).parents[3] / "data"
+one_database = pytest.mark.parametrize("databases", ["sqlite", "postgresql"] if NIGHTLY else ["sqlite"], indirect=True)
 
 
 class Reversed(InlineExecutor):
@@ -113,7 +115,7 @@ def assert_ordered(uri: str, files: SweepFiles) -> Times:
     return found
 
 
-@pytest.fixture(params=["bulk", "client"])
+@pytest.fixture(params=["bulk", pytest.param("client", marks=pytest.mark.slow)])
 def config(request: pytest.FixtureRequest, make_config: MakeConfig) -> Callable[..., SweepConfig]:
     def make(task: str = "line", **changes: Any) -> SweepConfig:
         tracking = {"writer": request.param, "model": "none"}
@@ -153,6 +155,7 @@ def test_runs_and_points_are_in_order(
     assert verify(files, tracker_at(uri, store), sample=2).differences == []
 
 
+@one_database
 def test_shards_that_finish_in_any_order_give_the_order_of_trials(
     config: Callable[..., SweepConfig], store: Store, uri: str, clock: list[int]
 ) -> None:
@@ -161,7 +164,8 @@ def test_shards_that_finish_in_any_order_give_the_order_of_trials(
     assert len(set(starts)) == len(starts)
 
 
-@pytest.mark.parametrize("failing", [{0}, {1, 2}, {2}])
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", [{0}, {1, 2}, *([{2}] if NIGHTLY else [])])
 def test_a_sweep_logged_in_part_keeps_its_times_when_it_is_resumed(
     config: Callable[..., SweepConfig], store: Store, uri: str, clock: list[int], failing: set[int]
 ) -> None:
@@ -182,6 +186,7 @@ def test_a_sweep_logged_in_part_keeps_its_times_when_it_is_resumed(
     assert runs_in(uri, files)[0].data.metrics["trials"] == len(after)
 
 
+@one_database
 def test_a_killed_sweep_is_resumed_in_order(
     config: Callable[..., SweepConfig], store: Store, uri: str, clock: list[int]
 ) -> None:
@@ -195,6 +200,8 @@ def test_a_killed_sweep_is_resumed_in_order(
     assert_ordered(uri, files)
 
 
+@pytest.mark.slow
+@one_database
 def test_a_sweep_logged_later_or_elsewhere_has_the_same_times(
     config: Callable[..., SweepConfig], store: Store, uri: str, databases: Files | Cluster, clock: list[int]
 ) -> None:
@@ -207,6 +214,7 @@ def test_a_sweep_logged_later_or_elsewhere_has_the_same_times(
     assert (there.start_time, there.end_time) == (here.start_time, here.end_time)
 
 
+@one_database
 def test_a_shard_whose_times_were_not_stored_is_logged_in_order(
     config: Callable[..., SweepConfig], store: Store, uri: str
 ) -> None:
@@ -222,6 +230,8 @@ def test_a_shard_whose_times_were_not_stored_is_logged_in_order(
     assert assert_ordered(uri, files) == first
 
 
+@pytest.mark.slow
+@one_database
 def test_a_sweep_of_an_earlier_version_is_logged_within_its_parents_time(tmp_path: Path, uri: str) -> None:
     home = Store(tmp_path / "earlier")
     restore(DATA / "store-0.1.0.tar.zst", home)
@@ -231,6 +241,7 @@ def test_a_sweep_of_an_earlier_version_is_logged_within_its_parents_time(tmp_pat
     assert_ordered(uri, files)
 
 
+@one_database
 def test_damaged_times_are_named(config: Callable[..., SweepConfig], store: Store, uri: str) -> None:
     files = untracked(config(), store)
     path = files.folder / "times" / "00000.json"

@@ -132,6 +132,7 @@ tracker.client.create_experiment(str(__import__("os").getpid()), str(store.artif
     assert len(list(fresh.root.glob("mlflow.db.half-made-*"))) == is_half_made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "none", "a file in place of the folder"])
 def test_a_cache_that_cannot_be_used_is_replaced_or_done_without(
     fresh: Store, migrated_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
