@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from sweeps.cli.options import DEFAULT_STORE
@@ -15,7 +15,6 @@ from sweeps.errors import CheckFailed, ClusterLost, NotLogged, StoreError, Sweep
 if TYPE_CHECKING:
     from sweeps.pipeline.outcome import SweepOutcome
     from sweeps.results.expected_outcome import ExpectedOutcome
-    from sweeps.results.results import Results
     from sweeps.store.store import Store, SweepFiles
 
 
@@ -68,32 +67,34 @@ def conclude_whole(outcome: SweepOutcome, tracker: Any) -> None:
     files = outcome.files
     show_results(outcome)
     assert outcome.results is not None
-    expected = check_expected(outcome.prepared, outcome.results) if outcome.prepared.config.expected else None
-    _say_expected(expected)
+    if outcome.prepared.config.expected:
+        outcome.expected = check_expected(outcome.prepared, outcome.results)
+    _say_expected(outcome.expected)
     say(f"sweep:    {files.sweep_id}")
     say(f"report:   {files.report.location('report.html')}")
     say_tracking(outcome, Store.of(files), tracker)
-    _raise_for(outcome, expected)
+    _raise_for(outcome)
 
 
 def _finish(outcome: SweepOutcome, store: Store, where: str, tracker: Any) -> None:
     from sweeps.cli.terminal import say, working
     from sweeps.pipeline.publish import publish
 
-    with working("writing the report"):
-        loaded, expected, page = write_report(outcome)
+    if not outcome.report:
+        with working("writing the report"):
+            write_report(outcome)
     if outcome.tracking_error is None:
         with working("logging the report and the best model to MLflow"):
-            publish(outcome, tracker, loaded)
-    _say_expected(expected)
+            publish(outcome, tracker)
+    _say_expected(outcome.expected)
     for earlier, trials in outcome.reused.most_common():
         say(f"reused {trials:,} of {len(outcome.prepared.plan):,} trials of sweep {earlier}")
     for reason, trials in outcome.unstored.most_common(3):
         say(f"stored by this process: {trials:,} trials that workers could not store ({reason})")
     say(f"sweep:    {outcome.files.sweep_id} ({where})")
-    say(f"report:   {page}")
+    say(f"report:   {outcome.report}")
     say_tracking(outcome, store, tracker)
-    _raise_for(outcome, expected)
+    _raise_for(outcome)
 
 
 def show_results(outcome: SweepOutcome) -> None:
@@ -123,19 +124,22 @@ def _say_expected(expected: list[ExpectedOutcome] | None) -> None:
         say()
 
 
-def write_report(outcome: SweepOutcome) -> tuple[Results, list[ExpectedOutcome] | None, str]:
-    """Write the report. Return its results, the comparison with the expected trials and the page's location."""
+def write_report(outcome: SweepOutcome) -> None:
+    """Compare the results with the expected trials and write the report."""
     from sweeps.report.files import write_report
     from sweeps.results.results import load_results
     from sweeps.verification.expected import check_expected
 
-    loaded = outcome.results or load_results(outcome.files)
-    expected = (
-        check_expected(outcome.prepared, loaded)
-        if outcome.prepared.config.expected and outcome.files.shards.done()
-        else None
-    )
-    return loaded, expected, write_report(loaded, expected=expected)
+    loaded = outcome.results = outcome.results or load_results(outcome.files)
+    if outcome.prepared.config.expected and outcome.files.shards.done():
+        outcome.expected = check_expected(outcome.prepared, loaded)
+    outcome.report = write_report(loaded, expected=outcome.expected)
+
+
+def write_report_early(outcome: SweepOutcome) -> None:
+    """Write the report while trials are still being logged; after an error, :func:`conclude` tries again."""
+    with suppress(Exception):
+        write_report(outcome)
 
 
 def say_tracking(outcome: SweepOutcome, store: Store, tracker: Any) -> None:
@@ -152,7 +156,7 @@ def say_tracking(outcome: SweepOutcome, store: Store, tracker: Any) -> None:
         say(f"writer:   {outcome.tracking['writer']} ({outcome.tracking['writer_reason']})")
 
 
-def _raise_for(outcome: SweepOutcome, expected: list[ExpectedOutcome] | None) -> None:
+def _raise_for(outcome: SweepOutcome) -> None:
     again = again_with(outcome.files, "resume")
     missing = unlogged(outcome, again) if outcome.tracking_error is not None else None
     if outcome.failed_trials:
@@ -161,7 +165,7 @@ def _raise_for(outcome: SweepOutcome, expected: list[ExpectedOutcome] | None) ->
         raise TrialsFailed("\n".join(filter(None, [failed, missing])))
     if missing is not None:
         raise NotLogged(f"all trials are computed and reported, but {missing}")
-    missed = [e.case for e in expected or [] if not e.matches]
+    missed = [e.case for e in outcome.expected or [] if not e.matches]
     if missed:
         raise CheckFailed(f"not as expected: {', '.join(missed)}")
 

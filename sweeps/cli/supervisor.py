@@ -14,10 +14,10 @@ from typing import NoReturn
 
 from sweeps.cli import interrupts
 from sweeps.errors import ClusterLost
+from sweeps.parent_death import die_with
 
 _ENDED = "\0"  # sent by a child that ends normally, whatever its exit code
 _LONGEST = 65536
-_PR_SET_PDEATHSIG = 1
 _parent_pipes: list[int] = []  # the pipe to the parent, in a child
 
 
@@ -35,7 +35,7 @@ def supervise() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.close(read)
-    _die_with(parent)
+    die_with(parent)
     _parent_pipes.append(write)
     interrupts.watch(before_exit=_say_end)
     atexit.register(_end)
@@ -72,14 +72,6 @@ def _end() -> None:
 def _say_end() -> None:
     """Tell the parent that this process ends by itself."""
     _write(f"{_ENDED}\n")
-
-
-def _die_with(parent: int) -> None:
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent was killed before prctl took effect
-        os._exit(1)
 
 
 def _stand_by(child: int, read: int, awaited: set[signal.Signals]) -> NoReturn:

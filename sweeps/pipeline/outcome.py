@@ -10,6 +10,7 @@ from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
 
 if TYPE_CHECKING:
+    from sweeps.results.expected_outcome import ExpectedOutcome
     from sweeps.results.results import Results
 
 
@@ -26,6 +27,8 @@ class SweepOutcome:
     tracking_error: Exception | None = None
     tracking: dict[str, Any] = field(default_factory=dict)
     results: Results | None = None  # loaded once all trials are computed
+    expected: list[ExpectedOutcome] | None = None  # the comparison with the expected trials, if there are any
+    report: str = ""  # where the report is, once it is written
 
 
 class Interrupted(KeyboardInterrupt):

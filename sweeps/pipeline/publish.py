@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pyarrow.compute as pc
 
 from sgdcore.verdict import VERDICTS
@@ -13,11 +11,8 @@ from sweeps.store.store import SweepFiles
 from sweeps.tracking.base import ModelPlace, TrackedSweep, Tracker
 from sweeps.tracking.names import BEST_TRIAL, TRIAL_COUNT
 
-if TYPE_CHECKING:
-    from sweeps.results.results import Results
 
-
-def publish(outcome: SweepOutcome, tracker: Tracker, results: Results | None = None) -> None:
+def publish(outcome: SweepOutcome, tracker: Tracker) -> None:
     """Close the sweep's parent run: log counts, the best trial and its model, a page, the shards and the report.
 
     A tracking error is recorded in the outcome, not raised.
@@ -25,7 +20,6 @@ def publish(outcome: SweepOutcome, tracker: Tracker, results: Results | None = N
     Args:
         outcome: the outcome of a sweep whose trials are all logged.
         tracker: the tracker.
-        results: the sweep's results, if they are already loaded.
     """
     from sweeps.report.run_page import run_page
     from sweeps.results.results import load_results
@@ -40,7 +34,7 @@ def publish(outcome: SweepOutcome, tracker: Tracker, results: Results | None = N
     complete = outcome.failed_trials == 0
     try:
         model = _log_best_model(outcome, tracker, best) if prepared.config.tracking.model == "best" else None
-        page = run_page(results or load_results(files), tracker, outcome.tracking, model)
+        page = run_page(outcome.results or load_results(files), tracker, outcome.tracking, model)
         tracker.finish(sweep, metrics, tags, complete, page)
     except Exception as error:  # noqa: BLE001 - the results are in the store, and resume logs the rest
         outcome.tracking_error = error

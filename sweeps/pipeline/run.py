@@ -93,8 +93,7 @@ def run(
     tracker: Tracker,
     progress: Progress,
     show: Show | None = None,
-    *,
-    late: bool = False,
+    report: Show | None = None,
 ) -> SweepOutcome:
     """Run a new sweep, with the shard size in its manifest. The caller must hold its lease.
 
@@ -105,14 +104,15 @@ def run(
         tracker: the tracker to log it.
         progress: displays the progress.
         show: shows the results, called as soon as all trials are computed, while they are still being logged.
-        late: as given to create().
+        report: writes the report. If it is given, as it must be if create() was told ``late``, the tracker is used only
+            after the results are shown, and the report is written meanwhile.
 
     Raises:
         Interrupted: the user pressed Ctrl-C.
         ClusterLost: the executor's cluster is lost; finished shards are in the store.
     """
     plan = with_shard_size(prepared.plan, files.planned().stages[0].trials_per_shard)
-    return _finish(SweepOutcome(files, replace(prepared, plan=plan)), executor, tracker, progress, show, late)
+    return _finish(SweepOutcome(files, replace(prepared, plan=plan)), executor, tracker, progress, show, report)
 
 
 def resume(
@@ -188,9 +188,9 @@ def _finish(
     tracker: Tracker,
     progress: Progress,
     show: Show | None = None,
-    late: bool = False,
+    report: Show | None = None,
 ) -> SweepOutcome:
-    """Compute what is missing, if there is an executor, and log everything, or start logging late."""
+    """Compute what is missing, if there is an executor, and log everything; with ``report``, start logging late."""
     files, prepared = outcome.files, outcome.prepared
     sweep = TrackedSweep.of(files, prepared)
     timeline = Timeline(files, prepared.plan.shards())  # before the progress of an earlier process is overwritten
@@ -200,8 +200,8 @@ def _finish(
     progress.begin(to_compute, to_log)
     known = files.tracking_record.at(tracker.uri)
     files.tracking_record.write({"uri": tracker.uri, **known, "complete": False})
-    tracking = BackgroundTracking(tracker, sweep, progress.logged, opens=late)
-    if not late:
+    tracking = BackgroundTracking(tracker, sweep, progress.logged, opens=report is not None)
+    if report is None:
         tracking.start()
     try:
         if is_final_at_once(prepared):
@@ -213,9 +213,11 @@ def _finish(
             apply_final_verdicts(files, Thresholds(**prepared.config.verdict.model_dump()))
         if show is not None:
             show(outcome)
-        if late:
+        if report is not None:
             tracking.start()
         to_log = _log_rest(outcome, tracking)
+        if report is not None:
+            report(outcome)
         tracking.join()
         _record_tracking(outcome, tracker, tracking, to_log)
     except KeyboardInterrupt:

@@ -178,8 +178,15 @@ class Results:
         return reduce(add, (Cells.of(axes, table, Outcomes.of(table, self.metric)) for table in self.tables(columns)))
 
     def shown(self, leading: TopK, n: int | None = None) -> pd.DataFrame:
-        """Return the first n rows of a ranking as a DataFrame."""
-        return frame(leading.table.slice(0, n), self.parameters)
+        """Return the first n rows of a ranking as a DataFrame; do not change it."""
+        known = self._shown.get(id(leading))
+        if known is None:
+            known = self._shown[id(leading)] = leading, frame(leading.table, self.parameters)
+        return known[1].iloc[:n]
+
+    @cached_property
+    def _shown(self) -> dict[int, tuple[TopK, pd.DataFrame]]:
+        return {}  # by id, which stays taken while the ranking is kept
 
     @cached_property
     def trials(self) -> pd.DataFrame:

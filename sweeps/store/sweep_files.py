@@ -73,6 +73,10 @@ class SweepFiles:
         self.report = ReportFiles(self._storage, self.check_lease)
         self.tracking_record = TrackingRecord(self._storage, self.check_lease)
 
+    def __reduce__(self) -> tuple[type[SweepFiles], tuple[str]]:
+        """Open the same files in another process, which does not hold the lease."""
+        return SweepFiles, (self.where,)
+
     @property
     def sweep_id(self) -> str:
         """The sweep's id, its folder's name."""

@@ -133,6 +133,10 @@ class Tracker(Protocol):
     def is_embedded(self) -> bool:
         """Whether runs go to a database in the store, which nobody else can refuse."""
 
+    @property
+    def notices(self) -> list[str]:
+        """Lines for the user about what was found and done."""
+
     def check(self, writer: WriterName = "auto") -> None:
         """Check, before anything is computed, that runs can be logged, and choose the writer.
 

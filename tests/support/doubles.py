@@ -19,6 +19,7 @@ class Untracked:
 
     uri = "nowhere"
     is_embedded = False
+    notices = ()
 
     def check(self, writer: str = "auto") -> None:
         pass

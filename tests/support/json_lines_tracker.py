@@ -28,6 +28,7 @@ class JsonLinesTracker:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._sweep: TrackedSweep | None = None
+        self.notices: list[str] = []
 
     is_embedded = False
 

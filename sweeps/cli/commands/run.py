@@ -44,6 +44,7 @@ from sweeps.cli.outcome import (
     show_results,
     unlogged,
     write_report,
+    write_report_early,
 )
 from sweeps.cli.supervisor import supervise
 from sweeps.errors import NotLogged, TrialsFailed
@@ -122,6 +123,7 @@ def run(
     from sweeps.pipeline.rerun import check_id, tags_of
     from sweeps.service.monitoring.progress_file import report_progress
     from sweeps.store.store import Store
+    from sweeps.tracking.process import in_own_process
 
     if as_json:
         keep_output_for_json()
@@ -140,10 +142,12 @@ def run(
     with executor_of(executor, address, prepared) as where:
         late = pipeline.tracks_late(prepared, where, tracker)
         files = pipeline.create(prepared, home, where, tracker, fresh, id_, tags, late=late)
-        with ending(files), files.lease(), keeping(files):
+        tracking = in_own_process(tracker) if late else nullcontext(tracker)
+        with ending(files), files.lease(), tracking as logger, keeping(files):
             reported = report_progress(progress(), files, where, complain)
-            outcome = pipeline.run(files, prepared, where, tracker, reported, show_results, late=late)
-            conclude(outcome, home, where.description, tracker)
+            report = write_report_early if late else None
+            outcome = pipeline.run(files, prepared, where, logger, reported, show_results, report)
+            conclude(outcome, home, where.description, logger)
 
 
 @app.command()
@@ -189,9 +193,10 @@ def log(
         try:
             reported = report_progress(progress(), files, None, complain)
             outcome = pipeline.log(files, tracker, reported, cast("WriterName | None", writer and writer.value))
-            loaded = None if files.report.is_written() else write_report(outcome)[0]
+            if not files.report.is_written():
+                write_report(outcome)
             if outcome.tracking_error is None:
-                publish(outcome, tracker, loaded)
+                publish(outcome, tracker)
         except KeyboardInterrupt:
             tracker.interrupt()
             raise KeyboardInterrupt(f"continue with: {again}") from None

@@ -55,8 +55,10 @@ def test_commands_import_only_what_they_need(
 
 
 @pytest.mark.slow
-def test_a_short_sweep_shows_its_results_before_it_imports_mlflow(tmp_path: Path, config: Callable[..., Path]) -> None:
+def test_a_short_sweep_never_imports_mlflow_because_another_process_does(
+    tmp_path: Path, config: Callable[..., Path]
+) -> None:
     before, after = imported(tmp_path, "run", config(), "--executor", "inline", "--store", tmp_path / "new")
-    assert {"numpy", "pandas", "numba"} <= before <= {"numpy", "pandas", "numba", "scipy"}
-    assert "mlflow" in after
-    assert not after & {"torch", "ray", "sklearn"}
+    computing = {"numpy", "pandas", "numba", "scipy"}
+    assert {"numpy", "pandas", "numba"} <= before <= computing
+    assert before | {"plotly", "matplotlib"} <= after <= computing | {"plotly", "matplotlib"}
