@@ -32,6 +32,8 @@ _EXACT_PREFIXES = ("init.", "final.", "schedule.", "clip_grad_", *(f"{name}." fo
 def heading(name: Hashable) -> str:
     """Return a column's heading."""
     text = str(name)
+    if text.startswith("schedule."):
+        return text
     return _HEADINGS.get(text, text.replace("_", " "))
 
 
