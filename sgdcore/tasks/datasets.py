@@ -81,6 +81,26 @@ class Dataset:
         validation = replace(self, inputs=self.inputs[mask], targets=self.targets[mask], validation=None)
         return replace(self, inputs=self.inputs[~mask], targets=self.targets[~mask], validation=validation)
 
+    def fold(self, number: int, folds: int, seed: int = 0) -> Dataset:
+        """Return a copy with one of the folds of a cross-validation as the validation set; both parts keep their order.
+
+        The folds are those of scikit-learn's ``KFold(folds, shuffle=True, random_state=seed)``.
+
+        Raises:
+            InvalidTask: fewer samples than folds, or no such fold.
+        """
+        n = len(self)
+        if not 2 <= folds <= n:
+            raise InvalidTask(f"{folds} folds need at least 2 folds and as many samples, not {n} samples")
+        if not 0 <= number < folds:
+            raise InvalidTask(f"fold must be from 0 to {folds - 1}, not {number}")
+        shuffled = np.arange(n)
+        np.random.RandomState(seed).shuffle(shuffled)
+        mask = np.zeros(n, dtype=np.bool_)
+        mask[np.array_split(shuffled, folds)[number]] = True
+        validation = replace(self, inputs=self.inputs[mask], targets=self.targets[mask], validation=None)
+        return replace(self, inputs=self.inputs[~mask], targets=self.targets[~mask], validation=validation)
+
     def moments(self, *, targets: bool = False) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Return shifts and scales of :meth:`standardized`: (d,) and (d,) for the features, () and () for targets."""
         y_shift, y_scale = _moments(self.targets) if targets else (np.zeros(()), np.ones(()))

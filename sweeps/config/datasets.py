@@ -6,7 +6,9 @@ import math
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    Discriminator,
     Field,
+    Tag,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -18,6 +20,7 @@ from sweeps.config.types import (
     AtLeastOne,
     Features,
     FilePath,
+    Folds,
     Fraction,
     NotNegative,
     Number,
@@ -29,6 +32,19 @@ from sweeps.config.types import (
 MAX_DATA_BYTES = 1_000_000_000  # of a data file; the table in memory is several times as large
 
 
+class FoldsConfig(Model):
+    """Cross-validation: every setting is trained once per fold, which is its validation set."""
+
+    folds: Folds
+    """The number of folds."""
+
+
+Validation = Annotated[
+    Annotated[FoldsConfig, Tag("folds")] | Annotated[Fraction, Tag("share")],
+    Discriminator(lambda given: "folds" if isinstance(given, dict | FoldsConfig) else "share"),
+]
+
+
 class DataConfig(Model):
     """The options that all data sets share; ``validation`` is the share of samples that is held out."""
 
@@ -36,10 +52,15 @@ class DataConfig(Model):
     """Which columns to shift and scale to mean 0 and standard deviation 1 over the training part: none, the features,
     or all, which adds the target.
     """
-    validation: Fraction = 0.0
-    """The share of samples to hold out for validation."""
+    validation: Validation = 0.0
+    """The share of samples to hold out for validation, or the number of folds of a cross-validation."""
     split_seed: Seed = 0
-    """The seed that draws the validation part."""
+    """The seed that draws the validation part, or the folds."""
+
+    @property
+    def folds(self) -> int:
+        """The number of folds of a cross-validation, 0 without one."""
+        return self.validation.folds if isinstance(self.validation, FoldsConfig) else 0
 
 
 class LineData(DataConfig):

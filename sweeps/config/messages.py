@@ -15,6 +15,7 @@ from sweeps.errors import MAX_PROBLEMS
 from sweeps.text.sanitize import visible
 
 _MAX_SHOWN = 60  # characters of a key or a value
+_TAGGED = ("dataset", "model", "parameters", "final", "validation")  # keys whose values pydantic tags
 _MAX_LISTED = 20  # allowed names in a message
 _SCHEDULE_TAGS = {"list", "one", "sequential", "constant", "step", "multistep", "exponential", "linear", "cosine"}
 _SCHEDULE_TAGS |= {"cosine_restarts", "polynomial", "onecycle"}
@@ -136,7 +137,7 @@ def _path(location: tuple[int | str, ...]) -> str:
             continue
         if isinstance(part, int):
             path += f"[{part}]"
-        elif before not in ("dataset", "model", "parameters", "final") or part in ("dataset", "model"):
+        elif before not in _TAGGED or part in ("dataset", "model"):
             path += f".{key(part)}" if path else key(part)
         before = part
     return path

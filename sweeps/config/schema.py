@@ -51,6 +51,8 @@ HYPERPARAMETERS = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
 GROUP_HYPERPARAMETERS = HYPERPARAMETERS[:4]  # those that a parameter group can have of its own
 CLIPPING = ("clip_grad_norm", "clip_grad_value")
 BATCH_SIZE = "batch_size"
+FOLD = "fold"
+REPEATS = ("seed", FOLD)  # columns that repeat a setting
 
 
 class TaskConfig(Model):
@@ -99,7 +101,9 @@ def known_options(training: TrainingConfig) -> tuple[str, ...]:
 def is_option(column: str) -> bool:
     """Return whether a column of a shard file is an axis beyond the hyperparameters and start values."""
     first = column.partition(".")[0]
-    return column in (BATCH_SIZE, *CLIPPING) or (column != first and first in ("schedule", *GROUP_HYPERPARAMETERS))
+    return column in (FOLD, BATCH_SIZE, *CLIPPING) or (
+        column != first and first in ("schedule", *GROUP_HYPERPARAMETERS)
+    )
 
 
 Parameters = dict[str, AxisOrList]
@@ -258,8 +262,13 @@ class SweepConfig(Model):
 
     @property
     def mixes_batch_sizes(self) -> bool:
-        """Whether the batch size is an axis; curves are then recorded by epoch."""
+        """Whether the batch size is an axis."""
         return BATCH_SIZE in self.options
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether trials differ in fold or batch size; curves are then recorded by epoch."""
+        return bool(self.task.dataset.folds) or self.mixes_batch_sizes
 
     def with_batch_size(self, batch_size: int) -> SweepConfig:
         """Return the config with another batch size for trials that have no such axis."""
@@ -289,7 +298,8 @@ class SweepConfig(Model):
     def options(self) -> tuple[str, ...]:
         """The axes beyond the hyperparameters and start values, in the order of :func:`known_options`."""
         named = {name for mapping in self.mappings() for name in mapping}
-        return tuple(name for name in known_options(self.training) if name in named)
+        fold = (FOLD,) if self.task.dataset.folds else ()
+        return (*fold, *(name for name in known_options(self.training) if name in named))
 
     def mappings(self) -> list[Parameters]:
         """Return the parameter mappings; the sweep is the union of their products."""

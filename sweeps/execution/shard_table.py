@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sgdcore import Judgement, Trajectories
 from sgdcore.trajectories import NEVER
 from sweeps.arrow_columns import floats, lists, steps, texts, validation_losses
-from sweeps.config.schema import BATCH_SIZE, HYPERPARAMETERS
+from sweeps.config.schema import BATCH_SIZE, FOLD, HYPERPARAMETERS
 from sweeps.planning.plan import Trials
 from sweeps.planning.prediction import predicted_radius, prediction
 from sweeps.planning.prepared import PreparedSweep
@@ -37,7 +37,7 @@ def shard_metadata(prepared: PreparedSweep, kernel: str, device: str) -> dict[st
 
 def option(name: str, values: NDArray[np.float64]) -> pa.Array:
     """Return the column of an axis beyond the hyperparameters; null where clipping is off."""
-    return pa.array(values.astype(np.int64)) if name == BATCH_SIZE else floats(values)
+    return pa.array(values.astype(np.int64)) if name in (FOLD, BATCH_SIZE) else floats(values)
 
 
 def _clipped_share(trajectories: Trajectories) -> NDArray[np.float64]:

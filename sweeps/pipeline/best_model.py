@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sgdcore import ModuleModel
 from sweeps.arrow_columns import matrix
-from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.config.schema import FOLD, HYPERPARAMETERS
 from sweeps.planning import task_loader
 from sweeps.planning.model_kinds import MODEL_KINDS
 from sweeps.planning.prepared import PreparedSweep
@@ -29,9 +29,10 @@ def best_model(files: SweepFiles, prepared: PreparedSweep, shard: int, trial: in
     """Return the model of a stored trial, which must not have diverged."""
     table = files.shards.read(shard)
     table = table.filter(pc.equal(table["trial"], trial))
-    [row] = table.select(["trial_id", "seed", *HYPERPARAMETERS]).to_pylist()
+    options = [name for name in prepared.config.options if name in table.column_names]
+    [row] = table.select(["trial_id", "seed", *HYPERPARAMETERS, *options]).to_pylist()
     description = prepared.config.task.dataset
-    raw = task_loader.load_raw(description)
+    raw = task_loader.load_raw(description, row.get(FOLD, 0))
     arrays: dict[str, NDArray[Any]] = {
         "parameters": matrix(table["final"], 1)[0].astype(prepared.config.training.dtype)
     }
@@ -46,7 +47,7 @@ def best_model(files: SweepFiles, prepared: PreparedSweep, shard: int, trial: in
     return BestModel(
         trial=trial,
         trial_id=row["trial_id"],
-        params={name: str(row[name]) for name in (*HYPERPARAMETERS, "seed")},
+        params={name: str(row[name]) for name in (*HYPERPARAMETERS, *options, "seed")},
         settings=settings | {"kind": kind} | MODEL_KINDS[kind].export(model),
         arrays=arrays,
         example=raw.inputs[:_EXAMPLE_ROWS],

@@ -28,7 +28,6 @@ from sgdcore.kernels.dispatch import choose
 from sweeps.errors import StoreError
 from sweeps.execution.executor import Executor, ShardOutcome
 from sweeps.execution.shard_table import shard_metadata
-from sweeps.planning.planner import batch_sizes
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.planning.shards import Shard, ShardResult
 from sweeps.store.store import SweepFiles
@@ -77,9 +76,7 @@ class ReusableTrials:
         related = [other for other in others if not other.damage() and other.manifest().get("results") == key]
         if related:
             kernel = choose(prepared.task, device="cpu").name
-            alike = [
-                shard_metadata(prepared.with_batch_size(size), kernel, "cpu") for size in batch_sizes(prepared.config)
-            ]
+            alike = [shard_metadata(part, kernel, "cpu") for part in prepared.parts()]
             self._sources = [_Source(other, alike) for other in related]
         else:
             self._sources = []

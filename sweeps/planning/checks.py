@@ -92,11 +92,12 @@ def check_combinations(config: SweepConfig, starts: tuple[str, ...], where: str)
         problem = f"parameters: {axes:,} axes in {len(mappings):,} mappings; at most {_MAX_AXES:,} are allowed"
         raise ConfigError(where, [problem])
     sizes = [[(len(axis), _meant(name, starts)) for name, axis in mapping.items()] for mapping in mappings]
-    power = math.log10(len(config.seeds)) + max(sum(times * math.log10(n) for n, times in size) for size in sizes)
+    repeats = len(config.seeds) * max(1, config.task.dataset.folds)
+    power = math.log10(repeats) + max(sum(times * math.log10(n) for n, times in size) for size in sizes)
     if power > _EXACT_POWER:
         number, shown = math.inf, f"about 1e{math.floor(power + 1e-9)}"
     else:
-        number = len(config.seeds) * sum(math.prod(n**times for n, times in size) for size in sizes)
+        number = repeats * sum(math.prod(n**times for n, times in size) for size in sizes)
         shown = f"{number:,}"
     if number > _MAX_COMBINATIONS:
         raise ConfigError(where, [f"parameters: {shown} combinations; at most {MAX_TRIALS:,} trials are allowed"])

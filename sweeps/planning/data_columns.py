@@ -40,7 +40,9 @@ def read_columns(file: DataFile, config: FileData) -> Dataset:
     cells = table.iloc[rows]
     columns = [Column(str(name), cells[name], name == config.target) for name in table.columns]
     train = np.ones(len(rows), dtype=np.bool_)
-    if config.missing == "mean" and config.validation:
+    if config.missing == "mean" and config.folds:
+        raise DataError(f"{file.path}: task.dataset.missing is mean, which would use every fold; use drop")
+    if config.missing == "mean" and isinstance(config.validation, float) and config.validation:
         train = ~held_out(len(rows), config.validation, config.split_seed)
     _check_cells(file, config, columns, rows, train)
     *inputs, target = columns

@@ -42,10 +42,16 @@ def digest(document: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(document, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def changed(document: Mapping[str, Any], given: Schedule | None, batch_size: int | None) -> str:
-    """Return the digest of a document with another schedule and batch size, if given."""
-    training = document["training"] | ({} if batch_size is None else {"batch_size": batch_size})
-    return digest({**document, "training": training, **({} if given is None else {"schedule": _plain(given)})})
+def changed(document: Mapping[str, Any], *, schedule: Schedule | None, batch_size: int | None, data: str | None) -> str:
+    """Return the digest of a document with another schedule, batch size and digest of the data, if given."""
+    own = dict(document)
+    if schedule is not None:
+        own["schedule"] = _plain(schedule)
+    if batch_size is not None:
+        own["training"] = document["training"] | {"batch_size": batch_size}
+    if data is not None:
+        own["data"] = data
+    return digest(own)
 
 
 def _plain(given: Schedule) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdcore import Hyperparams
-from sweeps.config.schema import BATCH_SIZE, HYPERPARAMETERS
+from sweeps.config.schema import BATCH_SIZE, FOLD, HYPERPARAMETERS
 from sweeps.planning.identity import changed
 from sweeps.planning.settings import NO_OPTIONS, Options
 from sweeps.planning.shards import Shards
@@ -86,6 +86,7 @@ class Plan:
     has_weight_decay: bool = False  # whether any trial of any stage can have weight decay
     module: str = ""  # package.module:callable to import; empty for built-in models
     options: Options = NO_OPTIONS  # what the columns beyond the hyperparameters mean
+    folds: tuple[str, ...] = ()  # the digest of each fold's data
     identity: Mapping[str, Any] = field(default_factory=dict)  # the document whose digest is the context
 
     @cached_property
@@ -155,7 +156,7 @@ class Plan:
         data, width = (rows + 0.0).tobytes(), rows.shape[1] * rows.itemsize
         contexts, which = self._contexts(trials)
         keyed = [hashlib.blake2b(key=bytes.fromhex(context), digest_size=16) for context in contexts]
-        in_context = (BATCH_SIZE, *(name for name in trials.options if name.startswith("schedule.")))
+        in_context = (FOLD, BATCH_SIZE, *(name for name in trials.options if name.startswith("schedule.")))
         own = {name: values for name, values in trials.options.items() if name not in in_context}
         ids = []
         for row, (i, context) in enumerate(zip(range(0, len(data), width), which.tolist(), strict=True)):
@@ -173,17 +174,20 @@ class Plan:
         A batch size or a number of the schedule defines a trial in the same way whether it is an axis or stands in the
         sweep file.
         """
-        sizes = trials.options.get(BATCH_SIZE)
-        if sizes is None and not any(name.startswith("schedule.") for name in self.options.names):
+        if not any(name in (FOLD, BATCH_SIZE) or name.startswith("schedule.") for name in self.options.names):
             return [self.context], np.zeros(len(trials), dtype=np.intp)
         schedules, of_schedule = self.options.schedules({**trials.options, "lr": trials.hyperparams.lr})
-        keys = np.array(
-            [of_schedule if schedules else np.zeros(len(trials)), np.zeros(len(trials)) if sizes is None else sizes]
-        )
-        distinct, which = np.unique(keys, axis=1, return_inverse=True)
+        none = np.full(len(trials), -1)
+        keys = of_schedule if schedules else none, *(trials.options.get(name, none) for name in (BATCH_SIZE, FOLD))
+        distinct, which = np.unique(np.array(keys, dtype=np.int64), axis=1, return_inverse=True)
         contexts = [
-            changed(self.identity, schedules[int(index)] if schedules else None, int(size) or None)
-            for index, size in distinct.T.tolist()
+            changed(
+                self.identity,
+                schedule=schedules[index] if index >= 0 else None,
+                batch_size=size if size >= 0 else None,
+                data=self.folds[fold] if fold >= 0 else None,
+            )
+            for index, size, fold in distinct.T.tolist()
         ]
         return contexts, which.reshape(-1).astype(np.intp)
 

@@ -15,7 +15,7 @@ from sgdcore import Task
 from sgdcore.batches import steps_per_epoch
 from sgdcore.devices import gpus
 from sgdcore.recording import MAX_PATH_PARAMETERS
-from sweeps.config.schema import BATCH_SIZE, SweepConfig
+from sweeps.config.schema import BATCH_SIZE, FOLD, SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning.checks import MAX_TRIALS, check_combinations, check_expected_names, check_starts, check_training
 from sweeps.planning.identity import digest, identity
@@ -30,7 +30,13 @@ from sweeps.search.trial_table import TrialTable
 MAX_POINTS = 1_000_000
 
 
-def make_plan(config: SweepConfig, task: Task, where: str = "config", trials_per_shard: int | None = None) -> Plan:
+def make_plan(
+    config: SweepConfig,
+    task: Task,
+    where: str = "config",
+    trials_per_shard: int | None = None,
+    folds: Sequence[Task] = (),
+) -> Plan:
     """Plan the first stage of a sweep.
 
     Args:
@@ -38,6 +44,7 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config", trials_per
         task: the task to train.
         where: the name of the input in error messages.
         trials_per_shard: the shard size; by default that of the config, or one for the work and this machine's cores.
+        folds: the task of each fold of a cross-validation.
 
     Raises:
         ConfigError: an init.* axis names an unknown parameter, or there are no trials or too many.
@@ -48,19 +55,21 @@ def make_plan(config: SweepConfig, task: Task, where: str = "config", trials_per
     check_expected_names(config, names, starts, where)
     check_combinations(config, starts, where)
     smallest = min((int(size) for size in batch_sizes(config)), default=config.training.batch_size)
-    steps = config.training.epochs * steps_per_epoch(task.samples, smallest)
+    samples = max((fold.samples for fold in folds), default=task.samples)
+    steps = config.training.epochs * steps_per_epoch(samples, smallest)
     if config.record.spacing == "all" and steps > MAX_POINTS:
         raise ConfigError(
             where, [f"record.spacing: given 'all' for {steps:,} steps; at most {MAX_POINTS:,} can be recorded"]
         )
     check_training(config, task, steps, where)
-    document = identity(config, task)
+    document, digests = identity(config, task), tuple(fold.dataset.digest for fold in folds)
     plan = Plan(
         parameter_names=names,
         starts=starts,
         stages=(),
         steps=steps,
-        context=digest(document),
+        context=digest(document | ({"folds": digests} if digests else {})),
+        folds=digests,
         options=Options.of(config),
         identity=document,
         module=getattr(config.task.model, "module", ""),
@@ -103,13 +112,13 @@ def plan_stage(
     products = [trials for trials in stage.trials if isinstance(trials, Product)]
     trials: Sequence[Product | TrialTable]
     if len(products) == len(stage.trials) and not plan.stages:
-        parts = [part for product in products for part in normalize(product, config, dropped, merged)]
-        trials = without_repeats(parts, merged, where)
+        normal = [part for product in products for part in normalize(product, config, dropped, merged)]
+        trials = without_repeats(normal, merged, where)
     else:
         earlier = {key for before in plan.stages for key in TrialTable.of(before.trials).keys()}  # noqa: SIM118 - not a mapping
         table = normalize_table(TrialTable.of(stage.trials), config, dropped, merged, earlier)
         trials = [table] if len(table) else []
-    trials, batches = _by_batch_size(trials)
+    trials, parts = _split_by(trials, (FOLD, BATCH_SIZE))
     total = sum(map(len, trials))
     planned = sum(map(len, plan.stages)) + total
     if planned > MAX_TRIALS:
@@ -123,30 +132,34 @@ def plan_stage(
         dropped={reason: count for reason, count in dropped.items() if count},
         merged={reason: count for reason, count in merged.items() if count},
         swept=_swept(stage),
-        parts=batches,
+        parts=parts,
     )
 
 
-def _by_batch_size(
-    trials: Sequence[Product | TrialTable],
+def _split_by(
+    trials: Sequence[Product | TrialTable], columns: tuple[str, ...]
 ) -> tuple[Sequence[Product | TrialTable], tuple[int, ...]]:
-    """Return sets of trials of one batch size each, and the number of trials of each batch size, in order of both."""
-    if not trials or BATCH_SIZE not in trials[0].names:
-        return trials, ()
-    sizes = distinct(np.concatenate([each[BATCH_SIZE] for each in trials]))
-    ordered: list[Product | TrialTable] = []
-    parts = []
-    for size in sizes:
-        some = [_of_batch_size(each, size) for each in trials if size in each[BATCH_SIZE]]
-        ordered += some
-        parts.append(sum(map(len, some)))
-    return ordered, tuple(parts)
+    """Return the trials in parts that have one value in each of the columns, and the sizes of the parts.
+
+    Without any of the columns, the trials are one part, whose size is not given.
+    """
+    groups = [list(trials)]
+    columns = tuple(name for name in columns if trials and name in trials[0].names)
+    for name in columns:
+        values = distinct(np.concatenate([each[name] for each in trials]))
+        groups = [
+            [_with(each, name, value) for each in group if value in each[name]] for group in groups for value in values
+        ]
+    groups = [group for group in groups if group]
+    sizes = tuple(sum(map(len, group)) for group in groups) if columns else ()
+    return [each for group in groups for each in group], sizes
 
 
-def _of_batch_size(trials: Product | TrialTable, size: float) -> Product | TrialTable:
+def _with(trials: Product | TrialTable, name: str, value: float) -> Product | TrialTable:
+    """Return the trials with a value in a column."""
     if isinstance(trials, Product):
-        return trials.replace(BATCH_SIZE, np.array([size]))
-    return trials.take(trials[BATCH_SIZE] == size)
+        return trials.replace(name, np.array([value]))
+    return trials.take(trials[name] == value)
 
 
 def batch_sizes(config: SweepConfig) -> list[int]:

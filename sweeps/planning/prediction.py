@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sgdcore.batches import steps_per_epoch
 from sgdcore.stability import Kind, growth_kind, predict
-from sweeps.config.schema import BATCH_SIZE, HYPERPARAMETERS
+from sweeps.config.schema import BATCH_SIZE, FOLD, HYPERPARAMETERS, REPEATS
 from sweeps.search.base import FloatArray
 from sweeps.search.product import Product
 
@@ -129,14 +129,17 @@ def _columns(trials: Trials) -> dict[str, NDArray[Any]]:
 
 
 def _growth(prepared: PreparedSweep, columns: dict[str, NDArray[Any]]) -> FloatArray:
-    sizes = columns.get(BATCH_SIZE)
-    if sizes is None:
+    dividing = [name for name in (FOLD, BATCH_SIZE) if name in columns]
+    if not dividing:
         return _growth_of_one(prepared, columns)
-    growth = np.empty(len(sizes))
-    for size in np.unique(sizes):
-        some = np.flatnonzero(sizes == size)
-        part = {name: values[some] for name, values in columns.items()}
-        growth[some] = _growth_of_one(prepared.with_batch_size(int(size)), part)
+    growth = np.empty(len(columns["lr"]))
+    distinct, which = np.unique(np.array([columns[name] for name in dividing]), axis=1, return_inverse=True)
+    for index, values in enumerate(distinct.T.tolist()):
+        part = prepared
+        for name, value in zip(dividing, values, strict=True):
+            part = part.with_fold(int(value)) if name == FOLD else part.with_batch_size(int(value))
+        some = np.flatnonzero(which.reshape(-1) == index)
+        growth[some] = _growth_of_one(part, {name: column[some] for name, column in columns.items()})
     return growth
 
 
@@ -164,13 +167,13 @@ def _spread(plan: Plan, limit: int) -> Iterator[Trials]:
 
 
 def _settings(plan: Plan) -> list[Product]:
-    """Return the plan's products with the first seed, one start, the smallest weight decay and sorted axes."""
+    """Return the plan's products with the first seed and fold, one start, the smallest weight decay and sorted axes."""
     products = [trials for trials in plan.trial_sets if isinstance(trials, Product)]
     decay = min((block["weight_decay"].min() for block in products), default=0.0)
     settings = []
     for block in products:
         if decay in block["weight_decay"]:
-            one = {name: values[:1] for name, values in block.axes if name == "seed" or name.startswith("init.")}
+            one = {name: values[:1] for name, values in block.axes if name in REPEATS or name.startswith("init.")}
             one["weight_decay"] = np.array([decay])
             settings.append(Product(tuple((name, one.get(name, np.sort(v))) for name, v in block.axes)))
     return settings

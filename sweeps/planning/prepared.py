@@ -8,7 +8,7 @@ from typing import Protocol
 from sgdcore import InvalidTask, Recording, Task
 from sgdcore.batches import steps_per_epoch
 from sgdcore.engine import check_task
-from sweeps.config.schema import BATCH_SIZE, SweepConfig
+from sweeps.config.schema import BATCH_SIZE, FOLD, SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning import task_loader
 from sweeps.planning.curve_points import default_points
@@ -33,11 +33,12 @@ class PreparedSweep:
     plan: Plan
     threads: int | None = None  # threads of the engine; None uses all cores
     shard_writer: ShardWriter | None = None  # used by workers to store shards; None if the driver stores them
+    folds: tuple[Task, ...] = ()  # the task of each fold of a cross-validation; ``task`` is the first
 
     @property
     def recording(self) -> Recording:
-        """The recorded steps: by epoch if the batch size is an axis, so that all curves have the same points."""
-        every = self.steps_per_epoch if self.config.mixes_batch_sizes else 1
+        """The recorded steps: by epoch if trials differ in their steps, so that all curves have the same points."""
+        every = self.steps_per_epoch if self.config.is_divided else 1
         return Recording(**self.config.recording, every=every)
 
     @property
@@ -46,14 +47,29 @@ class PreparedSweep:
         return steps_per_epoch(self.task.samples, self.config.training.batch_size)
 
     def at(self, trials: Trials) -> PreparedSweep:
-        """Return the sweep as trials of one batch size train in it: with that batch size, and with their steps."""
-        sizes = trials.options.get(BATCH_SIZE)
-        return self if sizes is None or not len(sizes) else self.with_batch_size(int(sizes[0]))
+        """Return the sweep as trials of one fold and batch size train in it, as the trials of a shard do."""
+        part = self
+        if len(trials) and FOLD in trials.options:
+            part = part.with_fold(int(trials.options[FOLD][0]))
+        if len(trials) and BATCH_SIZE in trials.options:
+            part = part.with_batch_size(int(trials.options[BATCH_SIZE][0]))
+        return part
+
+    def with_fold(self, fold: int) -> PreparedSweep:
+        """Return the sweep with the task of a fold, and with the steps that trials take in it."""
+        part = replace(self, task=self.folds[fold])
+        return part.with_batch_size(self.config.training.batch_size)
 
     def with_batch_size(self, batch_size: int) -> PreparedSweep:
         """Return the sweep with a batch size, and with the steps that trials take with it."""
         steps = self.config.training.epochs * steps_per_epoch(self.task.samples, batch_size)
         return replace(self, config=self.config.with_batch_size(batch_size), plan=replace(self.plan, steps=steps))
+
+    def parts(self) -> list[PreparedSweep]:
+        """Return the sweep with each fold and batch size."""
+        folds = [self.with_fold(fold) for fold in range(len(self.folds))] or [self]
+        sizes = batch_sizes(self.config)
+        return [part.with_batch_size(size) for part in folds for size in sizes] if self.config.is_divided else [self]
 
 
 def data_summary(task: Task) -> dict[str, object]:
@@ -80,12 +96,13 @@ def prepare(config: SweepConfig, where: str = "config", trials_per_shard: int | 
         ConfigError: the config cannot be used.
         DataError: the data cannot be used.
     """
-    task = task_loader.load_task(config.task)
+    task, *others = (task_loader.load_task(config.task, fold) for fold in range(max(1, config.task.dataset.folds)))
+    folds = (task, *others) if config.task.dataset.folds else ()
     if config.record.points is None:
         config = config.with_points(default_points(config, task))
     try:
         for batch_size in batch_sizes(config):
             check_task(task, config.training.dtype, batch_size)
-        return PreparedSweep(config, task, make_plan(config, task, where, trials_per_shard))
+        return PreparedSweep(config, task, make_plan(config, task, where, trials_per_shard, folds), folds=folds)
     except InvalidTask as error:
         raise ConfigError(where, [f"task: {error}"]) from error

@@ -18,8 +18,8 @@ from sweeps.planning.data_file import check_size, read_data_file
 from sweeps.planning.model_kinds import MODEL_KINDS
 
 
-def load_task(description: TaskConfig) -> Task:
-    """Return the task that a sweep file describes.
+def load_task(description: TaskConfig, fold: int = 0) -> Task:
+    """Return the task that a sweep file describes; with a cross-validation, that of one fold.
 
     Raises:
         DataError: the data file cannot be read, has missing or non-numeric cells or too many values, or the model does
@@ -29,29 +29,33 @@ def load_task(description: TaskConfig) -> Task:
     degree = model.degree if isinstance(model, PolynomialModel) else 1
     check_size(getattr(data, "n", 1), getattr(data, "d", 1) * degree)
     try:
-        task = Task(load_dataset(data), MODEL_KINDS[model.kind].build(model), description.loss, description.huber_delta)
+        task = Task(
+            load_dataset(data, fold), MODEL_KINDS[model.kind].build(model), description.loss, description.huber_delta
+        )
     except InvalidTask as error:
         raise DataError(f"task: {error}") from error
     check_size(task.samples, task.dataset.inputs.shape[1] * degree)
     return task
 
 
-def load_dataset(description: object) -> Dataset:
-    """Return the data set, standardised and split as described."""
+def load_dataset(description: object, fold: int = 0) -> Dataset:
+    """Return the data set, split as described and standardised on its training part."""
     assert isinstance(description, datasets_config.DataConfig)
     # Overflows need no warning: Dataset rejects values that are not finite.
     with one_thread(), np.errstate(over="ignore", invalid="ignore"):
-        data = load_raw(description)
+        data = load_raw(description, fold)
         if description.standardize != "none":
             data = data.standardized(targets=description.standardize == "all")
     return data
 
 
-def load_raw(description: object) -> Dataset:
+def load_raw(description: object, fold: int = 0) -> Dataset:
     """Return the data set in its original units, split as described."""
     assert isinstance(description, datasets_config.DataConfig)
     with one_thread(), np.errstate(over="ignore", invalid="ignore"):
         data = _make(description)
+        if isinstance(description.validation, datasets_config.FoldsConfig):
+            return data.fold(fold, description.validation.folds, description.split_seed)
         return data.split(description.validation, description.split_seed) if description.validation else data
 
 

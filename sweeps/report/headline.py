@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 
 from sgdcore.verdict import VERDICTS
+from sweeps.config.schema import REPEATS
 from sweeps.report.trial_tables import MAX_COLUMNS, best_trials
+from sweeps.results.cross_validation import fold_means
 from sweeps.results.results import Results
 from sweeps.results.stability_edge import breaking_factor, edge_in_row, lr_maps
 from sweeps.text.formatting import cell, heading, meaning, number, percent
@@ -40,10 +42,21 @@ def headline(results: Results) -> str:
     if not len(best):
         return _sentence(f"{so_far}{converged}{lost}")
     metric = results.metric
+    if len(means := fold_means(results.files, results.config)):
+        return _sentence(f"{so_far}{converged}{lost}; {_best_mean(results, means.iloc[0])}")
     row = best.iloc[0]
     at = ", ".join(f"{heading(name)} {cell(row[name])}" for name in results.swept[:MAX_COLUMNS])
     return _sentence(
         f"{so_far}{converged}{lost}; the best {_LOSSES[metric]} is {number(row[metric])}{f', at {at}' if at else ''}"
+    )
+
+
+def _best_mean(results: Results, row: pd.Series) -> str:
+    at = ", ".join(f"{heading(name)} {cell(row[name], name)}" for name in results.settings if name in row.index)
+    folds = results.config.task.dataset.folds
+    return (
+        f"the best {_LOSSES[results.metric]}, as a mean over {folds} folds, is {number(row['mean'])} "
+        f"(standard error {number(row['standard_error'], 2)}){f', at {at}' if at else ''}"
     )
 
 
@@ -101,7 +114,10 @@ def advice(results: Results) -> str | None:
     None if the best trial did not converge.
     """
     best = results.shown(results.aggregate.best_settled)
-    axes = [name for name in results.swept if name != "seed"]
+    axes = [name for name in results.swept if name not in REPEATS]
+    means = fold_means(results.files, results.config)
+    if len(means):
+        return _advice_over_folds(axes, means)
     if not len(best) or not axes or best["verdict"].iloc[0] != "converged":
         return None
     row = best.iloc[0]
@@ -112,6 +128,14 @@ def advice(results: Results) -> str | None:
     if factor is not None:
         text += f"; at {number(factor, 2)} times this lr it diverges"
     return f"{text}."
+
+
+def _advice_over_folds(axes: list[str], means: pd.DataFrame) -> str:
+    """Recommend the setting with the best mean, and say how many cannot be told from it."""
+    row, tied = means.iloc[0], int(means["tied"].sum()) - 1
+    others = f"; {tied:,} other settings are not significantly worse" if tied > 1 else ""
+    others = "; one other setting is not significantly worse" if tied == 1 else others
+    return f"Use {', '.join(f'{heading(name)} {cell(row[name], name)}' for name in axes[:6])}{others}."
 
 
 def _edge_words(edge: dict[str, float]) -> str:

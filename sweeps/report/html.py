@@ -170,6 +170,7 @@ def sections(results: Results) -> Iterator[Section]:
     yield Section("effects", "Effect of each parameter", effect_note, effects, folded=["effects"])
     seeds = figures.seed_intervals(results) if has else None
     seed_note = f"{_capital(seeds_note(results))}." if seeds is not None else ""
+    yield Section("folds", "Settings over folds", tables=["folds"])
     yield Section("seeds", "How much the seed matters", seed_note, seeds, folded=["seeds"])
     theory = figures.prediction_histogram(results) if has else None
     theory_note = "Theory predicts that settings below 1 settle and settings above 1 diverge."

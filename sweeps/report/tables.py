@@ -18,11 +18,12 @@ from sweeps.report.trial_tables import (
     predictions,
     verdict_counts,
 )
+from sweeps.results.cross_validation import LEVEL, fold_means
 from sweeps.results.expected_outcome import ExpectedOutcome
 from sweeps.results.importance import effects
 from sweeps.results.provenance import dropped_and_merged, provenance, settings
 from sweeps.results.results import Results
-from sweeps.results.seed_variance import LEVEL, seed_spread
+from sweeps.results.seed_variance import seed_spread
 from sweeps.results.stability_edge import edge_of_stability
 from sweeps.results.stages import stage_summary
 from sweeps.results.top_k import TopK
@@ -98,12 +99,19 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
         ),
         Table("edge", "Edge of stability", _EDGE_NOTE, edge_of_stability(results)),
         Table("effects", "Share of variance explained by each parameter", _EFFECTS_NOTE, effects(results)),
+        Table("folds", "Settings over folds", _FOLDS_NOTE, fold_means(results.files, results.config).head(n)),
         Table("seeds", "Settings over seeds", seeds_note(results), seed_spread(results, n)),
         Table("dropped", "Combinations that were not run", "", dropped_and_merged(results)),
         Table("settings", "Settings shared by all trials", "", settings(results)),
         Table("provenance", "Versions and digests", "", provenance(results)),
     ]
     return [table for table in found if len(table.frame)]
+
+
+_FOLDS_NOTE = (
+    "the mean of the metric over folds and seeds, and its standard error; tied: not significantly worse than the best "
+    f"(paired one-sided t-test over folds, p of {LEVEL} or more, not corrected for multiple comparisons)"
+)
 
 
 def _prediction_note(results: Results) -> str:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from sgdcore import Thresholds
 from sgdcore.verdict import absolute, conclude, least_reached
 from sweeps import arrow_columns
+from sweeps.config.schema import FOLD
 from sweeps.store.store import SweepFiles
 
 
@@ -29,9 +30,8 @@ def final_verdicts(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[
     done = sorted(files.shards.done())
     if not done:
         return
-    metadata, objective = files.shards.metadata(), _objective(files.shards.schema(done[0]))
-    limits = absolute(thresholds, metadata["loss_scale"])
-    columns = [name for name in files.shards.schema(done[0]).names if name.partition(".")[0] == "weight_decay"]
+    objective = _objective(files.shards.schema(done[0]))
+    columns = [name for name in files.shards.schema(done[0]).names if name.partition(".")[0] in ("weight_decay", FOLD)]
     best: dict[tuple[float, ...], float] = {}
     for table in files.shards.tables([*columns, objective]):
         decays = np.array([table[name].to_numpy() for name in columns])
@@ -40,14 +40,15 @@ def final_verdicts(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[
         for decay, value in zip(distinct.T.tolist(), least.tolist(), strict=True):
             best[*decay] = min(value, best.get((*decay,), np.inf))
     for index, table in zip(done, files.shards.read_many(done), strict=True):
+        metadata = files.shards.metadata(index)
         decays = np.array([table[name].to_numpy() for name in columns])
         distinct, places = np.unique(decays, axis=1, return_inverse=True)
         verdict, steps = conclude(
             arrow_columns.matrix(table[objective], len(table)),
             np.array([best[*decay] for decay in distinct.T.tolist()])[places.reshape(-1)],
             table["first_nonfinite_step"].is_valid().to_numpy(),
-            np.array(files.shards.metadata(index)["steps"], dtype=np.int64),
-            limits,
+            np.array(metadata["steps"], dtype=np.int64),
+            absolute(thresholds, metadata["loss_scale"]),
         )
         judged = _replaced(table, "verdict", pa.array(verdict))
         yield index, table, _replaced(judged, "steps_to_tolerance", arrow_columns.steps(steps))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sweeps.arrow_columns import numbers
 from sweeps.config.schema import SweepConfig
+from sweeps.results.cross_validation import best_setting
 from sweeps.results.top_k import TopK
 from sweeps.store.store import SweepFiles
 
@@ -81,15 +82,23 @@ class BestTrial:
     shard: int  # index of its shard
     number: int
     trial_id: str
-    value: float  # of the sweep's metric
+    value: float  # of the sweep's metric; with a cross-validation, the setting's mean
 
 
 def best_trial(files: SweepFiles, config: SweepConfig) -> BestTrial | None:
     """Return the best stored trial; None if all diverged or none is stored.
 
+    With a cross-validation, it is the first fold's trial of the setting with the best mean over all folds.
+
     Raises:
         StoreError: a shard is damaged.
     """
+    if (setting := best_setting(files, config)) is not None:
+        number, mean = setting
+        shard = int(files.planned().packs.holding(np.array([number]))[0])
+        table = files.shards.read(shard, ["trial", "trial_id"])
+        [row] = table.filter(pc.equal(table["trial"], number)).to_pylist()
+        return BestTrial(shard, number, row["trial_id"], mean)
     for shard, [number] in best_trials(files, config, 1).items():
         table = files.shards.read(shard, ["trial", "trial_id", config.metric_name])
         [row] = table.filter(pc.equal(table["trial"], number)).to_pylist()

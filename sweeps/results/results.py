@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sweeps.arrow_columns import VALIDATION_LOSSES, matrix
-from sweeps.config.schema import CLIPPING, HYPERPARAMETERS, MetricName, SweepConfig
+from sweeps.config.schema import CLIPPING, HYPERPARAMETERS, REPEATS, MetricName, SweepConfig
 from sweeps.results.aggregate import Aggregate, Scope
 from sweeps.results.binning import MapAxis, pair
 from sweeps.results.cache import AggregateCache
@@ -86,8 +86,8 @@ class Results:
 
     @property
     def time(self) -> Literal["step", "epoch"]:
-        """The column of curves by which trials are compared: epochs if they differ in batch size."""
-        return "epoch" if self.config.mixes_batch_sizes else "step"
+        """The column of curves by which trials are compared: epochs if they differ in their steps."""
+        return "epoch" if self.config.is_divided else "step"
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -97,7 +97,12 @@ class Results:
     @property
     def settings(self) -> list[str]:
         """The columns that tell settings apart: hyperparameters, options, start values."""
-        return [*HYPERPARAMETERS, *self.options, *self.starts]
+        return [*HYPERPARAMETERS, *(name for name in self.options if name not in REPEATS), *self.starts]
+
+    @property
+    def repeats(self) -> list[str]:
+        """The columns that repeat a setting: the seed, and the fold with a cross-validation."""
+        return [name for name in REPEATS if name == "seed" or name in self.options]
 
     @cached_property
     def values(self) -> dict[str, DistinctValues]:
@@ -109,7 +114,7 @@ class Results:
         return AggregateCache(self.files, [index for index, _, _ in self.shards], self.stored)
 
     def _find_values(self) -> dict[str, DistinctValues]:
-        columns = [*self.settings, "seed"]
+        columns = [*self.settings, *self.repeats]
         parts = ({c: DistinctValues.of(_known(table[c])) for c in columns} for table in self.tables(columns))
         none = dict.fromkeys(columns, DistinctValues.of(np.empty(0)))
         return reduce(lambda one, other: {c: one[c] + other[c] for c in columns}, parts, none)
@@ -123,8 +128,8 @@ class Results:
 
     @cached_property
     def swept(self) -> list[str]:
-        """The axes in column order: hyperparameters, options, start values, seed."""
-        return [c for c in (*self.settings, "seed") if c in self.axes]
+        """The axes in column order: hyperparameters, options, start values, seed, fold."""
+        return [c for c in (*self.settings, *self.repeats) if c in self.axes]
 
     @cached_property
     def aggregate(self) -> Aggregate:
@@ -133,11 +138,14 @@ class Results:
 
     def _find_aggregate(self) -> Aggregate:
         values = {name: self.values[name].values for name in self.axes}
-        paired = [name for name in self.axes if name != "seed"][:_MAX_PAIRED]
+        paired = [name for name in self.axes if name not in REPEATS][:_MAX_PAIRED]
         groups = [(MapAxis.of(values[name], name),) for name in self.axes]
         groups += [pair(a, values[a], b, values[b]) for a, b in combinations(paired, 2)]  # type: ignore[misc]
-        settings = [MapAxis.of(values[name], name, len(values[name])) for name in self.axes if name != "seed"]
-        spread = "seed" in self.axes and math.prod(len(axis.labels) for axis in settings) <= _MAX_SETTINGS
+        settings = [MapAxis.of(values[name], name, len(values[name])) for name in self.axes if name not in REPEATS]
+        spread = (
+            any(name in self.axes for name in REPEATS)
+            and math.prod(len(axis.labels) for axis in settings) <= _MAX_SETTINGS
+        )
         scope = Scope(
             ranking=Ranking.of(self.config, self.metadata),
             epochs=self.config.training.epochs,
@@ -287,7 +295,7 @@ class Results:
                 yield index, _without_limit(rows.replace_schema_metadata())
 
     def _curves_of(self, table: pa.Table, shard: int) -> pd.DataFrame:
-        metadata = self.files.shards.metadata(shard) if self.config.mixes_batch_sizes else self.metadata
+        metadata = self.files.shards.metadata(shard) if self.config.is_divided else self.metadata
         steps = np.asarray(metadata["steps"], dtype=np.int64)
         columns: dict[str, NDArray[Any]] = {
             "trial": np.repeat(table["trial"].to_numpy(), len(steps)),

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from sweeps.results.cross_validation import LEVEL
 from sweeps.results.results import Results
 from sweeps.text.formatting import meaning
-
-LEVEL = 0.05  # significance level of the tests; the intervals are two-sided at this level
 
 
 def seed_spread(results: Results, n: int | None = None) -> pd.DataFrame:

@@ -100,7 +100,7 @@ def match(first: Results, second: Results) -> Pair:
     """
     by, columns, why = _how(first, second)
     varied = {*first.swept, *second.swept}
-    shown = [name for name in (*second.settings, "seed") if name in varied]
+    shown = [name for name in (*second.settings, *second.repeats) if name in varied]
     single = by == "setting" and "float32" in (first.config.training.dtype, second.config.training.dtype)
     read = [*OUTCOME, *dict.fromkeys(["trial_id", *shown, *columns])]
     index = _Index.of(first, columns, single)

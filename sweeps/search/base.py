@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeps.config.axis import Axis
-from sweeps.config.schema import BATCH_SIZE, CLIPPING, HYPERPARAMETERS, SweepConfig
+from sweeps.config.schema import BATCH_SIZE, CLIPPING, FOLD, HYPERPARAMETERS, SweepConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,12 +60,14 @@ class SearchSpace:
         options: the axes beyond the hyperparameters and start values, with the value of trials that have no such axis:
             the sweep file's batch size, inf for no clipping, NaN for the default parameter group's value or the number
             in the schedule.
+        folds: the number of folds, with each of which every setting is trained; 0 without cross-validation.
     """
 
     mappings: tuple[Mapping[str, Axis], ...]
     seeds: tuple[int, ...]
     starts: tuple[str, ...]
     options: Mapping[str, float] = field(default_factory=dict)
+    folds: int = 0
 
     @classmethod
     def of(cls, config: SweepConfig, starts: tuple[str, ...]) -> SearchSpace:
@@ -73,12 +75,18 @@ class SearchSpace:
         options = {name: math.inf if name in CLIPPING else math.nan for name in config.options}
         if BATCH_SIZE in options:
             options[BATCH_SIZE] = float(config.training.batch_size)
-        return cls(tuple(config.mappings()), config.seeds, starts, options)
+        options.pop(FOLD, None)
+        return cls(tuple(config.mappings()), config.seeds, starts, options, config.task.dataset.folds)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that every trial has: the seed, the start values, the hyperparameters, the options."""
-        return ("seed", *(f"init.{name}" for name in self.starts), *HYPERPARAMETERS, *self.options)
+        """The columns that every trial has: the seed, the fold, the start values, the hyperparameters, the options."""
+        return ("seed", *self.repeats, *(f"init.{name}" for name in self.starts), *HYPERPARAMETERS, *self.options)
+
+    @property
+    def repeats(self) -> dict[str, FloatArray]:
+        """The column of folds, if there are any."""
+        return {FOLD: np.arange(self.folds, dtype=np.float64)} if self.folds else {}
 
 
 @dataclass(frozen=True, eq=False)

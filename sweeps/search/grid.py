@@ -26,7 +26,7 @@ METHOD = GridSearch()
 
 
 def products(space: SearchSpace) -> list[Product]:
-    """Return one product per mapping: the seed, the start values, the five hyperparameters and the options.
+    """Return one product per mapping: the seed, the fold, the start values, the five hyperparameters and the options.
 
     Axes keep their order in the file. Parameters without an axis come first, with torch's defaults.
     """
@@ -38,7 +38,7 @@ def products(space: SearchSpace) -> list[Product]:
         implied |= {name: np.array([value]) for name, value in space.options.items() if name not in named}
         implied |= {f"init.{p}": np.array([UNSET]) for p in space.starts if f"init.{p}" not in spread}
         seeds = {"seed": np.array(space.seeds, dtype=np.float64)}
-        result.append(Product(tuple((seeds | implied | spread).items())))
+        result.append(Product(tuple((seeds | space.repeats | implied | spread).items())))
     return result
 
 

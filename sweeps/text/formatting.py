@@ -24,7 +24,7 @@ _HEADINGS = {
     "only_first": "only in A",
     "only_this": "only in this sweep",
 }
-_PLAIN = ("trial", "trial_before", "seed")  # identifiers: no thousands separators
+_PLAIN = ("trial", "trial_before", "seed", "fold")  # identifiers: no thousands separators
 _EXACT = ("lr", "momentum", "weight_decay", "dampening", "nesterov")
 _EXACT_PREFIXES = ("init.", "final.", "schedule.", "clip_grad_", *(f"{name}." for name in _EXACT))
 
@@ -74,8 +74,14 @@ def cell(value: Any, column: Hashable = "") -> str:
 
 
 def meaning(value: float, column: Hashable) -> bool | int | float:
-    """Convert an axis value to the type that it stands for: nesterov to bool, seed to int."""
-    return bool(value) if column == "nesterov" else int(value) if column == "seed" else float(value)
+    """Convert an axis value to the type that it stands for: nesterov to bool, seed, fold and batch size to int."""
+    return (
+        bool(value)
+        if column == "nesterov"
+        else int(value)
+        if column in ("seed", "fold", "batch_size")
+        else float(value)
+    )
 
 
 def formatted(frame: pd.DataFrame) -> pd.DataFrame:

@@ -109,7 +109,7 @@ class BackgroundTracking:
             if isinstance(entry, _Amend):
                 self._tracker.amend(self._sweep, entry.chosen)
                 continue
-            if not steps or self._sweep.config.mixes_batch_sizes:
+            if not steps or self._sweep.config.is_divided:
                 steps = self._sweep.files.shards.metadata(entry[0])["steps"]
             self._log(*entry, steps)
 

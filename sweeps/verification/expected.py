@@ -80,7 +80,7 @@ def _outcome(
 
 def _columns(results: Results, key: str) -> list[str]:
     """Return the columns that a key of ``where`` selects; init.weight selects all weights, as in the sweep file."""
-    if key in (*results.settings, "seed"):
+    if key in (*results.settings, *results.repeats):
         return [key]
     return [c for c in results.starts if c.startswith(f"{key}.")]
 

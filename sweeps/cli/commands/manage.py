@@ -25,7 +25,7 @@ def best(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
 
     from sweeps.cli.terminal import note, say, show_json
     from sweeps.config import strict_yaml
-    from sweeps.config.schema import HYPERPARAMETERS
+    from sweeps.config.schema import HYPERPARAMETERS, REPEATS
     from sweeps.results.ranking import best_trial
 
     _, files = find(store, sweep_id)
@@ -36,7 +36,7 @@ def best(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
     number = chosen.number
     shard = files.shards.read(chosen.shard)
     [row] = shard.filter(pc.equal(shard["trial"], number)).to_pylist()
-    axes = {name for mapping in config.mappings() for name in mapping}
+    axes = {name for mapping in config.mappings() for name in mapping} - set(REPEATS)
     names = [name for name in row if name in HYPERPARAMETERS or name in axes]
     settings = {name: row[name] for name in names if row[name] is not None and row[name] == row[name]}
     again = {"parameters": {name: {"value": value} for name, value in settings.items()}, "seeds": [row["seed"]]}

@@ -316,4 +316,4 @@ def _word(axis: str, value: float) -> str:
 
 
 def _steps(prepared: PreparedSweep) -> str:
-    return f"{'up to ' if prepared.config.mixes_batch_sizes else ''}{prepared.plan.steps:,} steps"
+    return f"{'up to ' if prepared.config.is_divided else ''}{prepared.plan.steps:,} steps"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
+from sweeps.config.schema import REPEATS
 from sweeps.report.theme import LINES, template
 from sweeps.results.binning import ticks
 from sweeps.results.results import Results
@@ -23,7 +24,7 @@ def convergence_speed(results: Results) -> go.Figure | None:
         across, up = found[0].cells.axes
         steps = np.minimum.reduce([panel.cells.steps for panel in found])
     else:
-        name = next((name for name in results.axes if name != "seed"), None)
+        name = next((name for name in results.axes if name not in REPEATS), None)
         if name is None:
             return None
         cells = results.aggregate.cells[(name,)].widened()

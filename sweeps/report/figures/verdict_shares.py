@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from sgdcore.verdict import VERDICTS
+from sweeps.config.schema import REPEATS
 from sweeps.report.colors import COLOURS, SYMBOLS
 from sweeps.report.theme import pattern, template
 from sweeps.results.results import Results
@@ -19,7 +20,7 @@ def verdict_shares(results: Results, axis: str | None = None) -> go.Figure | Non
 
     None if the axis has fewer than MIN_VALUES values.
     """
-    axis = axis or next((name for name in results.axes if name != "seed"), None)
+    axis = axis or next((name for name in results.axes if name not in REPEATS), None)
     if axis is None or len(results.values[axis]) < MIN_VALUES:
         return None
     cells = results.aggregate.cells[(axis,)]

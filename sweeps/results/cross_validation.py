@@ -1,0 +1,83 @@
+"""Cross-validation: settings ranked by the mean of the metric over the folds, and those that tie with the best."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sgdcore.verdict import VERDICTS
+from sweeps.config.schema import CLIPPING, HYPERPARAMETERS, REPEATS, SweepConfig
+from sweeps.store.store import SweepFiles
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEVEL = 0.05  # significance level of the tests
+_SETTLED = tuple(verdict for verdict in VERDICTS if verdict not in ("diverging", "diverged"))
+_MEASURES = ["folds", "mean", "standard_error", "p", "tied", "trial"]
+
+
+def best_setting(files: SweepFiles, config: SweepConfig) -> tuple[int, float] | None:
+    """Return the first trial of the setting with the lowest mean over folds, and the mean; None without one."""
+    means = fold_means(files, config) if config.task.dataset.folds else ()
+    return (int(means["trial"].iloc[0]), float(means["mean"].iloc[0])) if len(means) else None  # type: ignore[call-overload]
+
+
+def fold_means(files: SweepFiles, config: SweepConfig) -> pd.DataFrame:
+    """Return one row per setting that settled in every fold, the lowest mean first; empty without folds.
+
+    The columns are the parameters that differ between settings; ``folds``, the number of trials of the setting, with
+    several seeds those of all seeds; the ``mean`` of the metric over them and its ``standard_error``; ``p``, the
+    p-value of the paired one-sided t-test that the setting is worse than the best, pair by pair of fold and seed,
+    without correction for multiple comparisons; ``tied``, whether p is at least 0.05; and the number of its first
+    ``trial``.
+
+    Raises:
+        StoreError: a shard is damaged.
+    """
+    import pandas as pd
+
+    done = sorted(files.shards.done())
+    if not (config.task.dataset.folds and done):
+        return pd.DataFrame()
+    names = files.shards.schema(done[0]).names
+    starts = [name for name in names if name.startswith("init.")]
+    settings = [*HYPERPARAMETERS, *(name for name in config.options if name not in REPEATS), *starts]
+    columns = ["trial", "verdict", config.metric_name, *settings, *REPEATS]
+    parts = [table.replace_schema_metadata().to_pandas() for table in files.shards.tables(columns)]
+    trials = pd.concat(parts, ignore_index=True)
+    trials = trials.fillna(dict.fromkeys((name for name in CLIPPING if name in settings), np.inf))
+    axes = [name for name in settings if trials[name].nunique(dropna=False) > 1]
+    return _ranked(trials, axes, config.metric_name)
+
+
+def _ranked(trials: pd.DataFrame, axes: list[str], metric: str) -> pd.DataFrame:
+    import pandas as pd
+    from scipy import stats
+
+    number = trials.groupby(axes or np.zeros(len(trials)), dropna=False, sort=False).ngroup()
+    repeat = trials.groupby(list(REPEATS), sort=True).ngroup()
+    values = np.full((int(number.max()) + 1, int(repeat.max()) + 1), np.nan)
+    settled = trials["verdict"].isin(_SETTLED).to_numpy()
+    values[number, repeat] = np.where(settled, trials[metric].to_numpy(dtype=np.float64, na_value=np.nan), np.nan)
+    whole = np.flatnonzero(np.isfinite(values).all(axis=1))
+    if not len(whole):
+        return pd.DataFrame(columns=[*axes, *_MEASURES])
+    values = values[whole]
+    order = np.argsort(values.mean(axis=1), kind="stable")
+    values, whole = values[order], whole[order]
+    first = trials.groupby(number.to_numpy(), sort=True).first()
+    frame = first.loc[whole, axes].reset_index(drop=True)
+    runs = values.shape[1]
+    frame["folds"] = runs
+    frame["mean"] = values.mean(axis=1)
+    frame["standard_error"] = values.std(axis=1, ddof=1) / np.sqrt(runs)
+    apart = values - values[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = apart.mean(axis=1) / (apart.std(axis=1, ddof=1) / np.sqrt(runs))
+    p = stats.t.sf(t, runs - 1)
+    frame["p"] = np.where(np.isnan(p), 0.5, p)  # NaN: no difference in any pair
+    frame["tied"] = frame["p"] >= LEVEL
+    frame["trial"] = first.loc[whole, "trial"].to_numpy()
+    return frame
