@@ -17,7 +17,7 @@ from sgdcore import Task
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import ExecutorError
 from sweeps.execution import ray_probe
-from sweeps.execution.executor import Executor
+from sweeps.execution.executor import Executor, workers_of
 from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.ray import IN_FLIGHT_PER_CORE, RayExecutor, loopback_environment
 from sweeps.pipeline.run import create, run
@@ -225,6 +225,13 @@ def test_shards_are_sized_for_the_executors_cores(store: Store, make_config: Cal
     run(files, prepared, Large(), Untracked(), Silent())
     assert files.shards.done() == set(range(6))
     assert len(reopen(files).plan.shards()) == 6
+
+
+def test_a_shard_has_all_threads_in_this_process_and_one_on_ray(executor: Executor) -> None:
+    workers = workers_of(executor, "cpu")
+    assert workers.cores == executor.cores
+    assert workers.threads == (executor.cores if executor.is_inline else 1)
+    assert workers.on_cpu
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
