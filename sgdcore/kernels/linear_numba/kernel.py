@@ -30,7 +30,7 @@ from sgdcore.kernels.compile_cache import CACHED, compiling
 from sgdcore.kernels.linear_numba import rate_rows, recording, steps, tiles
 from sgdcore.kernels.linear_numba.batches import stretches
 from sgdcore.kernels.linear_numba.forms import COLUMNS, CONSTANT, LR, LR_AND_MOMENTUM, RATE_ROWS, kinds_of
-from sgdcore.kernels.linear_numba.rate_rows import hold_rates
+from sgdcore.kernels.linear_numba.rate_rows import hold_rates, rate_arrays
 from sgdcore.kernels.linear_numba.recording import blank, capacity, keep, write
 from sgdcore.kernels.linear_numba.steps import call_steps, compile_steps
 from sgdcore.kernels.linear_numba.tiles import (
@@ -65,11 +65,10 @@ def advance(
     dtype, recorded = state.params.dtype, segment.recorded
     numbers = list(dict.fromkeys((int(problem.group_of[0]), int(problem.group_of[-1]))))
     groups = [[hyperparams, *hyperparams.groups.values()][number] for number in numbers]
-    kinds, order = _by_kind(groups)
-    rates = _rates(segment.rates, numbers)
+    kinds, order = _by_kind(groups, segment.rates)
     arrays = (
         np.concatenate([columns(group, dtype)[:COLUMNS] for group in groups]),
-        rates,
+        rate_arrays(segment.rates, numbers),
         (
             state.params,
             state.momentum_buffers,
@@ -115,23 +114,14 @@ def advance(
                 job.result()
 
 
-def _by_kind(groups: list[Hyperparams]) -> tuple[list[tuple[int, int, int]], NDArray[np.int64]]:
-    """Return ranges (kind, first, stop) of the trials, and an order that groups trials of one kind."""
+def _by_kind(groups: list[Hyperparams], rates: Rates | None) -> tuple[list[tuple[int, int, int]], NDArray[np.int64]]:
+    """Return ranges (kind, first, stop) of the trials, and an order that groups trials of one kind and equal rates."""
     kind = kinds_of(groups)
-    order = np.argsort(kind, kind="stable")
+    order = np.argsort(kind, kind="stable") if rates is None else np.lexsort((rates.which, kind))
     kinds, counts = np.unique(kind, return_counts=True)
     stops = np.cumsum(counts)
     ranges = zip(kinds.tolist(), (stops - counts).tolist(), stops.tolist(), strict=True)
     return list(ranges), order
-
-
-def _rates(rates: Rates | None, groups: list[int]) -> tuple[Any, ...]:
-    """Return scheduled rates for the compiled code, see rate_rows; empty arrays if there are none."""
-    of_groups = np.array(groups, np.int64)
-    if rates is None:
-        return np.empty((0, 0, 0)), np.empty((0, 0, 0)), np.empty(0, np.int64), of_groups, 0, 1
-    momentum = or_empty(rates.momentum, 3)
-    return rates.lr, momentum, rates.which.astype(np.int64), of_groups, rates.first_row, rates.steps_per_row
 
 
 def _penalty(hyperparams: Hyperparams, groups: list[int]) -> NDArray[np.float64]:

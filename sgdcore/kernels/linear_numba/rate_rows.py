@@ -1,15 +1,31 @@
-"""The rows of scheduled rates that a tile holds in ``fixed``, and where in it the rates of each step are.
+"""Scheduled rates: the rows that a tile holds in ``fixed``, and where in it the rates of each step are.
 
-``rates`` are lr, momentum (empty if it is constant) and which as in sgdcore.rates.Rates, each group's number there, the
-first row, and the steps of a row.
+``rates`` are lr, momentum (empty if it is constant) and which as in sgdcore.rates.Rates, the number of each group
+there, the first row, and the steps of a row.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from sgdcore.kernels.linear_numba.forms import RATE_ROWS
-from sgdcore.kernels.simd.lanes import compiled
+from sgdcore.kernels.simd.lanes import GROUP, compiled, splat, store
+from sgdcore.kernels.simd.memory import or_empty
+from sgdcore.rates import Rates
+
+ANY = -1  # the columns of a vector of lanes differ
+
+
+def rate_arrays(rates: Rates | None, groups: list[int]) -> tuple[Any, ...]:
+    """Return the scheduled rates of these groups for the compiled code; empty arrays if there are none."""
+    numbers: NDArray[np.int64] = np.array(groups, np.int64)
+    if rates is None:
+        return or_empty(None, 3), or_empty(None, 3), or_empty(None, 1, np.int64), numbers, 0, 1
+    which = rates.which.astype(np.int64)
+    return rates.lr, or_empty(rates.momentum, 3), which, numbers, rates.first_row, rates.steps_per_row
 
 
 @compiled
@@ -19,21 +35,12 @@ def hold_rates(fixed, held, places, at, to, rates, begin, trials, running):  # t
     ``held`` are the first row and the number of rows in ``fixed``, from ``begin`` on. Others replace them if the rates
     of step ``at`` are not among them.
     """
-    lr, momentum, which, groups, first_row, steps_per_row = rates
-    lanes = len(running)
-    height = len(groups) * lanes * (2 if len(momentum) > 0 else 1)
+    lr, momentum, _, groups, first_row, steps_per_row = rates
+    height = len(groups) * len(running) * (2 if len(momentum) > 0 else 1)
     row = at // steps_per_row
     if not held[0] <= row < held[0] + held[1]:
-        first = row - first_row
-        held[0], held[1] = row, min(RATE_ROWS, len(lr) - first)
-        starts, columns = _runs(which, trials, running)
-        for k in range(held[1]):
-            for place in range(len(groups)):
-                here = begin + k * height + place * lanes
-                _spread(fixed, here, lr[first + k, groups[place]], -1.0, starts, columns)
-                if len(momentum) > 0:
-                    here += len(groups) * lanes
-                    _spread(fixed, here, momentum[first + k, groups[place]], 1.0, starts, columns)
+        held[0], held[1] = row, min(RATE_ROWS, first_row + len(lr) - row)
+        _fill(fixed, begin, rates, row - first_row, held[1], trials, running)
     to = min(to, (held[0] + held[1]) * steps_per_row)
     step = at
     while step < to:
@@ -45,24 +52,37 @@ def hold_rates(fixed, held, places, at, to, rates, begin, trials, running):  # t
 
 
 @compiled
-def _runs(which, trials, running):  # type: ignore[no-untyped-def]
-    """Return where runs of lanes with the same column start, and their columns; -1 for lanes that do not run."""
+def _fill(fixed, begin, rates, first, count, trials, running):  # type: ignore[no-untyped-def]
+    """Write ``count`` rows of rates, from ``first`` on: -lr of every group, then its momentum if it is scheduled."""
+    lr, momentum, which, groups, _, _ = rates
     lanes = len(running)
-    starts, columns = np.empty(lanes + 1, np.int64), np.empty(lanes, np.int64)
-    count = 0
-    for lane in range(lanes):
-        column = which[trials[lane]] if running[lane] else -1
-        if count == 0 or column != columns[count - 1]:
-            starts[count], columns[count] = lane, column
-            count += 1
-    starts[count] = lanes
-    return starts[: count + 1], columns[:count]
+    columns, shared = np.full(lanes, -1), np.empty(lanes // GROUP, np.int64)
+    for lane in range(len(trials)):
+        if running[lane]:
+            columns[lane] = which[trials[lane]]
+    for group in range(len(shared)):
+        of_group = columns[group * GROUP : (group + 1) * GROUP]
+        shared[group] = of_group[0] if (of_group == of_group[0]).all() else ANY
+    here = begin
+    for row in range(first, first + count):
+        for group in groups:
+            _spread(fixed, here, lr[row, group], -1.0, columns, shared)
+            here += lanes
+        if len(momentum) > 0:
+            for group in groups:
+                _spread(fixed, here, momentum[row, group], 1.0, columns, shared)
+                here += lanes
 
 
 @compiled
-def _spread(fixed, begin, rates, sign, starts, columns):  # type: ignore[no-untyped-def]
-    """Write the rate of each run to its lanes; an idle lane stays where it is at a rate of 0."""
-    for run in range(len(columns)):
-        rate = fixed.dtype.type(0.0 if columns[run] < 0 else sign * rates[columns[run]])
-        for lane in range(starts[run], starts[run + 1]):
-            fixed[begin + lane] = rate
+def _spread(fixed, begin, rates, sign, columns, shared):  # type: ignore[no-untyped-def]
+    """Write each lane's rate; an idle lane stays where it is at a rate of 0."""
+    for group in range(len(shared)):
+        first = group * GROUP
+        if shared[group] >= 0:
+            rate = fixed.dtype.type(sign * rates[shared[group]])
+            store(fixed, begin + first, GROUP, splat(rate, GROUP))
+        else:
+            for lane in range(first, first + GROUP):
+                column = columns[lane]
+                fixed[begin + lane] = fixed.dtype.type(sign * rates[column] if column >= 0 else 0.0)
