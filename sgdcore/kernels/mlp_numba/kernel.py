@@ -5,8 +5,8 @@ the core's caches from the segment's first step to its last. No sum crosses a ve
 its tile, its position in it, or the thread. Sums are chains of fused multiply-adds in a fixed order and equal torch's
 to rounding. The update is sgdcore.rule's.
 
-Sizes, parameter groups and schedules are run-time values: a new shape needs no compilation; only a new dtype or
-activation does, and batches of one.
+Sizes, parameter groups, schedules and limits of gradients are run-time values: a new shape needs no compilation; only a
+new dtype or activation does, and batches of one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from sgdcore import rule
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment, group_columns, penalty_weights
 from sgdcore.kernels.compile_cache import CACHED, compiling
+from sgdcore.kernels.mlp_numba import clipping as mlp_clipping
 from sgdcore.kernels.mlp_numba import layers as mlp_layers
 from sgdcore.kernels.mlp_numba import passes as mlp_passes
 from sgdcore.kernels.mlp_numba import tiles as mlp_tiles
+from sgdcore.kernels.mlp_numba.clipping import clip, count
 from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, SUMS
 from sgdcore.kernels.mlp_numba.passes import make_scratch, run_pass
 from sgdcore.kernels.mlp_numba.tiles import change, fill, record, set_rates, stop_nonfinite, write_back
@@ -51,7 +53,7 @@ UNITS_BYTES = 1 << 16  # limit for the activations of the samples processed toge
 
 _FILES = [
     str(module.__file__)
-    for module in (rule, simd_lanes, simd_matmul, simd_math, memory, mlp_layers, mlp_passes, mlp_tiles)
+    for module in (rule, simd_lanes, simd_matmul, simd_math, memory, mlp_clipping, mlp_layers, mlp_passes, mlp_tiles)
 ] + [__file__]
 _SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES))  # part of the cache key, as in linear_numba
 
@@ -80,7 +82,8 @@ def advance(
         ACTIVATIONS[model.activation].kept is not None,
         (segment.first_epoch, segment.samples.shape[1], segment.batch_size, state.step, segment.stop),
         (curves.steps[segment.recorded], segment.recorded.start),
-        group_columns(hyperparams, dtype).reshape(-1, len(hyperparams)),
+        _columns(hyperparams, dtype),
+        (bool(hyperparams.is_clipped.any()), bool(np.isfinite(hyperparams.clip_grad_norm).any())),
         _schedule(segment.rates, len(hyperparams)),
         _groups(problem.group_of, hyperparams),
         (state.params, state.momentum_buffers, state.first_nonfinite_step, state.clipped_steps),
@@ -136,6 +139,14 @@ def _padded(features: NDArray[Any], targets: NDArray[Any], at_once: int) -> tupl
     return np.concatenate([features.ravel(), np.zeros(at_once * features.shape[1], features.dtype)]), targets
 
 
+def _columns(hyperparams: Hyperparams, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the last rows of a tile, for all trials: each group's hyperparameters, and the limits of gradients."""
+    trials = len(hyperparams)
+    with np.errstate(over="ignore"):  # a limit that is too large for the dtype is none
+        limits = np.array([hyperparams.clip_grad_norm, hyperparams.clip_grad_value], dtype)
+    return np.concatenate([group_columns(hyperparams, dtype).reshape(-1, trials), limits])
+
+
 def _schedule(rates: Rates | None, trials: int) -> tuple[Any, ...]:
     """Return rates in a form for compiled code: lr and momentum are empty if they do not change."""
     if rates is None:
@@ -174,6 +185,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     plan,
     recording,
     columns,
+    clips,
     schedule,
     groups,
     state,
@@ -191,6 +203,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     training, validation, samples = data
     first_epoch, rows, batch_size, start, stop = plan
     recorded, recorded_from = recording
+    clips, clips_norms = clips
     lr, momentum, which, first_row, steps_per_row = schedule
     spans, weights = groups
     parameters, n = state[0].shape[1], len(training[1])
@@ -221,6 +234,9 @@ def _run_tiles(  # type: ignore[no-untyped-def]
             row, first = (step // per_epoch - first_epoch) % rows, step % per_epoch * batch_size
             batch = lanes, orders, row * n + first, min(batch_size, n - first), rows * n
             run_pass(tile, scratch, training, samples, batch, values[0], network, activation, at_once, width)
+            if clips:
+                clip(tile, doubt, clips_norms, 3 * parameters + len(columns) - 2, parameters, width)
+                count(doubt, running, lanes, state[3])
             if lr.size > 0 and (step == start or step % steps_per_row == 0):
                 set_rates(tile, sources, lr, momentum, step // steps_per_row - first_row, parameters, width)
             change(tile, doubt, step == 0, spans, parameters, width)

@@ -1,7 +1,7 @@
 """A tile of the numba kernel for perceptrons between passes: fill, update, record, write back.
 
-A tile's numbers are rows of ``width``, row r at [r * width]: P parameters, their gradients, their momentum buffers, and
-COLUMNS hyperparameters of each group.
+A tile's numbers are rows of ``width``, row r at [r * width]: P parameters, their gradients, their momentum buffers,
+COLUMNS hyperparameters of each group, and the limits of clip_grad_norm and clip_grad_value.
 
 ``state`` are params, momentum_buffers, first_nonfinite_step and clipped_steps as in sgdcore.trajectories.State;
 ``lanes`` are the trials in the tile. ``spans`` are (first, stop, group) of adjacent parameters of one group.

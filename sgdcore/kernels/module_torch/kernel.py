@@ -1,6 +1,6 @@
 """The kernel for any model and loss, on CPU and CUDA: torch.func's gradients of a pack of trials stepped together.
 
-A pack's parameters, buffers and hyperparameters are (T, P) and (T, 1) tensors; sgdcore.rule runs on them unchanged.
+A pack's parameters and buffers are (T, P) tensors, its hyperparameters Columns; sgdcore.rule runs on them unchanged.
 torch sums a pack's products in a different order from a single trial's: results equal torch.optim.SGD's up to rounding,
 not bit for bit. Packs have the same size on every CPU.
 """
@@ -22,6 +22,8 @@ from sgdcore import rule
 from sgdcore.errors import KernelUnavailable
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment
+from sgdcore.kernels.module_torch.clipping import Limits, clip
+from sgdcore.kernels.module_torch.columns import Columns
 from sgdcore.kernels.module_torch.functional import (
     Network,
     evaluating,
@@ -46,7 +48,8 @@ _TRIED = 32  # samples
 _LOOK = 64  # steps between two checks of whether any trial still runs
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-Step = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+Stepped = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
+Step = Callable[..., Stepped]
 
 
 def advance(
@@ -65,7 +68,10 @@ def advance(
     def run(first: int) -> None:
         trials = np.arange(first, min(first + size, len(hyperparams)))
         with _network(problem, resources.device) as net, torch_threads(max(1, resources.threads // threads)):
-            pack = _Pack(hyperparams[trials], state.take(trials), data, net, block, segment.order[trials])
+            columns = Columns(
+                hyperparams, problem.group_of, segment.rates, trials, state.params.dtype, resources.device
+            )
+            pack = _Pack(columns, state.take(trials), data, net, block, segment.order[trials])
             part = curves.like(len(trials))
             pack.run(segment, part, resources, stop)
         state.put(trials, pack.state())
@@ -118,12 +124,11 @@ class _Pack:
     """A set of trials that are stepped together."""
 
     def __init__(
-        self, hyperparams: Hyperparams, state: State, data: _Data, net: Network, block: int, order: NDArray[np.intp]
+        self, columns: Columns, state: State, data: _Data, net: Network, block: int, order: NDArray[np.intp]
     ) -> None:
-        self.data, self.net, self.block, self.before = data, net, block, state
-        dtype, device = state.params.dtype, data.device
-        self.params, self.buffers, self.direction, self.peak, self.peak_step, self.stopped = (
-            torch.from_numpy(a).to(device)
+        self.columns, self.data, self.net, self.block, self.before = columns, data, net, block, state
+        self.params, self.buffers, self.direction, self.peak, self.peak_step, self.stopped, self.clipped_steps = (
+            torch.from_numpy(a).to(data.device)
             for a in (
                 state.params,
                 state.momentum_buffers,
@@ -131,21 +136,10 @@ class _Pack:
                 state.peak,
                 state.peak_step,
                 state.first_nonfinite_step,
+                state.clipped_steps,
             )
         )
-        self.order = torch.from_numpy(order).to(device)
-        self.columns = tuple(
-            torch.from_numpy(np.ascontiguousarray(column)[:, np.newaxis]).to(device)
-            for column in (
-                (-hyperparams.lr).astype(dtype),
-                hyperparams.momentum.astype(dtype),
-                hyperparams.weight_decay.astype(dtype),
-                (1 - hyperparams.dampening).astype(dtype),
-                hyperparams.momentum != 0,
-                hyperparams.weight_decay != 0,
-                hyperparams.nesterov,
-            )
-        )
+        self.order = torch.from_numpy(order).to(data.device)
         self.watched = bool(state.direction.any())
 
     def run(self, segment: Segment, curves: Curves, resources: Resources, stop: Event) -> None:
@@ -179,7 +173,12 @@ class _Pack:
     def step(self, t: int, step: Step, features: torch.Tensor, targets: torch.Tensor) -> None:
         """Take step t for the running trials; the others stay where they stopped."""
         running = self.stopped == NEVER
-        self.params, self.buffers, finite = step(self.params, self.buffers, running, self.columns, features, targets)
+        hyperparams = self.columns.at(t), self.columns.limits
+        self.params, self.buffers, finite, clipped = step(
+            self.params, self.buffers, running, *hyperparams, features, targets
+        )
+        if clipped is not None:
+            self.clipped_steps = self.clipped_steps + (running & clipped)
         self.stopped = torch.where(running & ~finite, t + 1, self.stopped)
         if self.watched:
             running = running & finite
@@ -194,7 +193,7 @@ class _Pack:
             form, data = self.data.problem.training, self.data
             curves.loss[running, point] = self.losses(form, data.training)[running]
             if curves.squared_norm is not None:
-                curves.squared_norm[running, point] = _numpy(self.params.double().square().sum(1))[running]
+                curves.squared_norm[running, point] = _numpy(self.columns.squared_norm(self.params))[running]
             if curves.validation_loss is not None and data.validation is not None:
                 form = data.problem.validation
                 curves.validation_loss[running, point] = self.losses(form, data.validation)[running]
@@ -224,7 +223,7 @@ class _Pack:
             direction=before.direction,
             peak=_numpy(self.peak),
             peak_step=_numpy(self.peak_step),
-            clipped_steps=before.clipped_steps,
+            clipped_steps=_numpy(self.clipped_steps),
         )
 
 
@@ -242,13 +241,20 @@ def _step(net: Network, loss: Any, own_samples: bool, is_first: bool, compiled: 
     of_batch = gradient.function if compiled else gradient
 
     def step(
-        params: torch.Tensor, buffers: torch.Tensor, running: torch.Tensor, columns: Any, features: Any, targets: Any
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        params: torch.Tensor,
+        buffers: torch.Tensor,
+        running: torch.Tensor,
+        columns: tuple[torch.Tensor, ...],
+        limits: Limits,
+        features: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> Stepped:
         change = of_batch(params, features, targets)
+        clipped = clip(change, limits)
         new, momentum = _update(params, change, buffers, is_first, *columns)
         finite = torch.isfinite(new).all(dim=1)
         moves = running[:, None]
-        return torch.where(moves, new, params), torch.where(moves, momentum, buffers), finite
+        return torch.where(moves, new, params), torch.where(moves, momentum, buffers), finite, clipped
 
     if not compiled:
         return torch.no_grad()(step)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
@@ -258,7 +264,7 @@ def _step(net: Network, loss: Any, own_samples: bool, is_first: bool, compiled: 
 def _compiled(step: Step) -> Step:
     made: Step = torch.compile(step, dynamic=False)
 
-    def run(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def run(*arguments: Any) -> Stepped:
         try:
             with torch.no_grad():
                 return made(*arguments)

@@ -191,6 +191,20 @@ def splat_like(context: Any, array: Any, number: Any, width: Any) -> Any:
 
 
 @intrinsic
+def like(context: Any, array: Any, lanes: Any) -> Any:
+    """Return rows of float64 cast to the array's dtype."""
+    cast = Lanes(array.dtype, lanes.rows, lanes.width)
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        if array.dtype == lanes.dtype:
+            return values[1]
+        parts = parts_of(builder, lanes, values[1])
+        return whole(builder, cast, (builder.fptrunc(part, cast.vector) for part in parts))
+
+    return cast(array, lanes), codegen
+
+
+@intrinsic
 def with_one(context: Any, lanes: Any) -> Any:
     """Return the rows followed by a row of the constant 1; multiplying by it costs nothing."""
     more = Lanes(lanes.dtype, lanes.rows + 1, lanes.width)

@@ -45,6 +45,14 @@ class Row:
     def __truediv__(self, other: Row) -> Row:
         return Row(self.builder, self.builder.fdiv(self.value, other.value))
 
+    def square_root(self) -> Row:
+        """Return the square root."""
+        vector = self.value.type
+        name = f"llvm.sqrt.v{vector.count}f{32 if self.is_single else 64}"
+        module = self.builder.module
+        function = module.globals.get(name) or ir.Function(module, ir.FunctionType(vector, [vector]), name)
+        return Row(self.builder, self.builder.call(function, [self.value]))
+
     def times_plus(self, factor: Row, summand: Row) -> Row:
         """Return self * factor + summand, rounded once."""
         vector = self.value.type

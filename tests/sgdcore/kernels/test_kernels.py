@@ -64,6 +64,8 @@ def test_network_agrees_with_reference_to_rounding(case: TrainInput, kernel: str
     scale = np.abs(theirs.params).max(axis=1, keepdims=True)
     np.testing.assert_array_less(np.abs(ours.params - theirs.params), bound * np.broadcast_to(scale, ours.params.shape))
     np.testing.assert_array_equal(ours.first_nonfinite_step, theirs.first_nonfinite_step)
+    np.testing.assert_array_equal(ours.state.clipped_steps, theirs.state.clipped_steps)
+    assert theirs.state.clipped_steps.any() == ("clipped" in case.desc)
     for name in ("loss", "validation_loss", "squared_norm", "path"):
         mine, expected = getattr(ours.curves, name), getattr(theirs.curves, name)
         assert (mine is None) == (expected is None), name

@@ -7,26 +7,45 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sgdcore import KernelUnavailable, LinearModel, MlpModel, Recording, Task, train
+from sgdcore import KernelUnavailable, LinearModel, MlpModel, Recording, Schedule, Scheduler, Task, rates, train
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels import dispatch as chosen
 from sgdcore.kernels.mlp_numba import kernel as mlp_kernel
 from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, layers
-from tests.support.kernel_cases import ALL_KINDS, WAVES, assert_same, assert_same_state, network, take
+from tests.support.kernel_cases import ALL_KINDS, WAVES, TrainInput, assert_same, assert_same_state, network, take
 
 CASE = network("many", MlpModel((6, 5)), "huber", WAVES.split(0.3), epochs=8)
-MANY = replace(CASE, hyperparams={name: np.tile(values, 8) for name, values in ALL_KINDS.items()})
+SCHEDULES = [
+    Schedule(Scheduler("linear", total_iters=3), Scheduler("cosine", T_max=5)),
+    Schedule(Scheduler("onecycle", total_steps=64), interval="step"),
+    None,
+    Schedule(Scheduler("exponential", gamma=0.8)),
+    None,
+]
+EVERYTHING = {
+    "schedule": SCHEDULES,
+    "groups": {"bias": {"weight_decay": 0.0, "lr": [0.01, 0.02, 0.05, 0.1, 0.01], "dampening": 0.0}},
+    "clip_grad_norm": [0.1, np.inf, 1, 0.3, np.inf],
+    "clip_grad_value": [0.2, 0.1, np.inf, np.inf, np.inf],
+}
+EVERY_CASE = replace(CASE, hyperparams=ALL_KINDS | EVERYTHING, kwargs=CASE.kwargs | {"groups": {"bias": ["*.bias"]}})
 SEEDS = np.random.default_rng(1).integers(0, 9, 40)
 
 
-def test_bits_do_not_depend_on_pack_tile_place_or_threads():
-    whole = MANY.train(kernel="numba", seeds=SEEDS, threads=2)
-    assert_same(MANY.train(kernel="numba", seeds=SEEDS, threads=1), whole)
+@pytest.mark.parametrize("case", [CASE, EVERY_CASE], ids=["plain", "scheduled, in groups, clipped"])
+def test_bits_do_not_depend_on_pack_tile_place_or_threads(case: TrainInput):
+    many = Hyperparams(**case.hyperparams)[np.tile(np.arange(5), 8)]
+
+    def of(trials: slice | list[int], threads: int = 1):
+        options = case.kwargs | {"kernel": "numba", "seeds": SEEDS[trials], "threads": threads}
+        return train(case.task, many[trials], **options)
+
+    whole = of(slice(None), threads=2)
+    assert whole.state.clipped_steps.any() == (case is EVERY_CASE)
+    assert_same(of(slice(None)), whole)
     some = [33, 7, 0]  # alone, each among others that see other samples
-    rows = {name: np.asarray(values)[some] for name, values in MANY.hyperparams.items()}
-    assert_same(replace(MANY, hyperparams=rows).train(kernel="numba", seeds=SEEDS[some]), take(whole, some))
-    one = {name: np.asarray(values)[[7]] for name, values in MANY.hyperparams.items()}
-    assert_same(replace(MANY, hyperparams=one).train(kernel="numba", seeds=SEEDS[[7]]), take(whole, [7]))
+    assert_same(of(some), take(whole, some))
+    assert_same(of([7]), take(whole, [7]))
 
 
 def test_bits_do_not_depend_on_how_many_samples_are_worked_on_together(monkeypatch: pytest.MonkeyPatch):
@@ -36,11 +55,18 @@ def test_bits_do_not_depend_on_how_many_samples_are_worked_on_together(monkeypat
     assert_same(case.train(kernel="numba"), whole)
 
 
+def test_bits_do_not_depend_on_where_a_table_of_rates_ends(monkeypatch: pytest.MonkeyPatch):
+    whole = EVERY_CASE.train(kernel="numba")
+    monkeypatch.setattr(rates, "_ENTRIES", 7 * 2 * 5)  # of seven steps
+    assert_same(EVERY_CASE.train(kernel="numba"), whole)
+
+
 @pytest.mark.parametrize("epochs", [1, 5])
-def test_going_on_equals_one_longer_run_bit_for_bit(epochs: int):
+@pytest.mark.parametrize("case", [CASE, EVERY_CASE], ids=["plain", "scheduled, in groups, clipped"])
+def test_going_on_equals_one_longer_run_bit_for_bit(case: TrainInput, epochs: int):
     options = {"kernel": "numba", "record": Recording(spacing="all")}
-    whole, half = CASE.train(**options), CASE.train(**options, epochs=epochs)
-    on = CASE.train(**options, epochs=8 - epochs, start=half)
+    whole, half = case.train(**options), case.train(**options, epochs=epochs)
+    on = case.train(**options, epochs=8 - epochs, start=half)
     assert_same_state(on, whole)
     np.testing.assert_array_equal(on.loss, whole.loss[:, half.state.step :])
     np.testing.assert_array_equal(half.loss, whole.loss[:, : half.state.step + 1])
