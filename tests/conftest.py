@@ -232,8 +232,11 @@ def faulty(tracking_server: TrackingServer) -> Iterator[Proxy]:
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[RayExecutor]:
-    """A local Ray for the session, not started yet; a process can have one Ray only, so a test may stop it."""
+def local_ray(s3_server: S3Server) -> Iterator[RayExecutor]:
+    """A local Ray for the session, not started yet; a process can have one Ray only, so a test may stop it.
+
+    Its workers find the S3 server in their environment, which is that of the process that starts Ray.
+    """
     executor = RayExecutor()
     yield executor
     executor.stop()

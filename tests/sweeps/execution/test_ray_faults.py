@@ -23,6 +23,7 @@ from sweeps.planning.prepared import PreparedSweep
 from sweeps.planning.shards import ShardFailure, ShardResult
 from sweeps.store.store import Store
 from tests.support.doubles import Silent, Untracked
+from tests.support.hypothesis_profiles import NIGHTLY
 from tests.support.processes import until
 from tests.support.ray_cluster import LEAST_OBJECT_STORE
 from tests.support.stores import contents
@@ -189,7 +190,7 @@ def test_a_node_that_is_added_takes_part(
     cluster.remove_node(node, allow_graceful=False)
 
 
-@pytest.mark.parametrize("fault", ["worker", "raylet", "node"])
+@pytest.mark.parametrize("fault", ["worker", *(["raylet"] if NIGHTLY else []), "node"])
 def test_what_dies_with_its_shards_loses_nothing(
     cluster: Any, joined: RayExecutor, make_prepared: MakePrepared, tmp_path: Path, fault: str
 ) -> None:
@@ -228,22 +229,25 @@ class Witness(Task):
 
 
 def assert_one_gpu_each(executor: RayExecutor, make_prepared: MakePrepared, folder: Path) -> None:
-    """The GPUs are only Ray's word for it: ``auto`` then trains on the CPU, ``cuda`` fails."""
-    prepared = make_prepared(execution={"trials_per_shard": 1})
+    """The GPUs are only Ray's word for it: ``auto`` then trains on the CPU, ``cuda`` fails.
+
+    Ray starts a process for every task with a GPU, so there are few.
+    """
+    prepared = make_prepared()
     results = list(
         executor.run(
             dataclasses.replace(prepared, task=Witness(prepared.task.dataset, folder=folder)), prepared.plan.shards()
         )
     )
-    assert [type(result) for result in results] == [ShardResult] * 12
+    assert [type(result) for result in results] == [ShardResult] * 3
     assert {path.name.partition(" ")[2] for path in folder.iterdir()} <= {"0", "1"}
     executor.check("cuda")
     with pytest.raises(ExecutorError, match="given cuda:0; on Ray use cuda"):
         executor.check("cuda:0")
     prepared = make_prepared(training={"epochs": 1, "device": "cuda"})
-    for result in executor.run(prepared, prepared.plan.shards()):
-        assert isinstance(result, ShardFailure)
-        assert "device 'cuda:0' needs a CUDA GPU that torch can use" in result.traceback
+    [result] = executor.run(prepared, prepared.plan.shards()[:1])
+    assert isinstance(result, ShardFailure)
+    assert "device 'cuda:0' needs a CUDA GPU that torch can use" in result.traceback
 
 
 def test_a_running_cluster_of_several_nodes_is_joined(

@@ -575,23 +575,33 @@ def test_a_database_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_schedule_of_this_machine_from_end_to_end(cli: Cli, store: Store, tmp_path: Path) -> None:
-    (tmp_path / "sweep.yaml").write_text(strict_yaml.write(document()))
-    file = tmp_path / "schedules.yaml"
-    entry = {"name": "nightly", "cron": "0 2 * * *", "timezone": "Europe/Berlin", "config": "sweep.yaml"}
-    file.write_text(strict_yaml.write({"schedules": [entry | {"check": {"max_loss_increase": "1%"}}]}))
-    where = {"SWEEPS_SCHEDULES": str(file)}
-    first = cli("schedule", "trigger", "nightly", "--wait", **where).stdout
-    assert ": ok (sweep " in first
-    [tick] = json.loads(cli("schedule", "history", "nightly", "--json", **where).stdout)
-    assert (tick["state"], tick["outcome"], tick["exit code"]) == (DONE, "ok", 0)
-    files = store.find(tick["sweep"])
-    assert files.manifest()["tags"] == {"schedule": "nightly", "scheduled_at": tick["scheduled at"]}
-    # Half the training: the best loss is greater than the baseline's.
+def test_a_schedule_of_this_machine_from_end_to_end(
+    cli: Cli,
+    store: Store,
+    tmp_path: Path,
+    make_prepared: Callable[..., PreparedSweep],
+    computed: Callable[[Store, str, PreparedSweep, dict[str, str]], SweepFiles],
+) -> None:
+    """Half the training of the baseline's: the best loss is greater."""
+    computed(store, "abcd1234", make_prepared(), {})
     (tmp_path / "sweep.yaml").write_text(strict_yaml.write(document(training={"epochs": 2})))
+    file = tmp_path / "schedules.yaml"
+    entry: dict[str, Any] = {
+        "name": "nightly",
+        "cron": "0 2 * * *",
+        "timezone": "Europe/Berlin",
+        "config": "sweep.yaml",
+    }
+    entry["check"] = {"baseline": "abcd1234", "max_loss_increase": "1%"}
+    file.write_text(strict_yaml.write({"schedules": [entry]}))
+    where = {"SWEEPS_SCHEDULES": str(file)}
     worse = cli("schedule", "trigger", "nightly", "--wait", code=4, **where).stdout
     assert ": regression (sweep " in worse
     assert "at most 1% more than the baseline's" in worse
+    [tick] = json.loads(cli("schedule", "history", "nightly", "--json", **where).stdout)
+    assert (tick["state"], tick["outcome"], tick["exit code"]) == (DONE, "regression", 0)
+    files = store.find(tick["sweep"])
+    assert files.manifest()["tags"] == {"schedule": "nightly", "scheduled_at": tick["scheduled at"]}
     cli("schedule", "run", "--once", **where)
     assert "nightly is paused" in cli("schedule", "pause", "nightly", **where).stdout
     assert "paused" in cli("schedule", "list", **where).stdout

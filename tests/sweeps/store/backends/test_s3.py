@@ -21,6 +21,7 @@ from sweeps.config.schema import SweepConfig
 from sweeps.errors import StoreUnavailable
 from sweeps.execution.executor import Executor, ShardOutcome
 from sweeps.execution.inline import InlineExecutor
+from sweeps.execution.ray import RayExecutor
 from sweeps.execution.worker import run_shard
 from sweeps.pipeline.outcome import SweepOutcome
 from sweeps.pipeline.run import create, resume, run
@@ -260,13 +261,11 @@ def test_a_killed_driver_is_followed_by_another(s3_store: Store, store: Store, t
 
 
 @pytest.mark.slow
-def test_workers_of_ray_write_their_shards(s3_store: Store, store: Store, cli: Cli, config: Path) -> None:
-    where = ("--store", s3_store.where, "--tracking-uri", store.tracking_uri)
-    said = cli("run", config, "--executor", "ray", *where).stdout
-    [files] = s3_store.sweeps()
-    assert "stored by this process" not in said
-    assert files.state() == "reported"
-    assert contents(files) == in_folder(swept(store, parse(document(), "test.yaml")).files)
+def test_workers_of_ray_write_their_shards(s3_store: Store, store: Store, ray_executor: RayExecutor) -> None:
+    config = parse(document(), "test.yaml")
+    outcome = swept(s3_store, config, ray_executor)
+    assert (outcome.failed_trials, outcome.unstored) == (0, {})
+    assert contents(outcome.files) == in_folder(swept(store, config).files)
 
 
 WRONG = {
