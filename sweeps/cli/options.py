@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +16,7 @@ from sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from sweeps.config.schema import SweepConfig
+    from sweeps.execution.executor import Executor
     from sweeps.planning.prepared import PreparedSweep
     from sweeps.store.store import Store, SweepFiles
 
@@ -166,6 +168,15 @@ def executor_of(kind: ExecutorName, address: str | None, prepared: PreparedSweep
         yield executor
     finally:
         executor.stop()
+
+
+@contextmanager
+def stopping(executor: Executor) -> Iterator[None]:
+    """Stop the executor in a thread while the block runs: a local Ray takes a second or two to stop."""
+    with ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(executor.stop)
+        yield
+        stopped.result()
 
 
 def executor_choice(kind: ExecutorName, address: str | None, prepared: PreparedSweep) -> tuple[str, str]:

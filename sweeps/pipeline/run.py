@@ -14,6 +14,7 @@ from sweeps.errors import StoreError
 from sweeps.events import log_event
 from sweeps.execution.executor import Executor, workers_of
 from sweeps.execution.progress import Progress
+from sweeps.pipeline.ahead import import_ahead
 from sweeps.pipeline.compute import compute, is_final_at_once
 from sweeps.pipeline.manifest import make_manifest
 from sweeps.pipeline.outcome import Interrupted, SweepOutcome
@@ -176,6 +177,8 @@ def _start(tracker: Tracker, executor: Executor, prepared: PreparedSweep, run_id
     """Check the tracker and start the executor concurrently, since both mostly wait."""
     with ThreadPoolExecutor(1) as pool:
         checked = pool.submit(tracker.check, prepared.config.tracking.writer)
+        if not executor.is_inline:
+            checked.add_done_callback(lambda _: import_ahead(prepared))
         executor.start()
         executor.check(prepared.config.training.device)
         checked.result()

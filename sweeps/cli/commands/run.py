@@ -33,6 +33,7 @@ from sweeps.cli.options import (
     executor_of,
     find,
     prepare_sweep_file,
+    stopping,
 )
 from sweeps.cli.outcome import (
     again_with,
@@ -51,9 +52,12 @@ from sweeps.errors import NotLogged, TrialsFailed
 
 if TYPE_CHECKING:
     from sweeps.config.schema import WriterName
+    from sweeps.execution.executor import Executor
+    from sweeps.pipeline.outcome import SweepOutcome
     from sweeps.planning.prediction import Forecast
     from sweeps.planning.prepared import PreparedSweep
-    from sweeps.store.store import SweepFiles
+    from sweeps.store.store import Store, SweepFiles
+    from sweeps.tracking.base import Tracker
     from sweeps.tracking.mlflow.tracker import MlflowTracker
 
 _WHY_POINTS = ", each a pass over all data; the default takes at most a quarter of the training (record.points sets it)"
@@ -147,7 +151,7 @@ def run(
             reported = report_progress(progress(), files, where, complain)
             report = write_report_early if late else None
             outcome = pipeline.run(files, prepared, where, logger, reported, show_results, report)
-            conclude(outcome, home, where.description, logger)
+            _conclude(outcome, home, where, logger)
 
 
 @app.command()
@@ -261,7 +265,14 @@ def _go_on(files: SweepFiles, tracker: MlflowTracker, executor: ExecutorName, ad
             say(f"retrying {len(failures):,} failed shards, after {tries:,} tries")
         reported = report_progress(progress(), files, where, complain)
         outcome = pipeline.resume(files, where, tracker, reported, show_results, prepared)
-        conclude(outcome, Store.of(files), where.description, tracker)
+        _conclude(outcome, Store.of(files), where, tracker)
+
+
+def _conclude(outcome: SweepOutcome, store: Store, executor: Executor, tracker: Tracker) -> None:
+    """Report the outcome, and stop the executor meanwhile: nothing is left to compute."""
+    where = executor.description
+    with stopping(executor):
+        conclude(outcome, store, where, tracker)
 
 
 def _say_forecast(prepared: PreparedSweep, expected: Forecast | None) -> None:

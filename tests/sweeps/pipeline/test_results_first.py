@@ -55,15 +55,36 @@ def test_results_are_shown_before_they_are_logged(
     assert "logged" in tracker.events
 
 
-def test_ctrl_c_after_the_results_keeps_everything_computed(
+def test_the_report_of_a_short_sweep_is_written_while_it_is_logged(
     store: Store, make_prepared: Callable[..., PreparedSweep]
+) -> None:
+    prepared, tracker = make_prepared(), Slow()
+
+    def show(outcome: SweepOutcome) -> None:
+        tracker.events.append("shown")
+
+    def report(outcome: SweepOutcome) -> None:
+        assert outcome.files.stored_trials() == len(prepared.plan)
+        tracker.events.append("reported")
+        tracker.shown.set()
+
+    files = create(prepared, store, InlineExecutor(), tracker, late=True)
+    outcome = run(files, prepared, InlineExecutor(), tracker, Silent(), show, report)
+    assert tracker.events[:3] == ["shown", "reported", "logged"]
+    assert (outcome.unlogged_trials, outcome.tracking_error) == (0, None)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["while showing", "while reporting"])
+def test_ctrl_c_after_the_results_keeps_everything_computed(
+    store: Store, make_prepared: Callable[..., PreparedSweep], late: bool
 ) -> None:
     prepared, tracker = make_prepared(), Untracked()
 
-    def show(outcome: SweepOutcome) -> None:
+    def interrupt(outcome: SweepOutcome) -> None:
         raise KeyboardInterrupt
 
-    files = create(prepared, store, InlineExecutor(), tracker)
-    with pytest.raises(Interrupted) as interrupt:
-        run(files, prepared, InlineExecutor(), tracker, Silent(), show)
-    assert interrupt.value.outcome.files.stored_trials() == len(prepared.plan)
+    files = create(prepared, store, InlineExecutor(), tracker, late=late)
+    callbacks = (None, interrupt) if late else (interrupt,)
+    with pytest.raises(Interrupted) as interrupted:
+        run(files, prepared, InlineExecutor(), tracker, Silent(), *callbacks)
+    assert interrupted.value.outcome.files.stored_trials() == len(prepared.plan)
