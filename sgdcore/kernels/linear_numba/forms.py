@@ -13,12 +13,14 @@ A tile is rows of ``lanes`` adjacent numbers, one per trial, in arrays of rows:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.linear_numba.qr_blocks import EXTRA
+from sgdcore.kernels.simd.clipping import EPSILON
 from sgdcore.kernels.simd.lanes import GROUP, REGISTERS
 
 FEW = 16  # largest number of parameters for which a step is unrolled
@@ -32,11 +34,14 @@ TILE_BYTES = 24_000  # target size of a tile with the arrays around it
 ROWS = 8  # rows per parameter in a tile with the arrays around it
 MOST_LANES = 512
 ROOM = 2 * BLOCK  # rows of ``fixed`` for residuals and gradients, besides P
-RATE_ROWS = 16  # rows of scheduled rates that a tile holds at a time: few enough for the cache
+RATE_ROWS = 64  # rows of scheduled rates that a tile holds at a time
 TRIANGLE, RECTANGLE = 0, 3  # forms of a batch of more than two samples
 CONSTANT, LR, LR_AND_MOMENTUM = 0, 1, 2  # what is scheduled
 MOMENTUM, DECAY, NESTEROV, DAMPENING = 1, 2, 4, 8  # bits of a kind of trials,
-BIAS_BITS = 4  # followed by those of the bias if it is in another group
+BIAS_BITS = 4  # followed by those of the bias if it is in another group,
+NORM, VALUE = 256, 512  # and by what clips the gradients
+CLIPS = NORM | VALUE
+LIMITS = 3  # rows of ``fixed`` with the limits of clipped gradients: see limit_columns
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Form:
     rows: int = 0  # rows of a triangle or rectangle
     groups: int = 1  # 2 if the bias has hyperparameters of its own
     scheduled: int = CONSTANT
+    clips: bool = False
 
     @property
     def parameters(self) -> int:
@@ -85,19 +91,24 @@ class Form:
         return self.parameters <= FEW
 
     @property
-    def room(self) -> int:
-        """The first row of ``fixed`` for residuals and gradients."""
+    def limits(self) -> int:
+        """The first row of ``fixed`` with limits of gradients."""
         return self.parameters + COLUMNS * self.groups
+
+    @property
+    def room(self) -> int:
+        """The first row of ``fixed`` for residuals and gradients: a block of them, or all to be clipped."""
+        return self.limits + LIMITS * self.clips
 
     @property
     def rates(self) -> int:
         """The first row of ``fixed`` with scheduled rates."""
-        return self.room + self.parameters + ROOM
+        return self.room + self.parameters * (1 + self.clips) + ROOM
 
     @property
-    def rate_rows(self) -> int:
-        """The rows of ``fixed`` with the rates of one row of the schedule."""
-        return self.scheduled * self.groups
+    def fixed(self) -> int:
+        """The number of rows of ``fixed``."""
+        return self.rates + RATE_ROWS * self.scheduled * self.groups
 
     @property
     def block(self) -> int:
@@ -110,7 +121,7 @@ class Form:
         return -(-self.rows // self.block) * self.block * (self.parameters + EXTRA)
 
 
-def kinds_of(groups: list[Hyperparams]) -> NDArray[np.int64]:
+def kinds_of(hyperparams: Hyperparams, groups: list[Hyperparams]) -> NDArray[np.int64]:
     """Return each trial's kind; ``groups``: the hyperparameters of all parameters, or of the features and the bias."""
     kind = np.zeros(len(groups[0]), np.int64)
     for place, group in enumerate(groups):
@@ -118,4 +129,15 @@ def kinds_of(groups: list[Hyperparams]) -> NDArray[np.int64]:
         dampening = momentum & (group.dampening != 0)
         bits = MOMENTUM * momentum + DECAY * decay + NESTEROV * group.nesterov + DAMPENING * dampening
         kind += bits << BIAS_BITS * place
+    kind += NORM * np.isfinite(hyperparams.clip_grad_norm) + VALUE * np.isfinite(hyperparams.clip_grad_value)
     return kind
+
+
+def limit_columns(hyperparams: Hyperparams, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return (LIMITS, T) the largest norm, a squared norm that it surely does not clip, and the largest value."""
+    norm, epsilon = hyperparams.clip_grad_norm, float(np.finfo(dtype).eps)
+    with np.errstate(over="ignore"):
+        unclipped = ((norm - EPSILON) * (1 - 8 * epsilon)) ** 2
+        unclipped[norm <= EPSILON * (1 + 8 * epsilon)] = -1
+        np.minimum(unclipped, np.finfo(dtype).max, out=unclipped)
+        return np.array([norm, unclipped, hyperparams.clip_grad_value]).astype(dtype)

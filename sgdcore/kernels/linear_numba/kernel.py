@@ -29,7 +29,7 @@ from sgdcore.kernels.base import Problem, Resources, Segment, columns, penalty_w
 from sgdcore.kernels.compile_cache import CACHED, compiling
 from sgdcore.kernels.linear_numba import rate_rows, recording, steps, tiles
 from sgdcore.kernels.linear_numba.batches import stretches
-from sgdcore.kernels.linear_numba.forms import COLUMNS, CONSTANT, LR, LR_AND_MOMENTUM, RATE_ROWS, kinds_of
+from sgdcore.kernels.linear_numba.forms import COLUMNS, CONSTANT, LR, LR_AND_MOMENTUM, kinds_of, limit_columns
 from sgdcore.kernels.linear_numba.rate_rows import hold_rates, rate_arrays
 from sgdcore.kernels.linear_numba.recording import blank, capacity, keep, write
 from sgdcore.kernels.linear_numba.steps import call_steps, compile_steps
@@ -65,9 +65,12 @@ def advance(
     dtype, recorded = state.params.dtype, segment.recorded
     numbers = list(dict.fromkeys((int(problem.group_of[0]), int(problem.group_of[-1]))))
     groups = [[hyperparams, *hyperparams.groups.values()][number] for number in numbers]
-    kinds, order = _by_kind(groups, segment.rates)
+    kinds, order = _by_kind(kinds_of(hyperparams, groups), segment.rates)
+    clips = bool(hyperparams.is_clipped.any())
     arrays = (
-        np.concatenate([columns(group, dtype)[:COLUMNS] for group in groups]),
+        np.concatenate(
+            [columns(group, dtype)[:COLUMNS] for group in groups] + [limit_columns(hyperparams, dtype)] * clips
+        ),
         rate_arrays(segment.rates, numbers),
         (
             state.params,
@@ -76,6 +79,7 @@ def advance(
             state.peak,
             state.peak_step,
             state.first_nonfinite_step,
+            state.clipped_steps,
         ),
         _form(problem.training),
         _form(problem.validation or problem.training),
@@ -93,12 +97,12 @@ def advance(
     scheduled = CONSTANT if segment.rates is None else LR if segment.rates.momentum is None else LR_AND_MOMENTUM
     with ThreadPoolExecutor(resources.threads) as pool:
         for batches in stretches(problem, segment, start):
-            form = replace(batches.form, groups=len(groups), scheduled=scheduled)
+            form = replace(batches.form, groups=len(groups), scheduled=scheduled, clips=clips)
             within = int(np.searchsorted(curves.steps, batches.stop, side="right"))
             points = slice(recorded.start, min(within, recorded.stop))
             recorded = slice(points.stop, recorded.stop)
             common = (
-                (order, parameters, form.together, form.lanes, form.rates + RATE_ROWS * form.rate_rows, form.rates),
+                (order, parameters, form.together, form.lanes, form.fixed, form.rates),
                 batches.arrays(ahead=CHUNK),
                 (start, batches.stop, batches.origin, _clock(dtype)),
                 (curves.steps[points], points.start),
@@ -114,9 +118,8 @@ def advance(
                 job.result()
 
 
-def _by_kind(groups: list[Hyperparams], rates: Rates | None) -> tuple[list[tuple[int, int, int]], NDArray[np.int64]]:
+def _by_kind(kind: NDArray[np.int64], rates: Rates | None) -> tuple[list[tuple[int, int, int]], NDArray[np.int64]]:
     """Return ranges (kind, first, stop) of the trials, and an order that groups trials of one kind and equal rates."""
-    kind = kinds_of(groups)
     order = np.argsort(kind, kind="stable") if rates is None else np.lexsort((rates.which, kind))
     kinds, counts = np.unique(kind, return_counts=True)
     stops = np.cumsum(counts)
@@ -187,7 +190,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     dtype, size = state[0].dtype, parameters * lanes
     tile, after = aligned(3 * size, dtype), aligned(3 * size, dtype)
     fixed = aligned(rows * lanes, dtype)
-    ticks, peak_steps = aligned(size, clock.dtype), np.zeros(size, np.int64)
+    ticks, counts = aligned(size + lanes, clock.dtype), np.zeros(size + lanes, np.int64)
     ticks[:] = 0
     snapshots = np.empty((capacity(parameters, lanes, len(recorded)), size), dtype)
     running = np.zeros(lanes, np.bool_)
@@ -196,7 +199,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
         trials = order[base : min(base + lanes, stop)]
         used = (len(trials) + group - 1) // group * group
         after[:] = dtype.type(0)
-        alive = fill(tile, fixed, peak_steps, running, trials, columns, state, parameters, lanes)
+        alive = fill(tile, fixed, counts, running, trials, columns, state, parameters, lanes)
         if start == 0 and end > 0:
             prepare_first_step(tile, fixed, columns, parameters, lanes)
         step, length, point, written = start, CHUNK, 0, 0
@@ -256,11 +259,11 @@ def _run_tiles(  # type: ignore[no-untyped-def]
                     length = max(1, length // PART)
                     continue
                 alive -= stop_lanes(
-                    tile, after, ticks, fixed, columns, peak_steps, running, trials, step, state, parameters, lanes
+                    tile, after, ticks, fixed, columns, counts, running, trials, step, state, parameters, lanes
                 )
                 held[1] = 0  # the rates of the lanes that stopped become 0
             length = min(2 * length, CHUNK)  # neighbours of diverging trials often diverge too
-            settle(ticks, peak_steps, step)
+            settle(ticks, counts, step, size)
             if step == 0:
                 dampen(fixed, trials, columns, running, parameters, lanes)
             tile, after = after, tile
@@ -268,4 +271,4 @@ def _run_tiles(  # type: ignore[no-untyped-def]
         blank(curves, trials, recorded_from + point, recorded_from + len(recorded), parameters)
         for lane in range(len(trials)):
             if running[lane]:
-                write_back(tile, tile, peak_steps, lane, trials[lane], state, parameters, lanes)
+                write_back(tile, tile, counts, lane, trials[lane], state, parameters, lanes)

@@ -1,11 +1,12 @@
-"""The parts of a step that all step functions share: where its rates are, the update rule, and the peaks."""
+"""The parts of a step that all step functions share: where its rates are, the update rule, clipping, and the peaks."""
 
 from __future__ import annotations
 
 from numba import njit
 
 from sgdcore import rule
-from sgdcore.kernels.linear_numba.forms import COLUMNS, CONSTANT, DAMPENING, DECAY, LR, MOMENTUM, NESTEROV
+from sgdcore.kernels.linear_numba.forms import COLUMNS, CONSTANT, DAMPENING, DECAY, LR, MOMENTUM, NESTEROV, NORM, VALUE
+from sgdcore.kernels.simd.clipping import any_beyond, coefficient, count_where, largest, limited, squared_norm
 from sgdcore.kernels.simd.lanes import fma, load, merged, select, splat_like, spread, store_where
 
 _update = njit(forceinline=True)(rule.bind(fma, select))
@@ -41,6 +42,49 @@ def stepped(params, gradients, buffers, fixed, places, lanes, width, kind):  # t
         kind & NESTEROV != 0,
     )
     return new_params, select(kind & MOMENTUM != 0, new_buffers, buffers)
+
+
+@njit(forceinline=True)
+def clipped(gradients, ticks, counts, fixed, limits, lanes, width, kind):  # type: ignore[no-untyped-def]
+    """Return the gradients of all parameters, clipped where necessary, and count the lanes where it was."""
+    needed, one = False, splat_like(fixed, 1, width)
+    if kind & NORM:
+        needed = any_beyond(squared_norm(gradients), load(fixed, limits + lanes, lanes, 1, width))
+    if kind & VALUE:
+        needed = needed or any_beyond(largest(gradients), load(fixed, limits + 2 * lanes, lanes, 1, width))
+    if needed:
+        ratio = one
+        if kind & NORM:
+            ratio = ratio_of(squared_norm(gradients), fixed, limits, lanes, width)
+        factor = at_most_one(ratio, fixed, width)
+        ratio, gradients = clipped_some(gradients, factor, ratio, fixed, limits, lanes, width, kind)
+        count_where(ticks, counts, one > ratio)
+    return gradients
+
+
+@njit(forceinline=True)
+def ratio_of(squares, fixed, limits, lanes, width):  # type: ignore[no-untyped-def]
+    """Return the ratio of the largest norm to the norm."""
+    return coefficient(load(fixed, limits, lanes, 1, width), squares)
+
+
+@njit(forceinline=True)
+def at_most_one(ratio, fixed, width):  # type: ignore[no-untyped-def]
+    """Return the factor of gradients; NaN stays NaN."""
+    one = splat_like(fixed, 1, width)
+    return select(ratio > one, one, ratio)
+
+
+@njit(forceinline=True)
+def clipped_some(gradients, factor, ratio, fixed, limits, lanes, width, kind):  # type: ignore[no-untyped-def]
+    """Return the ratio, 0 where a value is clipped, and the clipped gradients of some parameters."""
+    if kind & NORM:
+        gradients = gradients * factor
+    if kind & VALUE:
+        most = load(fixed, limits + 2 * lanes, lanes, 1, width)
+        ratio = select(largest(gradients) > most, splat_like(fixed, 0, width), ratio)
+        gradients = limited(gradients, most)
+    return ratio, gradients
 
 
 @njit(forceinline=True)

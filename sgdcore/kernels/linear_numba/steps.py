@@ -26,14 +26,14 @@ from sgdcore import rule
 from sgdcore.kernels.compile_cache import CACHED, compiling
 from sgdcore.kernels.linear_numba import forms, looped, qr_blocks, stepping, unrolled
 from sgdcore.kernels.linear_numba.forms import Form
-from sgdcore.kernels.simd import lanes
+from sgdcore.kernels.simd import clipping, lanes
 from sgdcore.kernels.simd.lanes import intrinsic
 
 ARRAYS = 9  # of a step function
 
 # numba's on-disk cache checks the date of one file only, but a step is compiled from several: their checksum is a
 # constant of the compiled function and so part of its key.
-_MODULES = rule, lanes, qr_blocks, forms, stepping, unrolled, looped
+_MODULES = rule, lanes, clipping, qr_blocks, forms, stepping, unrolled, looped
 _FILES = [*(str(module.__file__) for module in _MODULES), __file__]
 SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES))
 

@@ -1,7 +1,10 @@
 """Tiles of the numba kernel between chunks: fill, check, stop lanes, write back.
 
-See forms for the memory layout of a tile. ``state`` are params, momentum_buffers, direction, peak, peak_step and
-first_nonfinite_step as in sgdcore.trajectories.State; ``trials`` are the trials in the tile, lane by lane.
+See forms for the memory layout of a tile. ``state`` are params, momentum_buffers, direction, peak, peak_step,
+first_nonfinite_step and clipped_steps as in sgdcore.trajectories.State; ``trials`` are the trials in the tile, lane by
+lane. ``columns`` are the COLUMNS hyperparameters of each group, then the LIMITS of gradients if any are clipped.
+``counts`` are the steps that reached the peaks, as ``ticks``, but counted from the start of the run; then the steps
+whose gradients were clipped since the tile was filled.
 """
 
 from __future__ import annotations
@@ -26,21 +29,26 @@ def nonfinite(tile, size):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def settle(ticks, peak_steps, step):  # type: ignore[no-untyped-def]
-    """Date the new peaks and reset the ticks."""
-    for i in range(len(ticks)):
-        peak_steps[i] = step + ticks[i] if ticks[i] > 0 else peak_steps[i]
-        ticks[i] = 0
+def settle(ticks, counts, step, size):  # type: ignore[no-untyped-def]
+    """Date the new peaks, of ``size`` parameters, add the clipped steps and reset the ticks."""
+    for i in range(size):
+        counts[i] = step + ticks[i] if ticks[i] > 0 else counts[i]
+    for i in range(size, len(ticks)):
+        counts[i] += ticks[i]
+    ticks[:] = 0
 
 
 @compiled
-def fill(tile, fixed, peak_steps, running, trials, columns, state, parameters, lanes):  # type: ignore[no-untyped-def]
+def fill(tile, fixed, counts, running, trials, columns, state, parameters, lanes):  # type: ignore[no-untyped-def]
     """Fill the tile with the trials and return how many run. Idle lanes are zero and stay zero."""
-    params, buffers, direction, peak, steps, stopped = state
+    params, buffers, direction, peak, steps, stopped, _ = state
     zero = tile.dtype.type(0)
     tile[:] = zero
     fixed[:] = zero
     running[:] = False
+    counts[parameters * lanes :] = 0
+    for c in range(len(columns) - len(columns) % COLUMNS, len(columns)):
+        fixed[(parameters + c) * lanes : (parameters + c + 1) * lanes] = np.inf
     alive = 0
     for lane in range(len(trials)):
         trial = trials[lane]
@@ -55,7 +63,7 @@ def fill(tile, fixed, peak_steps, running, trials, columns, state, parameters, l
             # A parameter that starts on its target has no direction: a peak of infinity is never exceeded.
             tile[2 * parameters * lanes + at] = peak[trial, j] * towards if towards != zero else tile.dtype.type(np.inf)
             fixed[at] = -zero if towards < zero else zero
-            peak_steps[at] = steps[trial, j]
+            counts[at] = steps[trial, j]
         for c in range(len(columns)):
             fixed[(parameters + c) * lanes + lane] = columns[c, trial]
     return alive
@@ -80,20 +88,21 @@ def dampen(fixed, trials, columns, running, parameters, lanes):  # type: ignore[
 
 
 @compiled
-def write_back(tile, peaks, peak_steps, lane, trial, state, parameters, lanes):  # type: ignore[no-untyped-def]
+def write_back(tile, peaks, counts, lane, trial, state, parameters, lanes):  # type: ignore[no-untyped-def]
     """Write one lane back: parameters and buffers from the tile, peaks from ``peaks`` (the tile or an earlier one)."""
-    params, buffers, direction, peak, steps, _ = state
+    params, buffers, direction, peak, steps, _, clipped = state
     for j in range(parameters):
         at = j * lanes + lane
         params[trial, j] = tile[at]
         buffers[trial, j] = tile[parameters * lanes + at]
         if direction[trial, j] != 0:
             peak[trial, j] = peaks[2 * parameters * lanes + at] * direction[trial, j]
-        steps[trial, j] = peak_steps[at]
+        steps[trial, j] = counts[at]
+    clipped[trial] += counts[parameters * lanes + lane]
 
 
 @compiled
-def stop_lanes(before, tile, ticks, fixed, columns, peak_steps, running, trials, step, state, parameters, lanes):  # type: ignore[no-untyped-def]
+def stop_lanes(before, tile, ticks, fixed, columns, counts, running, trials, step, state, parameters, lanes):  # type: ignore[no-untyped-def]
     """Write back and idle the lanes that this step made non-finite; return how many.
 
     An idle lane stays at p = 0, where the gradient itself can overflow: it is reset to zero and not counted.
@@ -111,11 +120,14 @@ def stop_lanes(before, tile, ticks, fixed, columns, peak_steps, running, trials,
             count += 1
             running[lane] = False
             state[5][trials[lane]] = step + 1
-            write_back(tile, before, peak_steps, lane, trials[lane], state, parameters, lanes)
+            counts[parameters * lanes + lane] += ticks[parameters * lanes + lane]
+            write_back(tile, before, counts, lane, trials[lane], state, parameters, lanes)
         for row in range(3 * parameters):
             tile[row * lanes + lane] = zero
         for row in range(parameters + len(columns)):
             fixed[row * lanes + lane] = zero
-        for row in range(parameters):
+        for row in range(len(columns) - len(columns) % COLUMNS, len(columns)):
+            fixed[(parameters + row) * lanes + lane] = np.inf
+        for row in range(parameters + 1):
             ticks[row * lanes + lane] = 0
     return count

@@ -13,9 +13,9 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from sgdcore.kernels.linear_numba.forms import BIAS_BITS, TRIANGLE, Form
+from sgdcore.kernels.linear_numba.forms import BIAS_BITS, CLIPS, TRIANGLE, Form
 from sgdcore.kernels.linear_numba.qr_blocks import EXTRA, residuals, slopes
-from sgdcore.kernels.linear_numba.stepping import left, note_peaks, places_of, stepped
+from sgdcore.kernels.linear_numba.stepping import clipped, left, note_peaks, places_of, stepped
 from sgdcore.kernels.simd.lanes import (
     aligned_stack,
     any_negative,
@@ -37,7 +37,7 @@ def few(form: Form, kind: int, source: int) -> Callable[..., Any]:
     """
     features, parameters, batch, rows, lanes, width = form.constants
     groups, scheduled = form.groups, form.scheduled
-    all_stepped = _together if groups == 1 else _bias_apart
+    all_stepped, limits = _together if groups == 1 else _bias_apart, form.limits * lanes
 
     def steps(tile, after, ticks, fixed, data, targets, places, clock, rates, count, used):  # type: ignore[no-untyped-def]
         aligned_stack()
@@ -49,6 +49,8 @@ def few(form: Form, kind: int, source: int) -> Callable[..., Any]:
             two = _begin(tile, after, second, parameters, lanes, width)
             for step in range(np.uintp(count)):
                 gradients = _gradients(one[0], batches, step, features, parameters, batch, rows, width)
+                if kind & CLIPS:
+                    gradients = clipped(gradients, ticks, length + first, fixed, limits + first, lanes, width, kind)
                 one = all_stepped(
                     one,
                     gradients,
@@ -66,6 +68,8 @@ def few(form: Form, kind: int, source: int) -> Callable[..., Any]:
                 )
                 away = left(one[0], after, fixed, first, length, parameters, lanes, width)
                 gradients = _gradients(two[0], batches, step, features, parameters, batch, rows, width)
+                if kind & CLIPS:
+                    gradients = clipped(gradients, ticks, length + second, fixed, limits + second, lanes, width, kind)
                 two = all_stepped(
                     two,
                     gradients,

@@ -92,7 +92,7 @@ def load(context: Any, array: Any, first: Any, stride: Any, rows: Any, width: An
     lanes = Lanes(array.dtype, rows.literal_value, width.literal_value)
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        places = _vectors(context, builder, sig, values, lanes)
+        places = vectors_at(context, builder, sig, values, lanes)
         return whole(builder, lanes, (builder.load(place, align=lanes.alignment) for place in places))
 
     return lanes(array, types.intp, types.intp, rows, width), codegen
@@ -106,7 +106,7 @@ def load_double(context: Any, array: Any, first: Any, width: Any) -> Any:
     lanes, source = (Lanes(dtype, 1, width.literal_value) for dtype in (types.float64, array.dtype))
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        places = _vectors(context, builder, sig, values, source)
+        places = vectors_at(context, builder, sig, values, source)
         loaded = (builder.load(place, align=source.alignment) for place in places)
         if array.dtype == types.float64:
             return whole(builder, lanes, loaded)
@@ -120,7 +120,7 @@ def store(context: Any, array: Any, first: Any, stride: Any, lanes: Any) -> Any:
     """Write row r to array[first + r * stride : ...]."""
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        for i, place in enumerate(_vectors(context, builder, sig, values, lanes)):
+        for i, place in enumerate(vectors_at(context, builder, sig, values, lanes)):
             builder.store(builder.extract_value(values[3], i), place, align=lanes.alignment)
         return context.get_dummy_value()
 
@@ -142,7 +142,7 @@ def store_where(context: Any, array: Any, first: Any, stride: Any, lanes: Any, c
         function = cgutils.get_or_insert_function(builder.module, signature, name)  # type: ignore[no-untyped-call, unused-ignore]
         parts = parts_of(builder, lanes, values[3]) * (written.rows // lanes.rows)
         masks = parts_of(builder, condition, values[4])
-        for part, place, mask in zip(parts, _vectors(context, builder, sig, values, written), masks, strict=True):
+        for part, place, mask in zip(parts, vectors_at(context, builder, sig, values, written), masks, strict=True):
             builder.call(function, [part, place, alignment, mask])
         return context.get_dummy_value()
 
@@ -449,7 +449,7 @@ def _data(context: Any, builder: Any, sig: Any, values: Any) -> Any:
     return context.make_array(sig.args[0])(context, builder, values[0]).data
 
 
-def _vectors(context: Any, builder: Any, sig: Any, values: Any, lanes: Lanes) -> Iterator[Any]:
+def vectors_at(context: Any, builder: Any, sig: Any, values: Any, lanes: Lanes) -> Iterator[Any]:
     """Yield pointers to the vectors of these Lanes, for a call that begins (array, first, stride) or has one row."""
     data = _data(context, builder, sig, values)
     for row in range(lanes.rows):
