@@ -68,5 +68,6 @@ def best_so_far(files: SweepFiles, metric: str) -> list[tuple[int, float]]:
 
 def _table(frame: pd.DataFrame) -> bytes:
     """Serialise a table in the format of ``mlflow.log_table``, readable by ``mlflow.load_table``, with all digits."""
-    rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+    known = frame.replace([np.inf, -np.inf], np.nan).notna()  # a clipping that is off has the limit inf
+    rows = frame.astype(object).where(known, None).to_numpy().tolist()
     return json.dumps({"columns": list(frame), "data": rows}, ensure_ascii=False, allow_nan=False).encode()

@@ -66,6 +66,7 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
         Table("expected", "Expected results", expected_note(expected), expected_table(expected)),
         Table("stages", "Stages", f"best: the lowest {heading(results.metric)}", stage_summary(results)),
         Table("verdicts", "Verdicts", _MEANINGS, verdict_counts(results)),
+        Table("folds", "Settings over folds", _FOLDS_NOTE, fold_means(results.files, results.config).head(n)),
         Table(
             "best",
             "Best trials",
@@ -99,7 +100,6 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
         ),
         Table("edge", "Edge of stability", _EDGE_NOTE, edge_of_stability(results)),
         Table("effects", "Share of variance explained by each parameter", _EFFECTS_NOTE, effects(results)),
-        Table("folds", "Settings over folds", _FOLDS_NOTE, fold_means(results.files, results.config).head(n)),
         Table("seeds", "Settings over seeds", seeds_note(results), seed_spread(results, n)),
         Table("dropped", "Combinations that were not run", "", dropped_and_merged(results)),
         Table("settings", "Settings shared by all trials", "", settings(results)),

@@ -50,7 +50,10 @@ def best(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
         facts |= {"metric": metric, "value": chosen.value, "settings": settings, "seed": row["seed"]}
         show_json(facts | again)
         return
-    note(f"{files.manifest()['name']} {files.sweep_id}: trial {number} has the best {metric}, {chosen.value:.6g}")
+    folds = config.task.dataset.folds
+    what = f"the setting of trial {number} has the best mean {metric} over {folds} folds" if folds else ""
+    what = what or f"trial {number} has the best {metric}"
+    note(f"{files.manifest()['name']} {files.sweep_id}: {what}, {chosen.value:.6g}")
     sys.stdout.write(strict_yaml.write(again))
     flow = ", ".join(f"{name}: {{value: {_word(value)}}}" for name, value in settings.items())
     say(f"# --set {shlex.quote(f'parameters={{{flow}}}')} --set 'seeds=[{row['seed']}]'")
