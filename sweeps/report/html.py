@@ -145,6 +145,7 @@ def sections(results: Results) -> Iterator[Section]:
         yield Section("shares", "Where it is stable", "", figures.verdict_shares(results), folded=["edge", "diverged"])
     speed_note = "The fewest steps until the loss is within tolerance of its minimum, over all other parameters."
     yield Section("speed", "How fast it converges", speed_note, figures.convergence_speed(results) if has else None)
+    yield Section("folds", "Settings over folds", tables=["folds"])
     yield Section("best", "Best trials", tables=["best", "stages"])
     sampled = f" Curves use a reproducible uniform sample of up to {SAMPLED} trials per verdict."
     curve_note = (
@@ -170,7 +171,6 @@ def sections(results: Results) -> Iterator[Section]:
     yield Section("effects", "Effect of each parameter", effect_note, effects, folded=["effects"])
     seeds = figures.seed_intervals(results) if has else None
     seed_note = f"{_capital(seeds_note(results))}." if seeds is not None else ""
-    yield Section("folds", "Settings over folds", tables=["folds"])
     yield Section("seeds", "How much the seed matters", seed_note, seeds, folded=["seeds"])
     theory = figures.prediction_histogram(results) if has else None
     theory_note = "Theory predicts that settings below 1 settle and settings above 1 diverge."

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sweeps.arrow_columns import VALIDATION_LOSSES, matrix
-from sweeps.config.schema import CLIPPING, HYPERPARAMETERS, REPEATS, MetricName, SweepConfig
+from sweeps.config.schema import CLIPPING, FOLD, HYPERPARAMETERS, REPEATS, MetricName, SweepConfig
 from sweeps.results.aggregate import Aggregate, Scope
 from sweeps.results.binning import MapAxis, pair
 from sweeps.results.cache import AggregateCache
@@ -142,10 +142,8 @@ class Results:
         groups = [(MapAxis.of(values[name], name),) for name in self.axes]
         groups += [pair(a, values[a], b, values[b]) for a, b in combinations(paired, 2)]  # type: ignore[misc]
         settings = [MapAxis.of(values[name], name, len(values[name])) for name in self.axes if name not in REPEATS]
-        spread = (
-            any(name in self.axes for name in REPEATS)
-            and math.prod(len(axis.labels) for axis in settings) <= _MAX_SETTINGS
-        )
+        repeated = "seed" in self.axes and FOLD not in self.options
+        spread = repeated and math.prod(len(axis.labels) for axis in settings) <= _MAX_SETTINGS
         scope = Scope(
             ranking=Ranking.of(self.config, self.metadata),
             epochs=self.config.training.epochs,

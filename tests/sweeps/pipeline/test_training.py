@@ -163,7 +163,7 @@ def test_a_sweep_is_run_verified_and_shown(cli: Cli, config: Callable[..., Any])
     assert "Settings over folds" in report
     replayed = json.loads(cli("replay", "latest", "23", "--json").stdout)
     lrs = [step["lr"] for step in replayed["steps"]]
-    assert lrs == [0.025, 0.0375, 0.05, pytest.approx(0.04)]
+    assert lrs == pytest.approx([0.025, 0.0375, 0.05, 0.04])
     assert replayed["agrees"]
 
 
