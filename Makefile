@@ -68,6 +68,7 @@ bench: $(VENV)/.bench ## measure against other libraries, side by side
 	$(BIN)/python -m benchmarks.tracking --database postgresql
 	$(BIN)/python -m benchmarks.pages
 	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.latency
 
 constraints: ## update constraints.txt to the newest versions that pyproject.toml allows
