@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -173,6 +172,8 @@ def executor_of(kind: ExecutorName, address: str | None, prepared: PreparedSweep
 @contextmanager
 def stopping(executor: Executor) -> Iterator[None]:
     """Stop the executor in a thread while the block runs: a local Ray takes a second or two to stop."""
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(1) as pool:
         stopped = pool.submit(executor.stop)
         yield

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import pyarrow.compute as pc
 
 from sgdcore.verdict import VERDICTS
@@ -33,8 +37,11 @@ def publish(outcome: SweepOutcome, tracker: Tracker) -> None:
     metrics, tags = _totals(files, prepared.config.metric_name, best)
     complete = outcome.failed_trials == 0
     try:
-        model = _log_best_model(outcome, tracker, best) if prepared.config.tracking.model == "best" else None
-        page = run_page(outcome.results or load_results(files), tracker, outcome.tracking, model)
+        with ThreadPoolExecutor(1) as pool:
+            model: Callable[[], ModelPlace | None] = partial(_log_best_model, outcome, tracker, best)
+            if tracker.is_embedded:  # while the figures are drawn; an interrupt would have to wait for a server
+                model = pool.submit(model).result
+            page = run_page(outcome.results or load_results(files), tracker, outcome.tracking, model)
         tracker.finish(sweep, metrics, tags, complete, page)
     except Exception as error:  # noqa: BLE001 - the results are in the store, and resume logs the rest
         outcome.tracking_error = error
@@ -44,12 +51,12 @@ def publish(outcome: SweepOutcome, tracker: Tracker) -> None:
 
 
 def _log_best_model(outcome: SweepOutcome, tracker: Tracker, best: BestTrial | None) -> ModelPlace | None:
-    """Log the best trial's model. Return its location; None if there is no best trial."""
-    if best is None:
+    """Log the best trial's model. Return its location; None if there is no best trial or no model is wanted."""
+    files, prepared = outcome.files, outcome.prepared
+    if best is None or prepared.config.tracking.model != "best":
         return None
     from sweeps.pipeline.best_model import best_model
 
-    files, prepared = outcome.files, outcome.prepared
     model = best_model(files, prepared, best.shard, best.number)
     run_id = tracker.runs_of({model.trial_id: best.number}).get(model.trial_id)
     return tracker.log_model(model, run_id, prepared.config.registered_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,25 +26,28 @@ _TABLE_ROWS = 100
 _MAX_POINTS = 500  # points of a curve; MLflow accepts up to 1,000 per call
 
 
-def run_page(results: Results, tracker: Tracker, place: dict[str, Any], model: ModelPlace | None) -> RunPage:
+def run_page(
+    results: Results, tracker: Tracker, place: dict[str, Any], model: Callable[[], ModelPlace | None]
+) -> RunPage:
     """Build the page of a sweep from its stored trials.
 
     Args:
         results: Results of the sweep.
         tracker: Tracker that logged the trials' runs.
         place: The parent run's ``experiment_id`` and ``run_id``.
-        model: The best trial's model, if it is logged.
+        model: Returns the best trial's model, if it is logged; called once the figures are drawn.
     """
+    artifacts = {f"figures/{name}": content for name, content in stills(results).items()}
+    logged = model()
     table = best_trials(results, _TABLE_ROWS)
     numbers = {str(row["trial_id"]): int(row["trial"]) for row in results.ids(table["trial"].tolist())}
     runs = {numbers[trial_id]: run_id for trial_id, run_id in tracker.runs_of(numbers).items()}
-    artifacts = {f"figures/{name}": content for name, content in stills(results).items()}
     if len(table):
         artifacts[TABLE] = _table(table.assign(run_id=table["trial"].map(runs)))
     metric = results.metric
     complete = results.stored == results.planned  # later trials could change the curve
     return RunPage(
-        note=note(results, place, runs, model, list(artifacts)),
+        note=note(results, place, runs, logged, list(artifacts)),
         curves={f"best_so_far/{metric}": best_so_far(results.files, metric)} if complete else {},
         artifacts=artifacts,
         tables=(TABLE,) if len(table) else (),

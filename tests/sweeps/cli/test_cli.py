@@ -33,6 +33,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported(tmp_path: Path) -> None
     imported = set(re.findall(r"\| +([\w.]+)$", out.stderr, re.MULTILINE))
     assert "typer" in imported
     assert imported.isdisjoint({"torch", "ray", "mlflow", "numpy", "pandas", "pydantic", "numba", "pyarrow", "plotly"})
+    assert imported.isdisjoint({"concurrent.futures", "importlib.metadata", "multiprocessing", "rich", "yaml"})
 
 
 def test_the_published_cases_come_out_of_the_command_as_the_shell_starts_it(tmp_path: Path) -> None:
