@@ -62,12 +62,14 @@ class Compiled:
     usage: str
 
     @classmethod
-    def of(cls, capability: int, dtype: str, features: int, bias: bool, single: bool) -> "Compiled":
+    def of(cls, capability: int, dtype: str, features: int, bias: bool, single: bool, **more: int) -> "Compiled":
         parameters = features + bias
         block = block_of(parameters, {"fp32": 4, "fp64": 8}[dtype])
-        floats = dict.fromkeys(("table_at", "after_at", "path_at", "inputs_at", "scales_at"), f"*{dtype}")
-        longs = dict.fromkeys(("dates_at", "stops_at", "orders_at"), "*i64")
+        pointers = ("table_at", "after_at", "path_at", "inputs_at", "scales_at", "rates_at")
+        floats = dict.fromkeys(pointers, f"*{dtype}")
+        longs = dict.fromkeys(("dates_at", "stops_at", "orders_at", "clipped_at", "columns_at"), "*i64")
         constants = {"FEATURES": features, "BIAS": bias, "SINGLE": single, "BLOCK": block, "NEVER": -1}
+        constants |= {"GROUPS": 1, "SCHEDULED": 0, "CLIPS_NORM": False, "CLIPS_VALUE": False} | more
         types = {**floats, **longs, "order_at": "*i32", "cuts_at": "*i32", **dict.fromkeys(constants, "constexpr")}
         signature = {name: types.get(name, "i32") for name in program.advance.arg_names}
         compiled = triton.compile(
