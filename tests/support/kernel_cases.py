@@ -506,6 +506,13 @@ def hyperparams(draw: st.DrawFn, trials: int) -> Hyperparams:
     return Hyperparams(**{name: [row[name] for row in rows] for name in rows[0]})
 
 
+SCHEDULES = [
+    None,
+    Schedule(Scheduler("exponential", gamma=0.7)),
+    Schedule(Scheduler("linear", total_iters=3), Scheduler("cosine_restarts", T_0=4), interval="step"),
+]
+
+
 @st.composite
 def runs(draw: st.DrawFn, batch_sizes: tuple[int, ...] = (1, 2), max_epochs: int = 30) -> TrainInput:
     """Draw a small run of up to three trials with random data, hyperparameters, start values, order and seeds."""
@@ -516,11 +523,18 @@ def runs(draw: st.DrawFn, batch_sizes: tuple[int, ...] = (1, 2), max_epochs: int
     start = draw(
         st.none() | hnp.arrays(np.float64, (trials, features + bias), elements=numbers(-100, 100), fill=st.nothing())
     )
+    columns, groups = _arguments(draw(hyperparams(trials))), None
+    if (features, bias, dtype) == SHAPES[0]:  # one shape only: each combination takes seconds to compile
+        columns["schedule"] = draw(st.sampled_from(SCHEDULES))
+        if draw(st.booleans()):
+            groups = {"bias": ["bias"]}
+            columns["groups"] = {"bias": {"lr": draw(numbers(0, 0.125)), "dampening": columns["dampening"]}}
     return TrainInput(
         "random",
         Task(Dataset(data[:, :-1], data[:, -1]), LinearModel(bias)),
-        _arguments(draw(hyperparams(trials))),
+        columns,
         {
+            "groups": groups,
             "epochs": draw(st.integers(0, max_epochs)),
             "batch_size": draw(st.sampled_from(batch_sizes)),
             "order": draw(st.sampled_from(["sequential", "shuffled"])),

@@ -3,10 +3,12 @@
 A program's vectors are numpy arrays here, so that a step takes 5 ms for one trial as well as for 64.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Task, batches, train
+from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Schedule, Scheduler, Task, batches, train
 from sgdcore.kernels.linear_triton import kernel as triton_kernel
 from sgdcore.tasks import line, linear
 from tests.support.hypothesis_profiles import NIGHTLY
@@ -67,6 +69,29 @@ def test_trials_of_every_kind(features: int, bias: bool, dtype: str, batch_size:
     stopped = result.first_nonfinite_step
     assert len(set(stopped[stopped >= 0])) >= (2 if dtype == "float32" else 0)
     assert_same(result, case.train(kernel="numba"))
+
+
+def with_everything(batch_size: int) -> TrainInput:
+    """Return trials with schedules, a group of the bias and clipped gradients."""
+    case = of_every_kind(1, batch_size=batch_size, groups={"bias": ["bias"]})
+    by_epoch, by_step = Schedule(Scheduler("step", step_size=2)), Schedule(Scheduler("onecycle"), interval="step")
+    more = {
+        "schedule": [by_epoch, by_step, by_step, by_step, by_epoch, by_step, None, by_epoch, by_step] * 8,
+        "groups": {"bias": {"lr": 0.01, "weight_decay": np.arange(72) % 2}},
+        "clip_grad_norm": np.tile([0.5, np.inf, 2, np.inf, 1e3, 1e30, 1e3, 1, 3], 8),
+        "clip_grad_value": np.tile([np.inf, 0.5, 2, np.inf, np.inf, 1, np.inf, np.inf, 1], 8),
+    }
+    return replace(case, hyperparams=case.hyperparams | more)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_schedules_groups_and_clipping(monkeypatch, batch_size: int):
+    case = with_everything(batch_size)
+    expected = case.train(kernel="numba")
+    assert len(set(expected.state.clipped_steps.tolist())) >= 3
+    assert_same(case.train(kernel="triton"), expected)
+    monkeypatch.setattr(triton_kernel, "LAUNCH_STEPS", 4)
+    assert_same(case.train(kernel="triton"), expected)
 
 
 @pytest.mark.parametrize("record", RECORDINGS, ids=lambda record: f"{record.spacing} {record.points}")

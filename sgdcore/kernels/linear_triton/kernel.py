@@ -20,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from sgdcore.hyperparams import Hyperparams
-from sgdcore.kernels.base import Problem, Resources, Segment, columns
+from sgdcore.kernels.base import Problem, Resources, Segment, group_columns
 from sgdcore.kernels.linear_triton import program
 from sgdcore.kernels.linear_triton.program import OPTIONS
+from sgdcore.rates import Rates
 from sgdcore.tasks.task import Quadratic
 from sgdcore.trajectories import NEVER, Curves, State
 
@@ -45,8 +46,10 @@ def advance(
     ):  # diverging trials, interpreted
         block = block_of(state.params.shape[1], state.params.dtype.itemsize)
         slots, orders = _slots(segment.order, block)
-        run = _Run(problem, segment, orders, resources.device)
-        pack = _Pack.of(hyperparams, state, slots, resources.device)
+        groups = list(dict.fromkeys((int(problem.group_of[0]), int(problem.group_of[-1]))))  # of features and bias
+        schedule = _Schedule.of(segment.rates, groups, slots, state.params.dtype, resources.device)
+        run = _Run(problem, hyperparams, segment, schedule, orders, len(groups), resources.device)
+        pack = _Pack.of(hyperparams, groups, state, slots, resources.device)
         for start, stop, points in _launches(state, segment, curves, len(slots)):
             cuts = np.append(curves.steps[points], stop) - start
             path = run.launch(pack, start, cuts)
@@ -91,16 +94,21 @@ def _launches(state: State, segment: Segment, curves: Curves, slots: int) -> Ite
 class _Pack:
     """The trials' state on the device, one column per slot; P is the number of parameters."""
 
-    table: torch.Tensor  # (4 P + 5, S): parameters, buffers, peaks times directions, directions, columns
-    dates: torch.Tensor  # (P + 1, S): the steps that reached the peaks; the first non-finite step
+    table: torch.Tensor  # (4 P + 5 G + 2, S): parameters, buffers, peaks times directions, directions, columns, limits
+    dates: torch.Tensor  # (P + 2, S): the steps that reached the peaks; the first non-finite step; the clipped steps
     slot_of: torch.Tensor  # (T,): each trial's slot
 
     @classmethod
-    def of(cls, hyperparams: Hyperparams, state: State, slots: NDArray[np.intp], device: str) -> _Pack:
+    def of(
+        cls, hyperparams: Hyperparams, groups: list[int], state: State, slots: NDArray[np.intp], device: str
+    ) -> _Pack:
         """Upload the state. An empty slot holds zeros and does not run."""
         parts = (state.params, state.momentum_buffers, state.peak * state.direction, state.direction)
-        table = np.vstack([*(part.T for part in parts), columns(hyperparams, state.params.dtype)])
-        dates = np.vstack([state.peak_step.T, state.first_nonfinite_step])
+        dtype = state.params.dtype
+        own = group_columns(hyperparams, dtype)[groups]
+        limits = np.array([hyperparams.clip_grad_norm, hyperparams.clip_grad_value]).astype(dtype)
+        table = np.vstack([*(part.T for part in parts), *own, limits])
+        dates = np.vstack([state.peak_step.T, state.first_nonfinite_step, state.clipped_steps])
         table, dates = table[:, slots], dates[:, slots]
         table[:, slots < 0], dates[:, slots < 0] = 0, 0
         filled = np.flatnonzero(slots >= 0)
@@ -116,13 +124,57 @@ class _Pack:
         state.params[:], state.momentum_buffers[:], reached = (part.T for part in np.split(table, 3))
         np.multiply(reached, state.direction, out=state.peak, where=state.direction != 0)
         state.peak_step[:], state.first_nonfinite_step[:] = dates[:parameters].T, dates[parameters]
+        state.clipped_steps[:] = dates[parameters + 1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Schedule:
+    """The scheduled rates of a segment on the device, as program.advance expects them."""
+
+    kind: int  # 0: none, 1: lr, 2: lr and momentum
+    table: torch.Tensor  # (rows + 1, kind G, U), the last row twice
+    columns: torch.Tensor  # (S,): each slot's column
+    first_row: int = 0
+    steps_per_row: int = 1
+
+    @classmethod
+    def of(
+        cls, rates: Rates | None, groups: list[int], slots: NDArray[np.intp], dtype: np.dtype[Any], device: str
+    ) -> _Schedule:
+        """Upload the rates; an empty slot has any column."""
+        if rates is None or not len(rates.lr):
+            table, columns = np.zeros((1, 1, 1), dtype), np.zeros(1, np.int64)
+            return cls(0, torch.from_numpy(table).to(device), torch.from_numpy(columns).to(device))
+        parts = [-rates.lr[:, groups]] if rates.momentum is None else [-rates.lr[:, groups], rates.momentum[:, groups]]
+        table = np.concatenate(parts, axis=1).astype(dtype)
+        table = np.concatenate([table, table[-1:]])
+        columns = rates.which.astype(np.int64)[slots]
+        uploaded, of_slots = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (table, columns))
+        return cls(len(parts), uploaded, of_slots, rates.first_row, rates.steps_per_row)
+
+    def at(self, step: int) -> tuple[torch.Tensor, int]:
+        """Return the rows from a step on, and how many steps the first of them lasts."""
+        row, done = divmod(step, self.steps_per_row)
+        return self.table[row - self.first_row :], self.steps_per_row - done
 
 
 class _Run:
     """A problem and a segment's samples on the device, with a method that steps a pack."""
 
-    def __init__(self, problem: Problem, segment: Segment, orders: NDArray[np.int64], device: str) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        hyperparams: Hyperparams,
+        segment: Segment,
+        schedule: _Schedule,
+        orders: NDArray[np.int64],
+        groups: int,
+        device: str,
+    ) -> None:
         """Upload the problem; ``orders`` holds each block's order."""
+        self.schedule, self.groups = schedule, groups
+        self.clips_norm = bool(np.isfinite(hyperparams.clip_grad_norm).any())
+        self.clips_value = bool(np.isfinite(hyperparams.clip_grad_value).any())
         self.samples, self.features = problem.features.shape
         self.bias = problem.bias
         self.batch_size = min(segment.batch_size, self.samples)
@@ -138,18 +190,23 @@ class _Run:
         epoch, batch = divmod(start, -(-self.samples // self.batch_size))
         first = batch * self.batch_size
         blocks, slots = len(self.orders), pack.table.shape[1]
-        path = pack.table.new_empty(len(cuts), len(pack.dates) - 1, slots)
+        parameters = len(pack.dates) - 2
+        path = pack.table.new_empty(len(cuts), parameters, slots)
+        rates, lasting = self.schedule.at(start)
         program.advance[(blocks,)](
             pack.table,
             pack.table,  # passed twice: as one argument, its addresses would occupy registers throughout
             pack.dates,
-            pack.dates[-1],
+            pack.dates[parameters],
             path,
             self.inputs,
             self.scales,
             self.order,
             self.orders,
             torch.from_numpy(cuts.astype(np.int32)).to(path.device),
+            pack.dates[parameters + 1],
+            rates,
+            self.schedule.columns,
             len(cuts),
             slots,
             self.samples,
@@ -158,9 +215,16 @@ class _Run:
             (epoch - self.first_epoch) * self.samples % self.entries + first,
             first,
             start,
+            self.schedule.table.shape[2],
+            self.schedule.steps_per_row,
+            lasting,
             FEATURES=self.features,
             BIAS=self.bias,
             SINGLE=self.batch_size == 1,
+            GROUPS=self.groups,
+            SCHEDULED=self.schedule.kind,
+            CLIPS_NORM=self.clips_norm,
+            CLIPS_VALUE=self.clips_value,
             BLOCK=slots // blocks,
             NEVER=NEVER,
             **OPTIONS,

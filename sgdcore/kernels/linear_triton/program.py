@@ -79,11 +79,61 @@ def _sum(left, right):
 
 
 @triton.jit
-def _step(params, buffers, gradients, is_first, hyperparameters, runs):
+def _clipped(gradients, limits, CLIPS_NORM: tl.constexpr, CLIPS_VALUE: tl.constexpr):
+    """Return the gradients, clipped as in torch.nn.utils, and which trials' were; an infinite limit clips nothing."""
+    changed = limits[0] < 0
+    if CLIPS_NORM:
+        squares = gradients[0] * gradients[0]
+        for j in tl.static_range(1, len(gradients)):
+            squares = tl.fma(gradients[j], gradients[j], squares)
+        epsilon = tl.full(squares.shape, 1e-6, squares.dtype)
+        if squares.dtype == tl.float64:
+            ratio = limits[0] / (tl.sqrt(squares) + epsilon)
+        else:
+            ratio = tl.div_rn(limits[0], tl.sqrt_rn(squares) + epsilon)
+        changed = (ratio < 1) & (limits[0] < float("inf"))
+        factor = tl.where((ratio > 1) | (limits[0] == float("inf")), 1, ratio).to(squares.dtype)
+        scaled = ()
+        for j in tl.static_range(len(gradients)):
+            scaled += (gradients[j] * factor,)
+        gradients = scaled
+    if CLIPS_VALUE:
+        most = limits[1]
+        limited = ()
+        for j in tl.static_range(len(gradients)):
+            changed = changed | (tl.abs(gradients[j]) > most)
+            lowered = tl.where(gradients[j] > most, most, gradients[j])
+            limited += (tl.where(lowered < -most, -most, lowered),)
+        gradients = limited
+    return gradients, changed
+
+
+@triton.jit
+def _rule(rates, others):
+    """Return the arguments of the update rule after the buffer: a group's hyperparameters and its flags."""
+    return (rates[0], rates[1], others[0], others[1], rates[1] != 0, others[0] != 0, others[2] != 0)
+
+
+@triton.jit
+def _rates(rates_at, columns, own, GROUPS: tl.constexpr, GROUP: tl.constexpr, SCHEDULED: tl.constexpr):
+    """Return a group's -lr and momentum, scheduled or its own."""
+    rates = own
+    if SCHEDULED:
+        rates = (tl.load(rates_at + GROUP * columns), own[1])
+    if SCHEDULED == 2:
+        rates = (rates[0], tl.load(rates_at + (GROUPS + GROUP) * columns))
+    return rates
+
+
+@triton.jit
+def _step(params, buffers, gradients, is_first, of_features, of_bias, runs, FEATURES: tl.constexpr):
     """Step the running trials: return parameters, buffers and which trials still run. The others are unchanged."""
     stepped, buffered, finite = (), (), runs
     for j in tl.static_range(len(params)):
-        param, buffer = _update(params[j], gradients[j], buffers[j], is_first, *hyperparameters)
+        if j < FEATURES:
+            param, buffer = _update(params[j], gradients[j], buffers[j], is_first, *of_features)
+        else:
+            param, buffer = _update(params[j], gradients[j], buffers[j], is_first, *of_bias)
         stepped += (tl.where(runs, param, params[j]),)
         buffered += (tl.where(runs, buffer, buffers[j]),)
         finite = finite & (tl.abs(stepped[j]) < float("inf"))
@@ -102,7 +152,7 @@ def _watch(params, directions, peaks, ticks, runs, clock):
     return highest, dated
 
 
-@triton.jit(do_not_specialize=range(18))  # no separate code for aligned addresses or arguments equal to 1
+@triton.jit(do_not_specialize=range(24))  # no separate code for aligned addresses or arguments equal to 1
 def advance(
     table_at,
     after_at,
@@ -114,6 +164,9 @@ def advance(
     order_at,
     orders_at,
     cuts_at,
+    clipped_at,
+    rates_at,
+    columns_at,
     cuts,
     slots,
     samples,
@@ -122,15 +175,25 @@ def advance(
     position,
     first,
     start,
+    columns,
+    steps_per_row,
+    lasting,
     FEATURES: tl.constexpr,
     BIAS: tl.constexpr,
     SINGLE: tl.constexpr,
+    GROUPS: tl.constexpr,
+    SCHEDULED: tl.constexpr,
+    CLIPS_NORM: tl.constexpr,
+    CLIPS_VALUE: tl.constexpr,
     BLOCK: tl.constexpr,
     NEVER: tl.constexpr,
 ):
     """Step one block of trials from ``start`` through all cuts (counted from there), and store the path at each.
 
     ``position`` is the first batch's index among the ``entries`` of an order, ``first`` its index in the epoch.
+
+    A row of scheduled rates has ``columns`` numbers for each of: -lr of every group, and with SCHEDULED = 2 momentum of
+    every group. It lasts ``steps_per_row`` steps, the first row ``lasting`` steps.
     """
     P: tl.constexpr = FEATURES + BIAS
     slots = tl.cast(slots, tl.int64)
@@ -147,16 +210,17 @@ def advance(
     buffers = _load(table_at + slots * P, slots, P)
     peaks = _load(table_at + slots * (2 * P), slots, P)
     directions = _load(table_at + slots * (3 * P), slots, P)
-    negative_lr, momentum, weight_decay, undamped, nesterov = _load(table_at + slots * (4 * P), slots, 5)
-    hyperparameters = (
-        negative_lr,
-        momentum,
-        weight_decay,
-        undamped,
-        momentum != 0,
-        weight_decay != 0,
-        nesterov != 0,
-    )
+    hyperparameters = _load(table_at + slots * (4 * P), slots, 5 * GROUPS)
+    limits = _load(table_at + slots * (4 * P + 5 * GROUPS), slots, 2 * (CLIPS_NORM or CLIPS_VALUE))
+    if SCHEDULED:
+        rates_at += tl.load(columns_at + lanes)
+    rates = _rates(rates_at, columns, hyperparameters[:2], GROUPS, 0, SCHEDULED)
+    of_features = _rule(rates, hyperparameters[2:5])
+    of_bias = of_features
+    if GROUPS == 2:
+        bias_rates = _rates(rates_at, columns, hyperparameters[5:7], GROUPS, 1, SCHEDULED)
+        of_bias = _rule(bias_rates, hyperparameters[7:10])
+    clipped = tl.zeros((BLOCK,), tl.int32)
     runs = tl.load(stops_at) == NEVER
     ran = tl.zeros((BLOCK,), tl.int32)  # each trial's last step with finite values, counted from the start
     ticks = (ran,) * P  # the steps of this launch that reached the peaks, counted likewise; 0 if older
@@ -179,8 +243,23 @@ def advance(
                     sample, position, number = _draw(inputs_at, order_at, entries, position, number, WIDTH)
                     gradients = _sum(gradients, _gradients(params, sample, scale, FEATURES, BIAS))
             sample, position, number = _draw(inputs_at, order_at, entries, position, number, WIDTH)
-            params, buffers, runs = _step(params, buffers, gradients, clock == once, hyperparameters, runs)
+            if CLIPS_NORM or CLIPS_VALUE:
+                gradients, changed = _clipped(gradients, limits, CLIPS_NORM, CLIPS_VALUE)
+                clipped += (runs & changed).to(tl.int32)
+            params, buffers, runs = _step(
+                params, buffers, gradients, clock == once, of_features, of_bias, runs, FEATURES
+            )
             clock += 1
+            if SCHEDULED:  # a copy of the last row follows it
+                lasting -= 1
+                rates_at += tl.where(lasting == 0, columns * (GROUPS * SCHEDULED), 0)
+                lasting = tl.where(lasting == 0, steps_per_row, lasting)
+                rates = _rates(rates_at, columns, hyperparameters[:2], GROUPS, 0, SCHEDULED)
+                of_features = _rule(rates, hyperparameters[2:5])
+                of_bias = of_features
+                if GROUPS == 2:
+                    bias_rates = _rates(rates_at, columns, hyperparameters[5:7], GROUPS, 1, SCHEDULED)
+                    of_bias = _rule(bias_rates, hyperparameters[7:10])
             ran = tl.where(runs, clock, ran)
             peaks, ticks = _watch(params, directions, peaks, ticks, runs, clock)
         for j in tl.static_range(P):
@@ -194,3 +273,5 @@ def advance(
         tl.store(dates_at, start + ticks[j], mask=ticks[j] > 0)
         dates_at += slots
     tl.store(stops_at, start + ran + 1, mask=(tl.load(stops_at) == NEVER) & (runs == 0))
+    if CLIPS_NORM or CLIPS_VALUE:
+        tl.store(clipped_at + lanes, tl.load(clipped_at + lanes) + clipped)

@@ -7,9 +7,21 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import event, given
+from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
-from sgdcore import Dataset, Hyperparams, LinearModel, MlpModel, Recording, Task, Trajectories, train
+from sgdcore import (
+    Dataset,
+    Hyperparams,
+    LinearModel,
+    MlpModel,
+    Recording,
+    Schedule,
+    Scheduler,
+    Task,
+    Trajectories,
+    train,
+)
 from tests.support.hypothesis_profiles import NIGHTLY, examples
 from tests.support.kernel_cases import (
     CLIPPED_INPUTS,
@@ -119,21 +131,42 @@ def test_diverging_cases_do_overflow(desc: str, stopped: list[int]):
     assert not np.isfinite(result.params[stopped]).all(axis=1).any()
 
 
-def user_script(inputs, targets, arguments, *, epochs, batch_size, shuffle, seed, dtype):
+def user_script(
+    inputs,
+    targets,
+    arguments,
+    *,
+    epochs,
+    batch_size,
+    shuffle,
+    seed,
+    dtype,
+    bias=None,
+    scheduler=None,
+    by_step=False,
+    clip=lambda parameters: None,
+):
     """The loop that a user of torch writes; nothing of sgdcore in it."""
     torch.manual_seed(seed)
     model = torch.nn.Linear(inputs.shape[1], 1, dtype=dtype)
     data = TensorDataset(torch.tensor(inputs, dtype=dtype), torch.tensor(targets, dtype=dtype)[:, None])
     loader = DataLoader(data, batch_size, shuffle=shuffle, generator=torch.Generator().manual_seed(seed))
-    optimizer = torch.optim.SGD(model.parameters(), **arguments)
+    groups = [{"params": [model.weight]}, {"params": [model.bias], **(bias or {})}]
+    optimizer = torch.optim.SGD(groups, **arguments)
+    schedule = None if scheduler is None else scheduler(optimizer)
     loss_function = torch.nn.MSELoss()
     path = [torch.cat([model.weight[0], model.bias]).detach().numpy()]
     for _ in range(epochs):
         for x, y in loader:
             optimizer.zero_grad()
             loss_function(model(x), y).backward()
+            clip(model.parameters())
             optimizer.step()
             path.append(torch.cat([model.weight[0], model.bias]).detach().numpy())
+            if schedule and by_step:
+                schedule.step()
+        if schedule and not by_step:
+            schedule.step()
     return np.stack(path)
 
 
@@ -167,6 +200,109 @@ def test_equals_a_torch_script_bit_for_bit(kernel, batch_size, shuffle, features
             **options,
         )
         assert_same_bits(result.curves.path[0], expected)
+
+
+SCRIPT_EPOCHS = 3 if INTERPRETED and not NIGHTLY else 8
+SCHEDULED_SCRIPTS = {  # torch's scheduler, when it is stepped, ours
+    "step": (
+        lambda optimizer: lr_scheduler.StepLR(optimizer, 2, gamma=0.3),
+        Schedule(Scheduler("step", step_size=2, gamma=0.3)),
+    ),
+    "restarts": (
+        lambda optimizer: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 3, T_mult=2),
+        Schedule(Scheduler("cosine_restarts", T_0=3, T_mult=2), interval="step"),
+    ),
+    "warm-up, then cosine": (
+        lambda optimizer: lr_scheduler.SequentialLR(
+            optimizer,
+            [
+                lr_scheduler.LinearLR(optimizer, 0.1, total_iters=5),
+                lr_scheduler.CosineAnnealingLR(optimizer, 7 * SCRIPT_EPOCHS - 5, eta_min=1e-3),
+            ],
+            [5],
+        ),
+        Schedule(
+            Scheduler("linear", start_factor=0.1, total_iters=5), Scheduler("cosine", eta_min=1e-3), interval="step"
+        ),
+    ),
+    "onecycle": (
+        lambda optimizer: lr_scheduler.OneCycleLR(
+            optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=7 * SCRIPT_EPOCHS + 1
+        ),
+        Schedule(Scheduler("onecycle", total_steps=7 * SCRIPT_EPOCHS + 1), interval="step"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kernel", EXACT)
+@pytest.mark.parametrize("kind", SCHEDULED_SCRIPTS)
+@pytest.mark.parametrize("bias", [{}, {"lr": 0.02, "weight_decay": 0.0}], ids=["one group", "two groups"])
+def test_equals_a_torch_script_with_a_schedule_bit_for_bit(kernel: str, kind: str, bias: dict[str, float]):
+    scheduler, schedule = SCHEDULED_SCRIPTS[kind]
+    rng = np.random.default_rng(6)
+    inputs, targets = rng.standard_normal((7, 1)), rng.standard_normal(7)
+    arguments = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}
+    expected = user_script(
+        inputs,
+        targets,
+        arguments,
+        epochs=SCRIPT_EPOCHS,
+        batch_size=1,
+        shuffle=True,
+        seed=3,
+        dtype=torch.float32,
+        bias=bias,
+        scheduler=scheduler,
+        by_step=schedule.interval == "step",
+    )
+    result = train(
+        Task(Dataset(inputs, targets)),
+        Hyperparams(**arguments, schedule=schedule, groups={"bias": bias} if bias else None),
+        epochs=SCRIPT_EPOCHS,
+        order="shuffled",
+        seeds=3,
+        kernel=kernel,
+        record=Recording(spacing="all"),
+        groups={"bias": ["bias"]},
+    )
+    assert_same_bits(result.curves.path[0], expected)
+
+
+@pytest.mark.parametrize("kernel", EXACT)
+@pytest.mark.parametrize(
+    "limits",
+    [{"clip_grad_norm": 0.5}, {"clip_grad_value": 0.2}, {"clip_grad_norm": 0.5, "clip_grad_value": 0.4}],
+    ids=" ".join,
+)
+def test_equals_a_torch_script_that_clips_to_rounding(kernel: str, limits: dict[str, float]):
+    rng = np.random.default_rng(7)
+    inputs, targets = rng.standard_normal((7, 3)), 3 * rng.standard_normal(7)
+    clipped_steps = 0
+
+    def clip(parameters):
+        nonlocal clipped_steps
+        parameters = list(parameters)
+        before = [parameter.grad.clone() for parameter in parameters]
+        if "clip_grad_norm" in limits:
+            torch.nn.utils.clip_grad_norm_(parameters, limits["clip_grad_norm"])
+        if "clip_grad_value" in limits:
+            torch.nn.utils.clip_grad_value_(parameters, limits["clip_grad_value"])
+        clipped_steps += any((parameter.grad != old).any() for parameter, old in zip(parameters, before, strict=True))
+
+    options = {"epochs": SCRIPT_EPOCHS, "batch_size": 1}
+    arguments = {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.01}
+    expected = user_script(inputs, targets, arguments, shuffle=False, seed=1, dtype=torch.float32, clip=clip, **options)
+    result = train(
+        Task(Dataset(inputs, targets)),
+        Hyperparams(**arguments, **limits),
+        seeds=1,
+        kernel=kernel,
+        record=Recording(spacing="all"),
+        **options,
+    )
+    assert 0 < clipped_steps < len(expected) - 1
+    assert result.state.clipped_steps.tolist() == [clipped_steps]
+    np.testing.assert_allclose(result.curves.path[0], expected, rtol=1e-4, atol=1e-6)
 
 
 def distance(path: np.ndarray, exact: np.ndarray) -> float:

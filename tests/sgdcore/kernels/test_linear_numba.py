@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from llvmlite.binding import get_host_cpu_features
 
-from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Task, train
+from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Schedule, Scheduler, Task, rates, train
 from sgdcore.kernels.linear_numba import batches, kernel
 from sgdcore.kernels.linear_numba.forms import BLOCK, DECAY, FEW, MOMENTUM, NESTEROV, Form
 from sgdcore.kernels.linear_numba.kernel import CHUNK
@@ -21,7 +21,15 @@ from sgdcore.kernels.simd.lanes import GROUP
 from sgdcore.tasks import linear
 from sgdcore.tasks.datasets import line
 from tests.support.hypothesis_profiles import NIGHTLY
-from tests.support.kernel_cases import TrainInput, assert_same, assert_same_training
+from tests.support.kernel_cases import (
+    STATE,
+    TrainInput,
+    assert_close_training,
+    assert_same,
+    assert_same_bits,
+    assert_same_state,
+    assert_same_training,
+)
 
 KINDS = [0, DECAY, MOMENTUM, MOMENTUM | DECAY, MOMENTUM | NESTEROV, MOMENTUM | DECAY | NESTEROV]
 
@@ -87,6 +95,60 @@ LANES = [
 ]
 if NIGHTLY:
     LANES = list(product([1, 3, 8, 20], ["float32", "float64"], [1, 2, 7]))
+
+
+def with_everything(features: int, dtype: str, batch_size: int) -> TrainInput:
+    """Trials with schedules by step, by epoch and none, a group of the bias, and clipped gradients; some overflow."""
+    case = cases_of(features, dtype, epochs=20, batch_size=batch_size, order="shuffled", groups={"bias": ["bias"]})
+    by_step = Schedule(Scheduler("linear", total_iters=40), Scheduler("exponential", gamma=0.999), interval="step")
+    hyperparams = {
+        "lr": [0.02, 0.01, 0.05, 0.02, 0.01, 0.02],
+        "momentum": 0.9,
+        "weight_decay": [0.1, 0.1, 0.1, 0.1, 0.1, 1e12],
+        "schedule": [by_step, Schedule(Scheduler("step", step_size=7)), None] * 2,
+        "groups": {"bias": {"lr": [0.01, 0.02, 0.02, 0.01, 0.01, 0.02], "weight_decay": 0.0}},
+        "clip_grad_norm": [0.5, 3, 1e3, np.inf, np.inf, 1],
+        "clip_grad_value": [np.inf, np.inf, np.inf, 0.5, 2, np.inf],
+    }
+    return dataclasses.replace(case, hyperparams=hyperparams)
+
+
+# One of each way of stepping: unrolled, by samples, by rows.
+EVERYTHING = [(1, "float32", 1), (20, "float64", 2), (20, "float64", 5)]
+
+
+@pytest.mark.parametrize(("features", "dtype", "batch_size"), EVERYTHING)
+def test_schedules_groups_and_clipping_together(features: int, dtype: str, batch_size: int):
+    case = with_everything(features, dtype, batch_size)
+    expected = case.train(kernel="reference")
+    assert expected.first_nonfinite_step[-1] >= 0
+    assert len(set(expected.state.clipped_steps.tolist())) >= 4
+    assert_close_training(case.train(kernel="numba"), expected)
+
+
+@pytest.mark.parametrize(("features", "dtype", "batch_size"), EVERYTHING)
+def test_schedules_groups_and_clipping_do_not_depend_on_neighbours_or_cuts(
+    features: int, dtype: str, batch_size: int, monkeypatch: pytest.MonkeyPatch
+):
+    case = with_everything(features, dtype, batch_size)
+    expected = case.train(kernel="numba", record=Recording(0))
+    assert_same_state(case.train(kernel="numba", record=Recording(spacing="all"), threads=1), expected)
+    begun = case.train(kernel="numba", epochs=3)
+    assert_same_state(case.train(kernel="numba", epochs=17, start=begun), expected)
+    monkeypatch.setattr(rates, "_ENTRIES", 12 * 11)  # 11 rows of 6 columns in 2 groups
+    assert_same_state(case.train(kernel="numba"), expected)
+    copies = 19
+    many = {
+        name: column if np.ndim(column) == 0 else np.repeat(column, copies)
+        for name, column in case.hyperparams.items()
+        if name not in ("schedule", "groups")
+    }
+    schedules = [schedule for schedule in case.hyperparams["schedule"] for _ in range(copies)]
+    bias = {"lr": np.repeat(case.hyperparams["groups"]["bias"]["lr"], copies), "weight_decay": 0.0}
+    crowd = dataclasses.replace(case, hyperparams=many | {"schedule": schedules, "groups": {"bias": bias}})
+    together = crowd.train(kernel="numba").state
+    for name in STATE:
+        assert_same_bits(getattr(together, name), np.repeat(getattr(expected.state, name), copies, axis=0), name)
 
 
 @pytest.mark.parametrize(("features", "dtype", "batch_size"), WIDTHS)

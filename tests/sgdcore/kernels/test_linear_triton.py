@@ -58,16 +58,19 @@ class Compiled:
 
     parameters: int
     per_thread: int
+    clips_norm: bool
     ptx: str
     usage: str
 
     @classmethod
-    def of(cls, capability: int, dtype: str, features: int, bias: bool, single: bool) -> "Compiled":
+    def of(cls, capability: int, dtype: str, features: int, bias: bool, single: bool, **more: int) -> "Compiled":
         parameters = features + bias
         block = block_of(parameters, {"fp32": 4, "fp64": 8}[dtype])
-        floats = dict.fromkeys(("table_at", "after_at", "path_at", "inputs_at", "scales_at"), f"*{dtype}")
-        longs = dict.fromkeys(("dates_at", "stops_at", "orders_at"), "*i64")
+        pointers = ("table_at", "after_at", "path_at", "inputs_at", "scales_at", "rates_at")
+        floats = dict.fromkeys(pointers, f"*{dtype}")
+        longs = dict.fromkeys(("dates_at", "stops_at", "orders_at", "clipped_at", "columns_at"), "*i64")
         constants = {"FEATURES": features, "BIAS": bias, "SINGLE": single, "BLOCK": block, "NEVER": -1}
+        constants |= {"GROUPS": 1, "SCHEDULED": 0, "CLIPS_NORM": False, "CLIPS_VALUE": False} | more
         types = {**floats, **longs, "order_at": "*i32", "cuts_at": "*i32", **dict.fromkeys(constants, "constexpr")}
         signature = {name: types.get(name, "i32") for name in program.advance.arg_names}
         compiled = triton.compile(
@@ -75,7 +78,8 @@ class Compiled:
             target=GPUTarget("cuda", capability, 32),
             options=program.OPTIONS,
         )
-        return cls(parameters, block // THREADS, compiled.asm["ptx"], resource_usage(compiled.asm["cubin"]))
+        clips_norm = bool(constants["CLIPS_NORM"])
+        return cls(parameters, block // THREADS, clips_norm, compiled.asm["ptx"], resource_usage(compiled.asm["cubin"]))
 
 
 def test_a_launch_compiles_what_these_tests_compile():
@@ -103,6 +107,10 @@ def resource_usage(cubin: bytes) -> str:
         (90, "fp64", 1, True, True),
         (80, "fp64", 3, True, False),
         (90, "fp64", MOST_PARAMETERS - 1, True, False),
+        (90, "fp32", 1, True, True, {"GROUPS": 2, "SCHEDULED": 1}),
+        (90, "fp32", MOST_PARAMETERS - 1, True, False, {"SCHEDULED": 2}),
+        (80, "fp32", 7, True, True, {"GROUPS": 2, "SCHEDULED": 1, "CLIPS_NORM": True, "CLIPS_VALUE": True}),
+        (90, "fp64", 3, True, True, {"CLIPS_NORM": True}),
     ],
     ids=lambda given: "-".join(map(str, given)),
 )
@@ -111,7 +119,8 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         patch.setenv(
             "TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton"))
         )  # compiled anew, not taken from a cache
-        return Compiled.of(*request.param)
+        shape, more = request.param[:5], request.param[5:]
+        return Compiled.of(*shape, **(more[0] if more else {}))
 
 
 def test_a_trial_stays_in_registers(compiled: Compiled):
@@ -124,11 +133,14 @@ def test_a_trial_stays_in_registers(compiled: Compiled):
 def test_the_only_fused_operations_are_the_rules_own(compiled: Compiled):
     """Decay, buffer, Nesterov and step, once for every parameter of every trial of a thread: the loop is not unrolled.
 
-    Products and sums that are not the rule's have an explicit rounding, so that ptxas may not fuse them either.
+    A norm has one for every parameter but the first. Products and sums that are not the rule's have an explicit
+    rounding, so that ptxas may not fuse them either.
     """
-    assert len(re.findall(r"\bfma\.", compiled.ptx)) == 4 * compiled.parameters * compiled.per_thread
+    expected = 4 * compiled.parameters + (compiled.parameters - 1 if compiled.clips_norm else 0)
+    assert len(re.findall(r"\bfma\.", compiled.ptx)) == expected * compiled.per_thread
     arithmetic = re.findall(r"\b(?:fma|add|sub|mul|mad|div|rcp|sqrt|ex2)\.\S*f(?:32|64)\b", compiled.ptx)
-    assert {name.partition(".f")[0] for name in arithmetic} <= {"fma.rn", "add.rn", "sub.rn", "mul.rn"}
+    of_norms = {"div.rn", "sqrt.rn"} if compiled.clips_norm else set()
+    assert {name.partition(".f")[0] for name in arithmetic} <= {"fma.rn", "add.rn", "sub.rn", "mul.rn"} | of_norms
     assert ".ftz" not in compiled.ptx
     assert ".approx" not in compiled.ptx
 
