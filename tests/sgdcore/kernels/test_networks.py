@@ -7,8 +7,21 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 
-from sgdcore import Dataset, Hyperparams, InvalidTask, MlpModel, ModuleModel, Recording, Task, judge, train
+from sgdcore import (
+    Dataset,
+    Hyperparams,
+    InvalidTask,
+    MlpModel,
+    ModuleModel,
+    Recording,
+    Schedule,
+    Scheduler,
+    Task,
+    judge,
+    train,
+)
 from sgdcore.kernels.module_torch import functional, traced
 from sgdcore.kernels.module_torch import kernel as torch_kernel
 from tests.support import network_modules
@@ -81,6 +94,69 @@ def test_equals_a_torch_script(kernel):
     both = Hyperparams(**{name: [value] * 2 for name, value in arguments.items()})
     result = train(task, both, epochs=9, batch_size=5, seeds=[0, 7], kernel=kernel)
     np.testing.assert_allclose(result.params, expected, rtol=1e-5, atol=1e-6)
+
+
+def scheduled_script(inputs, targets, make_scheduler, by_step, limit, seed, epochs, batch_size):
+    """What a user of torch writes who schedules lr, clips, and does not decay biases; nothing of sgdcore in it."""
+    torch.manual_seed(seed)
+    net = network_modules.small(activation="ReLU")
+    x, y = torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32)[:, None]
+    biases = [p for name, p in net.named_parameters() if name.endswith(".bias")]
+    others = [p for name, p in net.named_parameters() if not name.endswith(".bias")]
+    optimizer = torch.optim.SGD(
+        [{"params": others, "weight_decay": 0.1}, {"params": biases, "lr": 0.02}], lr=0.05, momentum=0.9
+    )
+    scheduler, clipped = make_scheduler(optimizer), 0
+    for _ in range(epochs):
+        for first in range(0, len(y), batch_size):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(net(x[first : first + batch_size]), y[first : first + batch_size]).backward()
+            clipped += int(nn.utils.clip_grad_norm_(net.parameters(), limit) > limit)
+            optimizer.step()
+            if by_step:
+                scheduler.step()
+        if not by_step:
+            scheduler.step()
+    return torch.cat([p.detach().flatten() for p in net.parameters()]).numpy(), clipped
+
+
+@pytest.mark.parametrize(
+    ("kernel", "model"),
+    [
+        ("numba", MlpModel((3,))),
+        ("torch", MlpModel((3,))),
+        ("torch", ModuleModel(f"{HERE}:small", {"activation": "ReLU"})),
+        ("reference", MlpModel((3,))),
+    ],
+    ids=["mlp, numba", "mlp, torch", "module, torch", "mlp, reference"],
+)
+@pytest.mark.parametrize(
+    ("schedule", "make_scheduler"),
+    [
+        (Schedule(Scheduler("cosine", T_max=9)), lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, T_max=9)),
+        (
+            Schedule(Scheduler("onecycle"), interval="step"),
+            lambda optimizer: lr_scheduler.OneCycleLR(optimizer, max_lr=[0.05, 0.02], total_steps=45),
+        ),
+    ],
+    ids=["cosine by epoch", "onecycle by step"],
+)
+def test_schedules_groups_and_clipping_equal_a_torch_script(kernel, model, schedule, make_scheduler):
+    by_step, limit = schedule.interval == "step", 2.0
+    scripts = [scheduled_script(INPUTS, DATA.targets, make_scheduler, by_step, limit, seed, 9, 5) for seed in (0, 7)]
+    both = Hyperparams(
+        lr=[0.05] * 2,
+        momentum=0.9,
+        weight_decay=0.1,
+        clip_grad_norm=limit,
+        schedule=schedule,
+        groups={"bias": {"lr": 0.02, "weight_decay": 0.0}},
+    )
+    options = {"epochs": 9, "batch_size": 5, "seeds": [0, 7], "groups": {"bias": ["*.bias"]}}
+    result = train(Task(DATA, model), both, kernel=kernel, **options)
+    assert [0 < clipped < 45 for _, clipped in scripts] == [True, True]
+    np.testing.assert_array_equal(result.state.clipped_steps, [clipped for _, clipped in scripts])
+    np.testing.assert_allclose(result.params, [params for params, _ in scripts], rtol=1e-5, atol=1e-6)
 
 
 def test_an_mlp_is_torchs_sequential():
