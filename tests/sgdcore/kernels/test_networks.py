@@ -25,12 +25,15 @@ from sgdcore import (
 from sgdcore.kernels.module_torch import functional, traced
 from sgdcore.kernels.module_torch import kernel as torch_kernel
 from tests.support import network_modules
-from tests.support.kernel_cases import ALL_KINDS, assert_same
+from tests.support.kernel_cases import ALL_KINDS, EVERYTHING, assert_same
 
 HERE = "tests.support.network_modules"
 RNG = np.random.default_rng(0)
 INPUTS = RNG.standard_normal((22, 2))
 DATA = Dataset(INPUTS, np.sin(INPUTS[:, 0]) + INPUTS[:, 1] ** 2)
+of_every_kind = pytest.mark.parametrize(
+    "kinds", [ALL_KINDS, EVERYTHING], ids=["plain", "scheduled, in groups, clipped"]
+)
 BOUND = {"float32": 1e-5, "float64": 1e-12}
 
 
@@ -40,7 +43,10 @@ def module(name: str, **arguments: Any) -> Task:
 
 def run(task: Task, kernel: str = "torch", **kwargs: Any):
     options = {"epochs": 40, "batch_size": 5, "order": "shuffled", "seeds": [0, 1, 2, 0, 1], "threads": 1} | kwargs
-    return train(task, Hyperparams(**ALL_KINDS), kernel=kernel, **options)
+    given = options.pop("hyperparams", ALL_KINDS)
+    if "groups" in given:
+        options["groups"] = {"bias": ["*.bias"]}
+    return train(task, Hyperparams(**given), kernel=kernel, **options)
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -174,22 +180,26 @@ def test_an_mlp_is_torchs_sequential():
     assert len(task.parameter_names) == start.params.shape[1]
 
 
-def test_trials_do_not_depend_on_the_packs(monkeypatch):
+@of_every_kind
+def test_trials_do_not_depend_on_the_packs(kinds, monkeypatch):
     task = module("small")
-    whole = run(task, dtype="float64")
-    monkeypatch.setattr(torch_kernel, "PACK_TRIALS", 2)
-    parts = run(task, dtype="float64")
-    np.testing.assert_allclose(parts.params, whole.params, rtol=1e-13)
-    np.testing.assert_allclose(parts.loss, whole.loss, rtol=1e-13)
+    options = {"hyperparams": kinds, "dtype": "float64", "epochs": 12}
+    whole = run(task, **options)
+    monkeypatch.setattr(torch_kernel, "_CPU_TRIALS", 2)
+    parts = run(task, **options)
+    np.testing.assert_allclose(parts.params, whole.params, rtol=1e-12)
+    np.testing.assert_allclose(parts.loss, whole.loss, rtol=1e-12)
+    np.testing.assert_array_equal(parts.state.clipped_steps, whole.state.clipped_steps)
+    assert whole.state.clipped_steps.any() == (kinds is EVERYTHING)
 
 
-def test_going_on_equals_one_longer_run_bit_for_bit():
-    task, hyperparams = module("small"), Hyperparams(**ALL_KINDS)
-    options = {"batch_size": 5, "order": "shuffled", "seeds": [0, 1, 2, 0, 1]}
-    half = train(task, hyperparams, epochs=3, **options)
-    on = train(task, hyperparams, epochs=4, start=half, record=Recording(spacing="all"), **options)
-    whole = train(task, hyperparams, epochs=7, record=Recording(spacing="all"), **options)
+@of_every_kind
+def test_going_on_equals_one_longer_run_bit_for_bit(kinds):
+    task, options = module("small"), {"hyperparams": kinds, "record": Recording(spacing="all")}
+    half = run(task, **options, epochs=3)
+    on, whole = run(task, **options, epochs=4, start=half), run(task, **options, epochs=7)
     np.testing.assert_array_equal(on.params, whole.params)
+    np.testing.assert_array_equal(on.state.clipped_steps, whole.state.clipped_steps)
     np.testing.assert_array_equal(on.loss, whole.loss[:, half.state.step :])
 
 
@@ -255,11 +265,17 @@ def test_nothing_is_known_of_the_minimum():
             assert verdicts.verdict[best] == "converged"
 
 
-def test_compiled_steps_do_the_same():
+@of_every_kind
+def test_compiled_steps_do_the_same(kinds):
+    from torch._dynamo.utils import counters  # here, because it takes seconds
+
     task = Task(DATA, MlpModel((3,), "tanh"))
-    options = {"epochs": 3, "batch_size": 11, "seeds": 0, "order": "sequential"}
+    options = {"hyperparams": kinds, "epochs": 3, "batch_size": 11, "seeds": 0, "order": "sequential"}
+    before = counters["stats"]["unique_graphs"]
     compiled, eager = run(task, compile=True, **options), run(task, **options)
+    assert counters["stats"]["unique_graphs"] == before + 1  # of all steps
     np.testing.assert_allclose(compiled.params, eager.params, rtol=1e-5)
+    np.testing.assert_array_equal(compiled.state.clipped_steps, eager.state.clipped_steps)
 
 
 def test_training_leaves_torch_as_it_was():
