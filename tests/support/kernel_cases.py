@@ -216,6 +216,18 @@ def network(
 WARM_UP = Schedule(Scheduler("linear", total_iters=3), Scheduler("cosine", eta_min=1e-3))
 ONECYCLE = Schedule(Scheduler("onecycle"), interval="step")
 NO_DECAY = {"bias": {"weight_decay": 0.0, "lr": [0.01, 0.02, 0.05, 0.1, 0.01]}}
+EVERYTHING = ALL_KINDS | {  # schedules of a length of their own, so that runs can be continued
+    "schedule": [
+        Schedule(Scheduler("linear", total_iters=3), Scheduler("cosine", T_max=5)),
+        Schedule(Scheduler("onecycle", total_steps=64), interval="step"),
+        None,
+        Schedule(Scheduler("exponential", gamma=0.8)),
+        None,
+    ],
+    "groups": {"bias": {"weight_decay": 0.0, "lr": [0.01, 0.02, 0.05, 0.1, 0.01], "dampening": 0.0}},
+    "clip_grad_norm": [0.1, np.inf, 1, 0.3, np.inf],
+    "clip_grad_value": [0.2, 0.1, np.inf, np.inf, np.inf],
+}
 NETWORK_INPUTS = [  # deliberately few dtypes and activations for each batch size: each pair takes seconds to compile
     network("relu, the last batch short", MlpModel((5,))),
     network("three layers", MlpModel((9, 6, 4)), "huber"),

@@ -40,6 +40,7 @@ from tests.support.kernel_cases import (
 )
 
 COMPILED = [name for name in EXACT if name != "reference"]
+CLIPS_OF_FIVE = {"clip_grad_norm": [1e3, 1, np.inf, np.inf, 0.5], "clip_grad_value": [np.inf, np.inf, 10, 1e12, 1]}
 OF_ANY_WIDTH = [name for name in COMPILED if name != "triton"]
 
 
@@ -89,16 +90,20 @@ def test_network_agrees_with_reference_to_rounding(case: TrainInput, kernel: str
 
 
 @pytest.mark.parametrize("kernel", ["numba", "torch"])
+@pytest.mark.parametrize("clips", [{}, CLIPS_OF_FIVE], ids=["plain", "clipped"])
 @pytest.mark.parametrize(("loss", "hidden"), [("mse", (5,)), ("mae", (5,)), ("mse", (6, 4))])
-def test_diverging_networks_stop_where_torchs_do(kernel: str, loss: str, hidden: tuple[int, ...]):
+def test_diverging_networks_stop_where_torchs_do(
+    kernel: str, loss: str, hidden: tuple[int, ...], clips: dict[str, list[float]]
+):
     case = network("diverging", MlpModel(hidden), loss, WAVES.split(0.3), epochs=6)
-    hyperparams = {"lr": [1e12, 0.01, 3e38, 1e30, 0.02]}
+    hyperparams = {"lr": [1e12, 0.01, 3e38, 1e30, 0.02]} | clips
     ours, theirs = (replace(case, hyperparams=hyperparams).train(kernel=name) for name in (kernel, "reference"))
     assert (theirs.first_nonfinite_step[[2, 3]] >= 0).all()
     assert (theirs.first_nonfinite_step[[1, 4]] < 0).all()
     np.testing.assert_array_equal(ours.first_nonfinite_step, theirs.first_nonfinite_step)
     np.testing.assert_array_equal(np.isfinite(ours.params), np.isfinite(theirs.params))
     # A sum that overflows is infinite in one order, and inf - inf in another.
+    np.testing.assert_array_equal(ours.state.clipped_steps[[1, 4]], theirs.state.clipped_steps[[1, 4]])
     np.testing.assert_array_equal(np.isfinite(ours.loss), np.isfinite(theirs.loss))
     np.testing.assert_array_equal(np.isfinite(ours.curves.validation_loss), np.isfinite(theirs.curves.validation_loss))
 

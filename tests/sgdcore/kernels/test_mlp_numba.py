@@ -7,28 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sgdcore import KernelUnavailable, LinearModel, MlpModel, Recording, Schedule, Scheduler, Task, rates, train
+from sgdcore import KernelUnavailable, LinearModel, MlpModel, Recording, Task, rates, train
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels import dispatch as chosen
 from sgdcore.kernels.mlp_numba import kernel as mlp_kernel
 from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, layers
-from tests.support.kernel_cases import ALL_KINDS, WAVES, TrainInput, assert_same, assert_same_state, network, take
+from tests.support.kernel_cases import EVERYTHING, WAVES, TrainInput, assert_same, assert_same_state, network, take
 
 CASE = network("many", MlpModel((6, 5)), "huber", WAVES.split(0.3), epochs=8)
-SCHEDULES = [
-    Schedule(Scheduler("linear", total_iters=3), Scheduler("cosine", T_max=5)),
-    Schedule(Scheduler("onecycle", total_steps=64), interval="step"),
-    None,
-    Schedule(Scheduler("exponential", gamma=0.8)),
-    None,
-]
-EVERYTHING = {
-    "schedule": SCHEDULES,
-    "groups": {"bias": {"weight_decay": 0.0, "lr": [0.01, 0.02, 0.05, 0.1, 0.01], "dampening": 0.0}},
-    "clip_grad_norm": [0.1, np.inf, 1, 0.3, np.inf],
-    "clip_grad_value": [0.2, 0.1, np.inf, np.inf, np.inf],
-}
-EVERY_CASE = replace(CASE, hyperparams=ALL_KINDS | EVERYTHING, kwargs=CASE.kwargs | {"groups": {"bias": ["*.bias"]}})
+EVERY_CASE = replace(CASE, hyperparams=EVERYTHING, kwargs=CASE.kwargs | {"groups": {"bias": ["*.bias"]}})
 SEEDS = np.random.default_rng(1).integers(0, 9, 40)
 
 

@@ -7,17 +7,33 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 
-from sgdcore import Dataset, Hyperparams, InvalidTask, MlpModel, ModuleModel, Recording, Task, judge, train
+from sgdcore import (
+    Dataset,
+    Hyperparams,
+    InvalidTask,
+    MlpModel,
+    ModuleModel,
+    Recording,
+    Schedule,
+    Scheduler,
+    Task,
+    judge,
+    train,
+)
 from sgdcore.kernels.module_torch import functional, traced
 from sgdcore.kernels.module_torch import kernel as torch_kernel
 from tests.support import network_modules
-from tests.support.kernel_cases import ALL_KINDS, assert_same
+from tests.support.kernel_cases import ALL_KINDS, EVERYTHING, assert_same
 
 HERE = "tests.support.network_modules"
 RNG = np.random.default_rng(0)
 INPUTS = RNG.standard_normal((22, 2))
 DATA = Dataset(INPUTS, np.sin(INPUTS[:, 0]) + INPUTS[:, 1] ** 2)
+of_every_kind = pytest.mark.parametrize(
+    "kinds", [ALL_KINDS, EVERYTHING], ids=["plain", "scheduled, in groups, clipped"]
+)
 BOUND = {"float32": 1e-5, "float64": 1e-12}
 
 
@@ -27,7 +43,10 @@ def module(name: str, **arguments: Any) -> Task:
 
 def run(task: Task, kernel: str = "torch", **kwargs: Any):
     options = {"epochs": 40, "batch_size": 5, "order": "shuffled", "seeds": [0, 1, 2, 0, 1], "threads": 1} | kwargs
-    return train(task, Hyperparams(**ALL_KINDS), kernel=kernel, **options)
+    given = options.pop("hyperparams", ALL_KINDS)
+    if "groups" in given:
+        options["groups"] = {"bias": ["*.bias"]}
+    return train(task, Hyperparams(**given), kernel=kernel, **options)
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -83,6 +102,69 @@ def test_equals_a_torch_script(kernel):
     np.testing.assert_allclose(result.params, expected, rtol=1e-5, atol=1e-6)
 
 
+def scheduled_script(inputs, targets, make_scheduler, by_step, limit, seed, epochs, batch_size):
+    """What a user of torch writes who schedules lr, clips, and does not decay biases; nothing of sgdcore in it."""
+    torch.manual_seed(seed)
+    net = network_modules.small(activation="ReLU")
+    x, y = torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32)[:, None]
+    biases = [p for name, p in net.named_parameters() if name.endswith(".bias")]
+    others = [p for name, p in net.named_parameters() if not name.endswith(".bias")]
+    optimizer = torch.optim.SGD(
+        [{"params": others, "weight_decay": 0.1}, {"params": biases, "lr": 0.02}], lr=0.05, momentum=0.9
+    )
+    scheduler, clipped = make_scheduler(optimizer), 0
+    for _ in range(epochs):
+        for first in range(0, len(y), batch_size):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(net(x[first : first + batch_size]), y[first : first + batch_size]).backward()
+            clipped += int(nn.utils.clip_grad_norm_(net.parameters(), limit) > limit)
+            optimizer.step()
+            if by_step:
+                scheduler.step()
+        if not by_step:
+            scheduler.step()
+    return torch.cat([p.detach().flatten() for p in net.parameters()]).numpy(), clipped
+
+
+@pytest.mark.parametrize(
+    ("kernel", "model"),
+    [
+        ("numba", MlpModel((3,))),
+        ("torch", MlpModel((3,))),
+        ("torch", ModuleModel(f"{HERE}:small", {"activation": "ReLU"})),
+        ("reference", MlpModel((3,))),
+    ],
+    ids=["mlp, numba", "mlp, torch", "module, torch", "mlp, reference"],
+)
+@pytest.mark.parametrize(
+    ("schedule", "make_scheduler"),
+    [
+        (Schedule(Scheduler("cosine", T_max=9)), lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, T_max=9)),
+        (
+            Schedule(Scheduler("onecycle"), interval="step"),
+            lambda optimizer: lr_scheduler.OneCycleLR(optimizer, max_lr=[0.05, 0.02], total_steps=45),
+        ),
+    ],
+    ids=["cosine by epoch", "onecycle by step"],
+)
+def test_schedules_groups_and_clipping_equal_a_torch_script(kernel, model, schedule, make_scheduler):
+    by_step, limit = schedule.interval == "step", 2.0
+    scripts = [scheduled_script(INPUTS, DATA.targets, make_scheduler, by_step, limit, seed, 9, 5) for seed in (0, 7)]
+    both = Hyperparams(
+        lr=[0.05] * 2,
+        momentum=0.9,
+        weight_decay=0.1,
+        clip_grad_norm=limit,
+        schedule=schedule,
+        groups={"bias": {"lr": 0.02, "weight_decay": 0.0}},
+    )
+    options = {"epochs": 9, "batch_size": 5, "seeds": [0, 7], "groups": {"bias": ["*.bias"]}}
+    result = train(Task(DATA, model), both, kernel=kernel, **options)
+    assert [0 < clipped < 45 for _, clipped in scripts] == [True, True]
+    np.testing.assert_array_equal(result.state.clipped_steps, [clipped for _, clipped in scripts])
+    np.testing.assert_allclose(result.params, [params for params, _ in scripts], rtol=1e-5, atol=1e-6)
+
+
 def test_an_mlp_is_torchs_sequential():
     task = Task(DATA, MlpModel((3, 2), "gelu"))
     torch.manual_seed(5)
@@ -98,22 +180,26 @@ def test_an_mlp_is_torchs_sequential():
     assert len(task.parameter_names) == start.params.shape[1]
 
 
-def test_trials_do_not_depend_on_the_packs(monkeypatch):
+@of_every_kind
+def test_trials_do_not_depend_on_the_packs(kinds, monkeypatch):
     task = module("small")
-    whole = run(task, dtype="float64")
-    monkeypatch.setattr(torch_kernel, "PACK_TRIALS", 2)
-    parts = run(task, dtype="float64")
-    np.testing.assert_allclose(parts.params, whole.params, rtol=1e-13)
-    np.testing.assert_allclose(parts.loss, whole.loss, rtol=1e-13)
+    options = {"hyperparams": kinds, "dtype": "float64", "epochs": 12}
+    whole = run(task, **options)
+    monkeypatch.setattr(torch_kernel, "_CPU_TRIALS", 2)
+    parts = run(task, **options)
+    np.testing.assert_allclose(parts.params, whole.params, rtol=1e-12)
+    np.testing.assert_allclose(parts.loss, whole.loss, rtol=1e-12)
+    np.testing.assert_array_equal(parts.state.clipped_steps, whole.state.clipped_steps)
+    assert whole.state.clipped_steps.any() == (kinds is EVERYTHING)
 
 
-def test_going_on_equals_one_longer_run_bit_for_bit():
-    task, hyperparams = module("small"), Hyperparams(**ALL_KINDS)
-    options = {"batch_size": 5, "order": "shuffled", "seeds": [0, 1, 2, 0, 1]}
-    half = train(task, hyperparams, epochs=3, **options)
-    on = train(task, hyperparams, epochs=4, start=half, record=Recording(spacing="all"), **options)
-    whole = train(task, hyperparams, epochs=7, record=Recording(spacing="all"), **options)
+@of_every_kind
+def test_going_on_equals_one_longer_run_bit_for_bit(kinds):
+    task, options = module("small"), {"hyperparams": kinds, "record": Recording(spacing="all")}
+    half = run(task, **options, epochs=3)
+    on, whole = run(task, **options, epochs=4, start=half), run(task, **options, epochs=7)
     np.testing.assert_array_equal(on.params, whole.params)
+    np.testing.assert_array_equal(on.state.clipped_steps, whole.state.clipped_steps)
     np.testing.assert_array_equal(on.loss, whole.loss[:, half.state.step :])
 
 
@@ -179,11 +265,17 @@ def test_nothing_is_known_of_the_minimum():
             assert verdicts.verdict[best] == "converged"
 
 
-def test_compiled_steps_do_the_same():
+@of_every_kind
+def test_compiled_steps_do_the_same(kinds):
+    from torch._dynamo.utils import counters  # here, because it takes seconds
+
     task = Task(DATA, MlpModel((3,), "tanh"))
-    options = {"epochs": 3, "batch_size": 11, "seeds": 0, "order": "sequential"}
+    options = {"hyperparams": kinds, "epochs": 3, "batch_size": 11, "seeds": 0, "order": "sequential"}
+    before = counters["stats"]["unique_graphs"]
     compiled, eager = run(task, compile=True, **options), run(task, **options)
+    assert counters["stats"]["unique_graphs"] == before + 1  # of all steps
     np.testing.assert_allclose(compiled.params, eager.params, rtol=1e-5)
+    np.testing.assert_array_equal(compiled.state.clipped_steps, eager.state.clipped_steps)
 
 
 def test_training_leaves_torch_as_it_was():
