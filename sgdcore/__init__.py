@@ -20,6 +20,7 @@ A result can be trained further, with the same bits as one longer run:
 
 from typing import TYPE_CHECKING, Any
 
+from sgdcore.early_stopping import EarlyStopping
 from sgdcore.engine import train
 from sgdcore.errors import InvalidHyperparams, InvalidTask, InvalidTraining, KernelUnavailable, SgdError
 from sgdcore.hyperparams import Hyperparams
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SGD",
     "Dataset",
+    "EarlyStopping",
     "Hyperparams",
     "InvalidHyperparams",
     "InvalidTask",

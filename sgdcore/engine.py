@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
-from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sgdcore.batches import Order, blocks, steps_per_epoch
+from sgdcore.counted_steps import counted
+from sgdcore.early_stopping import EarlyStopping, Patience
 from sgdcore.errors import InvalidTraining
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import OnSteps, Problem, Resources, Segment
@@ -22,7 +22,7 @@ from sgdcore.parameter_groups import GroupPatterns, group_of
 from sgdcore.rates import RateTable, check_schedules, with_cycled_momentum
 from sgdcore.recording import MAX_PATH_PARAMETERS, Recording
 from sgdcore.tasks.task import Quadratic, Task, rounded
-from sgdcore.trajectories import NEVER, Curves, State, Trajectories
+from sgdcore.trajectories import NEVER, Curves, EarlyStops, State, Trajectories
 
 Dtype = Literal["float32", "float64"]
 _Samples = tuple[NDArray[Any], NDArray[Any]]
@@ -40,6 +40,7 @@ def train(
     start: ArrayLike | Trajectories | None = None,
     record: Recording | None = None,
     groups: GroupPatterns | None = None,
+    early_stopping: EarlyStopping | EarlyStops | None = None,
     kernel: str = "auto",
     device: str = "auto",
     threads: int | None = None,
@@ -63,6 +64,9 @@ def train(
         record: which steps to keep; by default 64 on a log scale.
         groups: the parameter groups of ``hyperparams.groups``: by name, patterns of the names of torch's tensors, as in
             ``{"bias": ["bias", "*.bias"]}``. Parameters in no group have the hyperparameters of ``hyperparams`` itself.
+        early_stopping: the rule by which single trials stop early; every trial that does not overflow then ends with
+            the parameters of its best recorded point. EarlyStops: stop where the trials of another run did, whatever
+            the metric. A run with early stopping cannot be continued.
         kernel: ``auto``; ``numba`` (CPU) and ``triton`` (CUDA) for models linear in their parameters with mse;
             ``numba`` also for mlp models (except gelu) on the CPU; ``torch`` for any model on CPU or CUDA;
             ``reference``: torch.optim.SGD itself, trial by trial.
@@ -94,8 +98,11 @@ def train(
     _check_module(task, dtype, batch_size)
     per_epoch = steps_per_epoch(task.samples, batch_size)
     state = _start(task, problem, hyperparams, start, seeds, dtype)
+    rule = _early_stopping(early_stopping, problem, len(hyperparams))
     if isinstance(start, Trajectories):
         _check_continuation(start, hyperparams, per_epoch)
+        if rule is not None or start.early_stops is not None:
+            raise InvalidTraining("cannot continue with early stopping: the state is not that of the best point")
     epochs_done = state.step // per_epoch
     check_schedules(hyperparams, per_epoch, (epochs_done + epochs) * per_epoch, continued=state.step > 0)
     given, hyperparams = hyperparams, with_cycled_momentum(hyperparams)
@@ -104,17 +111,21 @@ def train(
     curves = _curves(problem, hyperparams, state, steps)
     resources = Resources(chosen.device, threads or len(os.sched_getaffinity(0)), compile)
     run = _Run(problem, order, batch_size, ahead, chosen, resources, on_steps)
+    stops = None if rule is None else EarlyStops.none(len(hyperparams))
     orders = np.zeros_like(seeds) if order == "sequential" else seeds
     drawn = _distinct(orders)[0]
     if len(drawn) <= 1 or chosen.mixes_orders:
-        run(hyperparams, state, curves, orders)
+        stops = run(hyperparams, state, curves, orders, rule)
     else:
         for seed in drawn:
             trials = np.flatnonzero(orders == seed)
             part, part_curves = state.take(trials), curves.like(len(trials))
-            run(hyperparams[trials], part, part_curves, orders[trials])
+            own = rule.take(trials) if isinstance(rule, EarlyStops) else rule
+            part_stops = run(hyperparams[trials], part, part_curves, orders[trials], own)
             state.put(trials, part)
             curves.put(trials, part_curves)
+            if stops is not None and part_stops is not None:
+                stops.put(trials, part_stops)
     state = replace(state, step=ahead.stop * per_epoch)
     for group, h in enumerate((hyperparams, *hyperparams.groups.values())):  # torch keeps no buffer without momentum
         state.momentum_buffers[np.ix_(h.momentum == 0, problem.group_of == group)] = 0
@@ -129,6 +140,7 @@ def train(
         loss_scale=task.loss_scale,
         kernel=chosen.name,
         device=chosen.device,
+        early_stops=stops,
     )
 
 
@@ -186,22 +198,39 @@ class _Run:
         self.problem, self.order, self.batch_size = problem, order, batch_size
         self.epochs, self.advance, self.resources, self.on_steps = epochs, chosen.advance, resources, on_steps
 
-    def __call__(self, hyperparams: Hyperparams, state: State, curves: Curves, seeds: NDArray[np.int64]) -> None:
+    def __call__(
+        self,
+        hyperparams: Hyperparams,
+        state: State,
+        curves: Curves,
+        seeds: NDArray[np.int64],
+        rule: EarlyStopping | EarlyStops | None,
+    ) -> EarlyStops | None:
+        """Train the trials in place; with a rule, return where they stopped."""
         n = len(self.problem.targets)
         per_epoch = steps_per_epoch(n, self.batch_size)
         distinct, which = _distinct(seeds)
         first, last = self.epochs.start * per_epoch, self.epochs.stop * per_epoch
         table = RateTable(hyperparams, per_epoch, first, last) if hyperparams.is_scheduled else None
+        patience = None
+        if rule is not None:
+            patience = Patience(rule, self.advance, state)
+            curves.blank(slice(None))
         for block, samples in blocks(self.order, n, distinct, self.epochs):
             for stop in _stops(state.step, block.stop * per_epoch, table):
                 low = np.searchsorted(curves.steps, state.step + (state.step > first))
                 recorded = slice(int(low), int(np.searchsorted(curves.steps, stop, side="right")))
                 rates = table.until(state.step, stop) if table else None
                 segment = Segment(stop, samples, which, block.start, self.batch_size, recorded, rates, last)
-                with _counted(self.on_steps, len(hyperparams) * (stop - state.step)) as on_steps:
+                with counted(self.on_steps, len(hyperparams) * (stop - state.step)) as on_steps:
                     resources = replace(self.resources, on_steps=on_steps)
-                    self.advance(self.problem, hyperparams, state, segment, curves, resources)
+                    (patience or self.advance)(self.problem, hyperparams, state, segment, curves, resources)
                 state = replace(state, step=stop)
+            if patience is not None and patience.is_over:
+                break
+        if self.on_steps is not None and state.step < last:
+            self.on_steps(len(hyperparams) * (last - state.step))
+        return patience.restored(state) if patience is not None else None
 
 
 def _stops(first: int, last: int, table: RateTable | None) -> Iterator[int]:
@@ -210,25 +239,6 @@ def _stops(first: int, last: int, table: RateTable | None) -> Iterator[int]:
         first += table.longest
         yield first
     yield last
-
-
-@contextmanager
-def _counted(on_steps: OnSteps | None, steps: int) -> Iterator[OnSteps | None]:
-    """Yield a function for the kernel to count its steps with; at the end, count those that it has not counted."""
-    if on_steps is None:
-        yield None
-        return
-    lock, left = Lock(), steps
-
-    def count(done: int) -> None:
-        nonlocal left
-        with lock:
-            if (done := min(done, left)) > 0:
-                left -= done
-                on_steps(done)
-
-    yield count
-    count(left)
 
 
 def _check_module(task: Task, dtype: Dtype, batch_size: int) -> None:
@@ -276,6 +286,19 @@ def _check_range(hyperparams: Hyperparams, dtype: str) -> None:
         largest = np.abs(getattr(group, name)).max(initial=0.0)
         if largest > np.finfo(dtype).max:  # torch: "value cannot be converted to type float without overflow"
             raise InvalidTraining(f"{name} must be finite in {dtype}, not {largest}")
+
+
+def _early_stopping(
+    given: EarlyStopping | EarlyStops | None, problem: Problem, trials: int
+) -> EarlyStopping | EarlyStops | None:
+    """Return the rule with its metric, checked against the run."""
+    if isinstance(given, EarlyStops) and len(given.best_step) != trials:
+        raise InvalidTraining(f"cannot stop where {len(given.best_step)} other trials did: this run has {trials}")
+    if not isinstance(given, EarlyStopping):
+        return given
+    if given.metric == "validation_loss" and problem.held_out is None:
+        raise InvalidTraining("early stopping by validation_loss needs a validation set")
+    return replace(given, metric=given.metric or ("validation_loss" if problem.held_out else "loss"))
 
 
 def _distinct(seeds: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:

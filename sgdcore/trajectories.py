@@ -21,6 +21,9 @@ class State:
     ``direction`` is the sign of (target - start), 0 if the start is on target or the target is unknown (NaN). ``peak``
     is the farthest value so far past the target in that direction, and ``peak_step`` the first step that reached it.
     Until a trial passes its target, they are the target itself (or the last value before it) and 0.
+
+    With early stopping, ``params`` are those of each trial's best point; all else is as of its last step, momentum
+    buffers too, so that such a run cannot be continued.
     """
 
     step: int
@@ -62,7 +65,7 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """The values at the K recorded steps; NaN from the step at which a trial stopped."""
+    """The values at the K recorded steps; NaN from the step at which a trial overflowed, or after it stopped early."""
 
     steps: NDArray[np.int64]  # (K,)
     loss: FloatArray  # (T, K): over the full training set, in float64
@@ -96,6 +99,27 @@ class Curves:
 
 
 @dataclass(frozen=True, eq=False)
+class EarlyStops:
+    """Where T trials stopped early, and the recorded steps whose parameters they ended with, unless they overflowed."""
+
+    stopped_step: NDArray[np.int64]  # (T,) -1 if the trial ran to the end, or overflowed
+    best_step: NDArray[np.int64]  # (T,)
+
+    @classmethod
+    def none(cls, trials: int) -> EarlyStops:
+        """Return those of trials that have not begun."""
+        return cls(np.full(trials, NEVER, np.int64), np.zeros(trials, np.int64))
+
+    def take(self, trials: NDArray[np.intp]) -> EarlyStops:
+        """Return those of the selected trials."""
+        return EarlyStops(self.stopped_step[trials], self.best_step[trials])
+
+    def put(self, trials: NDArray[np.intp], part: EarlyStops) -> None:
+        """Write those of the selected trials."""
+        self.stopped_step[trials], self.best_step[trials] = part.stopped_step, part.best_step
+
+
+@dataclass(frozen=True, eq=False)
 class Trajectories:
     """The result of :func:`sgdcore.train` for T trials with P parameters and K recorded steps."""
 
@@ -109,6 +133,7 @@ class Trajectories:
     device: str
     group_of: NDArray[np.intp]  # (P,) each parameter's group: 0 is the default one, then those of the hyperparameters
     loss_scale: float = 1.0  # training loss of the prediction 0
+    early_stops: EarlyStops | None = None  # None: without early stopping
 
     def __len__(self) -> int:
         """Return the number of trials T."""
@@ -136,13 +161,35 @@ class Trajectories:
 
     @property
     def params(self) -> NDArray[Any]:
-        """(T, P) final parameters; if a trial stopped, its values at the first non-finite step."""
+        """(T, P) final parameters; if a trial overflowed, its values at the first non-finite step.
+
+        With early stopping, those of the recorded point where its metric was best.
+        """
         return self.state.params
 
     @property
     def first_nonfinite_step(self) -> NDArray[np.int64]:
         """(T,) first step after which a parameter was not finite, -1 if there is none."""
         return self.state.first_nonfinite_step
+
+    @property
+    def stopped_step(self) -> NDArray[np.int64]:
+        """(T,) step at which a trial stopped early, -1 if it ran to the end or overflowed."""
+        return EarlyStops.none(len(self)).stopped_step if self.early_stops is None else self.early_stops.stopped_step
+
+    @property
+    def last_point(self) -> NDArray[np.intp]:
+        """(T,) index of the last recorded step that a trial reached, unless it overflowed."""
+        reached = np.where(self.stopped_step == NEVER, self.steps[-1], self.stopped_step)
+        return np.searchsorted(self.steps, reached)
+
+    def final_values(self, curves: FloatArray) -> FloatArray:
+        """Return (T,) values of (T, K) curves at the final parameters; if a trial overflowed, the last finite one."""
+        point = last_finite(curves)
+        if self.early_stops is not None:
+            best = np.searchsorted(self.steps, self.early_stops.best_step)
+            point = np.where(self.first_nonfinite_step == NEVER, best, point)
+        return curves[np.arange(len(curves)), point]
 
     @property
     def objective(self) -> FloatArray:
@@ -210,3 +257,9 @@ class Trajectories:
             for j, name in enumerate(self.parameter_names):
                 columns[f"param.{name}" if name in taken else name] = self.curves.path[:, :, j].ravel()
         return columns
+
+
+def last_finite(curves: FloatArray) -> NDArray[np.intp]:
+    """Return the (T,) last points at which each curve is finite, the first point if none is."""
+    after = np.argmax(np.isfinite(curves)[:, ::-1], axis=1)
+    return np.asarray(np.maximum(curves.shape[1] - 1 - after, 0), dtype=np.intp)

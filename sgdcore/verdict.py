@@ -10,6 +10,10 @@ trial of the same weight decay has reached. A trial is
     stalled     none of these, and over the last quarter of the recorded points J fell by less than stalled_below
     converging  the rest
 
+A trial that stopped early is judged by its curve up to there: J is the last value before it stopped, and the last
+quarter is that of its own points. Its final loss is another value of the curve, the one at the best point, since that
+is where its final parameters are from; so it is for every trial of a run with early stopping, unless it overflowed.
+
 Overshoot is defined as in control theory (K. Ogata, Modern Control Engineering, 5.3): the farthest that a parameter
 moves past its target, the minimiser of J, in percent of the distance from start to target; the maximum over parameters.
 """
@@ -21,7 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sgdcore.trajectories import NEVER, Trajectories
+from sgdcore.trajectories import NEVER, Trajectories, last_finite
 
 MEANINGS = {
     "converged": "reached the least possible objective, within tolerance",
@@ -50,7 +54,7 @@ class Judgement:
     """The outcome of T trials. NaN and -1 mean that there is no such value."""
 
     verdict: NDArray[np.str_]  # (T,), one of VERDICTS
-    final_loss: FloatArray  # (T,) last recorded finite training loss
+    final_loss: FloatArray  # (T,) training loss of the final parameters; the last finite one if the trial overflowed
     best_loss: FloatArray  # (T,)
     best_step: NDArray[np.int64]  # (T,) recorded step of best_loss, the first of equals
     first_nonfinite_step: NDArray[np.int64]  # (T,) -1 if none
@@ -65,17 +69,18 @@ def judge(trajectories: Trajectories, thresholds: Thresholds | None = None) -> J
     """Return the verdicts of all trials. Losses are judged at the recorded steps, overshoot at every step."""
     objective = trajectories.objective
     losses = np.where(np.isfinite(trajectories.loss), trajectories.loss, np.inf)
-    trials, best, last = np.arange(len(losses)), np.argmin(losses, axis=1), last_finite(losses)
+    trials, best = np.arange(len(losses)), np.argmin(losses, axis=1)
     stopped = trajectories.first_nonfinite_step != NEVER
     minimum = trajectories.minimum
     if np.isnan(minimum).any():
         minimum = least_reached(objective, trajectories.weight_decays)
     limits = absolute(thresholds or Thresholds(), trajectories.loss_scale)
-    verdict, steps_to_tolerance = conclude(objective, minimum, stopped, trajectories.steps, limits)
+    last_point, steps = trajectories.last_point, trajectories.steps
+    verdict, steps_to_tolerance = conclude(objective, minimum, stopped, steps, limits, last_point)
     percent, parameter, peak_value, peak_step = _overshoot(trajectories)
     return Judgement(
         verdict=verdict,
-        final_loss=_finite_or_nan(trajectories.loss[trials, last]),
+        final_loss=_finite_or_nan(trajectories.final_values(trajectories.loss)),
         best_loss=_finite_or_nan(losses[trials, best]),
         best_step=np.where(np.isfinite(losses[trials, best]), trajectories.steps[best], NEVER),
         first_nonfinite_step=trajectories.first_nonfinite_step,
@@ -112,45 +117,43 @@ def conclude(
     stopped: NDArray[np.bool_],
     steps: NDArray[np.int64],
     limits: Thresholds,
+    last_point: NDArray[np.intp],
 ) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
     """Return verdicts and steps to tolerance, by the definitions at the top of this module.
 
     Args:
-        objective: (T, K) J at the recorded steps, not finite from the step at which a trial stopped.
+        objective: (T, K) J at the recorded steps, not finite from the step at which a trial overflowed.
         minimum: (T,) J*.
         stopped: (T,) whether a parameter became non-finite.
         steps: (K,) recorded steps.
         limits: the thresholds in the definitions, with an ``atol``.
+        last_point: (T,) the last point of a trial's curve: K - 1, or where it stopped early.
 
     Returns:
         (T,) verdicts, and (T,) the first recorded step within the converged tolerance, -1 if never.
     """
     assert limits.atol is not None
-    trials, last = np.arange(len(objective)), last_finite(objective)
     finite = np.isfinite(objective)
+    after = np.arange(objective.shape[1]) > last_point[:, np.newaxis]
+    trials, last = np.arange(len(objective)), last_finite(objective)
     with np.errstate(over="ignore", invalid="ignore"):
         tolerance = limits.rtol * (objective[:, 0] - minimum) + limits.atol
         within = finite & (objective - minimum[:, np.newaxis] <= tolerance[:, np.newaxis])
-    verdict = _verdicts(objective, objective[trials, last], stopped | ~finite.all(axis=1), within[trials, last], limits)
+    first, quarter = objective[:, 0], objective[trials, last_point * 3 // 4]
+    is_stopped = stopped | ~(finite | after).all(axis=1)
+    verdict = _verdicts((first, quarter, objective[trials, last]), is_stopped, within[trials, last], limits)
     return verdict, np.where(within.any(axis=1), steps[np.argmax(within, axis=1)], NEVER)
 
 
-def last_finite(curves: FloatArray) -> NDArray[np.intp]:
-    """Return the (T,) last points at which each curve is finite, the first point if none is."""
-    after = np.argmax(np.isfinite(curves)[:, ::-1], axis=1)
-    return np.asarray(np.maximum(curves.shape[1] - 1 - after, 0), dtype=np.intp)
-
-
 def _verdicts(
-    objective: FloatArray,
-    last_objective: FloatArray,
+    values: tuple[FloatArray, FloatArray, FloatArray],
     stopped: NDArray[np.bool_],
     converged: NDArray[np.bool_],
     limits: Thresholds,
 ) -> NDArray[np.str_]:
+    """Return the verdicts; ``values`` are J at the first point, at the start of the last quarter, and at the last."""
     assert limits.atol is not None
-    first = objective[:, 0]
-    quarter = objective[:, (objective.shape[1] - 1) * 3 // 4]
+    first, quarter, last_objective = values
     with np.errstate(over="ignore", invalid="ignore"):
         conditions = [
             stopped | (last_objective > limits.diverged_factor * first),

@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sgdcore.trajectories import NEVER
-from sgdcore.verdict import last_finite
+from sgdcore.trajectories import NEVER, FloatArray, last_finite
 
 VALIDATION_LOSSES = ("final_validation_loss", "best_validation_loss")
 
@@ -49,15 +48,14 @@ def matrix(column: pa.ChunkedArray, rows: int) -> NDArray[Any]:
     return np.asarray(values).reshape(rows, -1)
 
 
-def validation_losses(curves: NDArray[np.float64] | None) -> dict[str, NDArray[np.float64]]:
-    """Return the (T,) last and least finite validation losses of (T, K) curves, NaN if there are none, by column."""
-    if curves is None:
-        return {}
+def validation_losses(curves: NDArray[np.float64], final: NDArray[np.float64] | None = None) -> dict[str, FloatArray]:
+    """Return the (T,) final and least finite validation losses of (T, K) curves, NaN if there are none, by column.
+
+    Without ``final``, the final ones are the last finite ones.
+    """
     finite = np.where(np.isfinite(curves), curves, np.inf)
-    found = {
-        "final_validation_loss": finite[np.arange(len(curves)), last_finite(curves)],
-        "best_validation_loss": finite.min(axis=1),
-    }
+    last = finite[np.arange(len(curves)), last_finite(curves)] if final is None else final
+    found = {"final_validation_loss": last, "best_validation_loss": finite.min(axis=1)}
     return {name: np.where(np.isfinite(values), values, np.nan) for name, values in found.items()}
 
 

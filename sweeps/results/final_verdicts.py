@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sgdcore import Thresholds
 from sgdcore.verdict import absolute, conclude, least_reached
@@ -32,6 +33,7 @@ def final_verdicts(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[
         return
     objective = _objective(files.shards.schema(done[0]))
     columns = [name for name in files.shards.schema(done[0]).names if name.partition(".")[0] in ("weight_decay", FOLD)]
+    epochs = files.config().training.epochs
     best: dict[tuple[float, ...], float] = {}
     for table in files.shards.tables([*columns, objective]):
         decays = np.array([table[name].to_numpy() for name in columns])
@@ -43,15 +45,26 @@ def final_verdicts(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[
         metadata = files.shards.metadata(index)
         decays = np.array([table[name].to_numpy() for name in columns])
         distinct, places = np.unique(decays, axis=1, return_inverse=True)
+        points = np.array(metadata["steps"], dtype=np.int64)
         verdict, steps = conclude(
             arrow_columns.matrix(table[objective], len(table)),
             np.array([best[*decay] for decay in distinct.T.tolist()])[places.reshape(-1)],
             table["first_nonfinite_step"].is_valid().to_numpy(),
-            np.array(metadata["steps"], dtype=np.int64),
+            points,
             absolute(thresholds, metadata["loss_scale"]),
+            _last_points(table, points, epochs),
         )
         judged = _replaced(table, "verdict", pa.array(verdict))
         yield index, table, _replaced(judged, "steps_to_tolerance", arrow_columns.steps(steps))
+
+
+def _last_points(table: pa.Table, steps: NDArray[np.int64], epochs: int) -> NDArray[np.intp]:
+    """Return the (T,) last points of the trials' curves, as sgdcore.verdict.conclude takes them."""
+    if "stopped_epoch" not in table.column_names:
+        return np.full(len(table), len(steps) - 1)
+    stopped = arrow_columns.numbers(table["stopped_epoch"])
+    reached = np.where(np.isnan(stopped), steps[-1], np.rint(stopped * steps[-1] / epochs))
+    return np.asarray(np.searchsorted(steps, reached), dtype=np.intp)
 
 
 def _objective(schema: pa.Schema) -> str:
