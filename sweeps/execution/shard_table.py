@@ -40,6 +40,11 @@ def option(name: str, values: NDArray[np.float64]) -> pa.Array:
     return pa.array(values.astype(np.int64)) if name in (FOLD, BATCH_SIZE) else floats(values)
 
 
+def _validation_losses(trajectories: Trajectories) -> dict[str, pa.Array]:
+    curves = trajectories.curves.validation_loss
+    return {} if curves is None else {name: floats(values) for name, values in validation_losses(curves).items()}
+
+
 def _clipped_share(trajectories: Trajectories) -> NDArray[np.float64]:
     """Return the (T,) shares of steps whose gradients were clipped; NaN for trials without clipping."""
     stopped = trajectories.first_nonfinite_step
@@ -67,7 +72,7 @@ def shard_table(prepared: PreparedSweep, trials: Trials, trajectories: Trajector
         "final_loss": floats(verdicts.final_loss),
         "best_loss": floats(verdicts.best_loss),
         "best_step": pa.array(verdicts.best_step),
-        **{name: floats(values) for name, values in validation_losses(trajectories.curves.validation_loss).items()},
+        **_validation_losses(trajectories),
         "first_nonfinite_step": steps(verdicts.first_nonfinite_step),
         "steps_to_tolerance": steps(verdicts.steps_to_tolerance),
         "overshoot_percent": floats(verdicts.overshoot_percent),
