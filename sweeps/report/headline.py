@@ -130,12 +130,18 @@ def advice(results: Results) -> str | None:
     return f"{text}."
 
 
-def _advice_over_folds(axes: list[str], means: pd.DataFrame) -> str:
-    """Recommend the setting with the best mean, and say how many cannot be told from it."""
-    row, tied = means.iloc[0], int(means["tied"].sum()) - 1
-    others = f"; {tied:,} other settings are not significantly worse" if tied > 1 else ""
-    others = "; one other setting is not significantly worse" if tied == 1 else others
-    return f"Use {', '.join(f'{heading(name)} {cell(row[name], name)}' for name in axes[:6])}{others}."
+def _advice_over_folds(axes: list[str], means: pd.DataFrame) -> str | None:
+    """Recommend the fastest of the settings that are not significantly worse than the best; None if none converged."""
+    tied = means[means["tied"]]
+    usable = tied[tied["epochs_to_tolerance"].notna()]
+    if not len(usable):
+        return None
+    row = usable.iloc[int(usable["epochs_to_tolerance"].to_numpy().argmin())]
+    setting = ", ".join(f"{heading(name)} {cell(row[name], name)}" for name in axes[:6])
+    return (
+        f"Use {setting}: it reaches tolerance in every fold, after {number(row['epochs_to_tolerance'], 2)} epochs on "
+        f"average, the soonest of the {len(tied):,} settings whose mean is not significantly worse than the best."
+    )
 
 
 def _edge_words(edge: dict[str, float]) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.05  # significance level of the tests
 _SETTLED = tuple(verdict for verdict in VERDICTS if verdict not in ("diverging", "diverged"))
-_MEASURES = ["folds", "mean", "standard_error", "p", "tied", "trial"]
+_MEASURES = ["folds", "mean", "standard_error", "p", "tied", "epochs_to_tolerance", "trial"]
 
 
 def best_setting(files: SweepFiles, config: SweepConfig) -> tuple[int, float] | None:
@@ -30,8 +30,8 @@ def fold_means(files: SweepFiles, config: SweepConfig) -> pd.DataFrame:
     The columns are the parameters that differ between settings; ``folds``, the number of trials of the setting, with
     several seeds those of all seeds; the ``mean`` of the metric over them and its ``standard_error``; ``p``, the
     p-value of the paired one-sided t-test that the setting is worse than the best, pair by pair of fold and seed,
-    without correction for multiple comparisons; ``tied``, whether p is at least 0.05; and the number of its first
-    ``trial``.
+    without correction for multiple comparisons; ``tied``, whether p is at least 0.05; ``epochs_to_tolerance``, the mean
+    if every trial of the setting converged, else NaN; and the number of its first ``trial``.
 
     Raises:
         StoreError: a shard is damaged.
@@ -41,14 +41,17 @@ def fold_means(files: SweepFiles, config: SweepConfig) -> pd.DataFrame:
     done = sorted(files.shards.done())
     if not (config.task.dataset.folds and done):
         return pd.DataFrame()
-    names = files.shards.schema(done[0]).names
-    starts = [name for name in names if name.startswith("init.")]
-    settings = [*HYPERPARAMETERS, *(name for name in config.options if name not in REPEATS), *starts]
-    columns = ["trial", "verdict", config.metric_name, *settings, *REPEATS]
-    parts = [table.replace_schema_metadata().to_pandas() for table in files.shards.tables(columns)]
+    swept = dict.fromkeys(name for stage in files.planned().stages for name in stage.swept)
+    settings = [*HYPERPARAMETERS, *config.options, *(name for name in swept if name.startswith("init."))]
+    axes = [name for name in settings if name in swept and name not in REPEATS]
+    columns = ["trial", "verdict", "steps_to_tolerance", config.metric_name, *axes, *REPEATS]
+    parts = []
+    for index, table in zip(done, files.shards.read_many(done, columns), strict=True):
+        part = table.replace_schema_metadata().to_pandas()
+        part["epochs"] = part["steps_to_tolerance"] * config.training.epochs / files.shards.metadata(index)["steps"][-1]
+        parts.append(part)
     trials = pd.concat(parts, ignore_index=True)
-    trials = trials.fillna(dict.fromkeys((name for name in CLIPPING if name in settings), np.inf))
-    axes = [name for name in settings if trials[name].nunique(dropna=False) > 1]
+    trials = trials.fillna(dict.fromkeys((name for name in CLIPPING if name in axes), np.inf))
     return _ranked(trials, axes, config.metric_name)
 
 
@@ -79,5 +82,8 @@ def _ranked(trials: pd.DataFrame, axes: list[str], metric: str) -> pd.DataFrame:
     p = stats.t.sf(t, runs - 1)
     frame["p"] = np.where(np.isnan(p), 0.5, p)  # NaN: no difference in any pair
     frame["tied"] = frame["p"] >= LEVEL
+    epochs = np.full((int(number.max()) + 1, int(repeat.max()) + 1), np.nan)
+    epochs[number, repeat] = np.where(trials["verdict"] == "converged", trials["epochs"].to_numpy(np.float64), np.nan)
+    frame["epochs_to_tolerance"] = epochs[whole].mean(axis=1)
     frame["trial"] = first.loc[whole, "trial"].to_numpy()
     return frame

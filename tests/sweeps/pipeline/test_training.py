@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from scipy import stats
 from sklearn.datasets import load_diabetes
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader, TensorDataset
 
 from sweeps.planning.prepared import PreparedSweep
+from sweeps.report.headline import lead_sentences
+from sweeps.results.cross_validation import fold_means
 from sweeps.results.results import load_results
 from sweeps.store.store import SweepFiles
 from tests.support.command_line import Cli
@@ -214,3 +217,35 @@ def test_bad_input_is_one_line(cli: Cli, config: Callable[..., Any], changes: di
     result = cli("plan", config(**changes), code=2)
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_the_advice_is_the_fastest_of_the_settings_that_tie_with_the_best(
+    make_prepared: Callable[..., PreparedSweep], stored: Callable[[PreparedSweep], SweepFiles]
+) -> None:
+    files = stored(
+        make_prepared(
+            **training(
+                task={"dataset": {"kind": "linear", "n": 60, "d": 3, "noise": 0.5, "validation": {"folds": 3}}},
+                training={"epochs": 40, "order": "shuffled", "batch_size": 20},
+                parameters={"lr": {"values": [1e-4, 0.01, 0.05, 0.1]}},
+                seeds=[0, 1],
+            )
+        )
+    )
+    results = load_results(files)
+    means = fold_means(files, files.config())
+    trials = results.trials
+    for _, row in means.iterrows():
+        own = trials[trials["lr"] == row["lr"]]
+        assert (row["folds"], row["trial"]) == (6, own["trial"].min())
+        assert row["mean"] == pytest.approx(own["final_validation_loss"].mean())
+        assert row["standard_error"] == pytest.approx(stats.sem(own["final_validation_loss"]))
+        best = trials[trials["lr"] == means["lr"].iloc[0]]
+        if row["lr"] != means["lr"].iloc[0]:
+            pair = [part.sort_values(["seed", "fold"])["final_validation_loss"].to_numpy() for part in (own, best)]
+            assert row["p"] == pytest.approx(stats.ttest_rel(*pair, alternative="greater").pvalue)
+    tied = means[means["tied"] & means["epochs_to_tolerance"].notna()]
+    assert len(tied)
+    fastest = tied.loc[tied["epochs_to_tolerance"].idxmin(), "lr"]
+    assert f"Use lr {fastest:g}: it reaches tolerance in every fold" in " ".join(lead_sentences(results))
+    assert 1e-4 not in tied["lr"].to_numpy()
