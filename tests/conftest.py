@@ -52,23 +52,24 @@ SHARING = {
 STOPS_RAY = "tests/sweeps/execution/test_ray_faults.py"
 # The groups that take longest start first, so that the processes end at about the same time.
 LONGEST = (
-    "service",
-    "tests/sweeps/service/jobs/test_ray_jobs.py",
     "ray",
-    "tests/sweeps/cli/test_cli.py",
+    "tests/sweeps/service/jobs/test_ray_jobs.py",
+    "service",
     "tests/sgdcore/kernels/test_kernels.py",
+    "tests/sweeps/cli/test_cli.py",
     "tests/sgdcore/kernels/test_linear_triton.py",
+    "tests/dashboards/test_pages.py",
+    "tests/sgdcore/kernels/test_linear_numba.py",
+    "tests/sweeps/pipeline/test_best_model.py",
+    "tests/sweeps/tracking/mlflow/test_bulk_writer.py",
+    "tests/sweeps/verification/test_audit.py",
     "tests/chaos/test_chaos.py",
     "tests/sweeps/service/schedule/test_scheduler.py",
-    "tests/sgdcore/kernels/test_linear_numba.py",
-    "tests/dashboards/test_pages.py",
-    "tests/sweeps/tracking/mlflow/test_bulk_writer.py",
-    "tests/sweeps/verification/test_tolerance.py",
-    "tests/sweeps/verification/test_audit.py",
-    "tests/sweeps/search/test_stages.py",
     "tests/sweeps/tracking/mlflow/test_reconcile.py",
-    "tests/sweeps/tracking/mlflow/test_faults.py",
+    "tests/sweeps/search/test_stages.py",
+    "tests/sweeps/verification/test_tolerance.py",
     "tests/sweeps/cli/test_streams.py",
+    "tests/sweeps/tracking/mlflow/test_faults.py",
 )
 SLOW = {"browser", "cli", "postgres", "ray_executor", "s3_server", "service_stack", "tracking_server"}
 

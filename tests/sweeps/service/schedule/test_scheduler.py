@@ -602,6 +602,8 @@ def test_a_schedule_of_this_machine_from_end_to_end(
     assert (tick["state"], tick["outcome"], tick["exit code"]) == (DONE, "regression", 0)
     files = store.find(tick["sweep"])
     assert files.manifest()["tags"] == {"schedule": "nightly", "scheduled_at": tick["scheduled at"]}
+    [listed] = json.loads(cli("schedule", "list", "--json", **where).stdout)
+    assert (listed["last"], listed["outcome"]) == (tick["scheduled at"], "regression")
     cli("schedule", "run", "--once", **where)
     assert "nightly is paused" in cli("schedule", "pause", "nightly", **where).stdout
     assert "paused" in cli("schedule", "list", **where).stdout

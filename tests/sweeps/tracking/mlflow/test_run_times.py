@@ -165,6 +165,7 @@ def test_shards_that_finish_in_any_order_give_the_order_of_trials(
 
 
 @pytest.mark.slow
+@one_database
 @pytest.mark.parametrize("failing", [{0}, {1, 2}, *([{2}] if NIGHTLY else [])])
 def test_a_sweep_logged_in_part_keeps_its_times_when_it_is_resumed(
     config: Callable[..., SweepConfig], store: Store, uri: str, clock: list[int], failing: set[int]
