@@ -9,6 +9,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -31,6 +32,7 @@ from sweeps.verification.expected import check_expected
 from sweeps.verification.replay import replay_trial
 from sweeps.version import __version__
 from tests.support.doubles import Silent
+from tests.support.stores import computed_into
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -75,7 +77,9 @@ def rows(files: SweepFiles) -> list[dict[str, Any]]:
     return [row for table in files.shards.tables() for row in table.to_pylist()]
 
 
-@pytest.mark.parametrize("name", SWEPT)
+@pytest.mark.parametrize(
+    "name", ["linear", *(pytest.param(name, marks=pytest.mark.slow) for name in SWEPT if name != "linear")]
+)
 def test_columns_follow_from_the_curves_and_torch_agrees(store: Store, make_prepared: MakePrepared, name: str) -> None:
     prepared = make_prepared(**SWEPT[name])
     files = swept(store, prepared)
@@ -197,7 +201,7 @@ def test_the_logged_model_has_the_restored_parameters(make_prepared: MakePrepare
     held_out = prepared.task.dataset.validation
     assert held_out is not None
     *weights, bias = row["final"]
-    predicted = loaded.predict(held_out.inputs)
+    predicted = loaded.predict(pd.DataFrame(held_out.inputs, columns=["x0", "x1", "x2"]))
     np.testing.assert_allclose(predicted, held_out.inputs @ np.array(weights) + bias, rtol=1e-6)
     assert np.mean(np.square(predicted - held_out.targets)) == pytest.approx(row["final_validation_loss"], rel=1e-6)
 
@@ -225,14 +229,15 @@ def test_the_rule_is_part_of_a_trials_identity(make_prepared: MakePrepared) -> N
     assert first_id(training=plain, record={"points": 12}) == ids[1]
 
 
-def test_the_report_shows_where_trials_stopped(make_prepared: MakePrepared, stored: Stored) -> None:
+def test_the_report_shows_where_trials_stopped(make_prepared: MakePrepared, stored: Stored, store: Store) -> None:
     results = load_results(stored(make_prepared(**NOISY)))
     table = best_trials(results)
     assert {"best_epoch", "stopped_epoch"} < set(table.columns)
     assert "best_step" not in table.columns
     shown = settings(results).set_index("setting")["value"]
     assert shown["early stopping"] == "patience 2 recorded points, min_delta 0.001, of the validation loss"
-    assert "early stopping" not in settings(load_results(stored(make_prepared()))).to_string()
+    plain = computed_into(store, "ab", make_prepared())
+    assert "early stopping" not in settings(load_results(plain)).to_string()
 
 
 def test_expected_trials_are_compared_up_to_their_stops(make_prepared: MakePrepared, stored: Stored) -> None:
