@@ -28,6 +28,8 @@ _FACTS = (
     "final_loss",
     "best_loss",
     *VALIDATION_LOSSES,
+    "best_epoch",
+    "stopped_epoch",
     "steps_to_tolerance",
     "first_nonfinite_step",
     "overshoot_percent",

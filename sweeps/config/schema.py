@@ -68,6 +68,19 @@ class TaskConfig(Model):
     """The error at which the Huber loss changes from squared to linear."""
 
 
+class EarlyStoppingConfig(Model):
+    """Early stopping of single trials by patience; every trial ends with the parameters of its best recorded point.
+
+    The loss that must improve is the metric's: the validation loss or the training loss, at the recorded points. With
+    ``record.spacing: log`` these are dense at the start of a trial; linear spacing makes all of them equally long.
+    """
+
+    patience: Count
+    """The number of recorded points in a row without an improvement after which a trial stops."""
+    min_delta: NotNegative = 0.0
+    """How far below the best a loss must be to count as an improvement."""
+
+
 class TrainingConfig(Model):
     """The training of every trial; ``compile`` runs the steps of networks through torch.compile."""
 
@@ -89,6 +102,8 @@ class TrainingConfig(Model):
     """The parameter groups by name: patterns of parameter names such as "*.bias". Each can have an lr, momentum,
     weight_decay and dampening of its own, as in the axis weight_decay.bias.
     """
+    early_stopping: EarlyStoppingConfig | None = None
+    """When single trials stop early; by default all trials run to the end."""
 
 
 def known_options(training: TrainingConfig) -> tuple[str, ...]:
@@ -253,6 +268,11 @@ class SweepConfig(Model):
     def metric_name(self) -> MetricName:
         """The column that ranks trials, the lowest first."""
         return self.metric.name or ("final_validation_loss" if self.task.dataset.validation else "final_loss")
+
+    @property
+    def stopping_loss(self) -> Literal["loss", "validation_loss"]:
+        """The curve that early stopping follows: that of the metric."""
+        return "validation_loss" if "validation" in self.metric_name else "loss"
 
     @property
     def recording(self) -> dict[str, Any]:

@@ -40,17 +40,30 @@ def option(name: str, values: NDArray[np.float64]) -> pa.Array:
     return pa.array(values.astype(np.int64)) if name in (FOLD, BATCH_SIZE) else floats(values)
 
 
-def _validation_losses(trajectories: Trajectories) -> dict[str, pa.Array]:
-    curves = trajectories.curves.validation_loss
-    return {} if curves is None else {name: floats(values) for name, values in validation_losses(curves).items()}
-
-
 def _clipped_share(trajectories: Trajectories) -> NDArray[np.float64]:
     """Return the (T,) shares of steps whose gradients were clipped; NaN for trials without clipping."""
-    stopped = trajectories.first_nonfinite_step
-    taken = np.where(stopped == NEVER, trajectories.state.step, stopped)
+    taken = np.full(len(trajectories), trajectories.state.step)
+    for stopped in (trajectories.first_nonfinite_step, trajectories.stopped_step):
+        taken = np.where(stopped == NEVER, taken, stopped)
     share = trajectories.state.clipped_steps / np.maximum(taken, 1)
     return np.where(trajectories.hyperparams.is_clipped, share, np.nan)
+
+
+def _validation_losses(trajectories: Trajectories) -> dict[str, NDArray[np.float64]]:
+    curves = trajectories.curves.validation_loss
+    return {} if curves is None else validation_losses(curves, trajectories.final_values(curves))
+
+
+def _epochs(trajectories: Trajectories) -> dict[str, NDArray[np.float64]]:
+    """Return the columns of epochs, as fractions; NaN if there is none."""
+    curves = trajectories.curves
+    losses = curves.loss if curves.validation_loss is None else curves.validation_loss
+    finite = np.where(np.isfinite(losses), losses, np.inf)
+    best = np.where(np.isfinite(finite.min(axis=1)), trajectories.steps[np.argmin(finite, axis=1)], np.nan)
+    columns = {"best_epoch": best}
+    if trajectories.early_stops is not None:
+        columns["stopped_epoch"] = np.where(trajectories.stopped_step == NEVER, np.nan, trajectories.stopped_step)
+    return {name: steps / trajectories.steps_per_epoch for name, steps in columns.items()}
 
 
 def shard_table(prepared: PreparedSweep, trials: Trials, trajectories: Trajectories, verdicts: Judgement) -> pa.Table:
@@ -72,7 +85,8 @@ def shard_table(prepared: PreparedSweep, trials: Trials, trajectories: Trajector
         "final_loss": floats(verdicts.final_loss),
         "best_loss": floats(verdicts.best_loss),
         "best_step": pa.array(verdicts.best_step),
-        **_validation_losses(trajectories),
+        **{name: floats(values) for name, values in _validation_losses(trajectories).items()},
+        **{name: floats(values) for name, values in _epochs(trajectories).items()},
         "first_nonfinite_step": steps(verdicts.first_nonfinite_step),
         "steps_to_tolerance": steps(verdicts.steps_to_tolerance),
         "overshoot_percent": floats(verdicts.overshoot_percent),

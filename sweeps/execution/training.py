@@ -34,6 +34,7 @@ def train_trials(prepared: PreparedSweep, trials: Trials, **changes: Any) -> Tra
         "start": start_values(prepared, trials),
         "record": prepared.recording,
         "groups": training.groups,
+        "early_stopping": prepared.early_stopping,
         "device": training.device,
         "compile": training.compile,
         "threads": prepared.threads,

@@ -48,6 +48,7 @@ def results_key(prepared: PreparedSweep) -> str | None:
         "record": prepared.config.record.model_dump(mode="json"),
         "verdict": prepared.config.verdict.model_dump(mode="json"),
         "starts": prepared.plan.starts,
+        "added": ["best_epoch"],  # columns that shards of earlier versions lack
         **({"options": prepared.plan.options.names} if prepared.plan.options.names else {}),
         "versions": {"sweeps": __version__, **{package: version(package) for package in _PACKAGES}},
     }

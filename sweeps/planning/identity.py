@@ -21,7 +21,9 @@ def identity(config: SweepConfig, task: Task) -> dict[str, Any]:
     model = config.task.model.model_dump(mode="json")
     if isinstance(task.model, ModuleModel):
         model["source"] = task.model.source_digest
-    training = config.training.model_dump(mode="json", exclude={"device", "compile", "schedule", "groups"})
+    training = config.training.model_dump(
+        mode="json", exclude={"device", "compile", "schedule", "groups", "early_stopping"}
+    )
     if config.training.groups is not None:
         training["groups"] = {name: list(patterns) for name, patterns in config.training.groups.items()}
     document: dict[str, Any] = {
@@ -34,6 +36,9 @@ def identity(config: SweepConfig, task: Task) -> dict[str, Any]:
         document["huber_delta"] = config.task.huber_delta
     if config.training.schedule is not None:
         document["schedule"] = _plain(schedule(config.training.schedule))
+    if (rule := config.training.early_stopping) is not None:  # trials stop at recorded points
+        points = {**config.recording, "by_epoch": config.mixes_batch_sizes}
+        document["early_stopping"] = {**rule.model_dump(), "loss": config.stopping_loss, "record": points}
     return document
 
 

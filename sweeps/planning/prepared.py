@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sgdcore import InvalidTask, Recording, Task
+from sgdcore import EarlyStopping, InvalidTask, Recording, Task
 from sgdcore.batches import steps_per_epoch
 from sgdcore.engine import check_task
 from sweeps.config.schema import BATCH_SIZE, FOLD, SweepConfig
@@ -40,6 +40,12 @@ class PreparedSweep:
         """The recorded steps: by epoch if trials differ in their steps, so that all curves have the same points."""
         every = self.steps_per_epoch if self.config.is_divided else 1
         return Recording(**self.config.recording, every=every)
+
+    @property
+    def early_stopping(self) -> EarlyStopping | None:
+        """The rule by which trials stop early, if they do."""
+        rule = self.config.training.early_stopping
+        return None if rule is None else EarlyStopping(rule.patience, rule.min_delta, self.config.stopping_loss)
 
     @property
     def steps_per_epoch(self) -> int:

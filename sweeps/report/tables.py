@@ -59,9 +59,9 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
     """Return all tables that have rows, in the order of the report."""
     expected = expected or ()
     aggregate = results.aggregate
-    against = (
-        f"clearest prediction first; radius: {prediction_kind(results)}; growth: last finite loss divided by the first"
-    )
+    stops = results.config.training.early_stopping is not None
+    growth = f"{'loss of the best point' if stops else 'last finite loss'} divided by the first"
+    against = f"clearest prediction first; radius: {prediction_kind(results)}; growth: {growth}"
     found = [
         Table("expected", "Expected results", expected_note(expected), expected_table(expected)),
         Table("stages", "Stages", f"best: the lowest {heading(results.metric)}", stage_summary(results)),
@@ -76,7 +76,7 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
         Table(
             "diverged",
             "Diverged and diverging trials",
-            f"earliest first; growth is the last finite loss divided by the first{_of(n, aggregate.earliest)}",
+            f"earliest first; growth is the {growth}{_of(n, aggregate.earliest)}",
             diverged_trials(results, n),
         ),
         Table(

@@ -25,12 +25,14 @@ def best_trials(results: Results, n: int = 10) -> pd.DataFrame:
     As in all tables of trials, n is at most 1,000 (sweeps.results.aggregate.MAX_ROWS).
     """
     best = results.shown(results.aggregate.best, n)
+    has_epochs = "best_epoch" in best.columns  # trials of earlier versions do not
     final = [f"final.{name}" for name in results.parameters] if len(results.parameters) <= MAX_FINAL else []
     return best[
         [
             *_identifying_columns(results),
             *results.losses,
-            "best_step",
+            "best_epoch" if has_epochs else "best_step",
+            *(["stopped_epoch"] if "stopped_epoch" in best.columns else []),
             "steps_to_tolerance",
             *final,
         ]

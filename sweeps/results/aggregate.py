@@ -98,8 +98,12 @@ class Aggregate:
         *order, _ = scope.ranking.keys(table)
         metric, steps, radius = order
         overshoot = numbers(table["overshoot_percent"])
-        with np.errstate(divide="ignore"):  # a radius of 0 is valid: the trial settles at once
-            change = np.abs(np.log(radius)) * scope.epochs
+        epochs = np.full(len(table), float(scope.epochs))
+        if "stopped_epoch" in table.column_names:
+            stopped = numbers(table["stopped_epoch"])
+            epochs = np.where(np.isnan(stopped), epochs, stopped)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a radius of 0 is valid: the trial settles at once
+            change = np.abs(np.log(radius)) * epochs
         disagrees = ((radius > 1 + _UNDECIDED) & ~bad) | ((radius < 1 - _UNDECIDED) & bad)
         against = disagrees & (change > math.log(_LONG_ENOUGH))
         diverged, ranked = verdict == VERDICTS.index("diverged"), scope.ranking.ranked(table)

@@ -20,6 +20,7 @@ _MEASURES = (
     "final_loss",
     "best_loss",
     *VALIDATION_LOSSES,
+    "best_epoch",
     "overshoot_percent",
     "peak_value",
 )

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from sweeps.config.schema import HYPERPARAMETERS
+from sweeps.config.schema import HYPERPARAMETERS, SweepConfig
 from sweeps.results.results import Results
 from sweeps.text.formatting import cell, heading, meaning
 
@@ -41,6 +41,7 @@ def settings(results: Results) -> pd.DataFrame:
         "epochs": f"{training.epochs:,}",
         "batch size": f"{training.batch_size:,}",
         "order": training.order,
+        "early stopping": _early_stopping(results.config),
         "dtype": training.dtype,
         "steps": f"{int(results.manifest['steps']):,}" if "steps" in results.manifest else None,
         "kernel": results.metadata["kernel"],
@@ -56,6 +57,14 @@ def settings(results: Results) -> pd.DataFrame:
         constant = {c: results.values[c].values for c in fixed if c not in results.axes and len(results.values[c]) == 1}
         rows |= {heading(c): cell(meaning(values[0], c), c) for c, values in constant.items()}
     return pd.DataFrame([(k, v) for k, v in rows.items() if v is not None], columns=["setting", "value"])
+
+
+def _early_stopping(config: SweepConfig) -> str | None:
+    rule = config.training.early_stopping
+    if rule is None:
+        return None
+    named = config.stopping_loss.replace("_", " ") if config.stopping_loss == "validation_loss" else "training loss"
+    return f"patience {rule.patience} recorded points, min_delta {rule.min_delta:g}, of the {named}"
 
 
 def provenance(results: Results) -> pd.DataFrame:

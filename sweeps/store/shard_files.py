@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,6 +26,7 @@ from sweeps.text.redact import redact
 _SHARD = re.compile(r"(\d{5,})\.parquet")
 _FAILURE = re.compile(r"(\d{5,})\.txt")
 _MAX_REASON = 300  # characters
+_ADDED = {*VALIDATION_LOSSES, "best_epoch"}  # columns that files of earlier versions lack
 _AHEAD = 8  # files of a shared store that are requested in advance
 T = TypeVar("T")
 
@@ -121,18 +123,21 @@ class ShardFiles(SweepPart):
     def read(self, index: int, columns: list[str] | None = None) -> pa.Table:
         """Return a shard's table, or some of its columns, with its metadata.
 
-        Final and best validation losses are computed from the curves where the file, as those of earlier versions,
-        does not have them.
+        Where the file, as those of earlier versions, does not have them, final and best validation losses are computed
+        from the curves, and the best epoch is null.
 
         Raises:
             StoreError: the file is damaged.
         """
-        derived = set(columns or ()) & set(VALIDATION_LOSSES)
-        if columns is None or not derived or derived <= set(self.schema(index).names):
+        absent = set(columns or ()) & _ADDED
+        if columns is None or not absent or not (absent := absent - set(self.schema(index).names)):
             return read_table(self._storage, _shard(index), columns)
-        stored = [name for name in columns if name not in derived]
-        table = read_table(self._storage, _shard(index), [*dict.fromkeys([*stored, "validation_loss"])])
-        for name, values in validation_losses(matrix(table["validation_loss"], len(table))).items():
+        stored = [name for name in columns if name not in absent]
+        source = ["validation_loss"] if absent & set(VALIDATION_LOSSES) else []
+        table = read_table(self._storage, _shard(index), [*dict.fromkeys([*stored, *source])])
+        derived = validation_losses(matrix(table[source[0]], len(table))) if source else {}
+        for name in absent:
+            values = derived.get(name, np.full(len(table), np.nan))
             table = table.append_column(name, floats(values))
         return table.select(columns)
 

@@ -15,7 +15,7 @@ from sweeps.arrow_columns import VALIDATION_LOSSES, matrix
 from sweeps.config.schema import HYPERPARAMETERS, is_option
 from sweeps.store.shard_times import ENDED, STARTED
 from sweeps.tracking.base import LoggedRun, TrackedSweep
-from sweeps.tracking.names import MAX_FINAL_METRICS, SWEEP_ID, TRIAL_ID, VERDICT
+from sweeps.tracking.names import MAX_FINAL_METRICS, STOPPED_EARLY, SWEEP_ID, TRIAL_ID, VERDICT
 
 PARAM_LENGTH = 6000  # characters; MLflow truncates longer values
 TAG_LENGTH = 8000
@@ -28,6 +28,8 @@ _FIGURES = (
     "overshoot_percent",
     "peak_value",
     "clipped_share",
+    "best_epoch",
+    "stopped_epoch",
 )
 
 
@@ -130,6 +132,8 @@ def trial_runs(
         TRIAL_ID: _texts(table["trial_id"], TAG_LENGTH),
         VERDICT: _texts(table["verdict"], TAG_LENGTH),
     }
+    if "stopped_epoch" in table.column_names:
+        tags[STOPPED_EARLY] = ["false" if epoch is None else "true" for epoch in table["stopped_epoch"].to_pylist()]
     keys, at, values = _points(table, steps, names, points)
     started, ended = (_times(table, name, sweep_started_ms) for name in (STARTED, ENDED))
     parts = (np.array(at, np.float64) - steps[0]) / max(1, steps[-1] - steps[0])

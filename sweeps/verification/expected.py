@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sgdcore.trajectories import EarlyStops
 from sweeps.config.schema import Expected
 from sweeps.execution.training import train_trials
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.results.expected_outcome import ExpectedOutcome
 from sweeps.results.results import Results
+from sweeps.verification.recorded_stops import stops_of
 
 _SHOWN = (
     "trial",
@@ -39,9 +41,9 @@ def _check_case(prepared: PreparedSweep, results: Results, expected: Expected) -
         return [_outcome(expected)]
     stored = results.final(numbers)
     published = isinstance(expected.final, dict)
-    reference = {} if published else _reference(prepared, numbers)
+    reference = {} if published else _reference(prepared, results, numbers)
     inexact = [number for number in reference if not _same_bits(stored[number], reference[number])]
-    precise = _reference(prepared, inexact, dtype="float64") if inexact else {}
+    precise = _reference(prepared, results, inexact, dtype="float64") if inexact else {}
     outcomes = []
     for row in results.rows(numbers).to_dict("records"):
         trial = int(row["trial"])
@@ -91,16 +93,29 @@ def _agrees(found: Mapping[str, float], published: Mapping[str, float], decimals
     )
 
 
-def _reference(prepared: PreparedSweep, numbers: Sequence[int], **changes: Any) -> dict[int, NDArray[Any]]:
-    """Return the final parameters of these trials, trained by torch.optim.SGD."""
+def _reference(
+    prepared: PreparedSweep, results: Results, numbers: Sequence[int], **changes: Any
+) -> dict[int, NDArray[Any]]:
+    """Return the final parameters of these trials, trained by torch.optim.SGD up to where the stored ones stopped."""
     found: dict[int, NDArray[Any]] = {}
     shards = prepared.plan.shards().holding(np.asarray(numbers, dtype=np.int64))  # of one batch size each
     runs = np.split(np.asarray(numbers), np.flatnonzero((np.diff(numbers) != 1) | (np.diff(shards) != 0)) + 1)
     for run in runs:
         trials = prepared.plan.trials(int(run[0]), int(run[-1]) + 1)
-        trained = train_trials(prepared, trials, kernel="reference", **changes)
+        stops = _stops(prepared.at(trials), results, run.tolist())
+        trained = train_trials(prepared, trials, kernel="reference", early_stopping=stops, **changes)
         found |= dict(zip(run.tolist(), trained.params, strict=True))
     return found
+
+
+def _stops(prepared: PreparedSweep, results: Results, numbers: Sequence[int]) -> EarlyStops | None:
+    """Return where the stored trials stopped early; None without early stopping."""
+    if prepared.early_stopping is None:
+        return None
+    name = prepared.config.stopping_loss
+    curves = results.curves(numbers, [name])[name].to_numpy().reshape(len(numbers), -1)
+    overflow = results.rows(numbers)["first_nonfinite_step"].to_numpy(np.float64, na_value=np.nan)
+    return stops_of(prepared, curves, overflow)
 
 
 def _same_bits(stored: NDArray[Any], reference: NDArray[Any]) -> bool:

@@ -10,18 +10,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from sgdcore import Task
 from sgdcore.replay import Step, replay
+from sgdcore.trajectories import NEVER, EarlyStops
+from sweeps.arrow_columns import matrix
 from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.errors import StoreError
-from sweeps.execution.training import start_values
+from sweeps.execution.training import start_values, train_trials
 from sweeps.planning.plan import Trials
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.reopen import reopen
 from sweeps.store.store import SweepFiles
 from sweeps.text.formatting import cell
+from sweeps.verification.recorded_stops import recorded_stops
 from sweeps.verification.tolerance import AMPLIFIED, ROUNDING, overflow_steps, twins
 
 _WHOLE_ID = 32  # characters of a complete trial id
@@ -56,12 +60,18 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
     trials = prepared.plan.trials(number, number + 1)
     prepared = prepared.at(trials)
     training = prepared.config.training
-    all_steps = _steps(prepared, trials, prepared.task, start_values(prepared, trials))
+    row = _stored(files, prepared, number)
+    early = _early_stops(prepared, trials, row)
+    start = start_values(prepared, trials)
+    all_steps = islice(_steps(prepared, trials, prepared.task, start), _end(early))
     steps = list(islice(all_steps, most))
     cut = len(steps) == most and next(all_steps, None) is not None
-    stored, verdict = _stored(files, prepared, number)
-    stored = None if cut else stored
-    from_stored = 0.0 if stored is None else _distance(stored, steps[-1].params)
+    verdict = "" if row is None else row["verdict"][0].as_py()
+    stored = None if cut or row is None else matrix(row["final"], 1)[0].astype(training.dtype)
+    from_stored = 0.0
+    if stored is not None:
+        first = np.asarray(start[0]).astype(training.dtype)
+        from_stored = _distance(stored, _final(first, steps, early))
     # All kernels give the same bits for a linear model. A network's bits depend on how many trials are trained
     # together, and if it diverges, its rounding has no bound.
     quadratic = prepared.task.is_quadratic
@@ -81,16 +91,19 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
         name: None if np.isinf(value[0]) else float(value[0])
         for name, value in prepared.plan.options.effective(trials.hyperparams, trials.options).items()
     }
-    row = {**trials.hyperparams.arguments(0), **options, "seed": int(trials.seed[0])}
-    setting = ", ".join(f"{name} {cell(row[name], name)}" for name in (*HYPERPARAMETERS, *options))
+    given = {**trials.hyperparams.arguments(0), **options, "seed": int(trials.seed[0])}
+    setting = ", ".join(f"{name} {cell(given[name], name)}" for name in (*HYPERPARAMETERS, *options))
+    if early is not None:
+        findings |= {"stopped_early": _end(early) is not None, "restored_step": int(early.best_step[0])}
     return Replay(
         title=f"trial {number} ({prepared.plan.ids(trials)[0]}): {setting}",
-        facts={"trial": number, **row, **findings},
+        facts={"trial": number, **given, **findings},
         frame=pd.DataFrame([_row(step, prepared) for step in steps]),
         exact=exact,
         agrees=agrees,
         conclusion=("the first " if cut else "")
-        + _conclusion(len(steps), deviation, from_torch, allowed, amplified, stored is not None, same),
+        + _conclusion(len(steps), deviation, from_torch, allowed, amplified, stored is not None, same)
+        + ("" if cut or not np.isfinite(steps[-1].params).all() else _stop_note(early)),
     )
 
 
@@ -107,6 +120,34 @@ def _steps(prepared: PreparedSweep, trials: Trials, task: Task, start: np.ndarra
         start=start,
         groups=training.groups,
     )
+
+
+def _early_stops(prepared: PreparedSweep, trials: Trials, row: pa.Table | None) -> EarlyStops | None:
+    """Return where a trial stopped early: as stored, or if it is not, as trained again."""
+    if row is not None:
+        return recorded_stops(prepared, row)
+    return train_trials(prepared, trials, device="cpu").early_stops if prepared.early_stopping else None
+
+
+def _end(early: EarlyStops | None) -> int | None:
+    """Return the step at which a trial stopped early, or None."""
+    return None if early is None or early.stopped_step[0] == NEVER else int(early.stopped_step[0])
+
+
+def _final(start: np.ndarray, steps: list[Step], early: EarlyStops | None) -> np.ndarray:
+    """Return the parameters that the trial ends with."""
+    last = steps[-1].params if steps else start
+    if early is None or not np.isfinite(last).all():
+        return last
+    best = int(early.best_step[0])
+    return steps[best - 1].params if best else start
+
+
+def _stop_note(early: EarlyStops | None) -> str:
+    if early is None:
+        return ""
+    ended = "it stopped early" if _end(early) is not None else "it ran to its end"
+    return f"; {ended} and has the parameters of its best point, step {early.best_step[0]:,}"
 
 
 def _compared(prepared: PreparedSweep, trials: Trials, steps: list[Step], allowed: float) -> list[Step]:
@@ -160,20 +201,19 @@ def _number(files: SweepFiles, prepared: PreparedSweep, trial: str) -> int:
     raise StoreError(f"trial {trial!r}: {problem} an id with this prefix in sweep {files.sweep_id}; {next_step}")
 
 
-def _stored(files: SweepFiles, prepared: PreparedSweep, number: int) -> tuple[np.ndarray | None, str]:
-    """Return the stored final parameters and verdict of a trial; None and "" if its shard is not stored."""
+def _stored(files: SweepFiles, prepared: PreparedSweep, number: int) -> pa.Table | None:
+    """Return a trial's row of its shard file; None if the shard is not stored."""
     index = int(prepared.plan.shards().holding(np.array([number]))[0])
     if index not in files.shards.done():
-        return None, ""
-    table = files.shards.read(index, ["trial", "final", "verdict"])
-    rows = table.filter(pc.equal(table["trial"], number)).to_pylist()
-    if len(rows) != 1:
+        return None
+    curve = [prepared.config.stopping_loss] if prepared.early_stopping else []
+    table = files.shards.read(index, ["trial", "final", "verdict", "first_nonfinite_step", *curve])
+    row = table.filter(pc.equal(table["trial"], number))
+    if len(row) != 1:
         raise StoreError(
-            f"trial {number}: {len(rows)} rows in shard {index:05}.parquet; run 'sweeps verify' for details"
+            f"trial {number}: {len(row)} rows in shard {index:05}.parquet; run 'sweeps verify' for details"
         )
-    [row] = rows
-    final = np.array([np.nan if v is None else v for v in row["final"]], dtype=prepared.config.training.dtype)
-    return final, row["verdict"]
+    return row
 
 
 def _row(step: Step, prepared: PreparedSweep) -> dict[str, Any]:

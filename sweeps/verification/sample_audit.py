@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sgdcore import Thresholds, judge
-from sgdcore.trajectories import NEVER
-from sweeps.arrow_columns import matrix
+from sgdcore.trajectories import NEVER, EarlyStops
+from sweeps.arrow_columns import matrix, numbers
 from sweeps.execution.training import train_table
 from sweeps.planning.plan import Trials
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
 from sweeps.verification.differences import Audit, Difference, readable_table
+from sweeps.verification.recorded_stops import recorded_stops
 from sweeps.verification.tolerance import TrialOutcome, outcome_differences, trained_by_torch, trial_outcome
 
 _ALONE = (b"numba", b"triton")  # kernels whose results for a trial do not depend on the other trials
@@ -53,6 +54,7 @@ def _engine_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table
         return
     again = train_table(prepared, trials, device="cpu", threads=1)
     skipped = {"final", "loss"} if prepared.task.is_quadratic else {"final", "loss", "verdict", "steps_to_tolerance"}
+    skipped |= {"best_epoch"} - set(table.column_names)  # shards of earlier versions lack it
     same = [ours == theirs for ours, theirs in zip(table["loss"].to_pylist(), again["loss"].to_pylist(), strict=True)]
     for name in [name for name in again.column_names if name not in skipped]:
         expected = again[name].to_pylist()
@@ -73,7 +75,8 @@ def _is_as(found: Any, expected: Any) -> bool:
 
 
 def _torch_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table, audit: Audit) -> Iterator[Difference]:
-    trained = trained_by_torch(prepared, trials)
+    early = recorded_stops(prepared, table)
+    trained = trained_by_torch(prepared, trials, early_stopping=early)
     verdicts = judge(trained, Thresholds(**prepared.config.verdict.model_dump())).verdict
     stops = pc.fill_null(table["first_nonfinite_step"], NEVER).to_pylist()
     final, loss = matrix(table["final"], len(table)), matrix(table["loss"], len(table))
@@ -87,5 +90,21 @@ def _torch_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table,
             yield Difference("verdict", where, str(verdicts[row]), verdict)
         if verdict in ("diverging", "diverged") and not prepared.task.is_quadratic:
             continue  # a diverging network amplifies rounding beyond any tolerance
-        for what, *facts in outcome_differences(prepared, trials.take(np.array([row])), ours, theirs):
+        one = np.array([row])
+        own_stops = None if early is None else early.take(one)
+        for what, *facts in outcome_differences(prepared, trials.take(one), ours, theirs, own_stops):
             yield Difference(what, where, *facts)
+    if early is not None:
+        yield from _stop_differences(prepared, trials, table, early)
+
+
+def _stop_differences(
+    prepared: PreparedSweep, trials: Trials, table: pa.Table, early: EarlyStops
+) -> Iterator[Difference]:
+    """Check that trials stopped where their recorded curves stop them."""
+    found = numbers(table["stopped_epoch"]) * prepared.steps_per_epoch
+    for row, (expected, step) in enumerate(zip(early.stopped_step.tolist(), found.tolist(), strict=True)):
+        if (NEVER if np.isnan(step) else round(step)) != expected:
+            where = f"trial {trials.number[row]}, by its curve"
+            epoch = None if expected == NEVER else expected / prepared.steps_per_epoch
+            yield Difference("stopped_epoch", where, str(epoch), str(table["stopped_epoch"][row].as_py()))

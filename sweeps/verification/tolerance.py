@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdcore import Task, Trajectories
-from sgdcore.trajectories import NEVER
+from sgdcore.trajectories import NEVER, EarlyStops
 from sweeps.execution.training import start_values, train_trials
 from sweeps.planning.plan import Trials
 from sweeps.planning.prepared import PreparedSweep
@@ -52,13 +52,14 @@ class Twins:
     factor: float
     task: Task
     start: NDArray[np.float64]  # (T, P)
+    stops: EarlyStops | None = None  # where the originals stopped early
 
     def train(self, prepared: PreparedSweep, trials: Trials) -> Trajectories:
         """Train the twins with torch.optim.SGD."""
-        return trained_by_torch(replace(prepared, task=self.task), trials, start=self.start)
+        return trained_by_torch(replace(prepared, task=self.task), trials, start=self.start, early_stopping=self.stops)
 
 
-def twins(prepared: PreparedSweep, trials: Trials) -> Iterator[Twins]:
+def twins(prepared: PreparedSweep, trials: Trials, stops: EarlyStops | None = None) -> Iterator[Twins]:
     """Yield twins of each trial; their distance from it under torch measures how much it amplifies rounding.
 
     For linear models with squared loss, twins are the trials in other units, so that every step rounds differently. For
@@ -66,7 +67,7 @@ def twins(prepared: PreparedSweep, trials: Trials) -> Iterator[Twins]:
     steps can move the parameters.
     """
     if is_homogeneous(prepared, trials):
-        yield from in_other_units(prepared, trials, _UNITS)
+        yield from in_other_units(prepared, trials, _UNITS, stops)
         return
     start = start_values(prepared, trials)
     size = (
@@ -75,7 +76,8 @@ def twins(prepared: PreparedSweep, trials: Trials) -> Iterator[Twins]:
         * np.abs(start).max(axis=1, keepdims=True)
     )
     for seed in range(len(_UNITS)):
-        yield Twins(1.0, prepared.task, start + size * np.random.default_rng(seed).standard_normal(start.shape))
+        moved = start + size * np.random.default_rng(seed).standard_normal(start.shape)
+        yield Twins(1.0, prepared.task, moved, stops)
 
 
 def is_homogeneous(prepared: PreparedSweep, trials: Trials) -> bool:
@@ -83,7 +85,9 @@ def is_homogeneous(prepared: PreparedSweep, trials: Trials) -> bool:
     return prepared.task.is_quadratic and not trials.hyperparams.is_clipped.any()
 
 
-def in_other_units(prepared: PreparedSweep, trials: Trials, factors: Sequence[float]) -> Iterator[Twins]:
+def in_other_units(
+    prepared: PreparedSweep, trials: Trials, factors: Sequence[float], stops: EarlyStops | None = None
+) -> Iterator[Twins]:
     """Yield the trials of a linear model with squared loss, with targets and start scaled by each factor.
 
     A step of SGD, p - lr (2/n A^T (A p - z) + weight_decay p), with or without momentum, is homogeneous in parameters
@@ -93,39 +97,46 @@ def in_other_units(prepared: PreparedSweep, trials: Trials, factors: Sequence[fl
     start = start_values(prepared, trials)
     for factor in factors:
         dataset = replace(prepared.task.dataset, targets=prepared.task.dataset.targets * factor, validation=None)
-        yield Twins(factor, replace(prepared.task, dataset=dataset), start * factor)
+        yield Twins(factor, replace(prepared.task, dataset=dataset), start * factor, stops)
 
 
-def overflow_steps(prepared: PreparedSweep, trial: Trials) -> tuple[int, int]:
+def overflow_steps(prepared: PreparedSweep, trial: Trials, stops: EarlyStops | None = None) -> tuple[int, int]:
     """Return the first and last step at which a trial can overflow in any order of sums; steps + 1 means never.
 
     Sums over a batch that take the mean first or last differ by at most a factor of the batch size. For tasks other
     than linear models with squared loss, the range spans the steps at which the trial's twins overflow.
     """
-    others = twins(prepared, trial)
+    others = twins(prepared, trial, stops)
     if is_homogeneous(prepared, trial):
         apart = 4 * min(prepared.config.training.batch_size, prepared.task.samples)
         largest = max(np.abs(prepared.task.dataset.targets).max(), np.abs(start_values(prepared, trial)).max())
         most = np.finfo(prepared.config.training.dtype).max / largest if largest else np.inf
         factor = 2.0 ** math.floor(math.log2(min(apart, most)))
-        others = in_other_units(prepared, trial, (factor, 1 / factor))
-    stops = [int(other.train(prepared, trial).first_nonfinite_step[0]) for other in others]
-    stops = [prepared.plan.steps + 1 if stop == NEVER else stop for stop in stops]
-    return min(stops), max(stops)
+        others = in_other_units(prepared, trial, (factor, 1 / factor), stops)
+    overflows = [int(other.train(prepared, trial).first_nonfinite_step[0]) for other in others]
+    overflows = [prepared.plan.steps + 1 if step == NEVER else step for step in overflows]
+    return min(overflows), max(overflows)
 
 
 def outcome_differences(
-    prepared: PreparedSweep, trial: Trials, ours: TrialOutcome, theirs: TrialOutcome
+    prepared: PreparedSweep,
+    trial: Trials,
+    ours: TrialOutcome,
+    theirs: TrialOutcome,
+    stops: EarlyStops | None = None,
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield the differences from torch beyond rounding: name, torch's value and ours."""
+    """Yield the differences from torch beyond rounding: name, torch's value and ours.
+
+    ``stops`` are where both stopped early.
+    """
     if any(_distances(ours, theirs).values()):
-        ours, theirs = _in_range(prepared, trial, ours, theirs)
+        ours, theirs = _in_range(prepared, trial, ours, theirs, stops)
     if ours.stop != theirs.stop:
         yield "first_nonfinite_step", str(theirs.stop), str(ours.stop)
     rounding = ROUNDING[prepared.config.training.dtype]
     allowed = {name: rounding * np.nanmax(np.abs(v), initial=0.0) for name, v in theirs.values.items()}
     if any(distance > allowed[name] for name, distance in _distances(ours, theirs).items()):
-        amplified = _amplified(prepared, trial, theirs)
+        amplified = _amplified(prepared, trial, theirs, stops)
         allowed = {name: max(allowed[name], AMPLIFIED * amplified[name]) for name in allowed}
     for name, expected in theirs.values.items():
         found = ours.values[name]
@@ -141,14 +152,14 @@ def _distances(one: TrialOutcome, other: TrialOutcome) -> dict[str, Any]:
 
 
 def _in_range(
-    prepared: PreparedSweep, trial: Trials, ours: TrialOutcome, theirs: TrialOutcome
+    prepared: PreparedSweep, trial: Trials, ours: TrialOutcome, theirs: TrialOutcome, early: EarlyStops | None
 ) -> tuple[TrialOutcome, TrialOutcome]:
     """Return both outcomes without values that overflowed in only one, if rounding decides when they overflow."""
     stops = [prepared.plan.steps + 1 if outcome.stop == NEVER else outcome.stop for outcome in (ours, theirs)]
     if min(stops) > prepared.plan.steps:
         return ours, theirs
     if stops[0] != stops[1]:
-        first, last = overflow_steps(prepared, trial)
+        first, last = overflow_steps(prepared, trial, early)
         if not min(first, stops[1]) <= stops[0] <= max(last, stops[1]):
             return ours, theirs
     in_one = {name: np.isnan(ours.values[name]) != np.isnan(theirs.values[name]) for name in ours.values}
@@ -157,10 +168,12 @@ def _in_range(
     return replace(ours, stop=theirs.stop).masked(gone), theirs.masked(gone)
 
 
-def _amplified(prepared: PreparedSweep, trial: Trials, theirs: TrialOutcome) -> dict[str, Any]:
+def _amplified(
+    prepared: PreparedSweep, trial: Trials, theirs: TrialOutcome, stops: EarlyStops | None
+) -> dict[str, Any]:
     """Return how far torch's own rounding moves its outcome of a trial, by name."""
     farthest = dict.fromkeys(theirs.values, 0.0)
-    for twin in twins(prepared, trial):
+    for twin in twins(prepared, trial, stops):
         again = trial_outcome(twin.train(prepared, trial), 0, twin.factor)
         distances = _distances(again, theirs)
         if again.stop != theirs.stop:

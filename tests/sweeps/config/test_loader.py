@@ -43,6 +43,22 @@ BAD = {
         document(training={"epochs": 1, "device": "gpu"}),
         "training.device: given 'gpu'; must be auto, cpu, cuda or cuda:N",
     ),
+    "no patience": (
+        document(training={"epochs": 1, "early_stopping": {"patience": 0}}),
+        "training.early_stopping.patience: given 0; must be >= 1",
+    ),
+    "early stopping without patience": (
+        document(training={"epochs": 1, "early_stopping": {"min_delta": 1}}),
+        "training.early_stopping.patience: missing",
+    ),
+    "negative min_delta": (
+        document(training={"epochs": 1, "early_stopping": {"patience": 1, "min_delta": -1}}),
+        "training.early_stopping.min_delta: given -1; must be >= 0",
+    ),
+    "a word for early stopping": (
+        document(training={"epochs": 1, "early_stopping": {"patience": 1, "mode": "min"}}),
+        "training.early_stopping.mode: unknown key; allowed: patience, min_delta",
+    ),
     "no mapping": ([], "must be a mapping"),
     "dataset kind": (
         document(task={"dataset": {"kind": "mnist"}}),

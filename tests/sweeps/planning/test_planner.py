@@ -207,6 +207,7 @@ def test_a_trial_has_the_same_id_in_every_sweep() -> None:
         {"training": {"epochs": 5}},
         {"training": {"epochs": 4, "dtype": "float64"}},
         {"training": {"epochs": 4, "batch_size": 2}},
+        {"training": {"epochs": 4, "early_stopping": {"patience": 5}}},
         {"task": {"dataset": {"kind": "line", "slope": 0.9}}},
         {"task": {"dataset": {"kind": "line"}, "model": {"kind": "linear", "bias": False}}},
         {"parameters": {"lr": {"value": 0.2}, "momentum": {"value": 0.1}}},

@@ -32,7 +32,7 @@ def test_the_columns_are_the_documented_ones(make_prepared: MakePrepared, stored
     documented = """
         trial trial_id lr momentum weight_decay dampening nesterov seed verdict final_loss best_loss best_step
         first_nonfinite_step steps_to_tolerance overshoot_percent overshoot_parameter peak_value
-        predicted_radius final loss
+        best_epoch predicted_radius final loss
     """
     assert set(documented.split()) <= set(names)
 

@@ -211,6 +211,7 @@ DERIVED = [
     "final_loss",
     "best_loss",
     "best_step",
+    "best_epoch",
     "steps_to_tolerance",
     "overshoot_percent",
     "overshoot_parameter",
