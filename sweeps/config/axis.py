@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from sweeps.config.base import Model
 from sweeps.config.messages import shown
-from sweeps.config.ranges import linear, logarithmic
+from sweeps.config.ranges import geometric, linear, logarithmic
 from sweeps.config.types import (
     CUSTOM,
     AxisLength,
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+
+NumpyPowers = Literal["libm", "processor"]
+"""Where numpy.geomspace takes its powers from: the C library, or the code for this processor's instruction set."""
 
 Values = Annotated[tuple[Value, ...], Field(min_length=1)]
 
@@ -47,7 +50,7 @@ class Axis(Model):
     scale: Literal["linear", "log"] | None = None
     """Whether the values of a range have equal differences (linear, the default) or equal ratios (log)."""
 
-    _as_numpy: bool = PrivateAttr(default=False)
+    _numpy_powers: NumpyPowers | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _one_form(self) -> Axis:
@@ -89,14 +92,16 @@ class Axis(Model):
         assert self.min is not None
         assert self.max is not None
         low, high = float(self.min), float(self.max)
-        if self._as_numpy:
-            return (np.geomspace if self.scale == "log" else np.linspace)(low, high, self.count)
-        return (logarithmic if self.scale == "log" else linear)(low, high, self.count)
+        if self._numpy_powers is None:
+            return (logarithmic if self.scale == "log" else linear)(low, high, self.count)
+        if self.scale != "log":
+            return np.linspace(low, high, self.count)
+        return (geometric if self._numpy_powers == "libm" else np.geomspace)(low, high, self.count)
 
-    def as_numpy(self) -> Axis:
+    def as_numpy(self, powers: NumpyPowers = "libm") -> Axis:
         """Return a copy whose range has the points of numpy.linspace or numpy.geomspace."""
         copy = self.model_copy()
-        copy._as_numpy = True
+        copy._numpy_powers = powers
         return copy
 
 

@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from sweeps.config import strict_yaml
-from sweeps.config.axis import AxisOrList
+from sweeps.config.axis import AxisOrList, NumpyPowers
 from sweeps.config.base import Model
 from sweeps.config.datasets import AnyDataset
 from sweeps.config.models import AnyModel, LinearModel
@@ -325,9 +325,9 @@ class SweepConfig(Model):
         """Return the parameter mappings; the sweep is the union of their products."""
         return self.parameters if isinstance(self.parameters, list) else [self.parameters]
 
-    def with_numpy_ranges(self) -> SweepConfig:
+    def with_numpy_ranges(self, powers: NumpyPowers = "libm") -> SweepConfig:
         """Return a copy whose ranges have the points of numpy.linspace and numpy.geomspace."""
-        mappings = [{name: axis.as_numpy() for name, axis in mapping.items()} for mapping in self.mappings()]
+        mappings = [{name: axis.as_numpy(powers) for name, axis in mapping.items()} for mapping in self.mappings()]
         return self.model_copy(update={"parameters": mappings if isinstance(self.parameters, list) else mappings[0]})
 
     def to_yaml(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from sweeps.config.datasets import FileData
@@ -40,7 +41,30 @@ def stored_config(files: SweepFiles) -> SweepConfig:
     data, features = config.task.dataset, manifest.get("data", {}).get("features") or ()
     if isinstance(data, FileData) and data.features is None and any(map(is_unnamed, features)):
         config = with_data(config, features=tuple(features))  # earlier versions trained on index columns
-    return config.with_numpy_ranges()
+    return _with_numpy_ranges(config, files)
+
+
+def _with_numpy_ranges(config: SweepConfig, files: SweepFiles) -> SweepConfig:
+    """Return the config with numpy's points; of those that depend on the processor, the ones in the stored shards."""
+    usual, here = config.with_numpy_ranges("libm"), config.with_numpy_ranges("processor")
+    ours, theirs = _values(usual), _values(here)
+    for index in sorted(files.shards.done()) if ours != theirs else ():
+        with suppress(StoreError):  # a damaged shard; where it matters, it is reported
+            table = files.shards.read(index, _axes(config, files.shards.schema(index).names))
+            stored = {value for column in table.columns for value in column.to_pylist()}
+            if stored & (ours ^ theirs):
+                return here if stored & (theirs - ours) else usual
+    return usual
+
+
+def _values(config: SweepConfig) -> set[float]:
+    return {value for mapping in config.mappings() for axis in mapping.values() for value in axis.points().tolist()}
+
+
+def _axes(config: SweepConfig, columns: list[str]) -> list[str]:
+    """Return the columns that hold values of axes; an axis of start values can be that of several columns."""
+    axes = {name for mapping in config.mappings() for name in mapping}
+    return [name for name in columns if name in axes or name.startswith("init.")]
 
 
 def with_stored_stages(prepared: PreparedSweep, files: SweepFiles) -> PreparedSweep:

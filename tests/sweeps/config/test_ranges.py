@@ -1,11 +1,15 @@
 """The points of ranges are the numbers that a list of the same decimals holds."""
 
+import os
+import subprocess
+import sys
 from decimal import Decimal
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 
 from sweeps.config.axis import Axis
 from tests.support.hypothesis_profiles import examples
@@ -57,8 +61,48 @@ def test_a_log_range_meets_the_decades(first: int, digit: int, decades: int, eac
     np.testing.assert_allclose(found, np.geomspace(found[0], found[-1], len(found)), rtol=1e-12)
 
 
-def test_the_points_of_earlier_versions_are_numpys() -> None:
-    linear = Axis.model_validate({"min": 0, "max": 1, "count": 11}).as_numpy()
-    assert linear.points().tolist() == np.linspace(0, 1, 11).tolist()
-    log = Axis.model_validate({"min": 1e-7, "max": 1e-1, "count": 25, "scale": "log"}).as_numpy()
-    assert log.points().tolist() == np.geomspace(1e-7, 1e-1, 25).tolist()
+SCRIPT = """
+import hashlib
+import numpy as np
+from sweeps.config.axis import Axis
+
+rng, kinds = np.random.default_rng(0), {kind: hashlib.sha256() for kind in ("decimal", "libm", "processor")}
+drawn = rng.integers([100, 101, -12, 1, 1], [200, 1000, 1, 9, 50], (500, 5))
+for low, high, exponent, decades, count in drawn.tolist():
+    for scale in ("linear", "log"):
+        ends = {"min": float(f"{low}e{exponent}"), "max": float(f"{high}e{exponent + decades}")}
+        axis = Axis.model_validate({**ends, "count": count, "scale": scale})
+        for kind, digest in kinds.items():
+            digest.update((axis if kind == "decimal" else axis.as_numpy(kind)).points())
+for kind, digest in kinds.items():
+    print(kind, digest.hexdigest())
+"""
+
+
+def digests(**environment: str) -> dict[str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+@pytest.mark.slow
+def test_points_do_not_depend_on_the_processor() -> None:
+    """Ranges of new sweeps, and numpy's as it computes them without the code for newer instruction sets."""
+    optional = [name for name in __cpu_dispatch__ if __cpu_features__.get(name)]
+    baseline = digests(NPY_DISABLE_CPU_FEATURES=" ".join(optional))
+    assert baseline.keys() == {"decimal", "libm", "processor"}
+    assert baseline["libm"] == baseline["processor"]
+    here = digests()
+    assert (here["decimal"], here["libm"]) == (baseline["decimal"], baseline["libm"])
+
+
+@pytest.mark.parametrize("count", [1, 2, 25])
+def test_the_points_of_earlier_versions_are_numpys(count: int) -> None:
+    linear = Axis.model_validate({"min": 0, "max": 1, "count": count}).as_numpy()
+    assert linear.points().tolist() == np.linspace(0, 1, count).tolist()
+    log = Axis.model_validate({"min": 1e-7, "max": 1e-1, "count": count, "scale": "log"})
+    expected = np.geomspace(1e-7, 1e-1, count)
+    assert log.as_numpy("processor").points().tolist() == expected.tolist()
+    np.testing.assert_allclose(log.as_numpy("libm").points(), expected, rtol=1e-14)

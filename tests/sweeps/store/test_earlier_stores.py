@@ -18,12 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from sweeps.planning.prepared import PreparedSweep
+from sweeps.config.axis import NumpyPowers
+from sweeps.planning.prepared import PreparedSweep, prepare
 from sweeps.service.backup import restore
 from sweeps.store.reopen import reopen
 from sweeps.store.store import Store
 from tests.support.command_line import Cli
-from tests.support.stores import contents
+from tests.support.stores import computed_into, contents
 
 DATA = Path(__file__).parents[2] / "data"
 ARCHIVE = DATA / "store-0.1.0.tar.zst"
@@ -128,6 +129,27 @@ def test_the_trials_of_numpys_ranges_stay(cli: Cli, tmp_path: Path) -> None:
     assert "is in the store and complete" in same.stdout
     planned = json.loads(cli("plan", config, "--json").stdout)
     assert (planned["trials"], planned["ranges"]) == (120, "decimal")
+
+
+@pytest.mark.parametrize("powers", ["libm", "processor"])
+def test_a_stored_log_range_keeps_its_points(
+    store: Store, make_prepared: Callable[..., PreparedSweep], monkeypatch: pytest.MonkeyPatch, powers: NumpyPowers
+) -> None:
+    """numpy.geomspace has other last bits on some processors; here, it has."""
+    geomspace = np.geomspace
+    monkeypatch.setattr(np, "geomspace", lambda *given: np.nextafter(geomspace(*given), 1))
+    log = {"min": 0.001, "max": 0.1, "count": 8, "scale": "log"}
+    config = make_prepared(parameters={"lr": log, "momentum": [0, 0.9]}).config
+    planned, other = (
+        prepare(config.with_numpy_ranges(each), trials_per_shard=4)
+        for each in (powers, "processor" if powers == "libm" else "libm")
+    )
+    files = computed_into(store, "0e", planned, ranges="numpy")
+    (files.shards.folder / "00000.parquet").unlink()
+    (files.shards.folder / "00001.parquet").write_bytes(b"damaged")
+    found, expected, otherwise = (each.plan.ids(each.plan.trials(0, 16)) for each in (reopen(files), planned, other))
+    assert found == expected
+    assert set(found).isdisjoint(otherwise)
 
 
 def test_a_stored_sweep_of_an_index_column_keeps_it(
