@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from sgdcore.errors import InvalidHyperparams, InvalidTraining
 from sgdcore.hyperparams import Hyperparams
-from sgdcore.schedules import FloatArray, Schedule
+from sgdcore.schedule_rows import FloatArray
+from sgdcore.schedules import Schedule
 
 _ENTRIES = 1 << 21  # of a table: 16 MiB
 
