@@ -10,6 +10,9 @@ Every form's final parameters are compared with sgdcore's before anything is tim
 table shows medians. The limit is the arithmetic that sgdcore needs at the measured rate of the cores: without FMA for
 batches of one, whose products and sums have to stay separate, with FMA for larger ones, where a batch larger than P is
 a triangle.
+
+The last columns compare sgdcore with itself on a grid of few learning rates and weight decays: the time with a cosine
+schedule by epoch, without decay of the bias, and with gradients clipped to a norm of 1, relative to none of these.
 """
 
 from __future__ import annotations
@@ -19,14 +22,15 @@ import itertools
 import statistics
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import sgdcore
-from benchmarks.contenders import BenchmarkError, Contender, Workload
+from benchmarks.contenders import BenchmarkError, Contender, Floats, Workload
 from benchmarks.engine import rate, verify
 from benchmarks.jax_forms import matrix_forms
 from benchmarks.peaks import fused_rate, multiply_add_rate
@@ -35,6 +39,11 @@ from sgdcore.tasks import linear
 FEATURES, BATCHES = (1, 8, 64), (1, 32, 0)  # 0: all samples
 SAMPLES = 512
 WORK = 2e10  # approximate multiplications per turn,
+EXTRAS: dict[str, dict[str, Any]] = {  # more hyperparameters by column of the table
+    "schedule": {"schedule": sgdcore.Schedule(sgdcore.Scheduler("cosine"))},
+    "groups": {"groups": {"bias": {"weight_decay": 0.0}}},
+    "clipping": {"clip_grad_norm": 1.0},
+}
 TRIAL_STEPS = (2.5e6, 3e8)  # within these bounds, so that setup time is negligible
 
 
@@ -82,7 +91,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="smoke test: small and short")
     options = parser.parse_args()
     table = Table(title="Trial-steps/s by shape, all five hyperparameters mixed, float32")
-    for heading in ("features", "batch", "trials", "steps", "sgdcore", "jax, best form", "faster by", "limit", "share"):
+    headings = ("features", "batch", "trials", "steps", "sgdcore", "jax, best form", "faster by", "limit", "share")
+    for heading in (*headings, *EXTRAS):
         table.add_column(heading, justify="right")
     try:
         for features, batch in itertools.product(options.features, options.batches):
@@ -102,12 +112,18 @@ def row(shape: Shape, repeats: int) -> tuple[str, ...]:
     forms = list(peers(task, prepared, shape))
     verify(ours, forms)
     fastest = max(forms, key=rate)
-    rates: dict[str, list[float]] = {ours.name: [], fastest.name: [], "limit": []}
+    grid = replace(prepared, lr=_few(prepared.lr), weight_decay=_few(prepared.weight_decay))
+    compared = [sgdcore_contender(task, grid, shape, "constant")]
+    compared += [sgdcore_contender(task, grid, shape, name, **more) for name, more in EXTRAS.items()]
+    for contender in compared:
+        contender.run()  # compiles
+    rates: dict[str, list[float]] = {name: [] for name in (ours.name, fastest.name, "limit")}
+    rates |= {contender.name: [] for contender in compared}
     for _ in range(repeats):
-        for contender in (ours, fastest):
+        for contender in (ours, fastest, *compared):
             rates[contender.name].append(rate(contender))
         rates["limit"].append((multiply_add_rate if shape.batch == 1 else fused_rate)() / shape.flop)
-    our, their, limit = (statistics.median(values) for values in rates.values())
+    our, their, limit, constant, *extras = (statistics.median(values) for values in rates.values())
     kind = "without FMA" if shape.batch == 1 else "with FMA"
     size = "all" if shape.batch == SAMPLES else str(shape.batch)
     numbers = (f"{our:.3g}", f"{their:.3g} ({fastest.name.removeprefix('jax, ')})", f"{our / their:.2f} x")
@@ -119,23 +135,43 @@ def row(shape: Shape, repeats: int) -> tuple[str, ...]:
         *numbers,
         f"{limit:.3g} {kind}",
         (f"{our / limit:.0%}"),
+        *(f"{constant / extra:.2f} x" for extra in extras),
     )
 
 
-def sgdcore_contender(task: sgdcore.Task, prepared: Workload, shape: Shape) -> Contender:
-    """Return sgdcore.train, recording the ends only."""
+def _few(values: Floats) -> Floats:
+    """Return the values rounded to few distinct ones."""
+    step = np.float32(values.max() / 32)
+    return (np.ceil(values / step) * step).astype(np.float32)
+
+
+def sgdcore_contender(
+    task: sgdcore.Task, prepared: Workload, shape: Shape, name: str = "sgdcore", **more: Any
+) -> Contender:
+    """Return sgdcore.train, recording the ends only; ``more`` hyperparameters than the five of the workload."""
     hyperparams = sgdcore.Hyperparams(
-        prepared.lr * shape.scale, prepared.momentum, prepared.weight_decay, prepared.dampening, prepared.nesterov
+        prepared.lr * shape.scale,
+        prepared.momentum,
+        prepared.weight_decay,
+        prepared.dampening,
+        prepared.nesterov,
+        **more,
     )
     start = np.zeros(shape.features + 1)
     epochs = shape.steps // -(-SAMPLES // shape.batch)
 
     def run() -> sgdcore.Trajectories:
         return sgdcore.train(
-            task, hyperparams, epochs=epochs, batch_size=shape.batch, start=start, record=sgdcore.Recording(0)
+            task,
+            hyperparams,
+            epochs=epochs,
+            batch_size=shape.batch,
+            start=start,
+            record=sgdcore.Recording(0),
+            groups={"bias": ["bias"]},
         )
 
-    return Contender("sgdcore", shape.trials * shape.steps, run, lambda trajectories: trajectories.params.T)
+    return Contender(name, shape.trials * shape.steps, run, lambda trajectories: trajectories.params.T)
 
 
 def peers(task: sgdcore.Task, prepared: Workload, shape: Shape) -> Iterator[Contender]:

@@ -16,8 +16,6 @@ from sgdcore.kernels.simd.lanes import GROUP, compiled, splat, store
 from sgdcore.kernels.simd.memory import or_empty
 from sgdcore.rates import Rates
 
-ANY = -1  # the columns of a vector of lanes differ
-
 
 def rate_arrays(rates: Rates | None, groups: list[int]) -> tuple[Any, ...]:
     """Return the scheduled rates of these groups for the compiled code; empty arrays if there are none."""
@@ -56,13 +54,16 @@ def _fill(fixed, begin, rates, first, count, trials, running):  # type: ignore[n
     """Write ``count`` rows of rates, from ``first`` on: -lr of every group, then its momentum if it is scheduled."""
     lr, momentum, which, groups, _, _ = rates
     lanes = len(running)
-    columns, shared = np.full(lanes, -1), np.empty(lanes // GROUP, np.int64)
+    columns, shared = np.zeros(lanes, np.uintp), np.empty(lanes // GROUP, np.bool_)
     for lane in range(len(trials)):
-        if running[lane]:
-            columns[lane] = which[trials[lane]]
+        columns[lane] = which[trials[lane]]
+    for lane in range(len(trials), lanes):
+        columns[lane] = columns[len(trials) - 1]
     for group in range(len(shared)):
-        of_group = columns[group * GROUP : (group + 1) * GROUP]
-        shared[group] = of_group[0] if (of_group == of_group[0]).all() else ANY
+        others = 0
+        for lane in range(group * GROUP + 1, (group + 1) * GROUP):
+            others += columns[lane] != columns[group * GROUP]
+        shared[group] = others == 0
     here = begin
     for row in range(first, first + count):
         for group in groups:
@@ -73,16 +74,19 @@ def _fill(fixed, begin, rates, first, count, trials, running):  # type: ignore[n
                 _spread(fixed, here, momentum[row, group], 1.0, columns, shared)
                 here += lanes
 
+    for lane in range(lanes):
+        if not running[lane]:  # an idle lane stays where it is at rates of 0
+            for at in range(begin + lane, here, lanes):
+                fixed[at] = fixed.dtype.type(0)
+
 
 @compiled
 def _spread(fixed, begin, rates, sign, columns, shared):  # type: ignore[no-untyped-def]
-    """Write each lane's rate; an idle lane stays where it is at a rate of 0."""
+    """Write the rate of every lane."""
     for group in range(len(shared)):
         first = group * GROUP
-        if shared[group] >= 0:
-            rate = fixed.dtype.type(sign * rates[shared[group]])
-            store(fixed, begin + first, GROUP, splat(rate, GROUP))
+        if shared[group]:
+            store(fixed, begin + first, GROUP, splat(fixed.dtype.type(sign * rates[columns[first]]), GROUP))
         else:
             for lane in range(first, first + GROUP):
-                column = columns[lane]
-                fixed[begin + lane] = fixed.dtype.type(sign * rates[column] if column >= 0 else 0.0)
+                fixed[begin + lane] = fixed.dtype.type(sign * rates[columns[lane]])
