@@ -6,7 +6,7 @@ import numpy as np
 from numba import literally
 
 from sgdcore.kernels.mlp_numba.layers import inner
-from sgdcore.kernels.simd.lanes import fma, like, load, load_double, select, splat, store
+from sgdcore.kernels.simd.lanes import aligned_stack, fma, like, load, load_double, select, splat, store
 from sgdcore.kernels.simd.math import Row, elementwise_of_two
 
 
@@ -21,13 +21,14 @@ _factor = elementwise_of_two(_scale)
 
 
 @inner()
-def clip(tile, clipped, by_norm, limits, parameters, width):  # type: ignore[no-untyped-def]
-    """Clip the gradients; ``clipped`` becomes 1 for trials where that changed any, else 0.
+def clip(tile, clipped, running, lanes, clipped_steps, by_norm, limits, parameters, width):  # type: ignore[no-untyped-def]
+    """Clip the gradients, and count the step for the running trials where that changed any; ``clipped`` is room.
 
     ``limits`` is the row of the tile that holds the largest norms, infinite if there is none; the next row holds the
     largest absolute values.
     """
     literally(width)
+    aligned_stack()
     first, stop = parameters * width, 2 * parameters * width
     zero, one = splat(tile.dtype.type(0), width), splat(tile.dtype.type(1), width)
     factor = one
@@ -48,11 +49,6 @@ def clip(tile, clipped, by_norm, limits, parameters, width):  # type: ignore[no-
         changed = select(above, one, select(below, one, changed))
         store(tile, at, width, select(above, highest, select(below, lowest, gradient)))
     store(clipped, 0, width, changed)
-
-
-@inner()
-def count(clipped, running, lanes, clipped_steps):  # type: ignore[no-untyped-def]
-    """Count a step of the running trials whose gradients it clipped."""
     for lane in range(len(lanes)):
         if running[lane] and clipped[lane] != 0:
             clipped_steps[lanes[lane]] += 1

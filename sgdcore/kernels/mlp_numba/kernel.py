@@ -32,7 +32,7 @@ from sgdcore.kernels.mlp_numba import clipping as mlp_clipping
 from sgdcore.kernels.mlp_numba import layers as mlp_layers
 from sgdcore.kernels.mlp_numba import passes as mlp_passes
 from sgdcore.kernels.mlp_numba import tiles as mlp_tiles
-from sgdcore.kernels.mlp_numba.clipping import clip, count
+from sgdcore.kernels.mlp_numba.clipping import clip
 from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, SUMS
 from sgdcore.kernels.mlp_numba.passes import make_scratch, run_pass
 from sgdcore.kernels.mlp_numba.tiles import change, fill, record, set_rates, stop_nonfinite, write_back
@@ -208,6 +208,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     spans, weights = groups
     parameters, n = state[0].shape[1], len(training[1])
     per_epoch = (n + batch_size - 1) // batch_size
+    limits = 3 * parameters + len(columns) - 2
     tile = aligned((3 * parameters + len(columns)) * width, columns.dtype)
     scratch = make_scratch(columns.dtype, network, keeps, width)
     doubt, values = aligned(width, columns.dtype), np.empty((2, width))
@@ -235,8 +236,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
             batch = lanes, orders, row * n + first, min(batch_size, n - first), rows * n
             run_pass(tile, scratch, training, samples, batch, values[0], network, activation, at_once, width)
             if clips:
-                clip(tile, doubt, clips_norms, 3 * parameters + len(columns) - 2, parameters, width)
-                count(doubt, running, lanes, state[3])
+                clip(tile, doubt, running, lanes, state[3], clips_norms, limits, parameters, width)
             if lr.size > 0 and (step == start or step % steps_per_row == 0):
                 set_rates(tile, sources, lr, momentum, step // steps_per_row - first_row, parameters, width)
             change(tile, doubt, step == 0, spans, parameters, width)

@@ -60,7 +60,7 @@ def advance(
         return
     data = _Data(problem, segment, resources.device)
     with _network(problem, resources.device) as net:
-        size, block = _sizes(net, data, segment.batch_size, len(hyperparams))
+        size, block = _sizes(net, data, segment.batch_size, hyperparams)
     firsts = range(0, len(hyperparams), size)
     threads = min(resources.threads, len(firsts)) if resources.device == "cpu" else 1
     stop = Event()
@@ -94,15 +94,18 @@ def _network(problem: Problem, device: str) -> AbstractContextManager[Network]:
     return network(problem.task.model, problem.features.shape[1], str(problem.features.dtype), device)
 
 
-def _sizes(net: Network, data: _Data, batch_size: int, trials: int) -> tuple[int, int]:
+def _sizes(net: Network, data: _Data, batch_size: int, hyperparams: Hyperparams) -> tuple[int, int]:
     """Return the trials of a pack and the samples of an evaluation that fit in memory, on the CPU in the caches."""
     on_cpu = data.device == "cpu"
     room = CPU_BYTES if on_cpu else _GPU_SHARE * torch.cuda.mem_get_info(data.device)[1]
     batch = min(batch_size, len(data.training[1]))
     saved = saved_bytes(net, (data.training[0][:batch], data.training[1][:batch]), data.loss)
-    # The rule's values, and a step's activations, forward and backward.
-    each = RULE_VALUES * sum(net.sizes) * data.training[0].element_size() + 3 * saved
+    # The rule's values, hyperparameters that differ from parameter to parameter, and a step's activations, forward and
+    # backward.
+    values = RULE_VALUES + (5 if hyperparams.groups else 0)
+    each = values * sum(net.sizes) * data.training[0].element_size() + 3 * saved
     most = int(np.clip(room // max(1, each), 1, CPU_TRIALS if on_cpu else PACK_TRIALS))
+    trials = len(hyperparams)
     size = -(-trials // -(-trials // most))  # packs of about one size, so that few shapes are recorded
     block = int((_BLOCK_BYTES if on_cpu else room) // max(1, size * saved // batch))
     return size, max(1, block) if is_by_sample(net, data.training[0][:_TRIED]) else len(data.training[1])
