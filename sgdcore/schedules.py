@@ -205,16 +205,16 @@ class Schedule:
         parts = [_PARTS[part.kind](part) for part in self.schedulers]
         starts = (0, *self.milestones)
         rates = base
-        with np.errstate(over="ignore", invalid="ignore"):
-            while True:
-                index = bisect_right(self.milestones, row)
-                part, at = parts[index], row - starts[index]
+        while True:
+            index = bisect_right(self.milestones, row)
+            part, at = parts[index], row - starts[index]
+            with np.errstate(over="ignore", invalid="ignore"):  # not around the yield: it would apply to the caller
                 if at == 0:
                     rates = part.restarted(base) if index else part.first(base)
                 else:
                     rates = part.following(at, rates, base)
-                yield rates, part.momentum(at)
-                row += 1
+            yield rates, part.momentum(at)
+            row += 1
 
     def torch_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         """Return torch's own scheduler for an optimizer."""
