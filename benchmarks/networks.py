@@ -4,7 +4,7 @@ Task: an mlp 8-32-1 with relu and mse on 1,024 random samples, batches of 32 in 
 weight_decay, dampening and nesterov differ from trial to trial, all contenders apply them all, and no trial diverges.
 
 - sgdcore: ``sgdcore.train`` as a user calls it, with the numba and the torch kernel (``--compile``: also with
-  torch.compile).
+  torch.compile); and with a schedule by step, a parameter group or clipping that change nothing but are applied.
 - jax: one jitted step with ``jax.grad``, scanned over the batches: ``vmap`` of the scan, a scan of ``vmap``, and with
   trials as the last axis; unrolled; on one host device, and with the trials divided among one per core.
 - torch.optim: ``torch.optim.SGD`` and nn.Sequential, one trial at a time: two trials, counted per trial-step.
@@ -111,13 +111,23 @@ def deviation(final: Floats, expected: Floats) -> float:
 
 def sgdcore_contenders(prepared: Networks, compiled: bool) -> Iterator[Contender]:
     """Yield sgdcore.train, recording the ends only."""
-    for kernel, compile in (("numba", False), ("torch", False), *([("torch", True)] if compiled else [])):
+    plain = prepared.hyperparams
+    five = {name: getattr(plain, name) for name in ("lr", "momentum", "weight_decay", "dampening", "nesterov")}
+    constant = sgdcore.Schedule(sgdcore.Scheduler("constant", factor=1.0), interval="step")
+    others = {
+        "scheduled": sgdcore.Hyperparams(**five, schedule=constant),
+        "a group": sgdcore.Hyperparams(**five, groups={"bias": {}}),
+        "clipped": sgdcore.Hyperparams(**five, clip_grad_norm=1e9, clip_grad_value=1e9),
+    }
+    forms = [("numba", "", plain), ("torch", "", plain), *([("torch", "compiled", plain)] if compiled else [])]
+    forms += [(kernel, name, rows) for kernel in ("numba", "torch") for name, rows in others.items()]
+    for kernel, form, rows in forms:
         run = partial(
-            sgdcore.train, prepared.task, prepared.hyperparams,
-            epochs=prepared.epochs, batch_size=BATCH, start=prepared.start,
-            record=sgdcore.Recording(points=0), kernel=kernel, device="cpu", compile=compile,
+            sgdcore.train, prepared.task, rows,
+            epochs=prepared.epochs, batch_size=BATCH, start=prepared.start, groups={"bias": ["*.bias"]},
+            record=sgdcore.Recording(points=0), kernel=kernel, device="cpu", compile=form == "compiled",
         )  # fmt: skip
-        name = f"sgdcore, {kernel}{', compiled' if compile else ''}"
+        name = f"sgdcore, {kernel}{form and ', '}{form}"
         yield Contender(name, prepared.trial_steps, run, lambda trajectories: trajectories.params)
 
 

@@ -85,10 +85,12 @@ class RateTable:
                 yield row
 
     def _next(self) -> tuple[FloatArray, FloatArray | None]:
+        drawn = [(columns, *next(rows)) for columns, rows in self._parts]
+        if len(drawn) == 1 and self._momentum is None:
+            return drawn[0][1], None
         rates = np.empty_like(self._lr)
         momentum = None if self._momentum is None else self._momentum.copy()
-        for columns, rows in self._parts:
-            lr, cycled = next(rows)
+        for columns, lr, cycled in drawn:
             rates[:, columns] = lr
             if momentum is not None and cycled is not None:
                 momentum[:, columns] = cycled

@@ -202,7 +202,7 @@ class Schedule:
         while True:
             index = bisect_right(self.milestones, row)
             part, at = parts[index], row - starts[index]
-            with np.errstate(over="ignore", invalid="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):  # not around the yield: it would apply to the caller
                 if at == 0:
                     rates = part.restarted(base) if index else part.first(base)
                 else:

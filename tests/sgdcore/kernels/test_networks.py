@@ -185,7 +185,7 @@ def test_trials_do_not_depend_on_the_packs(kinds, monkeypatch):
     task = module("small")
     options = {"hyperparams": kinds, "dtype": "float64", "epochs": 12}
     whole = run(task, **options)
-    monkeypatch.setattr(torch_kernel, "_CPU_TRIALS", 2)
+    monkeypatch.setattr(torch_kernel, "CPU_TRIALS", 2)
     parts = run(task, **options)
     np.testing.assert_allclose(parts.params, whole.params, rtol=1e-12)
     np.testing.assert_allclose(parts.loss, whole.loss, rtol=1e-12)
