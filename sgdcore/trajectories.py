@@ -65,7 +65,11 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """The values at the K recorded steps; NaN from the step at which a trial overflowed, or after it stopped early."""
+    """The values at the K recorded steps; NaN from the step at which a trial overflowed, or after it stopped early.
+
+    The last bits of losses of linear models with squared loss depend on the linear algebra library's code for the
+    processor (see :class:`sgdcore.tasks.task.Quadratic`); those of parameters do not.
+    """
 
     steps: NDArray[np.int64]  # (K,)
     loss: FloatArray  # (T, K): over the full training set, in float64

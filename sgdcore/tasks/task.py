@@ -115,6 +115,9 @@ class Quadratic:
     without those that are zero to rounding, so that r is A's rank), S V^T = Q R (Householder): factor is R, centre is
     Q^T U^T z, and minimum is the squared part of z outside the range of U. In this form the loss does not cancel near
     its minimum, and it stays exact however far away the minimiser lies (1e12 for data of condition 1e12).
+
+    The last bits of the form, and with it those of losses, depend on the linear algebra library's code for the
+    processor; trials' parameters do not.
     """
 
     factor: FloatArray  # (r, P), upper triangular

@@ -1,9 +1,10 @@
 """Reuse of trials that earlier sweeps of the store have computed.
 
 A trial's id is a hash of everything that defines it, and a linear model's trial has the same bits in any pack, so a
-sweep with reused trials has the same shards as one that computed them all. Networks are not reused, because their last
-bits depend on the trials that are trained with them, and their verdicts on the best trial of their sweep. Trials on
-GPUs, and results of other versions, thresholds or recorded steps (see :func:`results_key`), are not reused either.
+sweep with reused trials has the same shards as one that computed them all on the same kind of processor: the last bits
+of losses depend on it (see :class:`sgdcore.tasks.task.Quadratic`). Networks are not reused, because their last bits
+depend on the trials that are trained with them, and their verdicts on the best trial of their sweep. Trials on GPUs,
+and results of other versions, thresholds or recorded steps (see :func:`results_key`), are not reused either.
 
 Trials are looked up by the first 64 bits of their ids, in a sorted index that takes 16 bytes per trial, in one sweep
 after another until all trials of a shard are found. The full ids are compared when the rows are read.

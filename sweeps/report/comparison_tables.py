@@ -105,7 +105,10 @@ def _why_apart(pair: Pair) -> str:
         return f"the sweeps differ in {', '.join(apart)}"
     if not MODEL_KINDS[pair.first.config.task.model.kind].is_linear:
         return "the last bits of a network's results depend on the trials trained together with it"
-    return "kernel, device and versions are equal, so some computation is not deterministic"
+    return (
+        "kernel, device and versions are equal, so the processors differ, on which the last bits of a loss depend, "
+        "or some computation is not deterministic"
+    )
 
 
 def _maker(results: Results) -> dict[str, object]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from sweeps.config.axis import NumpyPowers
 from sweeps.planning.prepared import PreparedSweep, prepare
@@ -41,10 +42,14 @@ def home(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def assert_the_same_trials(before: dict[str, bytes], after: dict[str, bytes]) -> None:
-    """Check the columns that earlier versions had: all bits, but for two that are computed otherwise now.
+# Computed with the linear algebra library, whose last bits depend on the processor.
+ROUNDED = ("initial_loss", "final_loss", "best_loss", "loss", "overshoot_percent", "predicted_radius")
 
-    Predicted radii are rounded in another way, and a diverged trial's final loss is the last finite one.
+
+def assert_the_same_trials(before: dict[str, bytes], after: dict[str, bytes]) -> None:
+    """Check the columns that earlier versions had: all bits, but for those in ROUNDED.
+
+    A diverged trial's final loss is the last finite one now.
     """
     assert after.keys() == before.keys()
     for name, content in before.items():
@@ -52,12 +57,23 @@ def assert_the_same_trials(before: dict[str, bytes], after: dict[str, bytes]) ->
         now = now.select(was.column_names)
         settled = pc.not_equal(was["verdict"], "diverged")
         for column in was.column_names:
-            if column == "predicted_radius":
-                np.testing.assert_allclose(now[column].to_numpy(), was[column].to_numpy(), rtol=1e-12)
-            elif column == "final_loss":
-                assert now[column].filter(settled).equals(was[column].filter(settled))
+            found, expected = now[column], was[column]
+            if column == "final_loss":
+                found, expected = found.filter(settled), expected.filter(settled)
+            if column in ROUNDED:
+                assert found.is_null().equals(expected.is_null()), column
+                np.testing.assert_allclose(values(found), values(expected), rtol=1e-12, atol=atol(column))
             else:
-                assert now[column].equals(was[column]), column
+                assert found.equals(expected), column
+
+
+def values(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    return np.array(column.to_pylist(), dtype=np.float64)
+
+
+def atol(column: str) -> float:
+    """An overshoot is a small part of the distance that its trial moves, which is 100 %."""
+    return 1e-12 if column == "overshoot_percent" else 0
 
 
 @pytest.mark.slow
@@ -104,7 +120,11 @@ def test_its_trials_are_compared_with_new_ones(earlier: Cli, home: Store, tmp_pa
     earlier("run", config, "--id", "bb", "--executor", "inline", "--fresh")
     found = json.loads(earlier("compare", "0ea1", "bb", "--json").stdout)
     [common] = found["tables"]["common"]
-    assert (common["common"], common["equal_loss"], common["other_verdict"]) == (12, 12, 0)
+    assert (common["common"], common["other_verdict"]) == (12, 0)
+    differing = found["tables"].get("losses-B", [])  # on some processors, in the last bits
+    assert len(differing) == 12 - common["equal_loss"] <= 10
+    for row in differing:
+        assert row["final_loss"] == pytest.approx(row["final_loss_before"], rel=1e-12, abs=0)
     checks = earlier("check", "bb", "--baseline", "0ea1", "--no-new-divergence").stdout
     assert "failed" not in checks
 

@@ -305,6 +305,25 @@ def test_what_is_wrong_in_mlflow_is_told(
     assert (audit(files).logged, audit(files).deleted) == (12 - 6, 1)
 
 
+@pytest.mark.parametrize(
+    ("changed", "relative", "told"), [("loss", 1e-13, 0), ("loss", 1e-6, 1), ("final/bias", 1e-13, 1)]
+)
+def test_a_loss_in_mlflow_may_differ_in_its_last_bits(
+    swept: Callable[[PreparedSweep], SweepFiles],
+    make_prepared: MakePrepared,
+    client: MlflowClient,
+    changed: str,
+    relative: float,
+    told: int,
+) -> None:
+    """Another processor can have computed it; parameters are the same on all."""
+    files = swept(make_prepared(training={"epochs": 4, "dtype": "float64"}))
+    experiment = client.get_experiment_by_name("small").experiment_id
+    run = client.search_runs([experiment], "tags.`mlflow.parentRunId` != ''")[0]
+    client.log_metric(run.info.run_id, changed, run.data.metrics[changed] * (1 + relative), step=99)
+    assert [line.startswith(f"mlflow: metric {changed} ") for line in lines(files)] == [True] * told
+
+
 def test_a_sweep_that_mlflow_does_not_know(
     swept: Callable[[PreparedSweep], SweepFiles], make_prepared: MakePrepared, tmp_path: Path, migrated_database: Path
 ) -> None:
