@@ -29,6 +29,7 @@ from sgdcore.kernels.dispatch import choose
 from sweeps.errors import StoreError
 from sweeps.execution.executor import Executor, ShardOutcome
 from sweeps.execution.shard_table import shard_metadata
+from sweeps.planning.plan import ADDED_COLUMNS
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.planning.shards import Shard, ShardResult
 from sweeps.store.store import SweepFiles
@@ -49,7 +50,7 @@ def results_key(prepared: PreparedSweep) -> str | None:
         "record": prepared.config.record.model_dump(mode="json"),
         "verdict": prepared.config.verdict.model_dump(mode="json"),
         "starts": prepared.plan.starts,
-        "added": ["best_epoch"],  # columns that shards of earlier versions lack
+        "added": list(ADDED_COLUMNS),
         **({"options": prepared.plan.options.names} if prepared.plan.options.names else {}),
         "versions": {"sweeps": __version__, **{package: version(package) for package in _PACKAGES}},
     }

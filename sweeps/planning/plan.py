@@ -21,6 +21,7 @@ from sweeps.search.base import FloatArray, TrialSet
 
 # How this version computes the points of ranges (sweeps.config.ranges). Earlier ones, which did not say, used numpy.
 DECIMAL_RANGES = "decimal"
+ADDED_COLUMNS = ("best_epoch",)  # columns of shard files, and metrics of MLflow, that version 0.1.0 did not have
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,4 +213,5 @@ class Plan:
             **({"module": self.module} if self.module else {}),
             "context": self.context,
             "ranges": DECIMAL_RANGES,
+            "added": list(ADDED_COLUMNS),
         }

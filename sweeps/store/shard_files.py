@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from sweeps.arrow_columns import VALIDATION_LOSSES, floats, matrix, validation_losses
 from sweeps.errors import StoreError
+from sweeps.planning.plan import ADDED_COLUMNS
 from sweeps.planning.shards import Shard, ShardFailure, ShardResult
 from sweeps.store.backends.base import Storage, unwritten
 from sweeps.store.sweep_part import SweepPart
@@ -26,7 +27,7 @@ from sweeps.text.redact import redact
 _SHARD = re.compile(r"(\d{5,})\.parquet")
 _FAILURE = re.compile(r"(\d{5,})\.txt")
 _MAX_REASON = 300  # characters
-_ADDED = {*VALIDATION_LOSSES, "best_epoch"}  # columns that files of earlier versions lack
+_ADDED = {*VALIDATION_LOSSES, *ADDED_COLUMNS}  # columns that files of earlier versions lack
 _AHEAD = 8  # files of a shared store that are requested in advance
 T = TypeVar("T")
 

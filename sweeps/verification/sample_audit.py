@@ -13,7 +13,7 @@ from sgdcore import Thresholds, judge
 from sgdcore.trajectories import NEVER, EarlyStops
 from sweeps.arrow_columns import matrix, numbers
 from sweeps.execution.training import train_table
-from sweeps.planning.plan import Trials
+from sweeps.planning.plan import ADDED_COLUMNS, Trials
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.store import SweepFiles
 from sweeps.verification.differences import Audit, Difference, readable_table
@@ -54,7 +54,7 @@ def _engine_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table
         return
     again = train_table(prepared, trials, device="cpu", threads=1)
     skipped = {"final", "loss"} if prepared.task.is_quadratic else {"final", "loss", "verdict", "steps_to_tolerance"}
-    skipped |= {"best_epoch"} - set(table.column_names)  # shards of earlier versions lack it
+    skipped |= set(ADDED_COLUMNS) - set(table.column_names)  # shards of earlier versions lack them
     same = [ours == theirs for ours, theirs in zip(table["loss"].to_pylist(), again["loss"].to_pylist(), strict=True)]
     for name in [name for name in again.column_names if name not in skipped]:
         expected = again[name].to_pylist()

@@ -14,6 +14,7 @@ import pyarrow as pa
 from sgdcore.verdict import VERDICTS
 from sweeps.errors import StoreError
 from sweeps.execution.shard_table import recorded_steps
+from sweeps.planning.plan import ADDED_COLUMNS
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.results.ranking import best_trials
 from sweeps.store.store import SweepFiles
@@ -31,7 +32,7 @@ def tracking_differences(
     sweep = TrackedSweep.of(files, prepared)
     parents: list[LoggedRun] = []
     children: dict[str, list[tuple[str, bytes]]] = {}  # digests, because the facts of all runs might not fit in memory
-    for run in map(partial(_without_many_finals, sweep), tracker.logged_runs(sweep)):
+    for run in map(partial(_comparable, sweep), tracker.logged_runs(sweep)):
         if not run.trial_id:
             parents.append(run)
             continue
@@ -54,7 +55,7 @@ def tracking_differences(
         looked_at = table.filter(pa.array(among | np.array(there, np.bool_)))
         if len(looked_at):
             steps = recorded_steps(prepared.at(prepared.plan.trials(shards[index].start, shards[index].start + 1)))
-            for run in expected_runs(sweep, looked_at, steps):
+            for run in map(partial(_comparable, sweep), expected_runs(sweep, looked_at, steps)):
                 if run.trial_id in deleted:
                     audit.deleted += 1
                     continue
@@ -66,11 +67,18 @@ def tracking_differences(
         yield Difference(f"mlflow: trial {trial_id}", "runs", "a trial of this sweep", ", ".join(r for r, _ in runs))
 
 
-def _without_many_finals(sweep: TrackedSweep, run: LoggedRun) -> LoggedRun:
-    """Return the run without the final/<name> metrics that earlier versions logged for models with many parameters."""
-    if len(sweep.parameter_names) <= MAX_FINAL_METRICS:
+def _comparable(sweep: TrackedSweep, run: LoggedRun) -> LoggedRun:
+    """Return the run without what only this version or only earlier ones log.
+
+    Earlier versions logged the final/<name> metrics of models with many parameters. A sweep that they planned can have
+    runs without the metrics of ADDED_COLUMNS.
+    """
+    differing = {f"metric {name}" for name in ADDED_COLUMNS if name not in sweep.manifest.get("added", ())}
+    if len(sweep.parameter_names) > MAX_FINAL_METRICS:
+        differing |= {name for name in run.facts if name.startswith("metric final/")}
+    if not differing:
         return run
-    return replace(run, facts={name: fact for name, fact in run.facts.items() if not name.startswith("metric final/")})
+    return replace(run, facts={name: fact for name, fact in run.facts.items() if name not in differing})
 
 
 def _best(prepared: PreparedSweep, files: SweepFiles) -> dict[int, list[int]] | None:
@@ -106,7 +114,7 @@ def _child_differences(
     for run_id, digest in found:
         if digest == _digest(expected):
             continue
-        facts = _without_many_finals(sweep, tracker.read_run(run_id)).facts
+        facts = _comparable(sweep, tracker.read_run(run_id)).facts
         for name in sorted(facts.keys() | expected.facts.keys()):
             if not _agree(name, facts.get(name), expected.facts.get(name), loss_scale):
                 yield Difference(f"mlflow: {name}", where, str(expected.facts.get(name)), str(facts.get(name)))
