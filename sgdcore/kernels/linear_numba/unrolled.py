@@ -37,7 +37,7 @@ def few(form: Form, kind: int, source: int) -> Callable[..., Any]:
     """
     features, parameters, batch, rows, lanes, width = form.constants
     groups, scheduled = form.groups, form.scheduled
-    all_stepped, limits = _together if groups == 1 else _bias_apart, form.limits * lanes
+    limits = form.limits * lanes
 
     def steps(tile, after, ticks, fixed, data, targets, places, clock, rates, count, used):  # type: ignore[no-untyped-def]
         aligned_stack()
@@ -51,7 +51,7 @@ def few(form: Form, kind: int, source: int) -> Callable[..., Any]:
                 gradients = _gradients(one[0], batches, step, features, parameters, batch, rows, width)
                 if kind & CLIPS:
                     gradients = clipped(gradients, ticks, length + first, fixed, limits + first, lanes, width, kind)
-                one = all_stepped(
+                one = _all_stepped(
                     one,
                     gradients,
                     fixed,
@@ -70,7 +70,7 @@ def few(form: Form, kind: int, source: int) -> Callable[..., Any]:
                 gradients = _gradients(two[0], batches, step, features, parameters, batch, rows, width)
                 if kind & CLIPS:
                     gradients = clipped(gradients, ticks, length + second, fixed, limits + second, lanes, width, kind)
-                two = all_stepped(
+                two = _all_stepped(
                     two,
                     gradients,
                     fixed,
@@ -111,13 +111,32 @@ def _end(part, after, lane, parameters, lanes):  # type: ignore[no-untyped-def]
     store(after, parameters * lanes + lane, lanes, part[1])
 
 
-@njit(forceinline=True)
-def _together(  # type: ignore[no-untyped-def]
+def _all_stepped(*arguments: Any) -> Any:
+    """Return a part's parameters and buffers after a step."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(_all_stepped, jit_options={"forceinline": True}, prefer_literal=True)
+def _choose_step(  # type: ignore[no-untyped-def]
     part, gradients, fixed, rates, step, lane, features, parameters, groups, scheduled, lanes, width, kind
 ):
-    """Return a part's parameters and buffers after a step."""
-    places = places_of(rates, step, lane, 0, parameters, groups, scheduled, lanes)
-    return stepped(part[0], gradients, part[1], fixed, places, lanes, width, kind)
+    if not isinstance(groups, types.IntegerLiteral):
+        return None
+
+    def together(  # type: ignore[no-untyped-def]
+        part, gradients, fixed, rates, step, lane, features, parameters, groups, scheduled, lanes, width, kind
+    ):
+        places = places_of(rates, step, lane, 0, parameters, groups, scheduled, lanes)
+        return stepped(part[0], gradients, part[1], fixed, places, lanes, width, kind)
+
+    def bias_apart(  # type: ignore[no-untyped-def]
+        part, gradients, fixed, rates, step, lane, features, parameters, groups, scheduled, lanes, width, kind
+    ):
+        return _bias_apart(
+            part, gradients, fixed, rates, step, lane, features, parameters, groups, scheduled, lanes, width, kind
+        )
+
+    return together if groups.literal_value == 1 else bias_apart
 
 
 @njit(forceinline=True)
