@@ -20,9 +20,10 @@ from sgdcore.kernels.base import OnSteps, Problem, Resources, Segment
 from sgdcore.kernels.dispatch import Choice, choose
 from sgdcore.parameter_groups import GroupPatterns, group_of
 from sgdcore.rates import RateTable, check_schedules, with_cycled_momentum
-from sgdcore.recording import MAX_PATH_PARAMETERS, Recording
-from sgdcore.tasks.task import Quadratic, Task, rounded
-from sgdcore.trajectories import NEVER, Curves, EarlyStops, State, Trajectories
+from sgdcore.recording import Recording
+from sgdcore.run_start import empty_curves, initial_state, objective_minima
+from sgdcore.tasks.task import Task, rounded
+from sgdcore.trajectories import Curves, EarlyStops, State, Trajectories
 
 Dtype = Literal["float32", "float64"]
 _Samples = tuple[NDArray[Any], NDArray[Any]]
@@ -97,7 +98,7 @@ def train(
     problem = make_problem(task, dtype, group_of(task, groups or {}, tuple(hyperparams.groups)))
     _check_module(task, dtype, batch_size)
     per_epoch = steps_per_epoch(task.samples, batch_size)
-    state = _start(task, problem, hyperparams, start, seeds, dtype)
+    state = initial_state(task, problem, hyperparams, start, seeds, dtype)
     rule = _early_stopping(early_stopping, problem, len(hyperparams))
     if isinstance(start, Trajectories):
         _check_continuation(start, hyperparams, per_epoch)
@@ -108,7 +109,7 @@ def train(
     given, hyperparams = hyperparams, with_cycled_momentum(hyperparams)
     ahead = range(epochs_done, epochs_done + epochs)
     steps = (record or Recording()).steps(state.step, ahead.stop * per_epoch)
-    curves = _curves(problem, hyperparams, state, steps)
+    curves = empty_curves(problem, hyperparams, state, steps)
     resources = Resources(chosen.device, threads or len(os.sched_getaffinity(0)), compile)
     run = _Run(problem, order, batch_size, ahead, chosen, resources, on_steps)
     stops = None if rule is None else EarlyStops.none(len(hyperparams))
@@ -135,7 +136,7 @@ def train(
         steps_per_epoch=per_epoch,
         curves=curves,
         state=state,
-        minimum=_minimum(problem, hyperparams),
+        minimum=objective_minima(problem, hyperparams),
         group_of=problem.group_of,
         loss_scale=task.loss_scale,
         kernel=chosen.name,
@@ -315,121 +316,3 @@ def _seeds(seeds: ArrayLike, trials: int) -> NDArray[np.int64]:
     if given.dtype.kind not in "iu" or (given < 0).any() or (given > np.iinfo(np.int64).max).any():
         raise InvalidTraining(f"seeds must be whole numbers from 0 to 2^63 - 1, not {given.tolist()}")
     return np.broadcast_to(given.astype(np.int64), (trials,))
-
-
-def _start(
-    task: Task,
-    problem: Problem,
-    hyperparams: Hyperparams,
-    start: ArrayLike | Trajectories | None,
-    seeds: NDArray[np.int64],
-    dtype: str,
-) -> State:
-    shape = (len(hyperparams), len(task.parameter_names))
-    if isinstance(start, Trajectories):
-        if start.params.shape != shape or start.params.dtype != dtype:
-            raise InvalidTraining(
-                f"cannot continue from {start.params.dtype} parameters of shape {start.params.shape}: "
-                f"this run is {dtype} {shape}"
-            )
-        return start.state.take(np.arange(shape[0]))
-    if start is None:
-        values = task.initial_params(seeds, dtype)
-    else:
-        values = np.asarray(start, dtype=np.float64)
-        if values.shape not in (shape, shape[1:]):
-            raise InvalidTraining(f"start must have the shape {shape[1:]} or {shape}, not {values.shape}")
-    with np.errstate(over="ignore"):
-        params = np.array(np.broadcast_to(values, shape), dtype=dtype, order="C")
-    if not np.isfinite(params).all():
-        raise InvalidTraining(f"start values must be finite in {dtype}")
-    exact = params.astype(np.float64)
-    if problem.training is None:
-        target, direction = np.full(shape, np.nan), np.zeros_like(params)
-    else:
-        target = _nearest_minimisers(problem, hyperparams, exact)
-        target = _settled(target, exact, dtype)
-        direction = np.sign(target - exact).astype(dtype)
-    return State(
-        step=0,
-        params=params,
-        momentum_buffers=np.zeros_like(params),
-        first_nonfinite_step=np.full(shape[0], NEVER, dtype=np.int64),
-        start=params.copy(),
-        target=target,
-        direction=direction,
-        peak=np.where(direction == 0, params, _short_of(target, params)),
-        peak_step=np.zeros(shape, dtype=np.int64),
-        clipped_steps=np.zeros(shape[0], dtype=np.int64),
-    )
-
-
-def _settled(target: NDArray[np.float64], start: NDArray[np.float64], dtype: str) -> NDArray[np.float64]:
-    """Return the targets, or the start where both are equal up to rounding, in dtype or in float64.
-
-    A parameter that starts on its target has no distance to travel, so its overshoot is undefined.
-    """
-    away = np.abs(target - start)
-    largest = max(np.abs(target).max(initial=0.0), np.abs(start).max(initial=0.0))
-    if away.min(initial=np.inf) > 8 * np.finfo(dtype).eps * largest:
-        return target
-    sizes = np.maximum(np.abs(target), np.abs(start))
-    noise = np.maximum(np.finfo(dtype).eps * sizes, np.finfo(np.float64).eps * sizes.max(axis=1, keepdims=True))
-    return np.where(away <= 8 * noise, start, target)
-
-
-def _short_of(target: NDArray[np.float64], params: NDArray[Any]) -> NDArray[Any]:
-    """Return the targets in the dtype of ``params``, rounded so that they stay on the side where ``params`` lie."""
-    with np.errstate(over="ignore"):
-        nearest = target.astype(params.dtype)
-    beyond = (nearest - target) * (target - params) > 0
-    np.nextafter(nearest, params, out=nearest, where=beyond)
-    return nearest
-
-
-def _curves(problem: Problem, hyperparams: Hyperparams, state: State, steps: NDArray[np.int64]) -> Curves:
-    trials, parameters = state.params.shape
-    shape = (trials, len(steps))
-    has_path = parameters <= MAX_PATH_PARAMETERS
-    return Curves(
-        steps=steps,
-        loss=np.empty(shape),
-        squared_norm=np.empty(shape) if _decays(hyperparams) and not has_path else None,
-        validation_loss=np.empty(shape) if problem.held_out else None,
-        path=np.empty((*shape, parameters), state.params.dtype) if has_path else None,
-    )
-
-
-def _minimum(problem: Problem, hyperparams: Hyperparams) -> NDArray[np.float64]:
-    if problem.training is None:
-        return np.full(len(hyperparams), np.nan)
-    if not hyperparams.groups:
-        return problem.training.objective_minimum(hyperparams.weight_decay)
-    least = np.empty(len(hyperparams))
-    for trials, form in _penalised(problem, hyperparams):
-        least[trials] = form.minimum
-    return least
-
-
-def _nearest_minimisers(problem: Problem, hyperparams: Hyperparams, start: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the (T, P) minimisers of each trial's objective nearest to its start."""
-    assert problem.training is not None
-    if not hyperparams.groups:
-        return problem.training.nearest_minimisers(hyperparams.weight_decay, start)
-    targets = np.empty_like(start)
-    for trials, form in _penalised(problem, hyperparams):
-        targets[trials] = form.nearest_minimisers(np.zeros(len(trials)), start[trials])
-    return targets
-
-
-def _penalised(problem: Problem, hyperparams: Hyperparams) -> Iterator[tuple[NDArray[np.intp], Quadratic]]:
-    """Yield the trials of each combination of the groups' weight decays, and their objective."""
-    assert problem.training is not None
-    decays = np.array([h.weight_decay for h in (hyperparams, *hyperparams.groups.values())])
-    distinct, which = np.unique(decays, axis=1, return_inverse=True)
-    for index, decay in enumerate(distinct.T):
-        yield np.flatnonzero(which.reshape(-1) == index), problem.training.with_decay(decay[problem.group_of])
-
-
-def _decays(hyperparams: Hyperparams) -> bool:
-    return any(h.weight_decay.any() for h in (hyperparams, *hyperparams.groups.values()))
