@@ -109,10 +109,8 @@ def objective_minima(problem: Problem, hyperparams: Hyperparams) -> NDArray[np.f
     """Return the (T,) least values of the objectives; NaN if unknown."""
     if problem.training is None:
         return np.full(len(hyperparams), np.nan)
-    if not hyperparams.groups:
-        return problem.training.objective_minimum(hyperparams.weight_decay)
-    least = np.empty(len(hyperparams))
-    for trials, form in _penalised(problem, hyperparams):
+    least = problem.training.objective_minimum(hyperparams.weight_decay)
+    for trials, form in _with_decays_of_groups(problem, hyperparams):
         least[trials] = form.minimum
     return least
 
@@ -120,21 +118,22 @@ def objective_minima(problem: Problem, hyperparams: Hyperparams) -> NDArray[np.f
 def _nearest_minimisers(problem: Problem, hyperparams: Hyperparams, start: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the (T, P) minimisers of each trial's objective nearest to its start."""
     assert problem.training is not None
-    if not hyperparams.groups:
-        return problem.training.nearest_minimisers(hyperparams.weight_decay, start)
-    targets = np.empty_like(start)
-    for trials, form in _penalised(problem, hyperparams):
+    targets = problem.training.nearest_minimisers(hyperparams.weight_decay, start)
+    for trials, form in _with_decays_of_groups(problem, hyperparams):
         targets[trials] = form.nearest_minimisers(np.zeros(len(trials)), start[trials])
     return targets
 
 
-def _penalised(problem: Problem, hyperparams: Hyperparams) -> Iterator[tuple[NDArray[np.intp], Quadratic]]:
-    """Yield the trials of each combination of the groups' weight decays, and their objective."""
+def _with_decays_of_groups(problem: Problem, hyperparams: Hyperparams) -> Iterator[tuple[NDArray[np.intp], Quadratic]]:
+    """Yield the trials whose groups differ in weight decay and their objective, by combination of weight decays."""
     assert problem.training is not None
     decays = np.array([h.weight_decay for h in (hyperparams, *hyperparams.groups.values())])
-    distinct, which = np.unique(decays, axis=1, return_inverse=True)
+    differing = np.flatnonzero((decays != decays[0]).any(axis=0))
+    if not len(differing):
+        return
+    distinct, which = np.unique(decays[:, differing], axis=1, return_inverse=True)
     for index, decay in enumerate(distinct.T):
-        yield np.flatnonzero(which.reshape(-1) == index), problem.training.with_decay(decay[problem.group_of])
+        yield differing[which.reshape(-1) == index], problem.training.with_decay(decay[problem.group_of])
 
 
 def _decays(hyperparams: Hyperparams) -> bool:
