@@ -75,6 +75,7 @@ def train(
         threads: CPU threads, >= 1; all cores by default. The numba kernels' results do not depend on it or on the
             other trials, not even by one bit; the torch kernel's sums do, within rounding.
         compile: use torch.compile for the torch kernel's steps. It takes about half a minute and pays off in long runs.
+            With early stopping it is done again when trials leave a pack.
         on_steps: called while training with the number of steps done since the last call, summed over trials, from any
             thread but one at a time. The sum of all calls is T times the steps of the run.
 

@@ -86,15 +86,22 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
     same = from_stored <= (0.0 if quadratic else allowed)
     exact = deviation == 0 and same
     agrees = same and from_torch <= allowed
-    findings = {"largest_deviation": deviation, "store_holds_the_same": same, "exact": exact, "agrees": agrees}
+    findings: dict[str, Any] = {
+        "largest_deviation": deviation,
+        "store_holds_the_same": same,
+        "exact": exact,
+        "agrees": agrees,
+    }
     options = {
         name: None if np.isinf(value[0]) else float(value[0])
         for name, value in prepared.plan.options.effective(trials.hyperparams, trials.options).items()
     }
     given = {**trials.hyperparams.arguments(0), **options, "seed": int(trials.seed[0])}
     setting = ", ".join(f"{name} {cell(given[name], name)}" for name in (*HYPERPARAMETERS, *options))
+    restored = None
     if early is not None:
-        findings |= {"stopped_early": _end(early) is not None, "restored_step": int(early.best_step[0])}
+        restored = None if cut or not np.isfinite(steps[-1].params).all() else int(early.best_step[0])
+        findings |= {"stopped_early": _end(early) is not None, "restored_step": restored}
     return Replay(
         title=f"trial {number} ({prepared.plan.ids(trials)[0]}): {setting}",
         facts={"trial": number, **given, **findings},
@@ -103,7 +110,7 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
         agrees=agrees,
         conclusion=("the first " if cut else "")
         + _conclusion(len(steps), deviation, from_torch, allowed, amplified, stored is not None, same)
-        + ("" if cut or not np.isfinite(steps[-1].params).all() else _stop_note(early)),
+        + _stop_note(early, restored),
     )
 
 
@@ -143,11 +150,11 @@ def _final(start: np.ndarray, steps: list[Step], early: EarlyStops | None) -> np
     return steps[best - 1].params if best else start
 
 
-def _stop_note(early: EarlyStops | None) -> str:
-    if early is None:
+def _stop_note(early: EarlyStops | None, restored: int | None) -> str:
+    if restored is None:
         return ""
     ended = "it stopped early" if _end(early) is not None else "it ran to its end"
-    return f"; {ended} and has the parameters of its best point, step {early.best_step[0]:,}"
+    return f"; {ended} and has the parameters of its best point, step {restored:,}"
 
 
 def _compared(prepared: PreparedSweep, trials: Trials, steps: list[Step], allowed: float) -> list[Step]:

@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 
 from sgdcore.verdict import VERDICTS
 from sweeps.report.colors import COLOURS, SYMBOLS
-from sweeps.report.figures.loss_curves import LEAST, LOG_STEPS, SETTLED, STEP_ZERO, band, loss_axis, step_axis
+from sweeps.report.figures.loss_curves import (
+    LEAST,
+    LOG_STEPS,
+    SETTLED,
+    STEP_ZERO,
+    band,
+    loss_axis,
+    losses_by_step,
+    step_axis,
+)
 from sweeps.report.figures.stability_map import draw_maps
 from sweeps.report.theme import LEAST_WIDTH, LINES, faded, pattern, template
 from sweeps.results.aggregate import SAMPLED
@@ -115,10 +124,10 @@ def _curves(results: Results) -> pd.DataFrame:
 
 def _add(figure: go.Figure, curves: pd.DataFrame, name: str, time: str, place: int) -> None:
     colour, dash = LINES[place % len(LINES)], _DASHES[place // len(LINES) % len(_DASHES)]
-    table = curves.pivot_table(index="trial", columns="shown", values="loss", dropna=False)
+    table = losses_by_step(curves, "shown", hold=True)  # settled trials end only by early stopping
     weights = curves.drop_duplicates("trial").set_index("trial")["weight"].reindex(table.index).to_numpy()
     steps = table.columns.to_numpy(dtype=np.float64)
-    low, median, high = _quantiles(np.nan_to_num(table.to_numpy(dtype=np.float64), nan=np.inf), weights)
+    low, median, high = _quantiles(table.to_numpy(), weights)
     figure.add_trace(band(steps, low, high, faded(colour, 0.14), name))
     figure.add_scatter(
         x=steps,

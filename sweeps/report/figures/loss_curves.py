@@ -33,8 +33,9 @@ def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Fig
     """Draw the training loss by step: one curve per trial for up to FEW trials, else curves by verdict.
 
     A verdict's curve is the median, with bands that hold 50 % and 80 % of a uniform, reproducible sample of its trials;
-    the loss of a stopped trial counts as infinite. The loss axis spans the settled trials, so diverging curves leave it
-    at the top; where each trial has a curve, the axis also spans losses up to 1,000 times those of the settled.
+    a trial that stopped early stays at its last loss, and that of a diverged one becomes infinite. The loss axis spans
+    the settled trials, so diverging curves leave it at the top; where each trial has a curve, the axis also spans
+    losses up to 1,000 times those of the settled.
 
     Args:
         results: The sweep's results.
@@ -93,6 +94,12 @@ def sampled_trials(results: Results) -> pd.DataFrame:
     return found[["trial", "verdict", *results.swept]].drop_duplicates("trial")
 
 
+def losses_by_step(curves: pd.DataFrame, step: str, *, hold: bool) -> pd.DataFrame:
+    """Return the losses by trial and step; after a curve's end they are its last one (``hold``) or infinite."""
+    table = curves.pivot_table(index="trial", columns=step, values="loss", dropna=False).astype(np.float64)
+    return (table.ffill(axis=1) if hold else table).fillna(np.inf)
+
+
 def _every_trial(figure: go.Figure, results: Results, curves: pd.DataFrame) -> None:
     for trial, frame in curves.dropna(subset=["loss"]).groupby("trial", sort=True):
         verdict = str(frame["verdict"].iloc[0])
@@ -115,9 +122,8 @@ def _by_verdict(figure: go.Figure, results: Results, curves: pd.DataFrame, floor
     for verdict in VERDICTS:
         some = curves[curves["verdict"] == verdict]
         if len(some):
-            table = some.pivot_table(index="trial", columns="step_shown", values="loss", dropna=False)
-            losses = np.nan_to_num(table.to_numpy(dtype=np.float64), nan=np.inf)
-            quantiles = np.quantile(losses, _QUANTILES, axis=0, method="nearest")
+            table = losses_by_step(some, "step_shown", hold=verdict != "diverged")
+            quantiles = np.quantile(table.to_numpy(), _QUANTILES, axis=0, method="nearest")
             bands.append((verdict, table.columns.to_numpy(dtype=np.float64), quantiles.clip(floor, ceiling)))
     for verdict, steps, (p10, p25, _, p75, p90) in reversed(bands):
         for low, high, strength in ((p10, p90, 0.13), (p25, p75, 0.2)):

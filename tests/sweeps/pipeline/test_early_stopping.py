@@ -21,6 +21,7 @@ from sweeps.pipeline.publish import publish
 from sweeps.pipeline.run import create, run
 from sweeps.planning.identity import identity
 from sweeps.planning.prepared import PreparedSweep
+from sweeps.report import figures
 from sweeps.report.tables import report_tables
 from sweeps.report.trial_tables import best_trials
 from sweeps.results.provenance import settings
@@ -236,6 +237,11 @@ def test_the_report_shows_where_trials_stopped(make_prepared: MakePrepared, stor
     assert "best_step" not in table.columns
     shown = settings(results).set_index("setting")["value"]
     assert shown["early stopping"] == "patience 2 recorded points, min_delta 0.001, of the validation loss"
+    curves = results.curves(results.trials["trial"].tolist()).pivot_table("loss", "trial", "step", dropna=False)
+    [median] = [trace.y for trace in figures.loss_curves(results).data if " stalled, " in (trace.name or "")]
+    stalled = curves.loc[results.trials["verdict"].to_numpy() == "stalled"]
+    assert stalled.isna().any(axis=None)
+    np.testing.assert_array_equal(median, np.quantile(stalled.ffill(axis=1), 0.5, axis=0, method="nearest"))
     plain = computed_into(store, "ab", make_prepared())
     assert "early stopping" not in settings(load_results(plain)).to_string()
 
