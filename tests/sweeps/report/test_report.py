@@ -128,7 +128,7 @@ class TestResults:
         numbers = [3, 41, 59]
         oracle = raw(line).set_index("trial")
         curves = line.curves(numbers)
-        assert list(curves) == ["trial", "step", "loss", "param.weight", "param.bias"]
+        assert list(curves) == ["trial", "step", "epoch", "loss", "param.weight", "param.bias"]
         for number in numbers:
             mine = curves[curves["trial"] == number]
             assert list(mine["step"]) == line.metadata["steps"]

@@ -74,7 +74,7 @@ def test_submitted_twice_is_one_job(
 def test_a_killed_and_a_cancelled_job_are_gone_on_with(
     remote: Callable[..., Any], cli: Cli, head: RayHead, config: Callable[..., Path]
 ) -> None:
-    shards, per_shard = 16, 1024
+    shards, per_shard = 28, 1024
     path = config(
         name="long",
         training={"epochs": 200_000},
