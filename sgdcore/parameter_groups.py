@@ -24,7 +24,8 @@ def group_of(task: Task, groups: GroupPatterns, used: Sequence[str]) -> NDArray[
         used: the groups that have hyperparameters.
 
     Raises:
-        InvalidTraining: a group is unknown, a pattern matches nothing, or a tensor is in two groups.
+        InvalidTraining: a group is unknown, its patterns match nothing, or a tensor is in two groups. One pattern of
+            several may match nothing: ``["bias", "*.bias"]`` fits linear models and networks.
     """
     shapes = task.parameter_shapes
     names = ", ".join(shapes)
@@ -35,9 +36,9 @@ def group_of(task: Task, groups: GroupPatterns, used: Sequence[str]) -> NDArray[
     members: dict[str, str] = {}
     for name, patterns in groups.items():
         found = [tensor for tensor in shapes if any(fnmatchcase(tensor, pattern) for pattern in patterns)]
-        for pattern in patterns:
-            if not any(fnmatchcase(tensor, pattern) for tensor in shapes):
-                raise InvalidTraining(f"group {name}: {pattern!r} matches no parameter: they are {names}")
+        if not found:
+            given = " or ".join(map(repr, patterns))
+            raise InvalidTraining(f"group {name}: no parameter matches {given}: they are {names}")
         for tensor in found:
             if tensor in members:
                 raise InvalidTraining(f"the parameter {tensor} is in two groups, {members[tensor]} and {name}")

@@ -196,7 +196,7 @@ BAD = [
     ({"parameters": {"schedule.gamma": [0.1]}}, "the numbers of training.schedule can be axes"),
     (
         {"training": {"epochs": 3, "groups": {"b": ["bais"]}}},
-        "group b: 'bais' matches no parameter: they are weight, bias",
+        "group b: no parameter matches 'bais': they are weight, bias",
     ),
     (
         {"training": {"epochs": 3, "groups": {"a": ["*"], "b": ["bias"]}}},
