@@ -43,7 +43,7 @@ def check_training(config: SweepConfig, task: Task, steps: int, where: str) -> N
     """Check the schedule against the run's length, and the parameter groups against the model's parameters.
 
     Raises:
-        ConfigError: a schedule is too short, or a pattern matches nothing or overlaps.
+        ConfigError: a schedule is too short, or the patterns of a group match nothing or overlap with others.
     """
     training, problems = config.training, []
     if training.schedule is not None:
