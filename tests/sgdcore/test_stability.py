@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sgdcore import Dataset, Hyperparams, LinearModel, Recording, Schedule, Scheduler, Task, train
 from sgdcore.stability import Kind, predict
 from sgdcore.tasks import line, linear
+from tests.support.hypothesis_profiles import examples
 
 ONE_WEIGHT = Task(Dataset(np.array([1.0, -1.0]), np.array([0.5, 0.1])), LinearModel(bias=False))  # H = 2
 MOMENTA = st.floats(0, 0.99)
@@ -148,6 +149,44 @@ def test_growth_of_a_scheduled_run_is_that_of_the_run_itself(order, with_groups)
     growth = predict(task, hyperparams, **options)
     assert growth.kind is Kind.SCHEDULED
     np.testing.assert_allclose(growth.per_epoch, squared ** (1 / (2 * epochs)), rtol=1e-9)
+
+
+@examples(8, 1_000)
+@given(st.integers(0, 10**6))
+def test_random_scheduled_runs_grow_as_predicted(seed):
+    """Differences of runs from three starts are G's columns: no run contradicts the theory."""
+    rng = np.random.default_rng(seed)
+    samples, epochs, trials = int(rng.integers(2, 7)), int(rng.integers(1, 6)), 3
+    data = Dataset(rng.standard_normal((samples, 2)), rng.standard_normal(samples))
+    kinds = [
+        lambda: Scheduler("exponential", gamma=float(rng.uniform(0.5, 1.3))),
+        lambda: Scheduler("cosine", eta_min=float(rng.uniform(0, 0.1))),
+        lambda: Scheduler("linear", start_factor=float(rng.uniform(0.1, 1)), total_iters=int(rng.integers(1, 5))),
+        lambda: Scheduler("step", step_size=int(rng.integers(1, 4)), gamma=float(rng.uniform(0.3, 1.2))),
+        lambda: Scheduler("onecycle", max_lr=float(rng.uniform(0.05, 1)), pct_start=0.31),
+    ]
+    hyperparams = Hyperparams(
+        rng.uniform(0.01, 1.5, trials),
+        rng.choice([0, 0.5, 0.9], trials),
+        rng.choice([0.05, 0.3], trials),
+        schedule=[
+            Schedule(kinds[i](), interval=interval)
+            for i, interval in zip(rng.integers(5, size=trials), rng.choice(["epoch", "step"], trials), strict=True)
+        ],
+    )
+    options = {
+        "epochs": epochs,
+        "batch_size": int(rng.integers(1, samples + 1)),
+        "order": str(rng.choice(["sequential", "shuffled"])),
+        "seeds": rng.integers(3, size=trials),
+    }
+    task = Task(data, LinearModel(bias=False))
+    starts = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+    runs = [train(task, hyperparams, start=start, dtype="float64", **options).params for start in starts]
+    squared = np.square(np.array(runs[1:]) - runs[0]).sum(axis=(0, 2)) / 2
+    growth = predict(task, hyperparams, **options).per_epoch
+    largest = np.abs(runs).max(axis=(0, 2))
+    np.testing.assert_allclose(growth**epochs, np.sqrt(squared), rtol=1e-7, atol=1e-12 * largest.max())
 
 
 def test_an_epoch_map_with_groups_is_that_of_the_run():
