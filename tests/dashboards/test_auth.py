@@ -206,6 +206,7 @@ class TestLogin:
                     page.click("button")
                     told.append(page.locator(".notice, .user").first.text_content())
                 page.click("text=Log out")
+                page.wait_for_url("**/login*")
                 told.append(page.locator("h1").text_content())
                 return told
 

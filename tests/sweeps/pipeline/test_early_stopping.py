@@ -197,8 +197,7 @@ def test_the_logged_model_has_the_restored_parameters(make_prepared: MakePrepare
     assert row["final"] != [row[f"param.{name}"][-1] for name in NAMES]
     client = MlflowClient(store.tracking_uri)
     [model] = client.search_logged_models([client.get_experiment_by_name("small").experiment_id])
-    mlflow.set_tracking_uri(store.tracking_uri)
-    loaded = mlflow.pyfunc.load_model(f"models:/{model.model_id}")
+    loaded = mlflow.pyfunc.load_model(model.artifact_location)  # set_tracking_uri would apply to all later tests
     held_out = prepared.task.dataset.validation
     assert held_out is not None
     *weights, bias = row["final"]
