@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgdcore.errors import InvalidTraining
+from sgdcore.geometric import geometric
 
 Spacing = Literal["log", "linear", "all"]
 MAX_PATH_PARAMETERS = 16
@@ -48,6 +49,6 @@ class Recording:
         if self.spacing == "linear":
             between = np.linspace(0, length, self.points + 2)
         else:
-            between = np.geomspace(1, max(length, 1), self.points + 1)[: self.points]
+            between = geometric(1.0, float(max(length, 1)), self.points + 1)[: self.points]
         inner = np.clip(np.rint(between).astype(np.int64), 0, length)
         return np.unique(np.concatenate([[0], inner, [length]])) + first

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sgdcore.errors import InvalidTask
+from sgdcore.geometric import geometric
 
 FloatArray = NDArray[np.float64]
 
@@ -150,11 +151,19 @@ def line(
     return Dataset(points, slope * points + intercept + _noise(len(points), noise, seed))
 
 
-def linear(n: int = 100, d: int = 1, condition: float = 1.0, noise: float = 0.0, seed: int = 0) -> Dataset:
+def linear(
+    n: int = 100,
+    d: int = 1,
+    condition: float = 1.0,
+    noise: float = 0.0,
+    seed: int = 0,
+    scales: FloatArray | None = None,
+) -> Dataset:
     """Return n samples of d features whose covariance has the given condition number, with a random linear target.
 
     The features are X = U diag(s) with orthonormal U, scaled by sqrt(n), and s falls geometrically from 1 to
-    condition^-1/2: the Hessian of the squared loss then has exactly this condition number (without a bias).
+    condition^-1/2: the Hessian of the squared loss then has exactly this condition number (without a bias). ``scales``
+    replaces s.
     """
     if n < d:
         raise InvalidTask(f"linear data needs n >= d, not n = {n} and d = {d}")
@@ -162,7 +171,7 @@ def linear(n: int = 100, d: int = 1, condition: float = 1.0, noise: float = 0.0,
         raise InvalidTask(f"condition must be at least 1, not {condition}")
     rng = np.random.default_rng(seed)
     orthonormal, _ = np.linalg.qr(rng.standard_normal((n, d)))
-    scales = np.geomspace(1.0, condition**-0.5, d)
+    scales = geometric(1.0, condition**-0.5, d) if scales is None else scales
     inputs = orthonormal * scales * np.sqrt(n)
     weights = rng.standard_normal(d)
     return Dataset(inputs, inputs @ weights + noise * rng.standard_normal(n))

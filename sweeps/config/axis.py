@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from sweeps.config.base import Model
 from sweeps.config.messages import shown
-from sweeps.config.ranges import geometric, linear, logarithmic
+from sweeps.config.ranges import linear, logarithmic
 from sweeps.config.types import (
     CUSTOM,
     AxisLength,
@@ -96,7 +96,11 @@ class Axis(Model):
             return (logarithmic if self.scale == "log" else linear)(low, high, self.count)
         if self.scale != "log":
             return np.linspace(low, high, self.count)
-        return (geometric if self._numpy_powers == "libm" else np.geomspace)(low, high, self.count)
+        if self._numpy_powers == "processor":
+            return np.geomspace(low, high, self.count)
+        from sgdcore.geometric import geometric
+
+        return geometric(low, high, self.count)
 
     def as_numpy(self, powers: NumpyPowers = "libm") -> Axis:
         """Return a copy whose range has the points of numpy.linspace or numpy.geomspace."""

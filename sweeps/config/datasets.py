@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     Discriminator,
     Field,
+    PrivateAttr,
     Tag,
     model_validator,
 )
@@ -95,6 +96,29 @@ class LinearData(DataConfig):
     """The standard deviation of Gaussian noise on the targets."""
     seed: Seed = 0
     """The seed of features, target and noise."""
+
+    _has_processor_powers: bool = PrivateAttr(default=False)
+
+    @property
+    def has_processor_powers(self) -> bool:
+        """Whether the scales are those of numpy.geomspace on this processor, as in sweeps of earlier versions."""
+        return self._has_processor_powers
+
+    @property
+    def depends_on_processor(self) -> bool:
+        """Whether the scales of numpy.geomspace differ, on this processor, from those of the C library."""
+        import numpy as np
+
+        from sgdcore.geometric import geometric
+
+        ends = 1.0, self.condition**-0.5, self.d
+        return not np.array_equal(geometric(*ends), np.geomspace(*ends))
+
+    def with_processor_powers(self) -> LinearData:
+        """Return a copy with the scales of numpy.geomspace on this processor."""
+        copy = self.model_copy()
+        copy._has_processor_powers = True
+        return copy
 
 
 class PolynomialData(DataConfig):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from decimal import Context, Decimal
 from fractions import Fraction
-from math import lcm, log10, pow
+from math import lcm
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,17 +37,6 @@ def logarithmic(low: float, high: float, count: int) -> NDArray[np.float64]:
     import numpy as np
 
     return np.fromiter(_powers(Decimal(repr(low)), Decimal(repr(high)), count), dtype=np.float64, count=count)
-
-
-def geometric(low: float, high: float, count: int) -> NDArray[np.float64]:
-    """Return the points of numpy.geomspace, on processors with AVX-512 as on those with AVX2.
-
-    numpy takes log10 and pow from the C library, except with AVX-512: its own round some points otherwise.
-    """
-    import numpy as np
-
-    exponents = np.linspace(log10(low), log10(high), count)[1:-1]
-    return np.array([low, *(pow(10.0, exponent) for exponent in exponents.tolist()), high][:count])
 
 
 def _powers(point: Decimal, last: Decimal, count: int) -> Iterator[float]:

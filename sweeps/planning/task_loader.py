@@ -64,7 +64,8 @@ def _make(d: object) -> Dataset:
         case datasets_config.LineData():
             return datasets.line(d.slope, d.intercept, d.x, d.noise, d.seed)
         case datasets_config.LinearData():
-            return datasets.linear(d.n, d.d, d.condition, d.noise, d.seed)
+            scales = np.geomspace(1.0, d.condition**-0.5, d.d) if d.has_processor_powers else None
+            return datasets.linear(d.n, d.d, d.condition, d.noise, d.seed, scales)
         case datasets_config.PolynomialData():
             return datasets.polynomial(d.coefficients, d.n, d.low, d.high, d.noise, d.seed)
         case datasets_config.SineData():

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
-from sweeps.config.datasets import FileData
+from sweeps.config.datasets import FileData, LinearData
 from sweeps.config.loader import with_data
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import StoreError
 from sweeps.planning.data_columns import is_unnamed
 from sweeps.planning.plan import DECIMAL_RANGES
 from sweeps.planning.prepared import PreparedSweep, prepare
+from sweeps.planning.task_loader import load_dataset
 from sweeps.store.store import SweepFiles
 
 
@@ -36,12 +38,24 @@ def stored_config(files: SweepFiles) -> SweepConfig:
         ConfigError: the config is invalid.
     """
     config, manifest = files.config(), files.manifest()
+    config = _with_numpy_data(config, manifest)
     if manifest.get("ranges") == DECIMAL_RANGES:
         return config
     data, features = config.task.dataset, manifest.get("data", {}).get("features") or ()
     if isinstance(data, FileData) and data.features is None and any(map(is_unnamed, features)):
         config = with_data(config, features=tuple(features))  # earlier versions trained on index columns
     return _with_numpy_ranges(config, files)
+
+
+def _with_numpy_data(config: SweepConfig, manifest: dict[str, Any]) -> SweepConfig:
+    """Return the config whose generated data are the stored ones; those of earlier versions depend on the processor."""
+    data, digest = config.task.dataset, manifest.get("data", {}).get("digest")
+    if not isinstance(data, LinearData) or not data.depends_on_processor:
+        return config
+    here = data.with_processor_powers()
+    if load_dataset(data).digest != digest and load_dataset(here).digest == digest:
+        return config.model_copy(update={"task": config.task.model_copy(update={"dataset": here})})
+    return config
 
 
 def _with_numpy_ranges(config: SweepConfig, files: SweepFiles) -> SweepConfig:

@@ -13,7 +13,7 @@ from sgdcore import PolynomialModel
 SCRIPT = """
 import hashlib
 import numpy as np
-from sgdcore import Dataset, Hyperparams, LinearModel, MlpModel, PolynomialModel, Task, judge, train
+from sgdcore import Dataset, Hyperparams, LinearModel, MlpModel, PolynomialModel, Recording, Task, judge, train
 from sgdcore.stability import predict
 from sgdcore.tasks import datasets
 
@@ -29,6 +29,13 @@ for task in tasks:
             arrays.append(predict(task, settings, epochs=3, batch_size=7, order="shuffled").per_epoch)
         for array in arrays:
             print(hashlib.sha256(np.ascontiguousarray(array)).hexdigest())
+for data in [datasets.linear(40, d, condition) for d in (2, 5, 8, 16) for condition in (1.0, 10.0, 100.0, 1e4)]:
+    print(data.digest)
+for data in [datasets.sine(50, frequency=1.7), datasets.polynomial((1.0, 0.3, -2.0)), datasets.line()]:
+    print(data.digest)
+for points in (1, 7, 64, 999):
+    steps = np.concatenate([Recording(points).steps(0, last) for last in range(2, 3000, 7)])
+    print(hashlib.sha256(steps).hexdigest())
 """
 
 
@@ -43,7 +50,7 @@ def results(**environment: str) -> list[str]:
 @pytest.mark.slow
 def test_no_bit_depends_on_the_instruction_sets_that_numpy_uses() -> None:
     every = results()
-    assert len(every) == 2 * 2 * (4 + 1) + 3 * 4
+    assert len(every) == 2 * 2 * (4 + 1) + 3 * 4 + 16 + 3 + 4
     optional = [name for name in __cpu_dispatch__ if __cpu_features__.get(name)]
     assert results(NPY_DISABLE_CPU_FEATURES=" ".join(optional)) == every
 

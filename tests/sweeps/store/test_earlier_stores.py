@@ -20,10 +20,11 @@ import pytest
 from numpy.typing import NDArray
 
 from sweeps.config.axis import NumpyPowers
+from sweeps.config.datasets import LinearData
 from sweeps.planning.prepared import PreparedSweep, prepare
 from sweeps.service.backup import restore
 from sweeps.store.reopen import reopen
-from sweeps.store.store import Store
+from sweeps.store.store import Store, SweepFiles
 from tests.support.command_line import Cli
 from tests.support.stores import computed_into, contents
 
@@ -190,3 +191,25 @@ def test_a_stored_sweep_of_an_index_column_keeps_it(
     assert opened.task.dataset.feature_names == ("Unnamed: 0", "x")
     assert opened.plan.trials(3, 4).hyperparams.lr.tolist() == [0.30000000000000004]
     assert written.plan.trials(3, 4).hyperparams.lr.tolist() == [0.3]
+
+
+@pytest.mark.parametrize("powers", ["libm", "processor"])
+def test_generated_data_stay_those_of_the_processor_that_planned_the_sweep(
+    make_prepared: Callable[..., PreparedSweep],
+    stored: Callable[[PreparedSweep], SweepFiles],
+    monkeypatch: pytest.MonkeyPatch,
+    powers: str,
+) -> None:
+    """A processor whose powers round otherwise: of two variants of the data, a stored sweep keeps the one it has."""
+    geomspace = np.geomspace
+    monkeypatch.setattr(np, "geomspace", lambda *ends: geomspace(*ends) * (1 + 2.0**-40))
+    data = {"kind": "linear", "n": 20, "d": 4, "condition": 10.0}
+    training, parameters = {"epochs": 2, "batch_size": 5}, {"lr": {"values": [0.01, 0.02]}}
+    with monkeypatch.context() as patch:
+        if powers == "processor":
+            patch.setattr(LinearData, "has_processor_powers", True)
+        prepared = make_prepared(task={"dataset": data}, training=training, parameters=parameters)
+        files = stored(prepared)
+    found = reopen(files).task.dataset
+    assert found.digest == prepared.task.dataset.digest
+    assert (found.digest == make_prepared(task={"dataset": data}).task.dataset.digest) == (powers == "libm")
