@@ -8,7 +8,6 @@ import pandas as pd
 from sgdcore.verdict import VERDICTS
 from sweeps.config.schema import REPEATS
 from sweeps.report.trial_tables import MAX_COLUMNS, best_trials
-from sweeps.results.cross_validation import fold_means
 from sweeps.results.results import Results
 from sweeps.results.stability_edge import breaking_factor, edge_in_row, lr_maps
 from sweeps.text.formatting import cell, heading, meaning, number, percent
@@ -42,7 +41,7 @@ def headline(results: Results) -> str:
     if not len(best):
         return _sentence(f"{so_far}{converged}{lost}")
     metric = results.metric
-    if len(means := fold_means(results.files, results.config)):
+    if len(means := results.fold_means):
         return _sentence(f"{so_far}{converged}{lost}; {_best_mean(results, means.iloc[0])}")
     row = best.iloc[0]
     at = ", ".join(f"{heading(name)} {cell(row[name])}" for name in results.swept[:MAX_COLUMNS])
@@ -115,7 +114,7 @@ def advice(results: Results) -> str | None:
     """
     best = results.shown(results.aggregate.best_settled)
     axes = [name for name in results.swept if name not in REPEATS]
-    means = fold_means(results.files, results.config)
+    means = results.fold_means
     if len(means):
         return _advice_over_folds(axes, means)
     if not len(best) or not axes or best["verdict"].iloc[0] != "converged":

@@ -18,7 +18,7 @@ from sweeps.report.trial_tables import (
     predictions,
     verdict_counts,
 )
-from sweeps.results.cross_validation import LEVEL, fold_means
+from sweeps.results.cross_validation import LEVEL
 from sweeps.results.expected_outcome import ExpectedOutcome
 from sweeps.results.importance import effects
 from sweeps.results.provenance import dropped_and_merged, provenance, settings
@@ -66,7 +66,7 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
         Table("expected", "Expected results", expected_note(expected), expected_table(expected)),
         Table("stages", "Stages", f"best: the lowest {heading(results.metric)}", stage_summary(results)),
         Table("verdicts", "Verdicts", _MEANINGS, verdict_counts(results)),
-        Table("folds", "Settings over folds", _FOLDS_NOTE, fold_means(results.files, results.config).head(n)),
+        Table("folds", "Settings over folds", _FOLDS_NOTE, results.fold_means.head(n)),
         Table(
             "best",
             "Best trials",

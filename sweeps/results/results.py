@@ -21,6 +21,7 @@ from sweeps.config.schema import CLIPPING, FOLD, HYPERPARAMETERS, REPEATS, Metri
 from sweeps.results.aggregate import Aggregate, Scope
 from sweeps.results.binning import MapAxis, pair
 from sweeps.results.cache import AggregateCache
+from sweeps.results.cross_validation import fold_means
 from sweeps.results.frames import frame, nothing
 from sweeps.results.heatmap import Cells, Outcomes
 from sweeps.results.ranking import Ranking
@@ -154,6 +155,11 @@ class Results:
         parts = (Aggregate.of(table, scope) for table in self.tables(columns))
         first = next(parts, None) or Aggregate.of(nothing(self.parameters, self.options), scope)
         return reduce(add, parts, first)
+
+    @cached_property
+    def fold_means(self) -> pd.DataFrame:
+        """The settings by their mean over the folds (sweeps.results.cross_validation); empty without folds."""
+        return fold_means(self.files, self.config)
 
     @property
     def widest_pair(self) -> Cells | None:
