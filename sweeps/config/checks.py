@@ -21,6 +21,8 @@ _INIT = re.compile(r"init\.\w+(\.\w+)*")
 def parameter_problems(config: SweepConfig) -> Iterator[str]:
     """Yield a line for each invalid name or value of an axis or of an expected trial."""
     options = known_options(config.training)
+    if config.method != "grid" and isinstance(config.parameters, list):
+        yield f"parameters: given a list of mappings; method {config.method} draws from one mapping"
     for i, mapping in enumerate(config.mappings()):
         path = f"parameters[{i}]" if isinstance(config.parameters, list) else "parameters"
         for name, axis in mapping.items():
@@ -53,11 +55,30 @@ def _remedy(name: str) -> str:
 
 def _axis_problems(path: str, name: str, axis: Axis, config: SweepConfig) -> Iterator[str]:
     """Yield the problem of the first invalid value."""
+    if not axis.is_listed and (problem := _distribution_problem(name, axis, config)):
+        yield f"{path}: {problem}"
+        return
     for i, value in enumerate(axis.named()):
         if problem := _value_problem(name, value, config):
             place = f"values[{i}]" if axis.values else "value" if axis.value is not None else ("min", "max")[i]
             yield f"{path}.{place}: given {shown(value)}; {problem}"
             return
+
+
+def _distribution_problem(name: str, axis: Axis, config: SweepConfig) -> str | None:
+    """Return why a parameter cannot have the values of a distribution."""
+    if config.method == "grid":
+        return (
+            "method grid needs value, values, or min, max and count; methods random and sobol draw from distributions"
+        )
+    kind = axis.distribution_name
+    if name == "nesterov":
+        return "must have the values true and false"
+    if name == BATCH_SIZE and axis.possible() is None:
+        return f"distribution {kind} does not have whole numbers; use int_uniform, or q_uniform with a whole q"
+    if kind in ("normal", "q_normal") and not name.startswith("init."):
+        return f"a normal distribution has values below 0; use log_normal, or uniform for {name}"
+    return None
 
 
 def _value_problem(name: str, value: bool | float | None, config: SweepConfig) -> str | None:

@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from sweeps.config import strict_yaml
-from sweeps.config.axis import AxisOrList, NumpyPowers
+from sweeps.config.axis import Axis, AxisOrList, NumpyPowers
 from sweeps.config.base import Model
 from sweeps.config.datasets import AnyDataset
 from sweeps.config.models import AnyModel, LinearModel
@@ -121,7 +121,17 @@ def is_option(column: str) -> bool:
     )
 
 
-Parameters = dict[str, AxisOrList]
+def _whole_batch_sizes(parameters: dict[str, Axis]) -> dict[str, Axis]:
+    """Return the axes with whole numbers as batch sizes, where their distribution is not given."""
+    axis = parameters.get(BATCH_SIZE)
+    if axis is None or axis.distribution is not None or axis.distribution_name not in ("uniform", "log_uniform_values"):
+        return parameters
+    name = "int_uniform" if axis.distribution_name == "uniform" else "q_log_uniform_values"
+    given = axis.model_dump(exclude_unset=True, exclude={"scale"})
+    return parameters | {BATCH_SIZE: Axis.model_validate(given | {"distribution": name})}
+
+
+Parameters = Annotated[dict[str, AxisOrList], AfterValidator(_whole_batch_sizes)]
 
 ParametersUnion = Annotated[
     Annotated[Parameters, Tag("mapping")] | Annotated[list[Parameters], Field(min_length=1), Tag("list")],
@@ -237,8 +247,14 @@ class SweepConfig(Model):
     """What to learn."""
     training: TrainingConfig
     """How to train every trial."""
-    method: Literal["grid"] = "grid"
-    """The search method."""
+    method: Literal["grid", "random", "sobol"] = "grid"
+    """The search method: all combinations of the values (grid), or draws from their distributions that are pseudorandom
+    (random) or spread evenly (sobol).
+    """
+    run_cap: Count | None = None
+    """The number of trials that a method draws, all seeds and folds included."""
+    search_seed: Seed = 0
+    """The seed of the draws."""
     metric: MetricConfig = MetricConfig()
     """The objective that ranks trials."""
     parameters: ParametersUnion
@@ -262,6 +278,19 @@ class SweepConfig(Model):
             raise PydanticCustomError(
                 CUSTOM, f"metric.name: {self.metric_name} needs a validation set: set task.dataset.validation"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_cap(self) -> SweepConfig:
+        repeats = len(self.seeds) * max(1, self.task.dataset.folds)
+        if self.method == "grid":
+            if self.run_cap is not None:
+                raise PydanticCustomError(CUSTOM, "run_cap: method grid runs all combinations; use method random")
+        elif self.run_cap is None:
+            raise PydanticCustomError(CUSTOM, f"run_cap: missing; method {self.method} needs a number of trials")
+        elif self.run_cap < repeats:
+            problem = f"run_cap: given {self.run_cap}; must be >= {repeats}, a trial with each seed and fold"
+            raise PydanticCustomError(CUSTOM, problem)
         return self
 
     @property

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 
 from sgdcore import InvalidHyperparams, InvalidTraining, Task
 from sgdcore.parameter_groups import group_of
 from sgdcore.recording import MAX_PATH_PARAMETERS
+from sweeps.config.axis import Axis
 from sweeps.config.messages import key, listed
 from sweeps.config.schedules import schedule
-from sweeps.config.schema import HYPERPARAMETERS, SweepConfig
+from sweeps.config.schema import BATCH_SIZE, HYPERPARAMETERS, SweepConfig
 from sweeps.errors import ConfigError
-from sweeps.search.base import start_parameters
+from sweeps.search.base import SearchSpace, start_parameters
+from sweeps.search.draws import MAX_TABLE, is_listed
+from sweeps.search.sobol import dimensions
+from sweeps.search.sobol_points import MAX_DIMENSIONS
 
 MAX_TRIALS = 10**9
 _MAX_COMBINATIONS = 10**12  # before combinations are dropped or merged
@@ -101,6 +106,41 @@ def check_combinations(config: SweepConfig, starts: tuple[str, ...], where: str)
         shown = f"{number:,}"
     if number > _MAX_COMBINATIONS:
         raise ConfigError(where, [f"parameters: {shown} combinations; at most {MAX_TRIALS:,} trials are allowed"])
+
+
+def check_draws(space: SearchSpace, method: str, where: str) -> None:
+    """Check that trials can be drawn from a search space with one mapping.
+
+    Raises:
+        ConfigError: they would be too many to list, torch.optim.SGD can reject them, or too many axes vary.
+    """
+    [mapping] = space.mappings
+    problems = []
+    if is_listed(space) and space.run_cap > MAX_TABLE:
+        reason = "batch_size is an axis" if BATCH_SIZE in mapping else "no axis has a continuous distribution"
+        problems.append(f"run_cap: given {space.run_cap:,}; at most {MAX_TABLE:,} trials are drawn where {reason}")
+    elif not is_listed(space):
+        problems += [f"parameters.{key(name)}: {problem}" for name, problem in _rejected(mapping)]
+    if method == "sobol" and (drawn := len(dimensions(space))) > MAX_DIMENSIONS:
+        problems.append(f"method: sobol draws up to {MAX_DIMENSIONS} values a trial, this sweep {drawn}; use random")
+    if problems:
+        raise ConfigError(where, problems)
+
+
+def _rejected(mapping: Mapping[str, Axis]) -> Iterator[tuple[str, str]]:
+    """Yield each axis with values that torch.optim.SGD always rejects beside the others', and the reason."""
+    if "nesterov" not in mapping or not any(mapping["nesterov"].named()):
+        return
+    always = all(mapping["nesterov"].named())
+    momentum = mapping.get("momentum")
+    if always and (momentum is None or (momentum.points() == 0).any()):
+        yield "nesterov", "nesterov needs a momentum: give parameters.momentum values above 0, or nesterov false too"
+    for name, axis in mapping.items():
+        first, _, group = name.partition(".")
+        if first == "dampening" and axis.distribution_name == "constant" and any(axis.named()):
+            yield name, "nesterov needs zero dampening: remove it, or set nesterov to false"
+        if first == "momentum" and group and always and (axis.points() == 0).any():
+            yield name, "nesterov needs a momentum: give values above 0, or nesterov false too"
 
 
 def _meant(name: str, starts: tuple[str, ...]) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.search.base import FloatArray, Mask
+from sweeps.search.draws import Draws
 from sweeps.search.product import Product, TooManyOverlaps, disjoint
 from sweeps.search.trial_table import TrialTable
 
@@ -42,6 +43,16 @@ def normalize(block: Product, config: SweepConfig, dropped: dict[str, int], merg
     undamped = still if mixed else still.replace("dampening", np.zeros(1))
     _count(merged, NO_DAMPENING, len(still) - len(undamped) if len(still) else 0)
     return [part for part in (undamped, heavy, ahead) if len(part)]
+
+
+def normalize_draws(draws: Draws, config: SweepConfig, merged: dict[str, int]) -> Draws:
+    """Return draws with one seed where it has no effect, and count the others; the draws themselves are valid."""
+    starts = [draws[name] for name in draws.names if name.startswith("init.")]
+    if config.training.order == "shuffled" or _draws(starts, config):
+        return draws
+    single = draws.replace("seed", np.zeros(1))
+    _count(merged, NO_SEED, len(draws) - len(single))
+    return single
 
 
 def _with_momentum_in_groups(ahead: Product, dropped: dict[str, int]) -> Product:

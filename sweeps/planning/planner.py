@@ -17,13 +17,21 @@ from sgdcore.devices import gpus
 from sgdcore.recording import MAX_PATH_PARAMETERS
 from sweeps.config.schema import BATCH_SIZE, FOLD, SweepConfig
 from sweeps.errors import ConfigError
-from sweeps.planning.checks import MAX_TRIALS, check_combinations, check_expected_names, check_starts, check_training
+from sweeps.planning.checks import (
+    MAX_TRIALS,
+    check_combinations,
+    check_draws,
+    check_expected_names,
+    check_starts,
+    check_training,
+)
 from sweeps.planning.identity import digest, identity
-from sweeps.planning.normalize import distinct, normalize, normalize_table, without_repeats
+from sweeps.planning.normalize import distinct, normalize, normalize_draws, normalize_table, without_repeats
 from sweeps.planning.packing import Workers, shard_size
 from sweeps.planning.plan import Plan, PlanStage
 from sweeps.planning.settings import Options
 from sweeps.search.base import NoHistory, SearchSpace, Stage, search_method
+from sweeps.search.draws import Draws
 from sweeps.search.product import Product
 from sweeps.search.trial_table import TrialTable
 
@@ -53,7 +61,11 @@ def make_plan(
     starts = names if task.model.linear or len(names) <= MAX_PATH_PARAMETERS else ()
     check_starts(config, names, starts, where)
     check_expected_names(config, names, starts, where)
-    check_combinations(config, starts, where)
+    space = SearchSpace.of(config, starts)
+    if config.method == "grid":
+        check_combinations(config, starts, where)
+    else:
+        check_draws(space, config.method, where)
     smallest = min((int(size) for size in batch_sizes(config)), default=config.training.batch_size)
     samples = max((fold.samples for fold in folds), default=task.samples)
     steps = config.training.epochs * steps_per_epoch(samples, smallest)
@@ -74,7 +86,7 @@ def make_plan(
         identity=document,
         module=getattr(config.task.model, "module", ""),
     )
-    stage = search_method(config.method).next_stage(SearchSpace.of(config, starts), NoHistory())
+    stage = search_method(config.method).next_stage(space, NoHistory())
     if stage is None:
         raise ConfigError(where, [f"method: {config.method} returns no trials"])
     first = plan_stage(plan, stage, config, task, where, trials_per_shard)
@@ -110,8 +122,11 @@ def plan_stage(
     dropped: dict[str, int] = {}
     merged: dict[str, int] = {}
     products = [trials for trials in stage.trials if isinstance(trials, Product)]
-    trials: Sequence[Product | TrialTable]
-    if len(products) == len(stage.trials) and not plan.stages:
+    draws = [trials for trials in stage.trials if isinstance(trials, Draws)]
+    trials: Sequence[Product | Draws | TrialTable]
+    if len(draws) == len(stage.trials) and not plan.stages:
+        trials = [normalize_draws(drawn, config, merged) for drawn in draws]
+    elif len(products) == len(stage.trials) and not plan.stages:
         normal = [part for product in products for part in normalize(product, config, dropped, merged)]
         trials = without_repeats(normal, merged, where)
     else:
@@ -137,8 +152,8 @@ def plan_stage(
 
 
 def _split_by(
-    trials: Sequence[Product | TrialTable], columns: tuple[str, ...]
-) -> tuple[Sequence[Product | TrialTable], tuple[int, ...]]:
+    trials: Sequence[Product | Draws | TrialTable], columns: tuple[str, ...]
+) -> tuple[Sequence[Product | Draws | TrialTable], tuple[int, ...]]:
     """Return the trials in parts that have one value in each of the columns, and the sizes of the parts.
 
     Without any of the columns, the trials are one part, whose size is not given.
@@ -155,9 +170,9 @@ def _split_by(
     return [each for group in groups for each in group], sizes
 
 
-def _with(trials: Product | TrialTable, name: str, value: float) -> Product | TrialTable:
+def _with(trials: Product | Draws | TrialTable, name: str, value: float) -> Product | Draws | TrialTable:
     """Return the trials with a value in a column."""
-    if isinstance(trials, Product):
+    if isinstance(trials, Product | Draws):
         return trials.replace(name, np.array([value]))
     return trials.take(trials[name] == value)
 

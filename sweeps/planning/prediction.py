@@ -14,6 +14,7 @@ from sgdcore.batches import steps_per_epoch
 from sgdcore.stability import Kind, growth_kind, predict
 from sweeps.config.schema import BATCH_SIZE, FOLD, HYPERPARAMETERS, REPEATS
 from sweeps.search.base import FloatArray
+from sweeps.search.draws import Draws, valid
 from sweeps.search.product import Product
 
 if TYPE_CHECKING:
@@ -91,8 +92,9 @@ def forecast(prepared: PreparedSweep) -> Forecast | None:
     decisive = (*HYPERPARAMETERS, *prepared.plan.options.names, "seed")  # the columns that growth depends on
     sample = _growth(prepared, {name: np.concatenate([part[name] for part in parts]) for name in decisive})
     blocks = _settings(prepared.plan)
+    drawn = any(isinstance(trials, Draws) for trials in prepared.plan.trial_sets)
     kept = _thinned(blocks, limit)
-    rows = [block.rows(np.arange(len(block))) for block in kept] or parts  # of a table, the sample
+    rows = [valid(block.rows(np.arange(len(block)))) for block in kept] or parts  # of a table, the sample
     columns = {name: np.concatenate([part[name] for part in rows]) for name in decisive}
     growth = _growth(prepared, columns)
     best = int(np.argmin(np.nan_to_num(growth, nan=np.inf)))
@@ -104,7 +106,7 @@ def forecast(prepared: PreparedSweep) -> Forecast | None:
         trials=int((~np.isnan(sample)).sum()),
         best={name: float(columns[name][best]) for name in HYPERPARAMETERS} | {"growth": float(growth[best])},
         settings=len(growth),
-        settings_in_all=sum(map(len, blocks)) or len(prepared.plan),
+        settings_in_all=len(growth) if drawn else sum(map(len, blocks)) or len(prepared.plan),
         edges=tuple(edge for name in _JUDGED if blocks for edge in _edges(name, blocks, columns[name][tied])),
     )
 
@@ -168,7 +170,7 @@ def _spread(plan: Plan, limit: int) -> Iterator[Trials]:
 
 def _settings(plan: Plan) -> list[Product]:
     """Return the plan's products with the first seed and fold, one start, the smallest weight decay and sorted axes."""
-    products = [trials for trials in plan.trial_sets if isinstance(trials, Product)]
+    products = [_product(trials) for trials in plan.trial_sets if isinstance(trials, Product | Draws)]
     decay = min((block["weight_decay"].min() for block in products), default=0.0)
     settings = []
     for block in products:
@@ -177,6 +179,11 @@ def _settings(plan: Plan) -> list[Product]:
             one["weight_decay"] = np.array([decay])
             settings.append(Product(tuple((name, one.get(name, np.sort(v))) for name, v in block.axes)))
     return settings
+
+
+def _product(trials: Product | Draws) -> Product:
+    """Return a product of the values on each axis; of a continuous distribution, its quantiles."""
+    return trials if isinstance(trials, Product) else Product(tuple((name, trials[name]) for name in trials.names))
 
 
 def _thinned(blocks: list[Product], limit: int) -> list[Product]:

@@ -36,7 +36,7 @@ class MapAxis:
         bins = np.array_split(values, min(len(values), cells))
         starts = np.array([part[0] for part in bins])
         labels = np.array([part[len(part) // 2] for part in bins])
-        kind = _kind(labels)
+        kind = _kind_of_bins(labels) if len(values) > cells else _kind(labels)
         places = np.arange(len(labels), dtype=np.float64) if kind == "listed" else labels
         edges = _edges(np.log10(places) if kind == "log" else places)
         return cls(name, kind, starts, labels, 10**edges if kind == "log" else edges)
@@ -110,6 +110,14 @@ def _kind(values: FloatArray) -> Literal["log", "linear", "listed"]:
     if len(values) <= _MANY_LABELS:
         return "listed"
     return "log" if values[0] > 0 and values[-1] > 100 * values[0] else "linear"
+
+
+def _kind_of_bins(values: FloatArray) -> Literal["log", "linear"]:
+    """Return the scale on which bins of equally many values are spaced more evenly."""
+    if values[0] <= 0 or np.isinf(values[-1]):
+        return "linear"
+    spread = [np.std(np.diff(places)) / np.mean(np.diff(places)) for places in (values, np.log10(values))]
+    return "log" if len(values) > 2 and spread[1] < spread[0] else "linear"
 
 
 def _evenly(values: FloatArray) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sweeps.arrow_columns import VALIDATION_LOSSES, matrix
 from sweeps.config.schema import CLIPPING, FOLD, HYPERPARAMETERS, REPEATS, MetricName, SweepConfig
 from sweeps.results.aggregate import Aggregate, Scope
-from sweeps.results.binning import MapAxis, pair
+from sweeps.results.binning import MAX_CELLS, MAX_MAP_CELLS, MapAxis, pair
 from sweeps.results.cache import AggregateCache
 from sweeps.results.cross_validation import fold_means
 from sweeps.results.frames import frame, nothing
@@ -31,6 +31,8 @@ from sweeps.store.sweep_files import Extent, SweepFiles
 MAX_FINAL_COLUMNS = 16  # models with more parameters have no columns of final values
 _MAX_PAIRED = 6  # number of axes aggregated in pairs
 _MAX_SETTINGS = 50_000  # for more settings, the spread over seeds is not computed
+_PER_CELL, _PER_BIN = 5, 20  # drawn trials per cell of a map, and per bin of an axis
+_FEW_BINS = 5
 _CROSSED = 0.9  # minimum share of its combinations that a crossed pair of axes has run
 T = TypeVar("T")
 
@@ -140,8 +142,11 @@ class Results:
     def _find_aggregate(self) -> Aggregate:
         values = {name: self.values[name].values for name in self.axes}
         paired = [name for name in self.axes if name not in REPEATS][:_MAX_PAIRED]
-        groups = [(MapAxis.of(values[name], name),) for name in self.axes]
-        groups += [pair(a, values[a], b, values[b]) for a, b in combinations(paired, 2)]  # type: ignore[misc]
+        along = (
+            MAX_CELLS if self.config.method == "grid" else int(np.clip(self.stored // _PER_BIN, _FEW_BINS, MAX_CELLS))
+        )
+        groups = [(MapAxis.of(values[name], name, along),) for name in self.axes]
+        groups += [pair(a, values[a], b, values[b], self.map_cells) for a, b in combinations(paired, 2)]  # type: ignore[misc]
         settings = [MapAxis.of(values[name], name, len(values[name])) for name in self.axes if name not in REPEATS]
         repeated = "seed" in self.axes and FOLD not in self.options
         spread = repeated and math.prod(len(axis.labels) for axis in settings) <= _MAX_SETTINGS
@@ -160,6 +165,12 @@ class Results:
     def fold_means(self) -> pd.DataFrame:
         """The settings by their mean over the folds (sweeps.results.cross_validation); empty without folds."""
         return fold_means(self.files, self.config)
+
+    @property
+    def map_cells(self) -> int:
+        """The most cells of a map of two axes: of a grid all, of drawn trials as many as have several trials each."""
+        most = MAX_MAP_CELLS if self.config.method == "grid" else self.stored // _PER_CELL
+        return int(np.clip(most, _FEW_BINS**2, MAX_MAP_CELLS))
 
     @property
     def widest_pair(self) -> Cells | None:

@@ -36,7 +36,7 @@ def make_panels(results: Results, most: int = MAX_CELLS) -> list[Panel]:
     names = sorted((axis.name for axis in widest.axes), key=lambda name: name != "lr")
     facets = _facets(results, names)
     values = results.values
-    each = most // max(2, math.prod(len(axis.labels) for axis in facets))
+    each = min(most, 2 * results.map_cells) // max(2, math.prod(len(axis.labels) for axis in facets))
     across, up = pair(names[0], values[names[0]].values, names[1], values[names[1]].values, each)
     cells = results.cells(across, up, *facets)
     found = []

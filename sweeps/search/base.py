@@ -29,8 +29,8 @@ Mask = NDArray[np.bool_]
 
 
 class TrialSet(Protocol):
-    """A set of trials, one per row: a product of axes (:class:`sweeps.search.product.Product`) or a table
-    (:class:`sweeps.search.trial_table.TrialTable`).
+    """A set of trials, one per row: a product of axes (:class:`sweeps.search.product.Product`), draws from
+    distributions (:class:`sweeps.search.draws.Draws`) or a table (:class:`sweeps.search.trial_table.TrialTable`).
 
     The columns are those of :attr:`SearchSpace.columns`; booleans are 0.0 and 1.0.
     """
@@ -43,7 +43,7 @@ class TrialSet(Protocol):
         """Return the number of rows."""
 
     def __getitem__(self, name: str) -> FloatArray:
-        """Return the values that occur in a column, in any order."""
+        """Return the values that occur in a column, in any order; of a continuous distribution, its quantiles."""
 
     def rows(self, indices: NDArray[np.int64]) -> dict[str, FloatArray]:
         """Return the columns of the rows with these indices."""
@@ -61,6 +61,8 @@ class SearchSpace:
             the sweep file's batch size, inf for no clipping, NaN for the default parameter group's value or the number
             in the schedule.
         folds: the number of folds, with each of which every setting is trained; 0 without cross-validation.
+        run_cap: the number of trials that a method draws; 0 for a grid.
+        search_seed: the seed of the draws.
     """
 
     mappings: tuple[Mapping[str, Axis], ...]
@@ -68,6 +70,8 @@ class SearchSpace:
     starts: tuple[str, ...]
     options: Mapping[str, float] = field(default_factory=dict)
     folds: int = 0
+    run_cap: int = 0
+    search_seed: int = 0
 
     @classmethod
     def of(cls, config: SweepConfig, starts: tuple[str, ...]) -> SearchSpace:
@@ -76,7 +80,15 @@ class SearchSpace:
         if BATCH_SIZE in options:
             options[BATCH_SIZE] = float(config.training.batch_size)
         options.pop(FOLD, None)
-        return cls(tuple(config.mappings()), config.seeds, starts, options, config.task.dataset.folds)
+        return cls(
+            mappings=tuple(config.mappings()),
+            seeds=config.seeds,
+            starts=starts,
+            options=options,
+            folds=config.task.dataset.folds,
+            run_cap=config.run_cap or 0,
+            search_seed=config.search_seed,
+        )
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from sweeps.config.schema import HYPERPARAMETERS
-from sweeps.search.base import FloatArray, History, SearchSpace, Stage, start_parameters
+from sweeps.config.axis import Axis
+from sweeps.search.axes import axes_of
+from sweeps.search.base import FloatArray, History, SearchSpace, Stage
 from sweeps.search.product import Product
-
-_TORCH_DEFAULTS = {"lr": 1e-3, "momentum": 0.0, "weight_decay": 0.0, "dampening": 0.0, "nesterov": 0.0}
-UNSET = float("nan")  # a start value that the model's own initialisation draws
 
 
 class GridSearch:
@@ -26,25 +26,16 @@ METHOD = GridSearch()
 
 
 def products(space: SearchSpace) -> list[Product]:
-    """Return one product per mapping: the seed, the fold, the start values, the five hyperparameters and the options.
-
-    Axes keep their order in the file. Parameters without an axis come first, with torch's defaults.
-    """
-    result = []
-    for mapping in space.mappings:
-        named = {name: axis.points() + 0.0 for name, axis in mapping.items()}  # no negative zeros
-        spread = _spread(named, space.starts)
-        implied = {name: np.array([_TORCH_DEFAULTS[name]]) for name in HYPERPARAMETERS if name not in named}
-        implied |= {name: np.array([value]) for name, value in space.options.items() if name not in named}
-        implied |= {f"init.{p}": np.array([UNSET]) for p in space.starts if f"init.{p}" not in spread}
-        seeds = {"seed": np.array(space.seeds, dtype=np.float64)}
-        result.append(Product(tuple((seeds | space.repeats | implied | spread).items())))
-    return result
+    """Return the product of each mapping."""
+    return [product(space, mapping) for mapping in space.mappings]
 
 
-def _spread(named: dict[str, FloatArray], starts: tuple[str, ...]) -> dict[str, FloatArray]:
-    """Expand init.* axes to the parameters that they select; an axis for a single parameter takes precedence."""
-    groups = {name: start_parameters(name, starts) for name in named if name.startswith("init.")}
-    spread = {f"init.{p}": named[name] for name, group in groups.items() if len(group) > 1 for p in group}
-    single = {name: values for name, values in named.items() if name not in groups or len(groups[name]) == 1}
-    return {name: values for name, values in spread.items() if name not in single} | single
+def product(space: SearchSpace, mapping: Mapping[str, Axis]) -> Product:
+    """Return the product of a mapping: the seed, the fold, the start values, the five hyperparameters, the options."""
+    axes = {name: _values(axis) for name, axis in axes_of(space, mapping).items()}
+    seeds = {"seed": np.array(space.seeds, dtype=np.float64)}
+    return Product(tuple((seeds | space.repeats | axes).items()))
+
+
+def _values(axis: Axis | float) -> FloatArray:
+    return (axis.points() if isinstance(axis, Axis) else np.array([axis])) + 0.0  # no negative zeros

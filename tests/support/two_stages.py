@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from sweeps.search import grid
+from sweeps.search.axes import UNSET
 from sweeps.search.base import History, SearchSpace, Stage
 from sweeps.search.trial_table import TrialTable
 
@@ -30,7 +31,7 @@ class TwoStages:
         columns = {name: np.repeat(best[name].to_numpy().astype(np.float64), len(FACTORS)) for name in space.columns}
         for name in space.columns:
             if name.startswith("init.") and not any(name in mapping for mapping in space.mappings):
-                columns[name] = np.full(len(columns["lr"]), grid.UNSET)  # the history has the values that were drawn
+                columns[name] = np.full(len(columns["lr"]), UNSET)  # the history has the values that were drawn
         return Stage((TrialTable(columns | {"lr": columns["lr"] * np.tile(FACTORS, BEST)}),))
 
 

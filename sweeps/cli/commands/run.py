@@ -308,8 +308,14 @@ def _axes(prepared: PreparedSweep) -> Any:
     import numpy as np
     import pandas as pd
 
-    rows = []
+    rows: list[dict[str, Any]] = []
+    drawn = {name: axis for mapping in prepared.config.mappings() for name, axis in mapping.items()}
     for name in prepared.plan.trial_sets[0].names:
+        if name in drawn and not drawn[name].is_listed:
+            low, *_, high = drawn[name].points().tolist()
+            between = f"{_word(name, low)} to {_word(name, high)}"
+            rows.append({"axis": name, "values": drawn[name].distribution_name, "from": between})
+            continue
         everything = np.unique(np.concatenate([trials[name] for trials in prepared.plan.trial_sets]))
         values = everything[~np.isnan(everything)]
         if not len(values):
