@@ -233,6 +233,31 @@ class Axis(Model):
                 values = distributions.uniform(u, self.min, self.max)
         return distributions.rounded(values, self.q or 1.0) if name.startswith("q_") else values
 
+    def levels(self, given: ArrayLike) -> NDArray[np.float64]:
+        """Return the levels in [0, 1] at which :meth:`quantiles` gives values, those of listed ones in the middle."""
+        import numpy as np
+        from scipy.special import ndtr
+
+        values = np.asarray(given, dtype=np.float64)
+        name = self.distribution_name
+        if self.is_listed:
+            points = np.nan_to_num(self.points())  # inf, for clipping that is off, is a large number
+            nearest = np.argmin(np.abs(np.nan_to_num(values)[:, np.newaxis] - points), axis=1)
+            return np.asarray((nearest + 0.5) / len(points))
+        if "log" in name:
+            values = np.log(np.maximum(values, np.finfo(np.float64).tiny))
+        if name.endswith("normal"):
+            deviation = (1.0 if self.sigma is None else self.sigma) or 1.0
+            return np.asarray(ndtr((values - (self.mu or 0.0)) / deviation))
+        assert self.min is not None
+        assert self.max is not None
+        low, high = self.min, self.max
+        if name == "int_uniform":
+            low, high = low - 0.5, high + 0.5
+        elif name.endswith("log_uniform_values"):
+            low, high = math.log(low), math.log(high)
+        return np.clip((values - low) / (high - low), 0, 1) if high > low else np.full(len(values), 0.5)
+
     def as_numpy(self, powers: NumpyPowers = "libm") -> Axis:
         """Return a copy whose range has the points of numpy.linspace or numpy.geomspace."""
         copy = self.model_copy()

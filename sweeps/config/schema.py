@@ -19,6 +19,7 @@ from sweeps.config import strict_yaml
 from sweeps.config.axis import Axis, AxisOrList, NumpyPowers
 from sweeps.config.base import Model
 from sweeps.config.datasets import AnyDataset
+from sweeps.config.messages import listed
 from sweeps.config.models import AnyModel, LinearModel
 from sweeps.config.schedules import ScheduleConfig, checked, numbers
 from sweeps.config.types import (
@@ -52,6 +53,8 @@ GROUP_HYPERPARAMETERS = HYPERPARAMETERS[:4]  # those that a parameter group can 
 CLIPPING = ("clip_grad_norm", "clip_grad_value")
 BATCH_SIZE = "batch_size"
 FOLD = "fold"
+LEARNING = ("tpe", "cmaes", "gp")  # methods whose rounds depend on earlier results
+LEAST_POPULATION = 4
 REPEATS = ("seed", FOLD)  # columns that repeat a setting
 
 
@@ -247,14 +250,17 @@ class SweepConfig(Model):
     """What to learn."""
     training: TrainingConfig
     """How to train every trial."""
-    method: Literal["grid", "random", "sobol"] = "grid"
-    """The search method: all combinations of the values (grid), or draws from their distributions that are pseudorandom
-    (random) or spread evenly (sobol).
+    method: Literal["grid", "random", "sobol", "tpe", "cmaes", "gp"] = "grid"
+    """The search method: all combinations of the values (grid), draws from their distributions that are pseudorandom
+    (random) or spread evenly (sobol), or rounds that learn from the results of those before: tree-structured Parzen
+    estimators (tpe), CMA-ES (cmaes) or a Gaussian process (gp).
     """
     run_cap: Count | None = None
     """The number of trials that a method draws, all seeds and folds included."""
     search_seed: Seed = 0
     """The seed of the draws."""
+    batch: Count | None = None
+    """The number of settings per round of tpe, cmaes and gp. By default a tenth of all settings, from 4 to 64."""
     metric: MetricConfig = MetricConfig()
     """The objective that ranks trials."""
     parameters: ParametersUnion
@@ -291,6 +297,11 @@ class SweepConfig(Model):
         elif self.run_cap < repeats:
             problem = f"run_cap: given {self.run_cap}; must be >= {repeats}, a trial with each seed and fold"
             raise PydanticCustomError(CUSTOM, problem)
+        if self.method == "cmaes" and self.batch is not None and self.batch < LEAST_POPULATION:
+            problem = f"batch: given {self.batch}; a generation of cmaes has at least {LEAST_POPULATION} settings"
+            raise PydanticCustomError(CUSTOM, problem)
+        if self.batch is not None and self.method not in LEARNING:
+            raise PydanticCustomError(CUSTOM, f"batch: method {self.method} has no rounds; {listed(LEARNING)} have")
         return self
 
     @property

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from sgdcore import InvalidHyperparams, InvalidTraining, Task
 from sgdcore.parameter_groups import group_of
@@ -106,6 +107,17 @@ def check_combinations(config: SweepConfig, starts: tuple[str, ...], where: str)
         shown = f"{number:,}"
     if number > _MAX_COMBINATIONS:
         raise ConfigError(where, [f"parameters: {shown} combinations; at most {MAX_TRIALS:,} trials are allowed"])
+
+
+def check_packages(method: str, packages: Sequence[str], where: str) -> None:
+    """Check that the packages that a search method needs are installed.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        problem = f"method: {method} needs the package {missing[0]}: pip install 'sgd-sweeps[search]'"
+        raise ConfigError(where, [problem])
 
 
 def check_draws(space: SearchSpace, method: str, where: str) -> None:

@@ -127,7 +127,7 @@ def _nonzero(values: FloatArray) -> Mask:
 
 def distinct(values: FloatArray) -> FloatArray:
     """Return the distinct values in the order of their first occurrence."""
-    if (np.diff(values) > 0).all():
+    if (values[1:] > values[:-1]).all():
         return values
     return values[np.sort(np.unique(values, return_index=True)[1])]
 

@@ -22,6 +22,7 @@ from sweeps.planning.checks import (
     check_combinations,
     check_draws,
     check_expected_names,
+    check_packages,
     check_starts,
     check_training,
 )
@@ -61,7 +62,8 @@ def make_plan(
     starts = names if task.model.linear or len(names) <= MAX_PATH_PARAMETERS else ()
     check_starts(config, names, starts, where)
     check_expected_names(config, names, starts, where)
-    space = SearchSpace.of(config, starts)
+    method, space = search_method(config.method), SearchSpace.of(config, starts)
+    check_packages(config.method, method.packages, where)
     if config.method == "grid":
         check_combinations(config, starts, where)
     else:
@@ -86,7 +88,7 @@ def make_plan(
         identity=document,
         module=getattr(config.task.model, "module", ""),
     )
-    stage = search_method(config.method).next_stage(space, NoHistory())
+    stage = method.next_stage(space, NoHistory())
     if stage is None:
         raise ConfigError(where, [f"method: {config.method} returns no trials"])
     first = plan_stage(plan, stage, config, task, where, trials_per_shard)

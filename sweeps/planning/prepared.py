@@ -15,6 +15,7 @@ from sweeps.planning.curve_points import default_points
 from sweeps.planning.plan import Plan, Trials
 from sweeps.planning.planner import batch_sizes, make_plan
 from sweeps.planning.shards import ShardResult
+from sweeps.search.base import search_method
 
 
 class ShardWriter(Protocol):
@@ -34,6 +35,12 @@ class PreparedSweep:
     threads: int | None = None  # threads of the engine; None uses all cores
     shard_writer: ShardWriter | None = None  # used by workers to store shards; None if the driver stores them
     folds: tuple[Task, ...] = ()  # the task of each fold of a cross-validation; ``task`` is the first
+
+    @property
+    def most_trials(self) -> int:
+        """The most trials that the sweep can have, through all its stages."""
+        adaptive = search_method(self.config.method).is_adaptive
+        return max(len(self.plan), self.config.run_cap or 0) if adaptive else len(self.plan)
 
     @property
     def recording(self) -> Recording:

@@ -27,7 +27,7 @@ def trial_flops(config: SweepConfig, task: Task, steps: int) -> float:
 
 def predicted_seconds(prepared: PreparedSweep) -> float:
     """Return the approximate time that one core needs for all planned trials, compilation not included."""
-    return seconds_of(prepared.config, prepared.task, len(prepared.plan), prepared.plan.steps)
+    return seconds_of(prepared.config, prepared.task, prepared.most_trials, prepared.plan.steps)
 
 
 def seconds_of(config: SweepConfig, task: Task, trials: int, steps: int) -> float:

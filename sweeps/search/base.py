@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeps.config.axis import Axis
-from sweeps.config.schema import BATCH_SIZE, CLIPPING, FOLD, HYPERPARAMETERS, SweepConfig
+from sweeps.config.schema import BATCH_SIZE, CLIPPING, FOLD, HYPERPARAMETERS, LEAST_POPULATION, SweepConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 FloatArray = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+_MOST_BATCH, _ROUNDS = 64, 10  # settings per round, and rounds, by default
 
 
 class TrialSet(Protocol):
@@ -63,6 +64,8 @@ class SearchSpace:
         folds: the number of folds, with each of which every setting is trained; 0 without cross-validation.
         run_cap: the number of trials that a method draws; 0 for a grid.
         search_seed: the seed of the draws.
+        batch: the number of settings per round of a method that learns.
+        metric: the column that ranks trials, the lowest first.
     """
 
     mappings: tuple[Mapping[str, Axis], ...]
@@ -72,6 +75,8 @@ class SearchSpace:
     folds: int = 0
     run_cap: int = 0
     search_seed: int = 0
+    batch: int = 0
+    metric: str = "final_loss"
 
     @classmethod
     def of(cls, config: SweepConfig, starts: tuple[str, ...]) -> SearchSpace:
@@ -80,14 +85,18 @@ class SearchSpace:
         if BATCH_SIZE in options:
             options[BATCH_SIZE] = float(config.training.batch_size)
         options.pop(FOLD, None)
+        folds, cap = config.task.dataset.folds, config.run_cap or 0
+        settings = cap // (len(config.seeds) * max(1, folds))
         return cls(
             mappings=tuple(config.mappings()),
             seeds=config.seeds,
             starts=starts,
             options=options,
-            folds=config.task.dataset.folds,
-            run_cap=config.run_cap or 0,
+            folds=folds,
+            run_cap=cap,
             search_seed=config.search_seed,
+            batch=config.batch or max(LEAST_POPULATION, min(_MOST_BATCH, settings // _ROUNDS)),
+            metric=config.metric_name,
         )
 
     @property
@@ -130,6 +139,10 @@ class NoHistory(History):
 
 class SearchMethod(Protocol):
     """The interface of a search method, which chooses the trials of a sweep."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The optional packages that the method needs."""
 
     @property
     def is_adaptive(self) -> bool:

@@ -15,6 +15,7 @@ from sweeps.search.product import Product
 class GridSearch:
     """A search method that runs all combinations of the values in the sweep file, in one stage."""
 
+    packages = ()
     is_adaptive = False
 
     def next_stage(self, space: SearchSpace, history: History) -> Stage | None:

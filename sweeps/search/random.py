@@ -20,6 +20,7 @@ class RandomSearch:
     number.
     """
 
+    packages = ()
     is_adaptive = False
 
     def next_stage(self, space: SearchSpace, history: History) -> Stage | None:

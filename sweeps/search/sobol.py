@@ -13,6 +13,7 @@ from sweeps.search.trial_table import TrialTable
 class SobolSearch:
     """A search method that draws ``run_cap`` trials in one stage; trial i depends on the seed and i alone."""
 
+    packages = ()
     is_adaptive = False
 
     def next_stage(self, space: SearchSpace, history: History) -> Stage | None:

@@ -17,6 +17,7 @@ BEST, FACTORS = 2, (0.5, 0.9, 1.0, 1.1)  # a factor of 1 repeats a trial, which 
 class TwoStages:
     """A grid, and then new learning rates around those of its best trials."""
 
+    packages = ()
     is_adaptive = True
 
     def next_stage(self, space: SearchSpace, history: History) -> Stage | None:

@@ -81,7 +81,7 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
         where = dict(zip(("name", "reason"), choice, strict=True))
         show_json(summary | {"executor": where, "data": data_summary(prepared.task), "predicted": predicted})
         return
-    say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {_steps(prepared)}")
+    say(f"{prepared.config.name}: {_trials(prepared)} of {_steps(prepared)}")
     say(
         f"task: {prepared.config.task.dataset.kind} data, {prepared.task.samples:,} samples; "
         f"parameters {', '.join(prepared.plan.parameter_names[:8])}"
@@ -142,7 +142,7 @@ def run(
             _run_again(files, prepared, executor, address, tracking_uri, tracking_database)
         return
     tracker = tracker_for(home, tracking_uri, None, database_of(tracking_database, prepared.config))
-    say(f"{prepared.config.name}: {len(prepared.plan):,} trials of {_steps(prepared)}")
+    say(f"{prepared.config.name}: {_trials(prepared)} of {_steps(prepared)}")
     with executor_of(executor, address, prepared) as where:
         late = pipeline.tracks_late(prepared, where, tracker)
         files = pipeline.create(prepared, home, where, tracker, fresh, id_, tags, late=late)
@@ -330,6 +330,11 @@ def _axes(prepared: PreparedSweep) -> Any:
 def _word(axis: str, value: float) -> str:
     """Return an axis value as a sweep file writes it."""
     return str(bool(value)).lower() if axis == "nesterov" else f"{value:g}"
+
+
+def _trials(prepared: PreparedSweep) -> str:
+    most, first = prepared.most_trials, len(prepared.plan)
+    return f"{first:,} trials" if most == first else f"up to {most:,} trials, the first {first:,} in the first round"
 
 
 def _steps(prepared: PreparedSweep) -> str:
