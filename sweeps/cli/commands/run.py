@@ -334,7 +334,7 @@ def _word(axis: str, value: float) -> str:
 
 def _trials(prepared: PreparedSweep) -> str:
     most, first = prepared.most_trials, len(prepared.plan)
-    return f"{first:,} trials" if most == first else f"up to {most:,} trials, the first {first:,} in the first round"
+    return f"{first:,} trials" if most == first else f"up to {most:,} trials in rounds of {first:,},"
 
 
 def _steps(prepared: PreparedSweep) -> str:

@@ -1,4 +1,4 @@
-"""What all search methods promise: the cap holds, a killed sweep has the trials of an undisturbed one, verify agrees."""
+"""All search methods: the cap holds, a killed sweep has the trials of an undisturbed one, and verify agrees."""
 
 import importlib.util
 from collections.abc import Generator, Iterable
