@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from sgdcore.verdict import VERDICTS
-from sweeps.config.schema import REPEATS
 from sweeps.report.trial_tables import MAX_COLUMNS, best_trials
+from sweeps.results.recommendation import Recommendation, recommendation
 from sweeps.results.results import Results
-from sweeps.results.stability_edge import breaking_factor, edge_in_row, lr_maps
+from sweeps.results.stability_edge import edge_in_row, lr_maps
 from sweeps.text.formatting import cell, heading, meaning, number, percent
 
 
@@ -46,7 +49,7 @@ def headline(results: Results) -> str:
     row = best.iloc[0]
     at = ", ".join(f"{heading(name)} {cell(row[name])}" for name in results.swept[:MAX_COLUMNS])
     return _sentence(
-        f"{so_far}{converged}{lost}; the best {_LOSSES[metric]} is {number(row[metric])}{f', at {at}' if at else ''}"
+        f"{so_far}{converged}{lost}; the best {LOSSES[metric]} is {number(row[metric])}{f', at {at}' if at else ''}"
     )
 
 
@@ -54,12 +57,12 @@ def _best_mean(results: Results, row: pd.Series) -> str:
     at = ", ".join(f"{heading(name)} {cell(row[name], name)}" for name in results.settings if name in row.index)
     folds = results.config.task.dataset.folds
     return (
-        f"the best {_LOSSES[results.metric]}, as a mean over {folds} folds, is {number(row['mean'])} "
+        f"the best {LOSSES[results.metric]}, as a mean over {folds} folds, is {number(row['mean'])} "
         f"(standard error {number(row['standard_error'], 2)}){f', at {at}' if at else ''}"
     )
 
 
-_LOSSES = {
+LOSSES = {
     "final_loss": "final loss",
     "best_loss": "loss during training",
     "final_validation_loss": "final validation loss",
@@ -108,39 +111,46 @@ def edge_sentence(results: Results) -> str | None:
 
 
 def advice(results: Results) -> str | None:
-    """Recommend the best trial's setting, with its steps to tolerance and its distance from the edge of stability.
-
-    None if the best trial did not converge.
-    """
-    best = results.shown(results.aggregate.best_settled)
-    axes = [name for name in results.swept if name not in REPEATS]
-    means = results.fold_means
-    if len(means):
-        return _advice_over_folds(axes, means)
-    if not len(best) or not axes or best["verdict"].iloc[0] != "converged":
+    """Say which setting to use, its metric, its speed and its distance from the edge of stability, with warnings."""
+    found = recommendation(results)
+    if found is None:
         return None
-    row = best.iloc[0]
-    text = f"Use {', '.join(f'{heading(name)} {cell(row[name], name)}' for name in axes[:6])}"
-    if pd.notna(row["steps_to_tolerance"]):
-        text += f": it reaches tolerance after {row['steps_to_tolerance']:,} steps"
-    factor = breaking_factor(results, int(row["trial"]), float(row["lr"]))
-    if factor is not None:
-        text += f"; at {number(factor, 2)} times this lr it diverges"
-    return f"{text}."
+    measured = f"{LOSSES[found.metric]} {number(found.value)}"
+    if found.interval is not None:
+        low, high = found.interval
+        repeats = " and ".join(f"{name}s" for name in results.repeats if name in results.axes)
+        measured = (
+            f"mean {measured} (95 % interval {number(low)} to {number(high)}, {found.repeats} trials over {repeats})"
+        )
+    sentences = [f"Use {_setting(found.setting)}: {measured}{_speed(results, found)}{_margin(found)}"]
+    if found.equals > 1:
+        fastest = "one of" if math.isnan(found.speed) else "the fastest of"
+        theory = ", by theory: the error shrinks by {} in an epoch" if found.is_fastest_by_theory else ""
+        equals = f"It is {fastest} {found.equals:,} settings that cannot be told from the best"
+        sentences.append(f"{equals}{theory.format(f'a factor of {number(found.growth, 3)}')}")
+    if found.safer is not None:
+        sentences.append(f"The next of them with more distance from the edge is {_setting(found.safer)}")
+    sentences += [f"{heading(name)} is the {end} of its axis: extend it" for name, end in found.ends.items()]
+    return " ".join(map(_sentence, sentences))
 
 
-def _advice_over_folds(axes: list[str], means: pd.DataFrame) -> str | None:
-    """Recommend the fastest of the settings that are not significantly worse than the best; None if none converged."""
-    tied = means[means["tied"]]
-    usable = tied[tied["epochs_to_tolerance"].notna()]
-    if not len(usable):
-        return None
-    row = usable.iloc[int(usable["epochs_to_tolerance"].to_numpy().argmin())]
-    setting = ", ".join(f"{heading(name)} {cell(row[name], name)}" for name in axes[:6])
-    return (
-        f"Use {setting}: it reaches tolerance in every fold, after {number(row['epochs_to_tolerance'], 2)} epochs on "
-        f"average, the soonest of the {len(tied):,} settings whose mean is not significantly worse than the best."
-    )
+def _setting(values: dict[str, Any]) -> str:
+    return ", ".join(f"{heading(name)} {cell(value, name)}" for name, value in list(values.items())[:MAX_COLUMNS])
+
+
+def _speed(results: Results, found: Recommendation) -> str:
+    if math.isnan(found.speed):
+        return ", not within tolerance yet: train longer"
+    unit = "epochs" if results.time == "epoch" or found.repeats > 1 else "steps"
+    every = " on average" if found.repeats > 1 else ""
+    return f"; it reaches tolerance after {number(found.speed, 4)} {unit}{every}"
+
+
+def _margin(found: Recommendation) -> str:
+    if found.margin is None:
+        return ""
+    close = ", close to the edge of stability: a smaller lr is safer" if found.is_close_to_the_edge else ""
+    return f"; at {number(found.margin, 3)} times this lr it diverges{close}"
 
 
 def _edge_words(edge: dict[str, float]) -> str:

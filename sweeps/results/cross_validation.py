@@ -25,13 +25,24 @@ def best_setting(files: SweepFiles, config: SweepConfig) -> tuple[int, float] | 
 
 
 def fold_means(files: SweepFiles, config: SweepConfig) -> pd.DataFrame:
-    """Return one row per setting that settled in every fold, the lowest mean first; empty without folds.
+    """Return :func:`repeat_means` of a sweep with folds; empty without folds.
 
-    The columns are the parameters that differ between settings; ``folds``, the number of trials of the setting, with
-    several seeds those of all seeds; the ``mean`` of the metric over them and its ``standard_error``; ``p``, the
-    p-value of the paired one-sided t-test that the setting is worse than the best, pair by pair of fold and seed,
-    without correction for multiple comparisons; ``tied``, whether p is at least 0.05; ``epochs_to_tolerance``, the mean
-    if every trial of the setting converged, else NaN; and the number of its first ``trial``.
+    Raises:
+        StoreError: a shard is damaged.
+    """
+    import pandas as pd
+
+    return repeat_means(files, config) if config.task.dataset.folds else pd.DataFrame()
+
+
+def repeat_means(files: SweepFiles, config: SweepConfig) -> pd.DataFrame:
+    """Return one row per setting that settled with every seed and fold, the lowest mean first.
+
+    The columns are the parameters that differ between settings; ``folds``, the number of trials of the setting, one for
+    each seed and fold; the ``mean`` of the metric over them and its ``standard_error``; ``p``, the p-value of the
+    paired one-sided t-test that the setting is worse than the best, pair by pair of fold and seed, without correction
+    for multiple comparisons; ``tied``, whether p is at least 0.05; ``epochs_to_tolerance``, the mean if every trial of
+    the setting converged, else NaN; and the number of its first ``trial``.
 
     Raises:
         StoreError: a shard is damaged.
@@ -39,12 +50,13 @@ def fold_means(files: SweepFiles, config: SweepConfig) -> pd.DataFrame:
     import pandas as pd
 
     done = sorted(files.shards.done())
-    if not (config.task.dataset.folds and done):
+    if not done:
         return pd.DataFrame()
     swept = dict.fromkeys(name for stage in files.planned().stages for name in stage.swept)
     settings = [*HYPERPARAMETERS, *config.options, *(name for name in swept if name.startswith("init."))]
     axes = [name for name in settings if name in swept and name not in REPEATS]
-    columns = ["trial", "verdict", "steps_to_tolerance", config.metric_name, *axes, *REPEATS]
+    repeats = [name for name in REPEATS if name == "seed" or config.task.dataset.folds]
+    columns = ["trial", "verdict", "steps_to_tolerance", config.metric_name, *axes, *repeats]
     parts = []
     for index, table in zip(done, files.shards.read_many(done, columns), strict=True):
         part = table.replace_schema_metadata().to_pandas()
@@ -60,7 +72,8 @@ def _ranked(trials: pd.DataFrame, axes: list[str], metric: str) -> pd.DataFrame:
     from scipy import stats
 
     number = trials.groupby(axes or np.zeros(len(trials)), dropna=False, sort=False).ngroup()
-    repeat = trials.groupby(list(REPEATS), sort=True).ngroup()
+    repeats = [name for name in REPEATS if name in trials]
+    repeat = trials.groupby(repeats, sort=True).ngroup()
     values = np.full((int(number.max()) + 1, int(repeat.max()) + 1), np.nan)
     settled = trials["verdict"].isin(_SETTLED).to_numpy()
     values[number, repeat] = np.where(settled, trials[metric].to_numpy(dtype=np.float64, na_value=np.nan), np.nan)

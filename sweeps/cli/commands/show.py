@@ -48,6 +48,7 @@ def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
     from sweeps.cli.terminal_map import show_map
     from sweeps.report.headline import headline, lead_sentences
     from sweeps.report.trial_tables import best_trials, diverged_trials, overshoots, verdict_counts
+    from sweeps.results.recommendation import as_record, recommendation
     from sweeps.results.results import load_results
     from sweeps.results.stability_map import stability_panels
 
@@ -61,7 +62,9 @@ def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
     }
     if as_json:
         records = {name: frame.to_dict(orient="records") for name, frame in tables.items()}
-        show_json(_standing(files) | {"headline": headline(loaded), **records})
+        found = recommendation(loaded)
+        use = {"headline": headline(loaded), "recommendation": None if found is None else as_record(found)}
+        show_json(_standing(files) | use | records)
         return
     state = files.state()
     say(f"{loaded.manifest['name']} {files.sweep_id}: {state}, {loaded.stored:,} trials")

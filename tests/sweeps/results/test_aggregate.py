@@ -249,7 +249,7 @@ class TestLargeSweeps:
         monkeypatch.setattr(ShardFiles, "read", counted)
         write_report(loaded)
         passes = len(held) / len(loaded.shards)
-        assert passes <= 6, "values, tally, map, csv, and the curves and paths that are shown"
+        assert passes <= 7, "values, tally, recommendation, map, csv, and the curves and paths that are shown"
 
     def test_too_many_trials_for_a_csv(self, loaded: Results, monkeypatch: pytest.MonkeyPatch) -> None:
         write_report(loaded)
