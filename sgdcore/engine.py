@@ -20,7 +20,7 @@ from sgdcore.kernels.base import OnSteps, Problem, Resources, Segment
 from sgdcore.kernels.dispatch import Choice, choose
 from sgdcore.parameter_groups import GroupPatterns, group_of
 from sgdcore.rates import RateTable, check_schedules, with_cycled_momentum
-from sgdcore.recording import Recording
+from sgdcore.recording import ListedSteps, Recording
 from sgdcore.run_start import empty_curves, initial_state, objective_minima
 from sgdcore.tasks.task import Task, rounded
 from sgdcore.trajectories import Curves, EarlyStops, State, Trajectories
@@ -39,7 +39,7 @@ def train(
     dtype: Dtype = "float32",
     seeds: ArrayLike = 0,
     start: ArrayLike | Trajectories | None = None,
-    record: Recording | None = None,
+    record: Recording | ListedSteps | None = None,
     groups: GroupPatterns | None = None,
     early_stopping: EarlyStopping | EarlyStops | None = None,
     kernel: str = "auto",

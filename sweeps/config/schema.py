@@ -19,6 +19,7 @@ from sweeps.config import strict_yaml
 from sweeps.config.axis import Axis, AxisOrList, NumpyPowers
 from sweeps.config.base import Model
 from sweeps.config.datasets import AnyDataset
+from sweeps.config.early_termination import EarlyTermination
 from sweeps.config.messages import listed
 from sweeps.config.models import AnyModel, LinearModel
 from sweeps.config.schedules import ScheduleConfig, checked, numbers
@@ -259,6 +260,8 @@ class SweepConfig(Model):
     """The number of trials that a method draws, all seeds and folds included."""
     search_seed: Seed = 0
     """The seed of the draws."""
+    early_terminate: EarlyTermination | None = None
+    """When trials that are worse than others stop; by default none does."""
     batch: Count | None = None
     """The number of settings per round of tpe, cmaes and gp. By default a tenth of all settings, from 4 to 64."""
     metric: MetricConfig = MetricConfig()
@@ -297,6 +300,14 @@ class SweepConfig(Model):
         elif self.run_cap < repeats:
             problem = f"run_cap: given {self.run_cap}; must be >= {repeats}, a trial with each seed and fold"
             raise PydanticCustomError(CUSTOM, problem)
+        if self.early_terminate is not None and self.training.early_stopping is not None:
+            problem = (
+                "early_terminate: cannot be combined with training.early_stopping, whose trials cannot be trained on"
+            )
+            raise PydanticCustomError(CUSTOM, problem)
+        if self.early_terminate is not None and self.early_terminate.min_epochs >= self.training.epochs:
+            given = f"given {self.early_terminate.min_epochs}; must be < training.epochs, {self.training.epochs}"
+            raise PydanticCustomError(CUSTOM, f"early_terminate.min_epochs: {given}")
         if self.method == "cmaes" and self.batch is not None and self.batch < LEAST_POPULATION:
             problem = f"batch: given {self.batch}; a generation of cmaes has at least {LEAST_POPULATION} settings"
             raise PydanticCustomError(CUSTOM, problem)

@@ -43,7 +43,7 @@ _POOR = 1 / 16
 
 def results_key(prepared: PreparedSweep) -> str | None:
     """Return a hash of everything that a row depends on apart from its trial's id; None if rows cannot be reused."""
-    if not prepared.task.is_quadratic:
+    if not prepared.task.is_quadratic or prepared.config.early_terminate is not None:
         return None
     document = {
         "context": prepared.plan.context,

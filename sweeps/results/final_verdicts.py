@@ -64,7 +64,7 @@ def _last_points(table: pa.Table, steps: NDArray[np.int64], epochs: int) -> NDAr
         return np.full(len(table), len(steps) - 1)
     stopped = arrow_columns.numbers(table["stopped_epoch"])
     reached = np.where(np.isnan(stopped), steps[-1], np.rint(stopped * steps[-1] / epochs))
-    return np.asarray(np.searchsorted(steps, reached), dtype=np.intp)
+    return np.asarray(np.searchsorted(steps, reached, side="right") - 1, dtype=np.intp)
 
 
 def _objective(schema: pa.Schema) -> str:

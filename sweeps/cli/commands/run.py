@@ -93,6 +93,8 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
     say(f"curves: {points:,} points{'' if prepared.task.is_quadratic else _WHY_POINTS}")
     say(f"shards: {summary['shards']:,} of up to {prepared.plan.trials_per_shard:,} trials")
     say("executor: {} ({})".format(*choice))
+    if prepared.config.early_terminate is not None:
+        say(f"early termination: {_rungs(prepared)}")
     for what, aggregate in (("dropped", prepared.plan.dropped), ("merged", prepared.plan.merged)):
         for reason, count in aggregate.items():
             say(f"{what}: {count:,} ({reason})")
@@ -335,6 +337,20 @@ def _word(axis: str, value: float) -> str:
 def _trials(prepared: PreparedSweep) -> str:
     most, first = prepared.most_trials, len(prepared.plan)
     return f"{first:,} trials" if most == first else f"up to {most:,} trials in rounds of {first:,},"
+
+
+def _rungs(prepared: PreparedSweep) -> str:
+    """Return the rungs with their most trials, and what early termination saves at least, without overflows."""
+    from sweeps.search.early_termination import most_trials, rungs
+
+    rule, epochs = prepared.config.early_terminate, prepared.config.training.epochs
+    assert rule is not None
+    trials = len(prepared.plan)
+    ends = rungs(rule, epochs)
+    most = most_trials(rule, len(ends), trials, prepared.config.search_seed)
+    work = sum(count * (end - before) for count, end, before in zip(most, ends, [0, *ends], strict=False))
+    steps = ", ".join(f"{count:,} trials to epoch {end}" for count, end in zip(most, ends, strict=True))
+    return f"{steps}; at most {work:,} epochs in all, {trials * epochs / work:.3g} times fewer than without"
 
 
 def _steps(prepared: PreparedSweep) -> str:
