@@ -1,36 +1,24 @@
-"""recognise(): read from a module's traced graph whether it is a perceptron.
+"""recognise(): whether a module is a perceptron, by its operations.
 
-The graph must be one chain: Linear layers with a known activation between them, and operations without effect. What was
-read is then tried against the module itself, outputs and gradients: hooks and the like do not show in the graph.
+They must be one chain: Linear layers with a known activation between them. What was read is then tried against the
+module itself, outputs and gradients: not everything that a module does shows in its graph.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
-from typing import Any
-
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.nn import functional
 
 from sgdcore.errors import InvalidTask
 from sgdcore.kernels.module_torch.functional import evaluating
-from sgdcore.kernels.module_torch.graph import Untraceable, graph_of
+from sgdcore.kernels.module_torch.graph import Untraceable
+from sgdcore.kernels.module_torch.operations import Operation, Unknown, operations_of
 from sgdcore.tasks.initialisation import initialised, undrawn
 from sgdcore.tasks.models import Model
 from sgdcore.tasks.networks import Perceptron
 
-_MODULES = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.SiLU: "silu"}
-_FUNCTIONS: dict[Any, str] = {
-    **dict.fromkeys((torch.relu, torch.relu_, functional.relu, functional.relu_), "relu"),
-    **dict.fromkeys((torch.tanh, torch.tanh_, functional.tanh), "tanh"),
-    **dict.fromkeys((torch.sigmoid, torch.sigmoid_, functional.sigmoid), "sigmoid"),
-    functional.silu: "silu",
-}
-_METHODS = {name: name.rstrip("_") for name in ("relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_")}
-_COMPUTED = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "silu": functional.silu}
-_RESHAPES = {"squeeze", "unsqueeze", "view", "reshape", "flatten", "contiguous"}  # of an output of one column
+_ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "silu": functional.silu}
 _TRIED = 5  # samples
 
 
@@ -51,29 +39,23 @@ def recognise(model: Model, width: int) -> Perceptron | str:
             if _read(module, width) != found:
                 return "it does something else in evaluation than in training"
         _try(module, found, evaluates=True)
-    except _Unrecognised as reason:
+    except (_Unrecognised, Unknown, Untraceable) as reason:
         return str(reason)
     return found
 
 
 def _read(module: nn.Module, width: int) -> Perceptron:
-    if any(_hooks(part) for part in module.modules()):
-        raise _Unrecognised("it has hooks")
-    try:
-        graph = graph_of(module)
-    except Untraceable as error:
-        raise _Unrecognised(str(error)) from error
     chain = _Chain(module, width)
-    for node in graph.nodes:
-        chain.add(node)
+    for index, operation in enumerate(operations_of(module, width)[1:], 1):
+        chain.add(operation, index)
     return chain.perceptron()
 
 
 class _Chain:
-    """The layers that are read, node by node, and the parameters that they use."""
+    """The layers that are read, operation by operation, and the parameters that they use."""
 
     def __init__(self, module: nn.Module, width: int) -> None:
-        self._module, self._widths = module, [width]
+        self._widths = [width]
         self._places: dict[int, tuple[str, int]] = {}  # of the trained tensors: name, and first parameter
         place = 0
         for name, p in module.named_parameters():
@@ -84,30 +66,29 @@ class _Chain:
         self._weights: list[int] = []
         self._biases: list[int | None] = []
         self._activations: list[str] = []
-        self._last: fx.Node | None = None  # the node with the values of the chain so far
-        self._sizes: set[fx.Node] = set()  # the nodes that hold the number of samples,
-        self._shapes: set[fx.Node] = set()  # and the shape
-        self._attributes: dict[fx.Node, Any] = {}
-        self._is_reshaped = False
 
-    def add(self, node: fx.Node) -> None:
-        """Add the graph's next node.
+    def add(self, operation: Operation, index: int) -> None:
+        """Add the module's next operation.
 
         Raises:
             _Unrecognised: it does not continue a perceptron.
         """
-        if node.op == "placeholder":
-            if self._last is not None:
-                raise _Unrecognised(f"its forward takes another argument, {node.target}")
-            self._last = node
-        elif node.op == "output":
-            if node.args[0] is not self._last:
-                raise _Unrecognised("its output is not that of its last layer")
-        elif node.op == "get_attr":
-            self._attributes[node] = operator.attrgetter(str(node.target))(self._module)
-        elif not self._is_size(node):
-            self._extend(node)
-            self._last = node
+        if operation.kind not in ("linear", "reshape", *_ACTIVATIONS):
+            raise _Unrecognised(f"{operation.title} is not a Linear layer or a known activation")
+        if operation.inputs != (index - 1,):
+            raise _Unrecognised(f"{operation.title} does not take the result of the node before it")
+        if operation.kind in _ACTIVATIONS:
+            if len(self._activations) != len(self._weights) - 1:
+                raise _Unrecognised(f"{operation.title} does not follow a Linear layer")
+            self._activations.append(operation.kind)
+        elif operation.kind == "linear":
+            if len(self._activations) < len(self._weights):
+                raise _Unrecognised(f"there is no activation before {operation.title}")
+            weight, bias = operation.tensors
+            assert weight is not None
+            self._weights.append(self._take(weight))
+            self._biases.append(None if bias is None else self._take(bias))
+            self._widths.append(operation.width)
 
     def perceptron(self) -> Perceptron:
         """Return what was read."""
@@ -122,37 +103,7 @@ class _Chain:
             raise _Unrecognised(f"its parameter {unused[0]} is not in a Linear layer")
         return Perceptron(tuple(self._widths), tuple(self._activations), tuple(self._weights), tuple(self._biases))
 
-    def _extend(self, node: fx.Node) -> None:
-        kind: Any = self._module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
-        name = kind.__class__.__name__ if node.op == "call_module" else getattr(kind, "__name__", str(kind))
-        if self._is_without_effect(node, kind):
-            return
-        layer = self._layer(node, kind)
-        activation = self._activation(node, kind)
-        if layer is None and activation is None:
-            raise _Unrecognised(f"node {node.name} ({name}) is not a Linear layer or a known activation")
-        if not node.args or node.args[0] is not self._last:
-            raise _Unrecognised(f"node {node.name} ({name}) does not take the result of the node before it")
-        if self._is_reshaped:
-            raise _Unrecognised(f"node {node.name} ({name}) comes after the output was given another shape")
-        if layer is not None:
-            self._add_layer(node, *layer)
-            return
-        assert activation is not None
-        if len(self._activations) != len(self._weights) - 1:
-            raise _Unrecognised(f"node {node.name} ({name}) does not follow a Linear layer")
-        self._activations.append(activation)
-
-    def _add_layer(self, node: fx.Node, weight: Any, bias: Any) -> None:
-        if len(self._activations) < len(self._weights):
-            raise _Unrecognised(f"there is no activation before node {node.name} (linear)")
-        if weight.ndim != 2 or weight.shape[1] != self._widths[-1]:
-            raise _Unrecognised(f"node {node.name} (linear) takes {weight.shape[-1]} inputs, not {self._widths[-1]}")
-        self._weights.append(self._take(weight))
-        self._biases.append(None if bias is None else self._take(bias))
-        self._widths.append(weight.shape[0])
-
-    def _take(self, tensor: Any) -> int:
+    def _take(self, tensor: torch.Tensor) -> int:
         name, place = self._places.get(id(tensor), ("", -1))
         if place < 0:
             raise _Unrecognised("the weights of a Linear layer are computed, or not trained")
@@ -160,78 +111,6 @@ class _Chain:
             raise _Unrecognised(f"its parameter {name} is used twice")
         self._used.add(id(tensor))
         return place
-
-    def _layer(self, node: fx.Node, kind: Any) -> tuple[Any, Any] | None:
-        """Return the weight and the bias of a Linear layer."""
-        if type(kind) is nn.Linear:
-            return kind.weight, kind.bias
-        if kind is not functional.linear:
-            return None
-        given: dict[str, Any] = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | dict(node.kwargs)
-        bias = given.get("bias")
-        return self._attributes.get(given["weight"]), None if bias is None else self._attributes.get(bias)
-
-    def _activation(self, node: fx.Node, kind: Any) -> str | None:
-        if node.op == "call_module":
-            return _MODULES.get(type(kind))
-        return _METHODS.get(kind) if node.op == "call_method" else _FUNCTIONS.get(kind)
-
-    def _is_without_effect(self, node: fx.Node, kind: Any) -> bool:
-        """Return whether the node returns its input, at most in another shape after the last layer."""
-        if not node.args or node.args[0] is not self._last:
-            return False
-        if type(kind) is nn.Identity or (type(kind) is nn.Dropout and (kind.p == 0 or not kind.training)):
-            return True
-        if kind is functional.dropout:
-            given: dict[str, Any] = dict(zip(("input", "p", "training"), node.args, strict=False)) | dict(node.kwargs)
-            return bool(given.get("p", 0.5) == 0 or given.get("training", True) is False)
-        if type(kind) is nn.Flatten and (kind.start_dim, kind.end_dim) == (1, -1):
-            return True
-        if self._keeps_rows(node, kind):
-            return True
-        name = kind if node.op == "call_method" else getattr(kind, "__name__", "")
-        reshapes = type(kind) is nn.Flatten or (
-            name in _RESHAPES and (node.op == "call_method" or getattr(torch, name, None) is kind)
-        )
-        if self._widths[-1] == 1 and self._weights and (reshapes or self._is_column(node, kind)):
-            self._is_reshaped = True
-            return True
-        return False
-
-    def _keeps_rows(self, node: fx.Node, kind: Any) -> bool:
-        """Return whether the node gives (B, k) values the shape (B, k)."""
-        rest = tuple(node.args[1:])
-        if kind in (torch.flatten, "flatten"):
-            start = rest[0] if rest else node.kwargs.get("start_dim")
-            return bool(start == 1 and len(rest) < 2 and "end_dim" not in node.kwargs)
-        if kind not in ("view", "reshape", torch.reshape) or node.kwargs:
-            return False
-        shape = tuple(rest[0]) if len(rest) == 1 and isinstance(rest[0], tuple | list) else rest
-        if len(shape) != 2:
-            return False
-        rows, columns = shape
-        if rows in self._sizes:
-            return columns in (-1, self._widths[-1])
-        return (rows, columns) == (-1, self._widths[-1])
-
-    def _is_column(self, node: fx.Node, kind: Any) -> bool:
-        """Return whether the node is outputs[:, 0] or outputs[..., 0]."""
-        place = node.args[1] if kind is operator.getitem else None
-        return place in ((slice(None), 0), (slice(None), -1), (..., 0), (..., -1))
-
-    def _is_size(self, node: fx.Node) -> bool:
-        """Return whether the node asks for a shape or the number of samples, and note it."""
-        source = node.args[0] if node.args else None
-        if source is self._last and node.target == "size" and node.op == "call_method":
-            (self._sizes if node.args[1:] == (0,) or node.kwargs == {"dim": 0} else self._shapes).add(node)
-            return not node.args[2:] and (len(node.args) == 1 or node in self._sizes)
-        if source is self._last and node.target is getattr and node.args[1] == "shape":
-            self._shapes.add(node)
-            return True
-        if node.target is operator.getitem and source in self._shapes and node.args[1] == 0:
-            self._sizes.add(node)
-            return True
-        return False
 
 
 def _try(module: nn.Module, found: Perceptron, *, evaluates: bool = False) -> None:
@@ -270,20 +149,14 @@ def _try(module: nn.Module, found: Perceptron, *, evaluates: bool = False) -> No
 
 def _computed(found: Perceptron, flat: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     values = features
-    activations: list[Callable[[torch.Tensor], torch.Tensor]] = [_COMPUTED[name] for name in found.activations]
     for layer, (weight, bias) in enumerate(zip(found.weights, found.biases, strict=True)):
         inputs, units = found.widths[layer : layer + 2]
         matrix = flat[weight : weight + units * inputs].view(units, inputs)
         values = functional.linear(values, matrix, None if bias is None else flat[bias : bias + units])
-        if layer < len(activations):
-            values = activations[layer](values)
+        if layer < len(found.activations):
+            values = _ACTIVATIONS[found.activations[layer]](values)
     return values.reshape(-1)
 
 
 def _same(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
-
-
-def _hooks(part: nn.Module) -> bool:
-    of_module = (value for name, value in vars(part).items() if name.endswith("hooks") and "state_dict" not in name)
-    return any(of_module) or any(getattr(p, "_backward_hooks", None) for p in part.parameters(recurse=False))

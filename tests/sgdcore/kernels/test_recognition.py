@@ -117,7 +117,7 @@ class Doubled(nn.Linear):
         (lambda: layers(nn.GELU()), "node _1 (GELU) is not"),
         (lambda: layers(nn.LeakyReLU()), "node _1 (LeakyReLU) is not"),
         (lambda: layers(nn.Dropout(0.5), nn.ReLU()), "node _1 (Dropout) is not"),
-        (lambda: layers(), "there is no activation before node _1 (linear)"),
+        (lambda: layers(), "there is no activation before node _1 (Linear)"),
         (lambda: layers(nn.ReLU(), nn.ReLU()), "node _2 (ReLU) does not follow a Linear layer"),
         (lambda: nn.Sequential(nn.ReLU(), nn.Linear(2, 1)), "node _0 (ReLU) does not follow a Linear layer"),
         (lambda: nn.Sequential(*layers(nn.ReLU()), nn.Tanh()), "there is an activation after its last layer"),
@@ -134,7 +134,7 @@ class Doubled(nn.Linear):
         (lambda: Forward(lambda net, x: plain(net, x) + x[:, :1]), "node getitem (getitem) is not"),
         (lambda: Forward(plain, spare=nn.Linear(2, 1)), "its parameter spare.weight is not in a Linear layer"),
         (lambda: Forward(plain, first=Doubled(2, 3)), "node mul (mul) is not"),
-        (lambda: Forward(plain, first=nn.Linear(4, 3)), "node first (linear) takes 4 inputs, not 2"),
+        (lambda: Forward(plain, first=nn.Linear(4, 3)), "node first (Linear) takes 4 inputs, not 2"),
         (
             lambda: Forward(lambda net, x: net.output(torch.relu(net.first(x)).detach())),
             "node detach (detach) is not a Linear layer or a known activation",
