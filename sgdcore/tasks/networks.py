@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,6 +62,19 @@ class _Network:
 
 
 @dataclass(frozen=True)
+class Perceptron:
+    """Linear layers with an activation between them, and where their parameters are among a model's.
+
+    The weights of a layer are (units, inputs) in row-major order.
+    """
+
+    widths: tuple[int, ...]  # from the inputs to the output
+    activations: tuple[str, ...]  # one per hidden layer
+    weights: tuple[int, ...]  # by layer, the place of its first weight
+    biases: tuple[int | None, ...]  # by layer, the place of its first bias; None without one
+
+
+@dataclass(frozen=True)
 class MlpModel(_Network):
     """A multi-layer perceptron: torch.nn.Sequential of Linear layers with an activation between them.
 
@@ -96,6 +109,17 @@ class MlpModel(_Network):
             layers += [nn.Linear(width, units), getattr(nn, ACTIVATIONS[self.activation])()]
             width = units
         return nn.Sequential(*layers, nn.Linear(width, 1))
+
+    def perceptron(self, width: int) -> Perceptron:
+        """Return the layers of the module."""
+        widths = (width, *self.hidden, 1)
+        ends = tuple(accumulate((inputs + 1) * units for inputs, units in pairwise(widths)))
+        return Perceptron(
+            widths,
+            (self.activation,) * len(self.hidden),
+            weights=(0, *ends[:-1]),
+            biases=tuple(end - units for end, units in zip(ends, widths[1:], strict=True)),
+        )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from sgdcore import (
     KernelUnavailable,
     LinearModel,
     MlpModel,
+    ModuleModel,
     PolynomialModel,
     Recording,
     Schedule,
@@ -27,7 +28,7 @@ from sgdcore import (
     Task,
     train,
 )
-from sgdcore.tasks import line, linear, sine
+from sgdcore.tasks import Model, line, linear, sine
 from tests.support.hypothesis_profiles import NIGHTLY
 
 # test_linear_triton.py repeats the tests of all kernels in a process with Triton's slow CPU interpreter.
@@ -200,7 +201,7 @@ ALL_KINDS = {
 
 def network(
     desc: str,
-    model: MlpModel,
+    model: Model,
     loss: str = "mse",
     dataset: Dataset = WAVES,
     hyperparams: dict[str, Any] | None = None,
@@ -211,6 +212,11 @@ def network(
     options |= kwargs
     options.setdefault("epochs", -(-STEPS // -(-len(dataset) // options["batch_size"])))
     return TrainInput(desc, Task(dataset, model, loss, 0.7), ALL_KINDS | (hyperparams or {}), options)
+
+
+def module(name: str, **arguments: Any) -> ModuleModel:
+    """Return a module of tests.support.network_modules for the three features of WAVES."""
+    return ModuleModel(f"tests.support.network_modules:{name}", {"inputs": 3} | arguments)
 
 
 WARM_UP = Schedule(Scheduler("linear", total_iters=3), Scheduler("cosine", eta_min=1e-3))
@@ -250,6 +256,16 @@ NETWORK_INPUTS = [  # deliberately few dtypes and activations for each batch siz
     network("tanh", MlpModel((9, 6), "tanh")),
     network("sigmoid", MlpModel((9, 6), "sigmoid"), "huber"),
     network("float64", MlpModel((9, 6), "silu"), "huber", dtype="float64"),
+    network("module", module("Written")),
+    network("module without biases, held-out", module("Written", bias=False), "mae", WAVES.split(0.3)),
+    network("module with two activations", module("Written", activations=("tanh", "relu"), bias=False), "huber"),
+    network("module, nested, float64", module("nested"), "mse", WAVES.split(0.3), dtype="float64", batch_size=6),
+    network(
+        "module, scheduled, in groups, clipped",
+        module("Written", bias=False),
+        hyperparams={"schedule": WARM_UP, "groups": NO_DECAY, "clip_grad_norm": [0.1, np.inf, 1, 0.3, 5]},
+        groups={"bias": ["*.bias"]},
+    ),
 ]
 if NIGHTLY:
     NETWORK_INPUTS += [

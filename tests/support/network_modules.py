@@ -6,6 +6,7 @@ from pathlib import Path  # noqa: F401 - a test names an imported object
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 
 def small(hidden: int = 3, activation: str = "Tanh") -> nn.Module:
@@ -70,6 +71,41 @@ class Tied(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (self.second(torch.tanh(self.first(x))) * self.scale).sum(1, keepdim=True)
+
+
+class Written(nn.Module):
+    """A perceptron as a forward of its own, whose layers are made in another order than they are used."""
+
+    def __init__(self, inputs: int = 2, activations: tuple[str, str] = ("relu", "relu"), bias: bool = True) -> None:
+        super().__init__()
+        self.activations = activations
+        self.output = nn.Linear(4, 1, bias=bias)
+        self.last = nn.Linear(6, 4)
+        self.first = nn.Linear(inputs, 6, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, last = (getattr(torch, name) for name in self.activations)
+        x = first(self.first(x.view(x.shape[0], -1)))
+        x = functional.dropout(last(self.last(x)), 0.0, self.training)
+        return self.output(x).squeeze(-1)
+
+
+def nested(inputs: int = 2, activation: str = "SiLU") -> nn.Module:
+    kind = getattr(nn, activation)
+    hidden = nn.Sequential(nn.Linear(inputs, 5), kind(), nn.Dropout(0.0))
+    return nn.Sequential(nn.Flatten(), nn.Identity(), hidden, nn.Sequential(nn.Linear(5, 1), nn.Flatten(0)))
+
+
+class Skipping(nn.Module):
+    """A layer whose result is added to its input."""
+
+    def __init__(self, inputs: int = 2, units: int = 4) -> None:
+        super().__init__()
+        self.first, self.second, self.output = nn.Linear(inputs, units), nn.Linear(units, units), nn.Linear(units, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        return self.output(x + torch.relu(self.second(x)))
 
 
 class Unused(nn.Module):

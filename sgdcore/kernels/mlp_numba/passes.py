@@ -3,7 +3,8 @@
 ``scratch`` holds the work arrays of a pass: ``units`` and ``slopes`` as in layers (starting with the first layer's
 inputs if trials differ in their samples), the batch's features as (s, k) numbers, and its targets as rows.
 ``network`` is (shape, pitch, loss, delta): the layers' widths from inputs to output, samples processed together, the
-loss's index in LOSSES, and the Huber loss's delta.
+loss's index in LOSSES, and the Huber loss's delta. ``rows`` (layers, 5) are the tile's rows of each layer's
+first weight, its gradient, first bias, its gradient, and the index of its activation in ACTIVATIONS.
 """
 
 from __future__ import annotations
@@ -44,29 +45,27 @@ def run_pass(*arguments: Any) -> None:
 
 
 @overload(run_pass, jit_options=_OPTIONS, prefer_literal=True)  # type: ignore[arg-type, unused-ignore]
-def _choose(tile, scratch, data, samples, batch, losses, network, activation, at_once, width):  # type: ignore[no-untyped-def]
-    constants = activation, at_once, width
+def _choose(tile, scratch, data, samples, batch, losses, network, rows, parameters, activations, at_once, width):  # type: ignore[no-untyped-def]
+    constants = activations, at_once, width
     if not all(isinstance(constant, types.IntegerLiteral) for constant in constants):
         return None
     return _pass(str(tile.dtype), *(constant.literal_value for constant in constants))
 
 
 @cache
-def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
-    first, hidden, output, first_gradients, gradients, backward = layers(
-        dtype, list(ACTIVATIONS)[activation], at_once, width
-    )
+def _pass(dtype: str, activations: int, at_once: int, width: int) -> Any:
+    used = tuple(name for index, name in enumerate(ACTIVATIONS) if activations >> index & 1)
+    first, hidden, output, first_gradients, gradients, backward = layers(dtype, used, at_once, width)
     zero = np.dtype(dtype).type(0)
     gather, loss_deltas, add_losses = _gather(width), _loss_deltas(dtype, at_once, width), _add_losses(width)
 
-    def run(tile, scratch, data, samples, batch, losses, network, activation, at_once, width):  # type: ignore[no-untyped-def]
+    def run(tile, scratch, data, samples, batch, losses, network, rows, parameters, activations, at_once, width):  # type: ignore[no-untyped-def]
         units, slopes, fetched, _ = scratch
         shape, pitch, _, _ = network
         lanes, orders, _, count, _ = batch
         last = len(shape) - 2
-        parameters, above = np.intp(0), np.intp(0)  # the total; the units before the output
+        above = np.intp(0)  # the units before the output
         for layer in range(last + 1):
-            parameters += (shape[layer] + 1) * shape[layer + 1]
             above += shape[layer]
         differentiates = count > 0
         own = differentiates and orders[lanes[0]] != orders[lanes[-1]]
@@ -82,20 +81,23 @@ def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
             length = (many + at_once - 1) // at_once * at_once
             if differentiates:
                 gather(scratch, data, samples, batch, start, many, own, network)
-            weights, place = np.intp(0), shape[0]
+            place = shape[0]
             for layer in range(last + 1):
                 inputs, fan_out = shape[layer], shape[layer + 1]
+                weights, bias, activation = rows[layer, 0], rows[layer, 2], rows[layer, 4]
                 at = (place - inputs) * pitch * width
                 if layer == last:
-                    output(units, at, pitch * width, tile, weights, inputs, units, place * pitch * width, length)
+                    output(units, at, pitch * width, tile, weights, bias, inputs, units, place * pitch * width, length)
                 elif layer > 0 or own:
                     hidden(
+                        activation,
                         units,
                         at,
                         width,
                         pitch * width,
                         tile,
                         weights,
+                        bias,
                         inputs,
                         fan_out,
                         units,
@@ -106,8 +108,23 @@ def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
                     )
                 else:
                     at = 0 if differentiates else start * inputs
-                    first(features, at, inputs, 1, tile, weights, inputs, fan_out, units, slopes, place, pitch, length)
-                weights += (inputs + 1) * fan_out
+                    first(
+                        activation,
+                        features,
+                        at,
+                        inputs,
+                        1,
+                        tile,
+                        weights,
+                        bias,
+                        inputs,
+                        fan_out,
+                        units,
+                        slopes,
+                        place,
+                        pitch,
+                        length,
+                    )
                 place += fan_out
             if not differentiates:
                 add_losses(units, above * pitch * width, data[1], start, many, network, losses)
@@ -116,15 +133,29 @@ def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
             place = above
             for layer in range(last, -1, -1):
                 inputs, fan_out = shape[layer], shape[layer + 1]
-                weights -= (inputs + 1) * fan_out
-                below, to = place - inputs, parameters + weights
+                below, to, bias = place - inputs, rows[layer, 1], rows[layer, 3]
                 if layer > 0 or own:
                     at = below * pitch * width
-                    gradients(units, at, pitch * width, width, tile, to, inputs, fan_out, units, place, pitch, many)
+                    gradients(
+                        units, at, pitch * width, width, tile, to, bias, inputs, fan_out, units, place, pitch, many
+                    )
                 else:
-                    first_gradients(features, 0, 1, inputs, tile, to, inputs, fan_out, units, place, pitch, many)
+                    first_gradients(features, 0, 1, inputs, tile, to, bias, inputs, fan_out, units, place, pitch, many)
                 if layer > 0:
-                    backward(tile, weights, inputs, fan_out, units, slopes, below, place, pitch, length)
+                    activation = rows[layer - 1, 4]
+                    backward(
+                        activation,
+                        tile,
+                        rows[layer, 0],
+                        inputs,
+                        fan_out,
+                        units,
+                        slopes,
+                        below,
+                        place,
+                        pitch,
+                        length,
+                    )
                 place = below
         if not differentiates:
             for lane in range(width):

@@ -131,6 +131,14 @@ def summed_losses(net: Network, loss: LossFunction) -> Traced:
     return Traced(lambda params, features, targets: of_pack(net.split(params), features, targets))
 
 
+def losses_of_outputs(loss: LossFunction, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the (T,) float64 sums of the losses of (T, B) outputs and (B,) targets."""
+    goals = targets.double()
+    if loss is functional.mse_loss:
+        return (outputs.double() - goals).square_().sum(1)
+    return vmap(lambda row: loss(row, goals) * len(goals))(outputs.double())
+
+
 def is_by_sample(net: Network, features: torch.Tensor) -> bool:
     """Return whether, in evaluation, a sample's output does not depend on the other samples of its batch."""
     half = len(features) // 2

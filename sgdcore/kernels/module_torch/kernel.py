@@ -1,8 +1,9 @@
-"""The kernel for any model and loss, on CPU and CUDA: torch.func's gradients of a pack of trials stepped together.
+"""The kernel for any model and loss, on CPU and CUDA: the gradients of a pack of trials that are stepped together.
 
 A pack's parameters and buffers are (T, P) tensors, its hyperparameters Columns; sgdcore.rule runs on them unchanged.
-torch sums a pack's products in a different order from a single trial's: results equal torch.optim.SGD's up to rounding,
-not bit for bit. Packs have the same size on every CPU.
+On the CPU, a module of known operations runs as a Program, which batches products over the trials; torch.func computes
+the gradients of any other. torch sums a pack's products in a different order from a single trial's: results equal
+torch.optim.SGD's up to rounding, not bit for bit. Packs have the same size on every CPU.
 """
 
 from __future__ import annotations
@@ -22,20 +23,23 @@ from sgdcore import rule
 from sgdcore.errors import KernelUnavailable
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment
+from sgdcore.kernels.module_torch.batched import Batched, batched, write_slopes
 from sgdcore.kernels.module_torch.clipping import Limits, clip
-from sgdcore.kernels.module_torch.columns import Columns
+from sgdcore.kernels.module_torch.columns import Columns, select
 from sgdcore.kernels.module_torch.functional import (
     Network,
     evaluating,
     gradients,
     is_by_sample,
     loss_function,
+    losses_of_outputs,
     network,
     saved_bytes,
     summed_losses,
     tensors,
     torch_threads,
 )
+from sgdcore.kernels.module_torch.program import Program
 from sgdcore.tasks.task import Quadratic
 from sgdcore.trajectories import NEVER, Curves, State
 
@@ -48,7 +52,7 @@ _TRIED = 32  # samples
 _LOOK = 64  # steps between two checks of whether any trial still runs
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-Stepped = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
+Stepped = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 Step = Callable[..., Stepped]
 
 
@@ -69,7 +73,13 @@ def advance(
         trials = np.arange(first, min(first + size, len(hyperparams)))
         with _network(problem, resources.device) as net, torch_threads(max(1, resources.threads // threads)):
             columns = Columns(
-                hyperparams, problem.group_of, segment.rates, trials, state.params.dtype, resources.device
+                hyperparams,
+                problem.group_of,
+                segment.rates,
+                trials,
+                state.params.dtype,
+                resources.device,
+                flags=not resources.compile,
             )
             pack = _Pack(columns, state.take(trials), data, net, block, segment.order[trials])
             part = curves.like(len(trials))
@@ -108,7 +118,7 @@ def _sizes(net: Network, data: _Data, batch_size: int, hyperparams: Hyperparams)
     trials = len(hyperparams)
     size = -(-trials // -(-trials // most))  # packs of about one size, so that few shapes are recorded
     block = int((_BLOCK_BYTES if on_cpu else room) // max(1, size * saved // batch))
-    return size, max(1, block) if is_by_sample(net, data.training[0][:_TRIED]) else len(data.training[1])
+    return size, max(1, block) if is_by_sample(net, data.tried) else len(data.training[1])
 
 
 class _Data:
@@ -121,6 +131,7 @@ class _Data:
         self.samples = torch.from_numpy(segment.samples.astype(np.int64)).to(device)
         self.own_samples = len(segment.samples) > 1
         self.loss = loss_function(problem.task.loss, problem.task.huber_delta)
+        self.tried = self.training[0][:_TRIED]
 
 
 class _Pack:
@@ -144,6 +155,7 @@ class _Pack:
         )
         self.order = torch.from_numpy(order).to(data.device)
         self.watched = bool(state.direction.any())
+        self.all_run = data.device == "cpu" and bool((self.stopped == NEVER).all())
 
     def run(self, segment: Segment, curves: Curves, resources: Resources, stop: Event) -> None:
         """Run to the segment's end, or until ``stop`` is set, and record along the way."""
@@ -153,8 +165,14 @@ class _Pack:
         points = dict(
             zip(curves.steps[segment.recorded].tolist(), range(*segment.recorded.indices(1 << 62)), strict=True)
         )
+        known = None
+        if data.device == "cpu" and not resources.compile:
+            known = self.net.once(batched, data.tried)
+        self.programs = None if known is None else _Programs(known, self.params, data)
         first_step, step = (
             self.net.once(_step, data.loss, data.own_samples, is_first, resources.compile and not is_first)
+            if self.programs is None
+            else _program_step(self.programs, is_first)
             for is_first in (True, False)
         )
         curves.blank(segment.recorded)
@@ -175,17 +193,18 @@ class _Pack:
 
     def step(self, t: int, step: Step, features: torch.Tensor, targets: torch.Tensor) -> None:
         """Take step t for the running trials; the others stay where they stopped."""
-        running = self.stopped == NEVER
+        running = None if self.all_run else self.stopped == NEVER
         hyperparams = self.columns.at(t), self.columns.limits
-        self.params, self.buffers, finite, clipped = step(
-            self.params, self.buffers, running, *hyperparams, features, targets
-        )
+        params, self.buffers, clipped = step(self.params, self.buffers, running, *hyperparams, features, targets)
+        self.params.copy_(params)  # in place, where programs read them
         if clipped is not None:
-            self.clipped_steps = self.clipped_steps + (running & clipped)
-        self.stopped = torch.where(running & ~finite, t + 1, self.stopped)
+            self.clipped_steps = self.clipped_steps + (clipped if running is None else running & clipped)
+        if running is not None or not bool(self.params.sum(1).isfinite().all()):
+            finite = (self.params - self.params).sum(1) == 0  # torch.isfinite takes ten times as long
+            self.stopped = torch.where((self.stopped == NEVER) & ~finite, t + 1, self.stopped)
+            self.all_run = self.all_run and bool(finite.all())
         if self.watched:
-            running = running & finite
-            farther = running[:, None] & (self.params * self.direction > self.peak * self.direction)
+            farther = (self.stopped == NEVER)[:, None] & (self.params * self.direction > self.peak * self.direction)
             self.peak = torch.where(farther, self.params, self.peak)
             self.peak_step = torch.where(farther, t + 1, self.peak_step)
 
@@ -208,7 +227,7 @@ class _Pack:
         if form:
             return form.value(_numpy(self.params.double()))
         features, targets = samples
-        summed = self.net.once(summed_losses, self.data.loss)
+        summed = self.net.once(summed_losses, self.data.loss) if self.programs is None else self.programs.summed_losses
         with evaluating(self.net.module):
             blocks = zip(torch.split(features, self.block), torch.split(targets, self.block), strict=True)
             return _numpy(sum((summed(self.params, *block) for block in blocks), torch.zeros(()))) / len(targets)
@@ -232,22 +251,29 @@ class _Pack:
 
 _update = rule.bind(
     fma=lambda a, b, c: torch.addcmul(c, a, b),
-    select=lambda condition, yes, no: (
-        (yes if condition else no) if isinstance(condition, bool) else torch.where(condition, yes, no)
-    ),
+    select=select,
 )
 
 
 def _step(net: Network, loss: Any, own_samples: bool, is_first: bool, compiled: bool) -> Step:
     """Return the function that takes one step of a pack; a compiled one is recompiled for every new shape."""
     gradient = gradients(net, loss, own_samples)
-    of_batch = gradient.function if compiled else gradient
+    step = _with_gradients(gradient.function if compiled else gradient, is_first)
+    return _compiled(step) if compiled else torch.no_grad()(step)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
 
+
+def _program_step(programs: _Programs, is_first: bool) -> Step:
+    """Return the function that takes one step of a pack whose gradients programs compute."""
+    step = _with_gradients(programs.gradients, is_first)
+    return torch.no_grad()(step)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
+
+
+def _with_gradients(of_batch: Callable[..., torch.Tensor], is_first: bool) -> Step:
     def step(
         params: torch.Tensor,
         buffers: torch.Tensor,
-        running: torch.Tensor,
-        columns: tuple[torch.Tensor, ...],
+        running: torch.Tensor | None,
+        columns: tuple[Any, ...],
         limits: Limits,
         features: torch.Tensor,
         targets: torch.Tensor,
@@ -255,13 +281,41 @@ def _step(net: Network, loss: Any, own_samples: bool, is_first: bool, compiled: 
         change = of_batch(params, features, targets)
         clipped = clip(change, limits)
         new, momentum = _update(params, change, buffers, is_first, *columns)
-        finite = torch.isfinite(new).all(dim=1)
-        moves = running[:, None]
-        return torch.where(moves, new, params), torch.where(moves, momentum, buffers), finite, clipped
+        if is_first:
+            momentum = momentum.clone()  # it can be the gradients, which the next step overwrites
+        if running is not None:
+            moves = running[:, None]
+            new, momentum = torch.where(moves, new, params), torch.where(moves, momentum, buffers)
+        return new, momentum, clipped
 
-    if not compiled:
-        return torch.no_grad()(step)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
-    return _compiled(step)
+    return step
+
+
+class _Programs:
+    """The programs of a pack, by the shape of the batch."""
+
+    def __init__(self, known: Batched, params: torch.Tensor, data: _Data) -> None:
+        self._known, self._params, self._data = known, params, data
+        self._made: dict[Any, Program] = {}
+
+    def gradients(self, params: torch.Tensor, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return (T, P) gradients, which the next call overwrites; ``params`` are the pack's."""
+        program = self._program(self._known.training, features)
+        task = self._data.problem.task
+        write_slopes(task.loss, task.huber_delta, self._data.loss, program, targets)
+        return program.gradients()
+
+    def summed_losses(self, params: torch.Tensor, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the (T,) float64 sums of the samples' losses."""
+        return losses_of_outputs(self._data.loss, self._program(self._known.evaluation, features).outputs(), targets)
+
+    def _program(self, make: Callable[..., Program], features: torch.Tensor) -> Program:
+        key = make.__name__, features.shape
+        if key not in self._made:
+            self._made[key] = make(self._params, features)
+        program = self._made[key]
+        program.features.copy_(features)
+        return program
 
 
 def _compiled(step: Step) -> Step:

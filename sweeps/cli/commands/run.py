@@ -66,6 +66,7 @@ _WHY_POINTS = ", each a pass over all data; the default takes at most a quarter 
 @app.command()
 def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False) -> None:
     """Show what a sweep would run, without writing anything."""
+    from sgdcore.kernels.dispatch import planned as planned_kernel
     from sweeps.cli.terminal import say, show_frame, show_json
     from sweeps.config.messages import listed
     from sweeps.planning.prediction import forecast
@@ -76,10 +77,14 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
     points = len(prepared.recording.steps(0, prepared.plan.steps))
     expected = forecast(prepared)
     choice = executor_choice(ExecutorName.auto, os.environ.get(RAY_ADDRESS), prepared)
+    kernel = planned_kernel(prepared.task, prepared.config.training.device)
     if as_json:
         predicted = asdict(expected) if expected else None
-        where = dict(zip(("name", "reason"), choice, strict=True))
-        show_json(summary | {"executor": where, "data": data_summary(prepared.task), "predicted": predicted})
+        chosen = {
+            name: dict(zip(("name", "reason"), pair, strict=True))
+            for name, pair in (("executor", choice), ("kernel", kernel))
+        }
+        show_json(summary | chosen | {"data": data_summary(prepared.task), "predicted": predicted})
         return
     say(f"{prepared.config.name}: {_trials(prepared)} of {_steps(prepared)}")
     say(
@@ -95,6 +100,7 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
     say("executor: {} ({})".format(*choice))
     if prepared.config.early_terminate is not None:
         say(f"early termination: {_rungs(prepared)}")
+    say("kernel: {} ({})".format(*kernel))
     for what, aggregate in (("dropped", prepared.plan.dropped), ("merged", prepared.plan.merged)):
         for reason, count in aggregate.items():
             say(f"{what}: {count:,} ({reason})")

@@ -287,11 +287,12 @@ def test_training_leaves_torch_as_it_was():
 
 def test_one_trial_and_none():
     task = module("small")
-    assert len(train(task, Hyperparams(lr=[]), epochs=2)) == 0
+    for kernel in ("numba", "torch"):
+        assert len(train(task, Hyperparams(lr=[]), epochs=2, kernel=kernel)) == 0
     one = train(task, Hyperparams(lr=0.1), epochs=2, kernel="torch")
     two = train(task, Hyperparams(lr=[0.1, 0.1]), epochs=2, kernel="torch")
     np.testing.assert_allclose(two.params, np.repeat(one.params, 2, axis=0), rtol=1e-6)
-    assert_same(train(task, Hyperparams(lr=0.1), epochs=2), one)
+    assert_same(train(task, Hyperparams(lr=0.1), epochs=2, kernel="torch"), one)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,104 @@
+"""Batched: a network whose operations are known, so that a pack's products are batched over its trials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.func import grad, vmap
+
+from sgdcore.errors import InvalidTask
+from sgdcore.kernels.module_torch.functional import LossFunction, Network, evaluating
+from sgdcore.kernels.module_torch.graph import Untraceable
+from sgdcore.kernels.module_torch.operations import Unknown, operations_of
+from sgdcore.kernels.module_torch.program import Program
+
+_TRIED = 2  # trials
+
+
+class Batched:
+    """The operations of a network in training and in evaluation."""
+
+    def __init__(self, net: Network, width: int) -> None:
+        """Read the network's module.
+
+        Raises:
+            Unknown, Untraceable: it has operations that are not known.
+        """
+        trained = [p for p in net.module.parameters() if p.requires_grad]
+        ends = torch.tensor(net.sizes).cumsum(0).tolist()
+        self._places = {id(p): end - p.numel() for p, end in zip(trained, ends, strict=True)}
+        self._training = operations_of(net.module, width)
+        with evaluating(net.module):
+            self._evaluation = operations_of(net.module, width)
+        for operations in (self._training, self._evaluation):
+            used = [id(t) for operation in operations for t in operation.tensors if id(t) in self._places]
+            if len(used) != len(set(used)) or set(used) != set(self._places):
+                raise Unknown("a parameter is used twice, or not at all")
+            if operations[-1].width != 1:
+                raise Unknown(f"it has {operations[-1].width} outputs")
+
+    def training(self, params: torch.Tensor, samples: torch.Tensor) -> Program:
+        """Return a program for (T, P) parameters and batches like these, with gradients."""
+        return Program(self._training, self._places, params, samples, differentiates=True)
+
+    def evaluation(self, params: torch.Tensor, samples: torch.Tensor) -> Program:
+        """Return a program for (T, P) parameters and sets of samples like these, without gradients."""
+        return Program(self._evaluation, self._places, params, samples, differentiates=False)
+
+
+def batched(net: Network, samples: torch.Tensor) -> Batched | None:
+    """Return the network in batched form, or None if it has operations that are not known.
+
+    The form is tried on ``samples``, (B, k), against the module itself: its graph need not show all that it does.
+    """
+    try:
+        found = Batched(net, samples.shape[1])
+        return found if _is_the_same(found, net, samples) else None
+    except (Unknown, Untraceable):
+        return None
+
+
+@torch.no_grad()
+def _is_the_same(found: Batched, net: Network, samples: torch.Tensor) -> bool:
+    made = torch.cat([p.detach().reshape(-1) for p in net.module.parameters() if p.requires_grad])
+    params = torch.stack([made * (1 + trial / 8) for trial in range(_TRIED)])
+
+    def output_sum(params: torch.Tensor) -> Any:
+        return net.outputs(net.split(params), samples).square().sum() / 2
+
+    program = found.training(params, samples)
+    program.features.copy_(samples)
+    program.slopes().copy_(program.outputs())
+    ours = program.gradients()
+    try:
+        theirs = vmap(grad(output_sum))(params)
+        with evaluating(net.module):
+            expected = vmap(lambda row: net.outputs(net.split(row), samples))(params)
+    except RuntimeError as error:  # check_module has tried it in training
+        raise InvalidTask(str(error)) from error
+    evaluation = found.evaluation(params, samples)
+    evaluation.features.copy_(samples)
+    return _close(ours, theirs) and _close(evaluation.outputs(), expected)
+
+
+def _close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    size = float(theirs.abs().max())
+    return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * size)
+
+
+def write_slopes(loss: str, delta: float, function: LossFunction, program: Program, targets: torch.Tensor) -> None:
+    """Write the derivatives of the mean losses of a batch with (B,) or (T, B) targets by the outputs."""
+    outputs, to = program.outputs(), program.slopes()
+    count = outputs.shape[1]
+    if loss == "mse":
+        torch.sub(outputs, targets, out=to)
+        to.mul_(2 / count)
+    elif loss == "mae":
+        torch.sub(outputs, targets, out=to)
+        to.sign_().div_(count)
+    elif loss == "huber":
+        torch.sub(outputs, targets, out=to)
+        to.clamp_(-delta, delta).div_(count)
+    else:
+        to.copy_(vmap(grad(function))(outputs, targets.expand_as(outputs)))
