@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from sweeps.config.base import Model
-from sweeps.config.types import Count, Flag, Number
-
-Eta = Annotated[Number, Field(ge=1.5, le=1_000)]
+from sweeps.config.types import Count, Flag, Ratio
 
 
 class EarlyTermination(Model):
@@ -23,7 +19,7 @@ class EarlyTermination(Model):
     """successive_halving: at each rung, the best 1/eta go on. hyperband: the same in brackets that start at different
     rungs, the later the fewer trials. median: at each rung, trials worse than the median of all trials there stop.
     """
-    eta: Eta = 3.0
+    eta: Ratio = 3.0
     """The ratio of the epochs of successive rungs; halving keeps a share of 1/eta."""
     min_epochs: Count = 1
     """The epochs of the first rung, at least."""
