@@ -38,12 +38,15 @@ def choose(task: Task, kernel: str = "auto", device: str = "auto") -> Choice:
     """
     if kernel not in ("auto", *KERNELS):
         raise KernelUnavailable(f"kernel must be auto, {', '.join(KERNELS[:-1])} or {KERNELS[-1]}, not {kernel!r}")
-    if kernel == "triton" and not task.is_quadratic:
-        raise KernelUnavailable("the triton kernel trains linear and polynomial models with mse only: use kernel torch")
-    if kernel == "numba" and not (task.is_quadratic or _is_perceptron(task)):
+    if kernel == "triton" and not task.has_linear_kernel:
         raise KernelUnavailable(
-            "the numba kernel trains linear and polynomial models with mse, and mlp models with the activations "
-            f"{', '.join(PERCEPTRON_ACTIVATIONS)}: use kernel torch"
+            "the triton kernel trains linear and polynomial models with mse, one target and no weights only: "
+            "use kernel torch"
+        )
+    if kernel == "numba" and not (task.has_linear_kernel or _is_perceptron(task)):
+        raise KernelUnavailable(
+            "the numba kernel trains linear and polynomial models with mse, one target and no weights, and mlp models "
+            f"with the activations {', '.join(PERCEPTRON_ACTIVATIONS)} and any loss but gaussian_nll: use kernel torch"
         )
     if kernel == "numba" and device == "auto":
         device = "cpu"
@@ -51,7 +54,7 @@ def choose(task: Task, kernel: str = "auto", device: str = "auto") -> Choice:
     if kernel == "auto":
         kernel = _fastest(task, device)
     if kernel == "numba" and device != "cpu":
-        use = "triton" if task.is_quadratic else "torch"
+        use = "triton" if task.has_linear_kernel else "torch"
         raise KernelUnavailable(f"the numba kernel runs on the CPU only, not on {device}: use kernel {use}")
     if kernel == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise KernelUnavailable("the triton kernel needs a CUDA GPU: use kernel numba")
@@ -74,9 +77,9 @@ def cpu_pack(task: Task, dtype: str) -> int:
 
 
 def _fastest(task: Task, device: str) -> str:
-    if task.is_quadratic and device == "cpu":
+    if task.has_linear_kernel and device == "cpu":
         return "numba"
-    if task.is_quadratic and _fits_registers(task):
+    if task.has_linear_kernel and _fits_registers(task):
         return "triton"
     small = _is_perceptron(task) and len(task.parameter_names) <= PERCEPTRON_PARAMETERS
     return "numba" if device == "cpu" and small else "torch"
@@ -87,12 +90,13 @@ def _fits_registers(task: Task) -> bool:
 
 
 def _is_perceptron(task: Task) -> bool:
-    return isinstance(task.model, MlpModel) and task.model.activation in PERCEPTRON_ACTIVATIONS
+    model = task.model
+    return isinstance(model, MlpModel) and model.activation in PERCEPTRON_ACTIVATIONS and task.loss != "gaussian_nll"
 
 
 def _load(task: Task, kernel: str, device: str) -> Choice:
     """Import the kernel's module and its dependencies."""
-    if kernel == "numba" and not task.is_quadratic:
+    if kernel == "numba" and not task.has_linear_kernel:
         from sgdcore.kernels.mlp_numba.kernel import advance
 
         return Choice(kernel, device, advance, mixes_orders=True)

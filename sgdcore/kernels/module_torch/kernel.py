@@ -120,7 +120,7 @@ class _Data:
         self.validation = tensors(problem.held_out, device) if problem.held_out else None
         self.samples = torch.from_numpy(segment.samples.astype(np.int64)).to(device)
         self.own_samples = len(segment.samples) > 1
-        self.loss = loss_function(problem.task.loss, problem.task.huber_delta)
+        self.loss = loss_function(problem.task.criterion)
 
 
 class _Pack:
