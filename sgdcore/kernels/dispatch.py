@@ -31,7 +31,12 @@ class Choice:
 
 
 def choose(task: Task, kernel: str = "auto", device: str = "auto") -> Choice:
-    """Return the requested kernel, or the fastest for this task on this device.
+    """Return the requested kernel, or the fastest for this task on this device. Raises as :func:`kernel_and_device`."""
+    return _load(task, *kernel_and_device(task, kernel, device))
+
+
+def kernel_and_device(task: Task, kernel: str = "auto", device: str = "auto") -> tuple[str, str]:
+    """Return the name of the kernel that :func:`choose` loads, and its device.
 
     Raises:
         KernelUnavailable: the kernel or device does not exist, or they do not fit each other or the task.
@@ -63,7 +68,7 @@ def choose(task: Task, kernel: str = "auto", device: str = "auto") -> Choice:
         raise KernelUnavailable(
             f"the triton kernel holds up to {MOST_PARAMETERS} parameters, not {given}: use kernel torch"
         )
-    return _load(task, kernel, device)
+    return kernel, device
 
 
 def cpu_pack(task: Task, dtype: str) -> int:

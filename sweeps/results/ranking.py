@@ -44,7 +44,7 @@ class Ranking:
     def of(cls, config: SweepConfig, metadata: Mapping[str, Any]) -> Ranking:
         """Return the order for a sweep; ``metadata`` of its shards has the scale of its losses."""
         relative = _ROUNDINGS * float(np.finfo(config.training.dtype).eps)
-        squared = config.task.loss != "mae"
+        squared = config.task.loss not in ("mae", "quantile")
         return cls(config.metric_name, (relative**2 if squared else relative) * metadata.get("loss_scale", 1.0))
 
     @property

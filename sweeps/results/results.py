@@ -318,7 +318,13 @@ def load_results(files: SweepFiles) -> Results:
     """
     manifest = files.manifest()
     done = sorted(files.shards.done())
-    unknown = {"steps": [], "parameters": manifest.get("parameters", []), "loss_scale": 1.0, **dict.fromkeys(_MADE_BY)}
+    unknown = {
+        "steps": [],
+        "parameters": manifest.get("parameters", []),
+        "loss_scale": 1.0,
+        "loss_floor": 0.0,
+        **dict.fromkeys(_MADE_BY),
+    }
     return Results(
         files=files,
         config=files.config(),
