@@ -74,6 +74,13 @@ class TaskConfig(Model):
     """The quantile that loss quantile estimates."""
 
     @property
+    def is_signed(self) -> bool:
+        """Whether losses can be negative, so that they have no logarithms."""
+        from sgdcore.tasks.losses import SIGNED
+
+        return self.loss in SIGNED
+
+    @property
     def loss_text(self) -> str:
         """The loss with its option."""
         options = {"huber": f" with huber_delta {self.huber_delta:g}", "quantile": f" {self.quantile:g}"}

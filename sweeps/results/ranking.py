@@ -35,17 +35,20 @@ class Ranking:
     Args:
         metric: the column to sort by.
         noise: a loss up to which the differences of losses are rounding.
+        is_signed: whether losses can be negative.
     """
 
     metric: str
     noise: float
+    is_signed: bool = False
 
     @classmethod
     def of(cls, config: SweepConfig, metadata: Mapping[str, Any]) -> Ranking:
         """Return the order for a sweep; ``metadata`` of its shards has the scale of its losses."""
         relative = _ROUNDINGS * float(np.finfo(config.training.dtype).eps)
         squared = config.task.loss not in ("mae", "quantile")
-        return cls(config.metric_name, (relative**2 if squared else relative) * metadata.get("loss_scale", 1.0))
+        noise = (relative**2 if squared else relative) * metadata.get("loss_scale", 1.0)
+        return cls(config.metric_name, noise, config.task.is_signed)
 
     @property
     def columns(self) -> list[str]:

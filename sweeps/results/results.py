@@ -187,7 +187,13 @@ class Results:
     def cells(self, *axes: MapAxis) -> Cells:
         """Return the cells of any axes, in a separate pass over the stored trials."""
         columns = list(dict.fromkeys([*Outcomes.columns(self.metric), *(axis.name for axis in axes)]))
-        return reduce(add, (Cells.of(axes, table, Outcomes.of(table, self.metric)) for table in self.tables(columns)))
+        return reduce(
+            add,
+            (
+                Cells.of(axes, table, Outcomes.of(table, self.metric, self.config.task.is_signed))
+                for table in self.tables(columns)
+            ),
+        )
 
     def shown(self, leading: TopK, n: int | None = None) -> pd.DataFrame:
         """Return the first n rows of a ranking as a DataFrame; do not change it."""

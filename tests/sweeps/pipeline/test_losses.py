@@ -230,6 +230,7 @@ def test_columns_that_are_not_features(table: pd.DataFrame, tmp_path: Path) -> N
     assert prepared.task.parameter_names[0] == "weight.0.0"
 
 
+@pytest.mark.slow
 def test_plan_names_kernel_targets_and_weights(table: pd.DataFrame, tmp_path: Path, cli: Cli) -> None:
     task = {"dataset": {"kind": "csv", "path": "d.csv", "target": ["n1", "n2"], "weights": "w"}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(document(task=task, parameters={"lr": [0.1]})))
