@@ -22,7 +22,7 @@ from sgdcore.parameter_groups import GroupPatterns, group_of
 from sgdcore.rates import RateTable, check_schedules, with_cycled_momentum
 from sgdcore.recording import ListedSteps, Recording
 from sgdcore.run_start import empty_curves, initial_state, objective_minima
-from sgdcore.tasks.task import Task, rounded
+from sgdcore.tasks.task import Task, goals, rounded
 from sgdcore.trajectories import Curves, EarlyStops, State, Trajectories
 
 Dtype = Literal["float32", "float64"]
@@ -141,6 +141,7 @@ def train(
         minimum=objective_minima(problem, hyperparams),
         group_of=problem.group_of,
         loss_scale=task.loss_scale,
+        loss_floor=task.loss_floor,
         kernel=chosen.name,
         device=chosen.device,
         early_stops=stops,
@@ -177,12 +178,12 @@ def make_problem(task: Task, dtype: Dtype, groups: NDArray[np.intp] | None = Non
 
 
 def _rounded(task: Task, dtype: Dtype) -> tuple[_Samples, _Samples | None]:
-    """Return features and targets in dtype, for the training set and for the validation set if there is one."""
+    """Return features and goals in dtype, for the training set and for the validation set if there is one."""
     held_out = task.dataset.validation
-    training = rounded(task.features, dtype), rounded(task.dataset.targets, dtype)
+    training = rounded(task.features, dtype), goals(task.dataset, dtype)
     if held_out is None:
         return training, None
-    return training, (rounded(task.model.features(held_out.inputs), dtype), rounded(held_out.targets, dtype))
+    return training, (rounded(task.model.features(held_out.inputs), dtype), goals(held_out, dtype))
 
 
 class _Run:

@@ -30,18 +30,26 @@ class Choice:
 
 
 def choose(task: Task, kernel: str = "auto", device: str = "auto") -> Choice:
-    """Return the requested kernel, or the fastest for this task on this device.
+    """Return the requested kernel, or the fastest for this task on this device. Raises as :func:`kernel_and_device`."""
+    return _load(task, *kernel_and_device(task, kernel, device))
+
+
+def kernel_and_device(task: Task, kernel: str = "auto", device: str = "auto") -> tuple[str, str]:
+    """Return the name of the kernel that :func:`choose` loads, and its device.
 
     Raises:
         KernelUnavailable: the kernel or device does not exist, or they do not fit each other or the task.
     """
     if kernel not in ("auto", *KERNELS):
         raise KernelUnavailable(f"kernel must be auto, {', '.join(KERNELS[:-1])} or {KERNELS[-1]}, not {kernel!r}")
-    if kernel == "triton" and not task.is_quadratic:
-        raise KernelUnavailable("the triton kernel trains linear and polynomial models with mse only: use kernel torch")
-    if kernel == "numba" and not task.is_quadratic and (reason := _no_perceptron(task)):
+    if kernel == "triton" and not task.has_linear_kernel:
         raise KernelUnavailable(
-            "the numba kernel trains linear and polynomial models with mse, and perceptrons; "
+            "the triton kernel trains linear and polynomial models with mse, one target and no weights only: "
+            "use kernel torch"
+        )
+    if kernel == "numba" and not task.has_linear_kernel and (reason := _no_perceptron(task)):
+        raise KernelUnavailable(
+            "the numba kernel trains linear and polynomial models with mse, one target and no weights, and perceptrons; "
             f"this task is neither: {reason}: use kernel torch"
         )
     if kernel == "numba" and device == "auto":
@@ -50,7 +58,7 @@ def choose(task: Task, kernel: str = "auto", device: str = "auto") -> Choice:
     if kernel == "auto":
         kernel = fastest(task, device)[0]
     if kernel == "numba" and device != "cpu":
-        use = "triton" if task.is_quadratic else "torch"
+        use = "triton" if task.has_linear_kernel else "torch"
         raise KernelUnavailable(f"the numba kernel runs on the CPU only, not on {device}: use kernel {use}")
     if kernel == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise KernelUnavailable("the triton kernel needs a CUDA GPU: use kernel numba")
@@ -59,7 +67,7 @@ def choose(task: Task, kernel: str = "auto", device: str = "auto") -> Choice:
         raise KernelUnavailable(
             f"the triton kernel holds up to {MOST_PARAMETERS} parameters, not {given}: use kernel torch"
         )
-    return _load(task, kernel, device)
+    return kernel, device
 
 
 def cpu_pack(task: Task, dtype: str) -> int:
@@ -79,7 +87,7 @@ def planned(task: Task, device: str = "auto") -> tuple[str, str]:
 
 def fastest(task: Task, device: str) -> tuple[str, str]:
     """Return the name of the fastest kernel for this task on a device, and the reason."""
-    if task.is_quadratic:
+    if task.has_linear_kernel:
         if device == "cpu":
             return "numba", "a model linear in its parameters"
         if _fits_registers(task):
@@ -101,14 +109,23 @@ def _fits_registers(task: Task) -> bool:
 def _no_perceptron(task: Task) -> str:
     """Return why a task is not one of the kernel for perceptrons; empty if it is."""
     if task.model.linear:
-        return f"a linear model with {task.loss}"
+        return f"a linear model with {_unlike_linear(task)}"
+    if task.loss == "gaussian_nll":
+        return "the loss gaussian_nll"
     found = perceptron_of(task.model, task.features.shape[1])
     return found if isinstance(found, str) else ""
 
 
+def _unlike_linear(task: Task) -> str:
+    """Return what a linear model's task has that the kernels for linear models do not train."""
+    if task.loss != "mse":
+        return task.loss
+    return "sample weights" if task.criterion.is_weighted else "several targets"
+
+
 def _load(task: Task, kernel: str, device: str) -> Choice:
     """Import the kernel's module and its dependencies."""
-    if kernel == "numba" and not task.is_quadratic:
+    if kernel == "numba" and not task.has_linear_kernel:
         from sgdcore.kernels.mlp_numba.kernel import advance
 
         return Choice(kernel, device, advance, mixes_orders=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -38,6 +38,7 @@ from sweeps.config.types import (
     Points,
     Policy,
     Positive,
+    Quantile,
     Registered,
     Retries,
     Seed,
@@ -66,10 +67,38 @@ class TaskConfig(Model):
     """The data set."""
     model: AnyModel = LinearModel(kind="linear")
     """The model; linear by default."""
-    loss: Literal["mse", "mae", "huber"] = "mse"
-    """The mean over the batch of squared (mse), absolute (mae) or Huber errors."""
+    loss: Literal["mse", "mae", "huber", "log_cosh", "quantile", "poisson_nll", "gaussian_nll"] = "mse"
+    """The mean over the batch and the targets of squared (mse), absolute (mae), Huber or log-cosh errors, of the
+    pinball loss (quantile), or of torch's PoissonNLLLoss (the model's output is the log of the expected count) or
+    GaussianNLLLoss (a second output per target, after all means, is the variance before softplus).
+    """
     huber_delta: Positive = 1.0
     """The error at which the Huber loss changes from squared to linear."""
+    quantile: Quantile = 0.5
+    """The quantile that loss quantile estimates."""
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether losses can be negative, so that they have no logarithms."""
+        from sgdcore.tasks.losses import SIGNED
+
+        return self.loss in SIGNED
+
+    @property
+    def loss_text(self) -> str:
+        """The loss with its option."""
+        options = {"huber": f" with huber_delta {self.huber_delta:g}", "quantile": f" {self.quantile:g}"}
+        return self.loss + options.get(self.loss, "")
+
+    @model_validator(mode="after")
+    def _check_loss(self) -> Self:
+        if "quantile" in self.model_fields_set and self.loss != "quantile":
+            raise PydanticCustomError(CUSTOM, f"quantile belongs to loss quantile, not to {self.loss}: set loss")
+        if self.loss == "poisson_nll" and self.dataset.standardize == "all":
+            raise PydanticCustomError(
+                CUSTOM, "loss poisson_nll needs targets >= 0, which dataset.standardize all shifts: set it to features"
+            )
+        return self
 
 
 class EarlyStoppingConfig(Model):

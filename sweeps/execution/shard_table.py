@@ -32,6 +32,7 @@ def shard_metadata(prepared: PreparedSweep, kernel: str, device: str) -> dict[st
         "device": device,
         "prediction": prediction(prepared),
         "loss_scale": repr(prepared.task.loss_scale),
+        **({"loss_floor": repr(prepared.task.loss_floor)} if prepared.task.loss_floor else {}),
     }
 
 

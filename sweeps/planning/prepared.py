@@ -109,6 +109,8 @@ def data_summary(task: Task) -> dict[str, object]:
         "digest": data.digest,
         "samples": len(data),
         "features": list(data.feature_names),
+        **({"targets": list(data.target_names)} if data.target_count > 1 else {}),
+        **({"weights": True} if data.weights is not None else {}),
         "validation": len(data.validation) if data.validation else 0,
         **({"notes": list(data.notes)} if data.notes else {}),
     }

@@ -53,6 +53,7 @@ def final_verdicts(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[
             points,
             absolute(thresholds, metadata["loss_scale"]),
             _last_points(table, points, epochs),
+            metadata["loss_floor"],
         )
         judged = _replaced(table, "verdict", pa.array(verdict))
         yield index, table, _replaced(judged, "steps_to_tolerance", arrow_columns.steps(steps))

@@ -36,19 +36,21 @@ class Ranking:
         metric: the column to sort by.
         noise: a loss up to which the differences of losses are rounding.
         prunes: whether early termination prunes trials; those are not ranked.
+        is_signed: whether losses can be negative.
     """
 
     metric: str
     noise: float
     prunes: bool = False
+    is_signed: bool = False
 
     @classmethod
     def of(cls, config: SweepConfig, metadata: Mapping[str, Any]) -> Ranking:
         """Return the order for a sweep; ``metadata`` of its shards has the scale of its losses."""
         relative = _ROUNDINGS * float(np.finfo(config.training.dtype).eps)
-        squared = config.task.loss != "mae"
+        squared = config.task.loss not in ("mae", "quantile")
         noise = (relative**2 if squared else relative) * metadata.get("loss_scale", 1.0)
-        return cls(config.metric_name, noise, config.early_terminate is not None)
+        return cls(config.metric_name, noise, config.early_terminate is not None, config.task.is_signed)
 
     @property
     def columns(self) -> list[str]:

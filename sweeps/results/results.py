@@ -211,7 +211,13 @@ class Results:
     def cells(self, *axes: MapAxis) -> Cells:
         """Return the cells of any axes, in a separate pass over the stored trials."""
         columns = list(dict.fromkeys([*Outcomes.columns(self.metric), *(axis.name for axis in axes)]))
-        return reduce(add, (Cells.of(axes, table, Outcomes.of(table, self.metric)) for table in self.tables(columns)))
+        return reduce(
+            add,
+            (
+                Cells.of(axes, table, Outcomes.of(table, self.metric, self.config.task.is_signed))
+                for table in self.tables(columns)
+            ),
+        )
 
     def shown(self, leading: TopK, n: int | None = None) -> pd.DataFrame:
         """Return the first n rows of a ranking as a DataFrame; do not change it."""
@@ -350,7 +356,13 @@ def load_results(files: SweepFiles) -> Results:
     """
     manifest = files.manifest()
     done = sorted(files.shards.done())
-    unknown = {"steps": [], "parameters": manifest.get("parameters", []), "loss_scale": 1.0, **dict.fromkeys(_MADE_BY)}
+    unknown = {
+        "steps": [],
+        "parameters": manifest.get("parameters", []),
+        "loss_scale": 1.0,
+        "loss_floor": 0.0,
+        **dict.fromkeys(_MADE_BY),
+    }
     return Results(
         files=files,
         config=files.config(),

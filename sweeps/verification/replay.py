@@ -77,7 +77,7 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
         from_stored = _distance(stored, _final(first, steps, early))
     # All kernels give the same bits for a linear model. A network's bits depend on how many trials are trained
     # together, and if it diverges, its rounding has no bound.
-    quadratic = prepared.task.is_quadratic
+    quadratic = prepared.task.has_linear_kernel
     allowed = ROUNDING[training.dtype] if quadratic or verdict not in ("diverging", "diverged") else math.inf
     compared = _compared(prepared, trials, steps, allowed)
     deviation = max((step.deviation for step in compared), default=0.0)

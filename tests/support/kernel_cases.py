@@ -190,6 +190,11 @@ CLIPPED_INPUTS = [
 _RNG = np.random.default_rng(0)
 _INPUTS = _RNG.standard_normal((22, 3))
 WAVES = Dataset(_INPUTS, np.sin(_INPUTS[:, 0]) + _INPUTS[:, 1] ** 2)
+TWO = np.stack([WAVES.targets, np.cos(_INPUTS[:, 2])], axis=1)
+TWO_TARGETS = Dataset(_INPUTS, TWO)
+WEIGHTED = Dataset(_INPUTS, WAVES.targets, weights=_RNG.uniform(0, 2, 22).round(1))
+TWO_WEIGHTED = Dataset(_INPUTS, TWO, weights=WEIGHTED.weights)
+COUNTS = Dataset(_INPUTS, np.rint(TWO**2), weights=WEIGHTED.weights)  # two columns
 ALL_KINDS = {
     "lr": [0.02, 0.02, 0.05, 0.02, 0.01],
     "momentum": [0, 0.9, 0.5, 0.9, 0.9],
@@ -211,7 +216,7 @@ def network(
     options = {"batch_size": 5, "order": "shuffled", "seeds": [0, 1, 2, 0, 1], "record": Recording(20), "threads": 1}
     options |= kwargs
     options.setdefault("epochs", -(-STEPS // -(-len(dataset) // options["batch_size"])))
-    return TrainInput(desc, Task(dataset, model, loss, 0.7), ALL_KINDS | (hyperparams or {}), options)
+    return TrainInput(desc, Task(dataset, model, loss, 0.7, 0.8), ALL_KINDS | (hyperparams or {}), options)
 
 
 def module(name: str, **arguments: Any) -> ModuleModel:
@@ -253,6 +258,14 @@ NETWORK_INPUTS = [  # deliberately few dtypes and activations for each batch siz
         hyperparams={"clip_grad_norm": [0.1, np.inf, 1, 0.3, 5], "clip_grad_value": [1, 0.1, np.inf, np.inf, 1]},
     ),
     network("float64, held-out", MlpModel((5,), "silu"), "mse", WAVES.split(0.3), dtype="float64", batch_size=6),
+    network("log cosh", MlpModel((5,)), "log_cosh"),
+    network("a quantile", MlpModel((5,)), "quantile", WAVES.split(0.3)),
+    network("counts, two weighted targets", MlpModel((5,)), "poisson_nll", COUNTS.split(0.3)),
+    network("weighted", MlpModel((5,)), dataset=WEIGHTED),
+    network("two targets", MlpModel((5, 4)), dataset=TWO_TARGETS.split(0.3)),
+    network("two weighted targets, samples one by one", MlpModel((17,)), "huber", TWO_WEIGHTED, batch_size=1, seeds=3),
+    network("log cosh of two targets, float64", MlpModel((5,), "silu"), "log_cosh", TWO_TARGETS, dtype="float64"),
+    network("weighted quantile, float64", MlpModel((5,), "silu"), "quantile", WEIGHTED, dtype="float64"),
     network("tanh", MlpModel((9, 6), "tanh")),
     network("sigmoid", MlpModel((9, 6), "sigmoid"), "huber"),
     network("float64", MlpModel((9, 6), "silu"), "huber", dtype="float64"),
@@ -273,6 +286,20 @@ if NIGHTLY:
         network("silu", MlpModel((9, 6), "silu"), batch_size=4),
         network("tanh, float64", MlpModel((9, 6), "tanh"), dtype="float64"),
     ]
+LOSS_INPUTS = [  # runs that only the torch kernel does
+    *(
+        network(f"{desc}: {loss}", LinearModel(), loss, dataset)
+        for desc, dataset in (("a target", WAVES), ("two weighted targets, held-out", TWO_WEIGHTED.split(0.3)))
+        for loss in ("mae", "huber", "log_cosh", "quantile", "gaussian_nll")
+    ),
+    network("a weighted line, clipped", LinearModel(), dataset=WEIGHTED, hyperparams={"clip_grad_norm": 1.0}),
+    network("two targets", LinearModel(), dataset=TWO_TARGETS),
+    network("two targets without biases", LinearModel(bias=False), dataset=TWO_TARGETS.split(0.3)),
+    network("two weighted targets", LinearModel(), dataset=TWO_WEIGHTED.split(0.3), dtype="float64"),
+    network("counts", LinearModel(), "poisson_nll", COUNTS),
+    network("means and variances", MlpModel((5,)), "gaussian_nll", WAVES),
+    network("of two weighted targets", MlpModel((5,)), "gaussian_nll", TWO_WEIGHTED.split(0.3), dtype="float64"),
+]
 
 
 def _train(**kwargs: Any) -> Callable[[], Any]:
@@ -333,7 +360,59 @@ ERROR_INPUTS = [
         "a matrix", lambda: Hyperparams(lr=[[1, 2]]), InvalidHyperparams, r"lr must be a number or one-dimensional"
     ),
     ErrorInput(
-        "loss", lambda: Task(line(), loss="cosine"), InvalidTask, "loss must be mse, mae or huber, not 'cosine'"
+        "loss",
+        lambda: Task(line(), loss="cosine"),
+        InvalidTask,
+        "loss must be mse, mae, huber, log_cosh, quantile, poisson_nll or gaussian_nll, not 'cosine'",
+    ),
+    ErrorInput(
+        "quantile", lambda: Task(line(), loss="quantile", quantile=1), InvalidTask, "must be > 0 and < 1, not 1"
+    ),
+    ErrorInput(
+        "negative counts",
+        lambda: Task(Dataset([1, 2], [3, -2]), loss="poisson_nll"),
+        InvalidTask,
+        "loss poisson_nll needs targets >= 0, such as counts; the least is -2",
+    ),
+    ErrorInput(
+        "negative counts held out",
+        lambda: Task(Dataset([1], [3], validation=Dataset([1], [-1])), loss="poisson_nll"),
+        InvalidTask,
+        "the least is -1",
+    ),
+    ErrorInput(
+        "negative weight",
+        lambda: Dataset([1, 2], [1, 2], weights=[1, -1]),
+        InvalidTask,
+        "must be >= 0; the least is -1",
+    ),
+    ErrorInput(
+        "no weight", lambda: Dataset([1, 2], [1, 2], weights=[0, 0]), InvalidTask, "at least one weight must be > 0"
+    ),
+    ErrorInput("nan weight", lambda: Dataset([1], [1], weights=[np.nan]), InvalidTask, "weights must be finite"),
+    ErrorInput(
+        "a weight too few",
+        lambda: Dataset([1, 2], [1, 2], weights=[1]),
+        InvalidTask,
+        r"weights must have the shape \(2,\), one per sample, not \(1,\)",
+    ),
+    ErrorInput(
+        "weights of one part",
+        lambda: Dataset([1], [1], validation=Dataset([1], [1], weights=[1])),
+        InvalidTask,
+        "the training set and the validation set must both have weights, or neither",
+    ),
+    ErrorInput(
+        "targets of one part",
+        lambda: Dataset([1], [[1, 2]], validation=Dataset([1], [1])),
+        InvalidTask,
+        "the validation set has 1 targets, not 2",
+    ),
+    ErrorInput(
+        "target names",
+        lambda: Dataset([1], [[1, 2]], target_names=("a",)),
+        InvalidTask,
+        "target_names must have 2 names, one per target, not 1",
     ),
     ErrorInput(
         "polynomial in two features",
@@ -348,7 +427,7 @@ ERROR_INPUTS = [
         "unequal lengths",
         lambda: Dataset(np.ones((3, 2)), np.ones(2)),
         InvalidTask,
-        r"inputs must be \(n, d\) and targets \(n,\), not \(3, 2\) and \(2,\)",
+        r"inputs must be \(n, d\) and targets \(n,\) or \(n, k\), not \(3, 2\) and \(2,\)",
     ),
     ErrorInput(
         "no samples", lambda: Dataset(np.ones((0, 2)), []), InvalidTask, r"need at least one sample and one feature"
@@ -495,13 +574,13 @@ ERROR_INPUTS = [
         "another loss for numba",
         _train(task=Task(line(), loss="mae"), kernel="numba"),
         KernelUnavailable,
-        "the numba kernel trains linear and polynomial models with mse, and mlp models with the activations relu",
+        "the numba kernel trains linear and polynomial models with mse, one target and no weights, and mlp models with",
     ),
     ErrorInput(
         "another loss for triton",
         _train(task=Task(line(), loss="huber"), kernel="triton"),
         KernelUnavailable,
-        "the triton kernel trains linear and polynomial models with mse only: use kernel torch",
+        "models with mse, one target and no weights only: use kernel torch",
     ),
 ]
 

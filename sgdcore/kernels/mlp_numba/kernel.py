@@ -30,6 +30,7 @@ from sgdcore.kernels.base import Problem, Resources, Segment, group_columns, pen
 from sgdcore.kernels.compile_cache import CACHED, compiling
 from sgdcore.kernels.mlp_numba import clipping as mlp_clipping
 from sgdcore.kernels.mlp_numba import layers as mlp_layers
+from sgdcore.kernels.mlp_numba import losses as mlp_losses
 from sgdcore.kernels.mlp_numba import passes as mlp_passes
 from sgdcore.kernels.mlp_numba import tiles as mlp_tiles
 from sgdcore.kernels.mlp_numba.clipping import clip
@@ -43,8 +44,8 @@ from sgdcore.kernels.simd import matmul as simd_matmul
 from sgdcore.kernels.simd import memory
 from sgdcore.kernels.simd.memory import aligned, or_empty
 from sgdcore.rates import Rates
+from sgdcore.tasks.losses import LOSSES, Loss
 from sgdcore.tasks.networks import Perceptron
-from sgdcore.tasks.task import LOSSES
 from sgdcore.trajectories import Curves, State
 
 VECTOR_BYTES = 64 if get_host_cpu_features().get("avx512f") else 32  # no result depends on it
@@ -54,7 +55,18 @@ UNITS_BYTES = 1 << 16  # limit for the activations of the samples processed toge
 
 _FILES = [
     str(module.__file__)
-    for module in (rule, simd_lanes, simd_matmul, simd_math, memory, mlp_clipping, mlp_layers, mlp_passes, mlp_tiles)
+    for module in (
+        rule,
+        simd_lanes,
+        simd_matmul,
+        simd_math,
+        memory,
+        mlp_clipping,
+        mlp_layers,
+        mlp_losses,
+        mlp_passes,
+        mlp_tiles,
+    )
 ] + [__file__]
 _SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES))  # part of the cache key, as in linear_numba
 
@@ -72,7 +84,7 @@ def advance(
     batch = min(segment.batch_size, len(problem.targets))
     at_once = 1 if batch == 1 else SUMS // 4  # samples per block
     width = VECTOR_BYTES // dtype.itemsize
-    shape = np.array(perceptron.widths)
+    shape, criterion = np.array(perceptron.widths), problem.task.criterion
     pitch = _pitch(shape, at_once, batch)
     columns = _columns(hyperparams, dtype)
     arguments = (
@@ -83,7 +95,7 @@ def advance(
             _padded(*(problem.held_out or (problem.features, problem.targets)), at_once),
             np.require(segment.samples, requirements=["C", "W"]).ravel(),
         ),
-        (shape, pitch, LOSSES.index(problem.task.loss), problem.task.huber_delta),
+        (shape, pitch, LOSSES.index(criterion.name), _option(criterion)),
         _rows(perceptron, state.params.shape[1], len(columns)),
         any(ACTIVATIONS[name].kept is not None for name in perceptron.activations),
         (segment.first_epoch, segment.samples.shape[1], segment.batch_size, state.step, segment.stop),
@@ -156,9 +168,15 @@ def _rows(perceptron: Perceptron, parameters: int, columns: int) -> tuple[NDArra
     return np.array(rows, np.int64), 2 * spare
 
 
-def _padded(features: NDArray[Any], targets: NDArray[Any], at_once: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return features, padded with zeros so that whole blocks can be read, and targets."""
-    return np.concatenate([features.ravel(), np.zeros(at_once * features.shape[1], features.dtype)]), targets
+def _option(loss: Loss) -> float:
+    """Return the number that the loss depends on, if there is one."""
+    return loss.quantile if loss.name == "quantile" else loss.huber_delta
+
+
+def _padded(features: NDArray[Any], goals: NDArray[Any], at_once: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return features, padded with zeros so that whole blocks can be read, and goals as (n, columns)."""
+    padded = np.concatenate([features.ravel(), np.zeros(at_once * features.shape[1], features.dtype)])
+    return padded, goals.reshape(len(goals), -1)
 
 
 def _columns(hyperparams: Hyperparams, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -235,7 +253,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     per_epoch = (n + batch_size - 1) // batch_size
     limits = 3 * parameters + len(columns) - 2
     tile = aligned((3 * parameters + len(columns) + spare) * width, columns.dtype)
-    scratch = make_scratch(columns.dtype, network, keeps, width)
+    scratch = make_scratch(columns.dtype, network, training[1].shape[1], keeps, width)
     doubt, values = aligned(width, columns.dtype), np.empty((2, width))
     running = np.zeros(width, np.bool_)
     for base in range(first_trial, stop_trial, width):

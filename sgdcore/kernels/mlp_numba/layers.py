@@ -63,7 +63,7 @@ class Layers(NamedTuple):
 
     first: Any  # forward: the first layer, whose inputs are shared
     hidden: Any  # layers whose inputs are rows
-    output: Any  # the last layer: one unit, without an activation
+    output: Any  # the last layer, without an activation
     first_gradients: Any
     gradients: Any
     backward: Any
@@ -174,15 +174,17 @@ def _forward(shared: bool, dtype: str, activation: str, samples: int, width: int
 
 
 def _output(samples: int, width: int) -> Any:
-    """Return the forward function of the last layer, which has one output."""
+    """Return the forward function of the last layer; ``by_unit`` is the stride of its inputs and of its outputs."""
 
     @inner(samples, width)
-    def output(source, at, by_input, tile, weights, bias, inputs, results, to, length):  # type: ignore[no-untyped-def]
+    def output(source, at, by_unit, tile, weights, bias, inputs, count, results, to, length):  # type: ignore[no-untyped-def]
         aligned_stack()
-        for s in range(0, length * width, samples * width):
-            z = grid(samples, load(tile, bias * width, width, 1, width))
-            z = add_product(source, at + s, width, by_input, tile, weights * width, 0, width, inputs, z, samples)
-            store(results, to + s, width, z)
+        for i in range(count):
+            row = (weights + i * inputs) * width
+            for s in range(0, length * width, samples * width):
+                z = grid(samples, load(tile, (bias + i) * width, width, 1, width))
+                z = add_product(source, at + s, width, by_unit, tile, row, 0, width, inputs, z, samples)
+                store(results, to + i * by_unit + s, width, z)
 
     return output
 

@@ -8,10 +8,11 @@ import torch
 from torch.func import grad, vmap
 
 from sgdcore.errors import InvalidTask
-from sgdcore.kernels.module_torch.functional import LossFunction, Network, evaluating
+from sgdcore.kernels.module_torch.functional import Network, evaluating, loss_function
 from sgdcore.kernels.module_torch.graph import Untraceable
 from sgdcore.kernels.module_torch.operations import Unknown, operations_of
 from sgdcore.kernels.module_torch.program import Program
+from sgdcore.tasks.losses import Loss
 
 _TRIED = 2  # trials
 
@@ -87,18 +88,24 @@ def _close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * size)
 
 
-def write_slopes(loss: str, delta: float, function: LossFunction, program: Program, targets: torch.Tensor) -> None:
-    """Write the derivatives of the mean losses of a batch with (B,) or (T, B) targets by the outputs."""
+def write_slopes(loss: Loss, program: Program, goals: torch.Tensor) -> None:
+    """Write the derivatives of the mean losses of a batch by the outputs.
+
+    Args:
+        loss: the loss.
+        program: the program, whose (T, B) outputs are computed.
+        goals: (B,) or (T, B) targets, with sample weights (B, 2) or (T, B, 2).
+    """
     outputs, to = program.outputs(), program.slopes()
     count = outputs.shape[1]
-    if loss == "mse":
-        torch.sub(outputs, targets, out=to)
+    if loss.is_weighted or loss.name not in ("mse", "mae", "huber"):
+        own = goals.ndim > 1 + loss.is_weighted
+        to.copy_(vmap(grad(loss_function(loss)), in_dims=(0, 0 if own else None))(outputs, goals))
+        return
+    torch.sub(outputs, goals, out=to)
+    if loss.name == "mse":
         to.mul_(2 / count)
-    elif loss == "mae":
-        torch.sub(outputs, targets, out=to)
+    elif loss.name == "mae":
         to.sign_().div_(count)
-    elif loss == "huber":
-        torch.sub(outputs, targets, out=to)
-        to.clamp_(-delta, delta).div_(count)
     else:
-        to.copy_(vmap(grad(function))(outputs, targets.expand_as(outputs)))
+        to.clamp_(-loss.huber_delta, loss.huber_delta).div_(count)

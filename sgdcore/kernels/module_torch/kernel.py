@@ -130,7 +130,7 @@ class _Data:
         self.validation = tensors(problem.held_out, device) if problem.held_out else None
         self.samples = torch.from_numpy(segment.samples.astype(np.int64)).to(device)
         self.own_samples = len(segment.samples) > 1
-        self.loss = loss_function(problem.task.loss, problem.task.huber_delta)
+        self.loss = loss_function(problem.task.criterion)
         self.tried = self.training[0][:_TRIED]
 
 
@@ -301,13 +301,14 @@ class _Programs:
     def gradients(self, params: torch.Tensor, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return (T, P) gradients, which the next call overwrites; ``params`` are the pack's."""
         program = self._program(self._known.training, features)
-        task = self._data.problem.task
-        write_slopes(task.loss, task.huber_delta, self._data.loss, program, targets)
+        write_slopes(self._data.problem.task.criterion, program, targets)
         return program.gradients()
 
     def summed_losses(self, params: torch.Tensor, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the (T,) float64 sums of the samples' losses."""
-        return losses_of_outputs(self._data.loss, self._program(self._known.evaluation, features).outputs(), targets)
+        return losses_of_outputs(
+            self._data.problem.task.criterion, self._program(self._known.evaluation, features).outputs(), targets
+        )
 
     def _program(self, make: Callable[..., Program], features: torch.Tensor) -> Program:
         key = make.__name__, features.shape

@@ -51,6 +51,7 @@ from sweeps.cli.supervisor import supervise
 from sweeps.errors import NotLogged, TrialsFailed
 
 if TYPE_CHECKING:
+    from sweeps.config.datasets import FileData
     from sweeps.config.schema import WriterName
     from sweeps.execution.executor import Executor
     from sweeps.pipeline.outcome import SweepOutcome
@@ -68,6 +69,7 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
     """Show what a sweep would run, without writing anything."""
     from sgdcore.kernels.dispatch import planned as planned_kernel
     from sweeps.cli.terminal import say, show_frame, show_json
+    from sweeps.config.datasets import FileData
     from sweeps.config.messages import listed
     from sweeps.planning.prediction import forecast
     from sweeps.planning.prepared import data_summary
@@ -91,12 +93,13 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
         f"task: {prepared.config.task.dataset.kind} data, {prepared.task.samples:,} samples; "
         f"parameters {', '.join(prepared.plan.parameter_names[:8])}"
     )
-    target = getattr(prepared.config.task.dataset, "target", "")
-    say(f"features: {listed(prepared.task.dataset.feature_names)}{target and f'; target: {target}'}")
-    if target:
+    file = prepared.config.task.dataset if isinstance(prepared.config.task.dataset, FileData) else None
+    say(f"features: {listed(prepared.task.dataset.feature_names)}{f'; {_targets(file)}' if file else ''}")
+    if file:
         say(f"first row: {_first_row(prepared)}")
     say(f"curves: {points:,} points{'' if prepared.task.is_quadratic else _WHY_POINTS}")
     say(f"shards: {summary['shards']:,} of up to {prepared.plan.trials_per_shard:,} trials")
+    say(f"kernel: {_kernel(prepared)}")
     say("executor: {} ({})".format(*choice))
     if prepared.config.early_terminate is not None:
         say(f"early termination: {_rungs(prepared)}")
@@ -302,6 +305,25 @@ def _say_forecast(prepared: PreparedSweep, expected: Forecast | None) -> None:
         say(str(edge))
 
 
+def _targets(data: FileData) -> str:
+    """Return the columns of a data file that are not features."""
+    from sweeps.config.messages import listed
+
+    targets = f"target{'s' if len(data.targets) > 1 else ''}: {listed(data.targets)}"
+    return targets + (f"; weights: {data.weights}" if data.weights is not None else "")
+
+
+def _kernel(prepared: PreparedSweep) -> str:
+    """Return the kernel that this machine would train the trials with."""
+    from sgdcore import KernelUnavailable
+    from sgdcore.kernels.dispatch import kernel_and_device
+
+    try:
+        return "{} on {}".format(*kernel_and_device(prepared.task, device=prepared.config.training.device))
+    except KernelUnavailable as error:
+        return f"unknown on this machine ({error})"
+
+
 def _first_row(prepared: PreparedSweep) -> str:
     """Return the first row of a data file as it is understood, in its own units."""
     from sweeps.config.messages import listed
@@ -309,7 +331,12 @@ def _first_row(prepared: PreparedSweep) -> str:
 
     data = load_raw(prepared.config.task.dataset.model_copy(update={"validation": 0.0}))
     cells = listed(tuple(f"{name} {value:g}" for name, value in zip(data.feature_names, data.inputs[0], strict=True)))
-    return f"{cells}; target: {data.targets[0]:g}"
+    if data.weights is not None:
+        cells += f"; weight {data.weights[0]:g}"
+    if data.target_count == 1:
+        return f"{cells}; target: {data.targets[0]:g}"
+    named = zip(data.target_names, data.targets[0], strict=True)
+    return f"{cells}; targets: {listed(tuple(f'{name} {value:g}' for name, value in named))}"
 
 
 def _axes(prepared: PreparedSweep) -> Any:

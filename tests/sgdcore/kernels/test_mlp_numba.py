@@ -12,7 +12,17 @@ from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.mlp_numba import kernel as mlp_kernel
 from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, layers
 from sgdcore.kernels.perceptrons import ACTIVATIONS as PERCEPTRON_ACTIVATIONS
-from tests.support.kernel_cases import EVERYTHING, WAVES, TrainInput, assert_same, assert_same_state, network, take
+from tests.support.kernel_cases import (
+    EVERYTHING,
+    TWO_TARGETS,
+    WAVES,
+    WEIGHTED,
+    TrainInput,
+    assert_same,
+    assert_same_state,
+    network,
+    take,
+)
 
 CASE = network("many", MlpModel((6, 5)), "huber", WAVES.split(0.3), epochs=8)
 EVERY_CASE = replace(CASE, hyperparams=EVERYTHING, kwargs=CASE.kwargs | {"groups": {"bias": ["*.bias"]}})
@@ -82,9 +92,18 @@ def test_choice():
     assert set(PERCEPTRON_ACTIVATIONS) == set(ACTIVATIONS)
 
 
-@pytest.mark.parametrize("task", [Task(WAVES, MlpModel((4,), "gelu")), Task(WAVES, LinearModel(), "mae")])
+@pytest.mark.parametrize(
+    "task",
+    [
+        Task(WAVES, MlpModel((4,), "gelu")),
+        Task(WAVES, MlpModel((4,)), "gaussian_nll"),
+        Task(WAVES, LinearModel(), "mae"),
+        Task(WEIGHTED),
+        Task(TWO_TARGETS),
+    ],
+)
 def test_what_it_cannot_train_is_refused(task: Task):
-    with pytest.raises(KernelUnavailable, match="trains linear and polynomial models with mse, and perceptrons"):
+    with pytest.raises(KernelUnavailable, match="one target and no weights, and perceptrons"):
         train(task, Hyperparams(lr=0.1), epochs=1, kernel="numba")
 
 
