@@ -49,8 +49,8 @@ def kernel_and_device(task: Task, kernel: str = "auto", device: str = "auto") ->
         )
     if kernel == "numba" and not task.has_linear_kernel and (reason := _no_perceptron(task)):
         raise KernelUnavailable(
-            "the numba kernel trains linear and polynomial models with mse, one target and no weights, and perceptrons: "
-            f"not {reason}: use kernel torch"
+            "the numba kernel trains linear and polynomial models with mse, one target and no weights, and "
+            f"perceptrons; not this task ({reason}): use kernel torch"
         )
     if kernel == "numba" and device == "auto":
         device = "cpu"
