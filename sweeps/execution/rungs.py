@@ -50,7 +50,8 @@ def train_rung(
         earlier = _trajectories(bare, before)
         trained = train_trials(prepared, trials, **(arguments | changes | {"start": earlier}))
         trained = replace(trained, curves=_joined(earlier.curves, trained.curves, listed))
-    table = shard_table(prepared, trials, trained, judge(trained, Thresholds(**prepared.config.verdict.model_dump())))
+    verdicts = judge(trained, Thresholds(**prepared.config.verdict.model_dump()))
+    table = shard_table(prepared, trials, trained, verdicts, None if before is None else before["predicted_radius"])
     for name, column in _state_columns(trained).items():
         table = table.append_column(STATE + name, column)
     return table.replace_schema_metadata({**table.schema.metadata, b"steps": json.dumps(trained.steps.tolist())})
