@@ -30,7 +30,7 @@ _MOST = 200  # candidates whose distance from the edge is looked up
 _EXTENDED = ("lr", "momentum", "weight_decay")
 _DIGITS = 9  # of theory's factors; they are equal over whole regions, up to rounding
 _NEAR_END = 0.01  # of the range of a distribution
-_SETTLED = [verdict for verdict in VERDICTS if verdict not in ("diverging", "diverged")]
+SETTLED = [verdict for verdict in VERDICTS if verdict not in ("diverging", "diverged")]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _find(results: Results) -> Recommendation | None:
     axes = [name for name in results.swept if name not in REPEATS]
     if not axes or not results.stored:
         return None
-    candidates = _over_repeats(results, axes) if _is_repeated(results) else _of_one_run(results)
+    candidates = _candidates(results, axes)
     if candidates is None or not len(candidates):
         return None
     row, trials = candidates.iloc[0], results.rows(candidates["trial"][:_MOST].tolist()).set_index("trial")
@@ -117,6 +117,28 @@ def _find(results: Results) -> Recommendation | None:
     )
 
 
+def trials_like_it(results: Results, slower: float) -> list[int]:
+    """Return the first trials of the settings that cannot be told from the best and are about as fast as the fastest.
+
+    Args:
+        results: the sweep, which must have a recommendation.
+        slower: the most times the fastest setting's training that they take to reach tolerance, by the measure that
+            decides which is the fastest. If that did not reach it, all of them count.
+    """
+    found = _candidates(results, [name for name in results.swept if name not in REPEATS])
+    assert found is not None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        epochs = 1 / -np.log(found["growth"].to_numpy()) if found["exact"].iloc[0] else found["speed"].to_numpy()
+    chosen = ~(epochs > slower * epochs[0]) & (np.isnan(epochs[0]) | ~np.isnan(epochs))
+    chosen[0] = True
+    trials: list[int] = found["trial"][chosen].tolist()
+    return trials
+
+
+def _candidates(results: Results, axes: list[str]) -> pd.DataFrame | None:
+    return _over_repeats(results, axes) if _is_repeated(results) else _of_one_run(results)
+
+
 def _is_repeated(results: Results) -> bool:
     return any(name in results.axes for name in results.repeats) and results.stored <= _MAX_TRIALS
 
@@ -134,7 +156,7 @@ def _of_one_run(results: Results) -> pd.DataFrame | None:
     parts = []
     for table in results.complete(list(dict.fromkeys(columns))):
         value, initial = numbers(table[metric]), numbers(table["initial_loss"])
-        settled = np.isin(table["verdict"].to_pylist(), _SETTLED)
+        settled = np.isin(table["verdict"].to_pylist(), SETTLED)
         tolerance = verdict.rtol * np.maximum(initial - least, 0) + noise
         near = settled & (value - least <= tolerance)
         parts.append(table.filter(near).to_pandas())

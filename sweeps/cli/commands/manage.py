@@ -1,4 +1,4 @@
-"""Commands for a sweep as a whole: best, open, stop, rm."""
+"""Commands for a sweep as a whole: best, refine, open, stop, rm."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -57,6 +58,41 @@ def best(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
     sys.stdout.write(strict_yaml.write(again))
     flow = ", ".join(f"{name}: {{value: {_word(value)}}}" for name, value in settings.items())
     say(f"# --set {shlex.quote(f'parameters={{{flow}}}')} --set 'seeds=[{row['seed']}]'")
+
+
+@app.command()
+def refine(
+    sweep_id: SweepId,
+    edge: Annotated[bool, typer.Option("--edge", help="Zoom to the edge of stability along lr.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file, not standard output.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Write the next sweep file, zoomed to the best region or the edge."""
+    import shlex
+
+    from sweeps.cli.terminal import say
+    from sweeps.report.refined_file import refined_file
+    from sweeps.results.results import load_results
+    from sweeps.store.backends import aside
+
+    if force and output is None:
+        raise InputError("--force needs --output FILE")
+    if output is not None and output.exists() and not force:
+        raise InputError(f"{output}: exists already; overwrite it with --force")
+    _, files = find(store, sweep_id)
+    text = refined_file(load_results(files), edge)
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        with aside(output) as piece:
+            piece.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written: {error.strerror}") from error
+    say(f"wrote {output}; run it with: sweeps run {shlex.quote(str(output))}")
 
 
 @app.command(name="open")
