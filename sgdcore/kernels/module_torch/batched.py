@@ -1,25 +1,27 @@
-"""Batched: a network whose operations are known, so that a pack's products are batched over its trials."""
+"""Programs: those of a pack whose network has known operations, by the shape of the batch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.func import grad, vmap
 
 from sgdcore.errors import InvalidTask
-from sgdcore.kernels.module_torch.functional import LossFunction, Network, evaluating
+from sgdcore.kernels.module_torch.functional import LossFunction, Network, evaluating, losses_of_outputs
 from sgdcore.kernels.module_torch.graph import Untraceable
 from sgdcore.kernels.module_torch.operations import Unknown, operations_of
 from sgdcore.kernels.module_torch.program import Program
+from sgdcore.tasks.task import Task
 
-_TRIED = 2  # trials
+_TRIED, _TRIED_SAMPLES = 2, 6  # trials
 
 
 class Batched:
     """The operations of a network in training and in evaluation."""
 
-    def __init__(self, net: Network, width: int) -> None:
+    def __init__(self, net: Network) -> None:
         """Read the network's module.
 
         Raises:
@@ -28,9 +30,9 @@ class Batched:
         trained = [p for p in net.module.parameters() if p.requires_grad]
         ends = torch.tensor(net.sizes).cumsum(0).tolist()
         self._places = {id(p): end - p.numel() for p, end in zip(trained, ends, strict=True)}
-        self._training = operations_of(net.module, width)
+        self._training = operations_of(net.module, net.width)
         with evaluating(net.module):
-            self._evaluation = operations_of(net.module, width)
+            self._evaluation = operations_of(net.module, net.width)
         for operations in (self._training, self._evaluation):
             used = [id(t) for operation in operations for t in operation.tensors if id(t) in self._places]
             if len(used) != len(set(used)) or set(used) != set(self._places):
@@ -47,13 +49,42 @@ class Batched:
         return Program(self._evaluation, self._places, params, samples, differentiates=False)
 
 
-def batched(net: Network, samples: torch.Tensor) -> Batched | None:
+class Programs:
+    """The programs of a pack."""
+
+    def __init__(self, known: Batched, params: torch.Tensor, task: Task, loss: LossFunction) -> None:
+        """Prepare programs that read these (T, P) parameters, whose content can change."""
+        self._known, self._params, self._task, self._loss = known, params, task, loss
+        self._made: dict[Any, Program] = {}
+
+    def gradients(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the (T, P) gradients of a batch's mean losses; the next call overwrites them."""
+        program = self._program(self._known.training, features)
+        _write_slopes(self._task, self._loss, program, targets)
+        return program.gradients()
+
+    def summed_losses(self, params: torch.Tensor, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the (T,) float64 sums of the samples' losses; ``params`` are the pack's."""
+        return losses_of_outputs(self._loss, self._program(self._known.evaluation, features).outputs(), targets)
+
+    def _program(self, make: Callable[..., Program], features: torch.Tensor) -> Program:
+        key = make.__name__, features.shape
+        if key not in self._made:
+            self._made[key] = make(self._params, features)
+        program = self._made[key]
+        program.features.copy_(features)
+        return program
+
+
+def batched(net: Network) -> Batched | None:
     """Return the network in batched form, or None if it has operations that are not known.
 
-    The form is tried on ``samples``, (B, k), against the module itself: its graph need not show all that it does.
+    The form is tried against the module itself: its graph need not show all that it does.
     """
+    of = next(p for p in net.module.parameters() if p.requires_grad)
+    samples = torch.randn(_TRIED_SAMPLES, net.width, generator=torch.Generator().manual_seed(0), dtype=of.dtype)
     try:
-        found = Batched(net, samples.shape[1])
+        found = Batched(net)
         return found if _is_the_same(found, net, samples) else None
     except (Unknown, Untraceable):
         return None
@@ -87,18 +118,18 @@ def _close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * size)
 
 
-def write_slopes(loss: str, delta: float, function: LossFunction, program: Program, targets: torch.Tensor) -> None:
+def _write_slopes(task: Task, loss: LossFunction, program: Program, targets: torch.Tensor) -> None:
     """Write the derivatives of the mean losses of a batch with (B,) or (T, B) targets by the outputs."""
     outputs, to = program.outputs(), program.slopes()
     count = outputs.shape[1]
-    if loss == "mse":
+    if task.loss == "mse":
         torch.sub(outputs, targets, out=to)
         to.mul_(2 / count)
-    elif loss == "mae":
+    elif task.loss == "mae":
         torch.sub(outputs, targets, out=to)
         to.sign_().div_(count)
-    elif loss == "huber":
+    elif task.loss == "huber":
         torch.sub(outputs, targets, out=to)
-        to.clamp_(-delta, delta).div_(count)
+        to.clamp_(-task.huber_delta, task.huber_delta).div_(count)
     else:
-        to.copy_(vmap(grad(function))(outputs, targets.expand_as(outputs)))
+        to.copy_(vmap(grad(loss))(outputs, targets.expand_as(outputs)))
