@@ -27,6 +27,7 @@ from tests.support.kernel_cases import (
     CLIPPED_INPUTS,
     EXACT,
     INTERPRETED,
+    MODULE_INPUTS,
     NETWORK_INPUTS,
     STEPS,
     TRAIN_INPUTS,
@@ -68,8 +69,14 @@ def test_clipped_case_agrees_with_reference_to_rounding(case: TrainInput, kernel
     assert_close_training(case.train(kernel=kernel), by_reference(case))
 
 
-@pytest.mark.parametrize("kernel", ["numba", "torch"])
-@pytest.mark.parametrize("case", NETWORK_INPUTS, ids=lambda case: case.desc)
+@pytest.mark.parametrize(
+    ("case", "kernel"),
+    [
+        *((case, kernel) for case in NETWORK_INPUTS for kernel in ("numba", "torch")),
+        *((case, "torch") for case in MODULE_INPUTS),
+    ],
+    ids=lambda value: getattr(value, "desc", value),
+)
 def test_network_agrees_with_reference_to_rounding(case: TrainInput, kernel: str):
     ours, theirs = case.train(kernel=kernel), by_reference(case)
     assert ours.state.step >= STEPS
