@@ -280,6 +280,35 @@ NETWORK_INPUTS = [  # deliberately few dtypes and activations for each batch siz
         groups={"bias": ["*.bias"]},
     ),
 ]
+EVERY_OPTION = {"schedule": WARM_UP, "groups": NO_DECAY, "clip_grad_norm": [0.1, np.inf, 1, 0.3, 5]}
+SLOW = {"lr": [0.002, 0.001, 0.005, 0.001, 0.001]}  # at larger steps, normalisations amplify rounding
+MODULE_INPUTS = [  # modules that only the torch kernel trains
+    network("a normalisation", module("normalised"), hyperparams=SLOW),
+    network(
+        "a normalisation, batches in order, float64", module("normalised"), "huber", order="sequential", dtype="float64"
+    ),
+    network("a skip connection", module("Skipping")),
+    network("a skip connection, one batch", module("Skipping"), "mae", batch_size=100),
+    network("every operation", module("Varied"), "huber", WAVES.split(0.3), SLOW),
+    network("every operation, float64", module("Varied"), dtype="float64", batch_size=6),
+    *(
+        network(
+            f"{name}, scheduled, in groups, clipped",
+            module(name),
+            hyperparams=EVERY_OPTION,
+            groups={"bias": ["*.bias"]},
+        )
+        for name in ("normalised", "Skipping")
+    ),
+    network(
+        "every operation, scheduled, in groups, clipped, float64",
+        module("Varied"),
+        hyperparams=EVERY_OPTION,
+        groups={"bias": ["*.bias"]},
+        dtype="float64",
+    ),
+    network("onecycle", module("Skipping"), hyperparams={"schedule": ONECYCLE}, order="sequential"),
+]
 if NIGHTLY:
     NETWORK_INPUTS += [
         network("relu, float64", MlpModel((9, 6)), dtype="float64"),

@@ -13,8 +13,8 @@ def small(hidden: int = 3, activation: str = "Tanh") -> nn.Module:
     return nn.Sequential(nn.Linear(2, hidden), getattr(nn, activation)(), nn.Linear(hidden, 1))
 
 
-def normalised(layer: str = "LayerNorm", **arguments) -> nn.Module:
-    return nn.Sequential(nn.Linear(2, 4), getattr(nn, layer)(4, **arguments), nn.ReLU(), nn.Linear(4, 1))
+def normalised(layer: str = "LayerNorm", inputs: int = 2, **arguments) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, 4), getattr(nn, layer)(4, **arguments), nn.ReLU(), nn.Linear(4, 1))
 
 
 def dropout() -> nn.Module:
@@ -106,6 +106,29 @@ class Skipping(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.first(x))
         return self.output(x + torch.relu(self.second(x)))
+
+
+class Varied(nn.Module):
+    """Every operation that the torch kernel batches, with values that are used more than once."""
+
+    def __init__(self, inputs: int = 2, units: int = 5) -> None:
+        super().__init__()
+        self.before, self.first = nn.LayerNorm(inputs), nn.Linear(inputs, units)
+        self.norm = nn.LayerNorm(units, bias=False)
+        self.second = nn.Linear(units + inputs, units, bias=False)
+        self.plain_norm = nn.LayerNorm(units, elementwise_affine=False)
+        self.frozen = nn.Linear(units, units).requires_grad_(False)
+        self.leaky, self.output = nn.LeakyReLU(0.1), nn.Linear(units, 1)
+        with torch.no_grad():
+            for p in self.frozen.parameters():
+                p.fill_(0.3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = functional.gelu(self.norm(self.first(self.before(x))))
+        g = torch.relu(self.plain_norm(self.second(torch.cat([h, x], dim=-1)))) + 0.5 * h
+        g = functional.silu(g) * torch.sigmoid(h) + 1
+        g = torch.tanh(self.frozen(g)) + g
+        return torch.tanh(self.output(g * g + self.leaky(h)))[:, 0]
 
 
 class Unused(nn.Module):

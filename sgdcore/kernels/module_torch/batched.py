@@ -1,26 +1,27 @@
-"""Batched: a network whose operations are known, so that a pack's products are batched over its trials."""
+"""Programs: those of a pack whose network has known operations, by the shape of the batch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.func import grad, vmap
 
 from sgdcore.errors import InvalidTask
-from sgdcore.kernels.module_torch.functional import Network, evaluating, loss_function
+from sgdcore.kernels.module_torch.functional import Network, evaluating, loss_function, losses_of_outputs
 from sgdcore.kernels.module_torch.graph import Untraceable
 from sgdcore.kernels.module_torch.operations import Unknown, operations_of
 from sgdcore.kernels.module_torch.program import Program
 from sgdcore.tasks.losses import Loss
 
-_TRIED = 2  # trials
+_TRIED, _TRIED_SAMPLES = 2, 6  # trials
 
 
 class Batched:
     """The operations of a network in training and in evaluation."""
 
-    def __init__(self, net: Network, width: int) -> None:
+    def __init__(self, net: Network) -> None:
         """Read the network's module.
 
         Raises:
@@ -29,9 +30,9 @@ class Batched:
         trained = [p for p in net.module.parameters() if p.requires_grad]
         ends = torch.tensor(net.sizes).cumsum(0).tolist()
         self._places = {id(p): end - p.numel() for p, end in zip(trained, ends, strict=True)}
-        self._training = operations_of(net.module, width)
+        self._training = operations_of(net.module, net.width)
         with evaluating(net.module):
-            self._evaluation = operations_of(net.module, width)
+            self._evaluation = operations_of(net.module, net.width)
         for operations in (self._training, self._evaluation):
             used = [id(t) for operation in operations for t in operation.tensors if id(t) in self._places]
             if len(used) != len(set(used)) or set(used) != set(self._places):
@@ -48,13 +49,42 @@ class Batched:
         return Program(self._evaluation, self._places, params, samples, differentiates=False)
 
 
-def batched(net: Network, samples: torch.Tensor) -> Batched | None:
+class Programs:
+    """The programs of a pack."""
+
+    def __init__(self, known: Batched, params: torch.Tensor, loss: Loss) -> None:
+        """Prepare programs that read these (T, P) parameters, whose content can change."""
+        self._known, self._params, self._loss = known, params, loss
+        self._made: dict[Any, Program] = {}
+
+    def gradients(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the (T, P) gradients of a batch's mean losses; the next call overwrites them."""
+        program = self._program(self._known.training, features)
+        _write_slopes(self._loss, program, targets)
+        return program.gradients()
+
+    def summed_losses(self, params: torch.Tensor, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the (T,) float64 sums of the samples' losses; ``params`` are the pack's."""
+        return losses_of_outputs(self._loss, self._program(self._known.evaluation, features).outputs(), targets)
+
+    def _program(self, make: Callable[..., Program], features: torch.Tensor) -> Program:
+        key = make.__name__, features.shape
+        if key not in self._made:
+            self._made[key] = make(self._params, features)
+        program = self._made[key]
+        program.features.copy_(features)
+        return program
+
+
+def batched(net: Network) -> Batched | None:
     """Return the network in batched form, or None if it has operations that are not known.
 
-    The form is tried on ``samples``, (B, k), against the module itself: its graph need not show all that it does.
+    The form is tried against the module itself: its graph need not show all that it does.
     """
+    of = next(p for p in net.module.parameters() if p.requires_grad)
+    samples = torch.randn(_TRIED_SAMPLES, net.width, generator=torch.Generator().manual_seed(0), dtype=of.dtype)
     try:
-        found = Batched(net, samples.shape[1])
+        found = Batched(net)
         return found if _is_the_same(found, net, samples) else None
     except (Unknown, Untraceable):
         return None
@@ -88,7 +118,7 @@ def _close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * size)
 
 
-def write_slopes(loss: Loss, program: Program, goals: torch.Tensor) -> None:
+def _write_slopes(loss: Loss, program: Program, goals: torch.Tensor) -> None:
     """Write the derivatives of the mean losses of a batch by the outputs.
 
     Args:

@@ -23,11 +23,11 @@ class AllBut:
 
 
 def select(condition: torch.Tensor | AllBut | bool, yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
-    """Return ``yes`` where the condition holds, else ``no``."""
+    """Return ``yes`` where the condition holds, else ``no``; it may overwrite ``yes``."""
     if isinstance(condition, bool):
         return yes if condition else no
     if isinstance(condition, AllBut):
-        return yes.index_copy(0, condition.rows, no.index_select(0, condition.rows))
+        return yes.index_copy_(0, condition.rows, no.index_select(0, condition.rows))
     return torch.where(condition, yes, no)
 
 
@@ -48,7 +48,8 @@ class Columns:
         """Take the rows ``trials`` of hyperparameters and rates.
 
         With ``flags``, a condition that is the same for all trials is a bool, and one that differs between trials lists
-        them: both select faster than a tensor of conditions does.
+        them: both select faster than a tensor of conditions does. Trials without weight decay or momentum then compute
+        with 0, which changes nothing: running trials are finite, and without momentum their dampening has no effect.
         """
         self._dtype, self._device, self._group_of = dtype, device, torch.from_numpy(group_of).to(device)
         pack = hyperparams[trials]
@@ -56,10 +57,16 @@ class Columns:
         lr, momentum, weight_decay, dampening, nesterov = (
             np.stack([getattr(group, name) for group in every], axis=1) for name in NAMES
         )
-        numbers = (-lr, momentum, weight_decay, 1 - dampening)
         self._flags = flags
+        has_momentum, has_weight_decay = momentum != 0, weight_decay != 0
+        if flags and (rates is None or rates.momentum is None):
+            dampening = np.where(has_momentum, dampening, 0)
+            has_momentum = np.full_like(has_momentum, has_momentum.any())
+        if flags:
+            has_weight_decay = np.full_like(has_weight_decay, has_weight_decay.any())
+        numbers = (-lr, momentum, weight_decay, 1 - dampening)
         tensors = [self._by_parameter(self._numbers(values)) for values in numbers]
-        self._rule: list[Any] = [*tensors, *map(self._flag, (momentum != 0, weight_decay != 0, nesterov))]
+        self._rule: list[Any] = [*tensors, *map(self._flag, (has_momentum, has_weight_decay, nesterov))]
         self._rates, self._row = rates, -1
         if rates is not None:
             used, which = np.unique(rates.which[trials], return_inverse=True)
@@ -99,7 +106,7 @@ class Columns:
     def _flag(self, values: NDArray[np.bool_]) -> torch.Tensor | AllBut | bool:
         if self._flags and (values == values.flat[0]).all():
             return bool(values.flat[0])
-        if self._flags and (values == values[:, :1]).all():
+        if self._flags and (values == values[:, :1]).all() and self._device == "cpu":
             return AllBut(torch.from_numpy(np.flatnonzero(~values[:, 0])).to(self._device))
         return self._by_parameter(self._tensor(values))
 

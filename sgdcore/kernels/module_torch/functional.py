@@ -42,7 +42,7 @@ class Network:
         Raises:
             InvalidTask: buffers or frozen parameters depend on the seed, or there is nothing to train.
         """
-        self.module = initialised(model, width, 0, dtype).to(device)
+        self.module, self.width = initialised(model, width, 0, dtype).to(device), width
         other = initialised(model, width, 1, dtype).state_dict()
         trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         tied = {name for name, p in self.module.named_parameters(remove_duplicate=False) if p.requires_grad}

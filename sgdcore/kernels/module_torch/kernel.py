@@ -9,7 +9,6 @@ torch.optim.SGD's up to rounding, not bit for bit. Packs have the same size on e
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from threading import Event
@@ -19,41 +18,34 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sgdcore import rule
-from sgdcore.errors import KernelUnavailable
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment
-from sgdcore.kernels.module_torch.batched import Batched, batched, write_slopes
-from sgdcore.kernels.module_torch.clipping import Limits, clip
-from sgdcore.kernels.module_torch.columns import Columns, select
+from sgdcore.kernels.module_torch.batched import Programs, batched
+from sgdcore.kernels.module_torch.columns import Columns
 from sgdcore.kernels.module_torch.functional import (
     Network,
     evaluating,
-    gradients,
     is_by_sample,
     loss_function,
-    losses_of_outputs,
     network,
     saved_bytes,
     summed_losses,
     tensors,
     torch_threads,
 )
-from sgdcore.kernels.module_torch.program import Program
+from sgdcore.kernels.module_torch.steps import Step, functional_step, program_step
 from sgdcore.tasks.task import Quadratic
 from sgdcore.trajectories import NEVER, Curves, State
 
 PACK_TRIALS = 1024  # on a GPU, more trials do not make a step cheaper per trial
-CPU_TRIALS = 32  # on the CPU, neither do more than these
-CPU_BYTES, _GPU_SHARE = 1 << 24, 0.25  # memory limit of a pack: about a core's caches, a share of the GPU's memory
-RULE_VALUES = 12  # per parameter of a pack: parameters, buffers, gradients and temporaries
+CPU_TRIALS = 64  # on the CPU, neither do more than these
+CPU_BYTES, _GPU_SHARE = 1 << 23, 0.25  # memory limit of a pack: about a core's caches, a share of the GPU's memory
+RULE_VALUES = 6  # per parameter of a pack: parameters, buffers, gradients and temporaries
 _BLOCK_BYTES = 1 << 21  # memory limit of an evaluation on the CPU
 _TRIED = 32  # samples
 _LOOK = 64  # steps between two checks of whether any trial still runs
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-Stepped = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
-Step = Callable[..., Stepped]
 
 
 def advance(
@@ -118,7 +110,7 @@ def _sizes(net: Network, data: _Data, batch_size: int, hyperparams: Hyperparams)
     trials = len(hyperparams)
     size = -(-trials // -(-trials // most))  # packs of about one size, so that few shapes are recorded
     block = int((_BLOCK_BYTES if on_cpu else room) // max(1, size * saved // batch))
-    return size, max(1, block) if is_by_sample(net, data.tried) else len(data.training[1])
+    return size, max(1, block) if is_by_sample(net, data.training[0][:_TRIED]) else len(data.training[1])
 
 
 class _Data:
@@ -131,7 +123,6 @@ class _Data:
         self.samples = torch.from_numpy(segment.samples.astype(np.int64)).to(device)
         self.own_samples = len(segment.samples) > 1
         self.loss = loss_function(problem.task.criterion)
-        self.tried = self.training[0][:_TRIED]
 
 
 class _Pack:
@@ -165,14 +156,12 @@ class _Pack:
         points = dict(
             zip(curves.steps[segment.recorded].tolist(), range(*segment.recorded.indices(1 << 62)), strict=True)
         )
-        known = None
-        if data.device == "cpu" and not resources.compile:
-            known = self.net.once(batched, data.tried)
-        self.programs = None if known is None else _Programs(known, self.params, data)
+        known = self.net.once(batched) if data.device == "cpu" and not resources.compile else None
+        self.programs = None if known is None else Programs(known, self.params, data.problem.task.criterion)
         first_step, step = (
-            self.net.once(_step, data.loss, data.own_samples, is_first, resources.compile and not is_first)
+            self.net.once(functional_step, data.loss, data.own_samples, is_first, resources.compile and not is_first)
             if self.programs is None
-            else _program_step(self.programs, is_first)
+            else program_step(self.programs, is_first)
             for is_first in (True, False)
         )
         curves.blank(segment.recorded)
@@ -196,7 +185,8 @@ class _Pack:
         running = None if self.all_run else self.stopped == NEVER
         hyperparams = self.columns.at(t), self.columns.limits
         params, self.buffers, clipped = step(self.params, self.buffers, running, *hyperparams, features, targets)
-        self.params.copy_(params)  # in place, where programs read them
+        if params is not self.params:
+            self.params.copy_(params)  # where programs read them
         if clipped is not None:
             self.clipped_steps = self.clipped_steps + (clipped if running is None else running & clipped)
         if running is not None or not bool(self.params.sum(1).isfinite().all()):
@@ -247,90 +237,6 @@ class _Pack:
             peak_step=_numpy(self.peak_step),
             clipped_steps=_numpy(self.clipped_steps),
         )
-
-
-_update = rule.bind(
-    fma=lambda a, b, c: torch.addcmul(c, a, b),
-    select=select,
-)
-
-
-def _step(net: Network, loss: Any, own_samples: bool, is_first: bool, compiled: bool) -> Step:
-    """Return the function that takes one step of a pack; a compiled one is recompiled for every new shape."""
-    gradient = gradients(net, loss, own_samples)
-    step = _with_gradients(gradient.function if compiled else gradient, is_first)
-    return _compiled(step) if compiled else torch.no_grad()(step)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
-
-
-def _program_step(programs: _Programs, is_first: bool) -> Step:
-    """Return the function that takes one step of a pack whose gradients programs compute."""
-    step = _with_gradients(programs.gradients, is_first)
-    return torch.no_grad()(step)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
-
-
-def _with_gradients(of_batch: Callable[..., torch.Tensor], is_first: bool) -> Step:
-    def step(
-        params: torch.Tensor,
-        buffers: torch.Tensor,
-        running: torch.Tensor | None,
-        columns: tuple[Any, ...],
-        limits: Limits,
-        features: torch.Tensor,
-        targets: torch.Tensor,
-    ) -> Stepped:
-        change = of_batch(params, features, targets)
-        clipped = clip(change, limits)
-        new, momentum = _update(params, change, buffers, is_first, *columns)
-        if is_first:
-            momentum = momentum.clone()  # it can be the gradients, which the next step overwrites
-        if running is not None:
-            moves = running[:, None]
-            new, momentum = torch.where(moves, new, params), torch.where(moves, momentum, buffers)
-        return new, momentum, clipped
-
-    return step
-
-
-class _Programs:
-    """The programs of a pack, by the shape of the batch."""
-
-    def __init__(self, known: Batched, params: torch.Tensor, data: _Data) -> None:
-        self._known, self._params, self._data = known, params, data
-        self._made: dict[Any, Program] = {}
-
-    def gradients(self, params: torch.Tensor, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return (T, P) gradients, which the next call overwrites; ``params`` are the pack's."""
-        program = self._program(self._known.training, features)
-        write_slopes(self._data.problem.task.criterion, program, targets)
-        return program.gradients()
-
-    def summed_losses(self, params: torch.Tensor, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the (T,) float64 sums of the samples' losses."""
-        return losses_of_outputs(
-            self._data.problem.task.criterion, self._program(self._known.evaluation, features).outputs(), targets
-        )
-
-    def _program(self, make: Callable[..., Program], features: torch.Tensor) -> Program:
-        key = make.__name__, features.shape
-        if key not in self._made:
-            self._made[key] = make(self._params, features)
-        program = self._made[key]
-        program.features.copy_(features)
-        return program
-
-
-def _compiled(step: Step) -> Step:
-    made: Step = torch.compile(step, dynamic=False)
-
-    def run(*arguments: Any) -> Stepped:
-        try:
-            with torch.no_grad():
-                return made(*arguments)
-        except torch._dynamo.exc.BackendCompilerFailed as error:
-            reason = str(error.__cause__ or error).strip().partition("\n")[0]
-            raise KernelUnavailable(f"torch.compile failed: {reason}; set compile: false to run without it") from error
-
-    return run
 
 
 def _numpy(tensor: torch.Tensor) -> NDArray[Any]:

@@ -105,7 +105,7 @@ class _Reader:
             self._add(node, Operation("reshape", title, 1, (source,)))
             return
         found = self._parts(node, kind, title) or self._unary(node, kind, title, source)
-        if found is None or (source is None and found.kind != "cat"):
+        if found is None:
             raise Unknown(f"{title} is not a Linear layer or a known activation")
         if any(self.operations[index].kind == "reshape" for index in found.inputs):
             raise Unknown(f"{title} comes after the output was given another shape")

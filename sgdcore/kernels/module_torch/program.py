@@ -68,7 +68,7 @@ class Program:
         shared = self.features if samples.ndim == 3 else self.features.expand(len(params), *samples.shape)
         self._shape = shared.shape[:2]
         self._uses = Counter(index for operation in operations for index in operation.inputs)
-        self._values = [shared]
+        self._values, self._scratches = [shared], dict[int, torch.Tensor]()
         for operation in operations[1:]:
             self._values.append(self._room(operation))
         self._norms: dict[int, tuple[torch.Tensor, ...]] = {}
@@ -99,6 +99,12 @@ class Program:
     def _new(self, width: int) -> torch.Tensor:
         return self._params.new_empty((*self._shape, width))
 
+    def _scratch(self, width: int) -> torch.Tensor:
+        """Return a buffer whose content lasts no longer than an operation."""
+        if width not in self._scratches:
+            self._scratches[width] = self._new(width)
+        return self._scratches[width]
+
     def _room(self, operation: Operation) -> torch.Tensor:
         """Return the buffer of an operation's result: its input's, if nothing else needs that."""
         source = operation.inputs[0]
@@ -109,12 +115,21 @@ class Program:
         return self._new(operation.width)
 
     def _rooms_for_slopes(self) -> list[torch.Tensor]:
-        """Return a buffer for the derivative by each value: that of the one activation that takes it, if one does."""
+        """Return a buffer for the derivative by each value, used twice where one operation takes the value.
+
+        An activation's derivative overwrites that by its result; a normalisation's overwrites its input.
+        """
         slopes = [self._params] * len(self._operations)  # the input's is not used
         for index in range(len(slopes) - 1, 0, -1):
+            own = self._operations[index]
             takers = [taker for taker, operation in enumerate(self._operations) if index in operation.inputs]
-            alone = len(takers) == 1 and self._operations[takers[0]].kind in (*_FORWARD, "reshape")
-            slopes[index] = slopes[takers[0]] if alone else self._new(self._operations[index].width)
+            by = self._operations[takers[0]].kind if len(takers) == 1 and self._uses[index] == 1 else ""
+            if by in (*_FORWARD, "reshape"):
+                slopes[index] = slopes[takers[0]]
+            elif by == "layer_norm" and own.kind == "linear":
+                slopes[index] = self._values[index]
+            else:
+                slopes[index] = self._new(own.width)
         return slopes
 
     def _parameter(self, tensor: torch.Tensor | None, of: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor | None:
@@ -183,7 +198,7 @@ class Program:
         self._written.add(index)
         if not adds:
             return [lambda: write(to)]
-        part = torch.empty_like(to)
+        part = self._scratch(to.shape[2])
         return [lambda: write(part), lambda: to.add_(part)]
 
     def _linear(self, operation: Operation, x: torch.Tensor, y: torch.Tensor) -> list[Run]:
@@ -225,7 +240,7 @@ class Program:
         factors, offsets = (self._tensor(tensor, (1, width)) for tensor in operation.tensors)
         x = given if given.is_contiguous() else self._new(width)
         scaled = y if factors is None else self._new(width)
-        squares, mean, scale = self._new(width), self._new(1), self._new(1)
+        squares, mean, scale = self._scratch(width), self._new(1), self._new(1)
         self._norms[index] = x, scaled, mean, scale
         shares = x.new_full((width,), 1 / width)
         runs: list[Run] = [] if x is given else [lambda: x.copy_(given)]
@@ -248,7 +263,7 @@ class Program:
         weight, bias = operation.tensors
         x, scaled, mean, scale = self._norms[index]
         runs: list[Run] = []
-        part, shape = self._new(operation.width), (operation.width,)
+        part, shape = self._scratch(operation.width), (operation.width,)
         of_weight = self._parameter(weight, self._gradients, shape)
         if of_weight is not None:
             runs += [lambda: torch.mul(dy, scaled, out=part), lambda: torch.sum(part, 1, out=of_weight)]

@@ -28,6 +28,7 @@ from tests.support.kernel_cases import (
     EXACT,
     INTERPRETED,
     LOSS_INPUTS,
+    MODULE_INPUTS,
     NETWORK_INPUTS,
     STEPS,
     TRAIN_INPUTS,
@@ -70,9 +71,11 @@ def test_clipped_case_agrees_with_reference_to_rounding(case: TrainInput, kernel
 
 
 @pytest.mark.parametrize(
-    ("kernel", "case"),
-    [(kernel, case) for case in NETWORK_INPUTS for kernel in ("numba", "torch")]
-    + [("torch", case) for case in LOSS_INPUTS],
+    ("case", "kernel"),
+    [
+        *((case, kernel) for case in NETWORK_INPUTS for kernel in ("numba", "torch")),
+        *((case, "torch") for case in (*MODULE_INPUTS, *LOSS_INPUTS)),
+    ],
     ids=lambda value: getattr(value, "desc", value),
 )
 def test_network_agrees_with_reference_to_rounding(case: TrainInput, kernel: str):

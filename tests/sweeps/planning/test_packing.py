@@ -61,7 +61,7 @@ def test_shards_of_perceptrons_take_20_seconds_or_are_full_vectors(epochs, dtype
     ("hidden", "epochs", "size"),
     [
         (3, 30_000, 64),
-        (3, 1_000_000, 32),  # a pack of the torch kernel
+        (3, 1_000_000, 64),  # a pack of the torch kernel
         (20_000, 400, 4),  # 80,001 parameters: as many as fit in the caches
         (20_000, 100_000, 4),
     ],
