@@ -15,7 +15,7 @@ COMPOSE ?= docker compose
 CREATECLUSTER := /etc/postgresql-common/createcluster.d
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast chaos lint format bench ui secrets up down test-compose postgresql chromium prometheus constraints clean
+.PHONY: help demo test test-fast chaos lint format bench gpu ui secrets up down test-compose postgresql chromium prometheus constraints clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -64,12 +64,17 @@ bench: $(VENV)/.bench ## measure against other libraries, side by side
 	$(BIN)/python -m benchmarks.shapes
 	$(BIN)/python -m benchmarks.networks
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.driver
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.tracking --database postgresql
 	$(BIN)/python -m benchmarks.pages
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.latency
+
+# Uses the installed environment as it is: CUDA builds of torch come with their own Triton.
+gpu: ## test and measure a CUDA GPU, and write build/gpu/gpu.json and gpu.md: make gpu, or without a GPU make gpu DRY_RUN=1
+	$(BIN)/python -m benchmarks.gpu $(if $(DRY_RUN),--dry-run)
 
 constraints: ## update constraints.txt to the newest versions that pyproject.toml allows
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints

@@ -111,50 +111,51 @@ def sgdcore_contenders(prepared: Workload) -> Iterator[Contender]:
         yield Contender(name, prepared.trials * prepared.steps, run, lambda trajectories: trajectories.params.T)
 
 
-def batched_torch(prepared: Workload) -> Iterator[Contender]:
+def batched_torch(prepared: Workload, device: str = "cpu") -> Iterator[Contender]:
     """Yield all trials in tensors: the rule as torch.optim writes it, and hand-optimised into in-place operations."""
-    columns = lr, momentum, decay, undamped, nesterov = tuple(map(torch.from_numpy, prepared.columns()))
+    columns = tuple(torch.from_numpy(column).to(device) for column in prepared.columns())
+    lr, momentum, decay, undamped, nesterov = columns
     samples = list(zip(map(float, prepared.x), map(float, prepared.y), strict=True))
     epochs = range(prepared.steps // 5)
 
     @torch.no_grad()
     def plain() -> torch.Tensor:
-        w, b, buffer_w, buffer_b = torch.zeros(prepared.trials), torch.zeros(prepared.trials), None, None
+        w, b, buffer_w, buffer_b = *torch.zeros(2, prepared.trials, device=device), None, None
         for _, (x, y) in itertools.product(epochs, samples):
             slope = 2 * (w * x + b - y)
             w, buffer_w = apply_rule(w, slope * x, buffer_w, columns, torch.where)
             b, buffer_b = apply_rule(b, slope, buffer_b, columns, torch.where)
-        return torch.stack([w, b])
+        return torch.stack([w, b]).cpu()
 
     yield Contender("torch, batched", prepared.trials * prepared.steps, plain)
 
-    scales = torch.from_numpy(np.stack([2 * prepared.x, np.full_like(prepared.x, 2)]))
+    scales = torch.from_numpy(np.stack([2 * prepared.x, np.full_like(prepared.x, 2)])).to(device)
     by_gradient, by_buffer = -lr * nesterov, -lr * torch.where(nesterov, momentum, 1.0)
 
     @torch.no_grad()
     def rearranged() -> torch.Tensor:
-        params, buffers, gradients = (torch.zeros(2, prepared.trials) for _ in range(3))
-        residuals, keep = torch.empty(prepared.trials), torch.ones(prepared.trials)
+        params, buffers, gradients = (torch.zeros(2, prepared.trials, device=device) for _ in range(3))
+        residuals, keep = torch.empty_like(lr), torch.ones_like(lr)
         for _, (i, (x, y)) in itertools.product(epochs, enumerate(samples)):
             torch.add(params[1], params[0], alpha=x, out=residuals).sub_(y)
             torch.mul(residuals, scales[:, i : i + 1], out=gradients).addcmul_(params, decay)
             buffers.mul_(momentum).addcmul_(gradients, keep)
             params.addcmul_(gradients, by_gradient).addcmul_(buffers, by_buffer)
             keep = undamped
-        return params
+        return params.cpu()
 
     yield Contender("torch, batched, in place by hand", prepared.trials * prepared.steps, rearranged)
 
 
-def torch_optim(prepared: Workload) -> Contender:
+def torch_optim(prepared: Workload, device: str = "cpu") -> Contender:
     """Return torch.optim.SGD on nn.Linear(1, 1), one trial after another."""
-    inputs, targets = (torch.from_numpy(a).reshape(-1, 1, 1) for a in (prepared.x, prepared.y))
+    inputs, targets = (torch.from_numpy(a).reshape(-1, 1, 1).to(device) for a in (prepared.x, prepared.y))
     trials = min(LOOP_TRIALS, prepared.trials)
 
     def run() -> list[list[float]]:
         finals = []
         for trial in range(trials):
-            model = torch.nn.Linear(1, 1)
+            model = torch.nn.Linear(1, 1, device=device)
             for parameter in model.parameters():
                 torch.nn.init.zeros_(parameter)
             lr, momentum, decay, dampening = (

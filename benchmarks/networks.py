@@ -210,23 +210,24 @@ def jax_contenders(prepared: Networks) -> Iterator[Contender]:
             yield form(name, run, unroll, CORES)
 
 
-def torch_optim(prepared: Networks, trials: int = 2) -> Contender:
+def torch_optim(prepared: Networks, trials: int = 2, device: str = "cpu") -> Contender:
     """Return torch.optim.SGD on nn.Sequential, one trial after another."""
-    features = torch.tensor(prepared.task.features, dtype=torch.float32).split(BATCH)
-    targets = torch.tensor(prepared.task.dataset.targets, dtype=torch.float32)[:, None].split(BATCH)
+    features = torch.tensor(prepared.task.features, dtype=torch.float32, device=device).split(BATCH)
+    targets = torch.tensor(prepared.task.dataset.targets, dtype=torch.float32, device=device)[:, None].split(BATCH)
 
     def run() -> list[np.ndarray[Any, Any]]:
         finals = []
         for trial in range(trials):
             model = torch.nn.Sequential(torch.nn.Linear(INPUTS, HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, 1))
             torch.nn.utils.vector_to_parameters(torch.from_numpy(prepared.start[trial]), model.parameters())
+            model.to(device)
             optimizer = torch.optim.SGD(model.parameters(), **prepared.hyperparams.arguments(trial))
             for _ in range(prepared.epochs):
                 for x, y in zip(features, targets, strict=True):
                     optimizer.zero_grad()
                     torch.nn.functional.mse_loss(model(x), y).backward()
                     optimizer.step()
-            finals.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy())
+            finals.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().cpu().numpy())
         return finals
 
     return Contender("torch.optim, trial by trial", trials * prepared.trial_steps // len(prepared.hyperparams), run)

@@ -20,9 +20,9 @@ from sgdcore.kernels.base import OnSteps, Problem, Resources, Segment
 from sgdcore.kernels.dispatch import Choice, choose
 from sgdcore.parameter_groups import GroupPatterns, group_of
 from sgdcore.rates import RateTable, check_schedules, with_cycled_momentum
-from sgdcore.recording import Recording
+from sgdcore.recording import ListedSteps, Recording
 from sgdcore.run_start import empty_curves, initial_state, objective_minima
-from sgdcore.tasks.task import Task, rounded
+from sgdcore.tasks.task import Task, goals, rounded
 from sgdcore.trajectories import Curves, EarlyStops, State, Trajectories
 
 Dtype = Literal["float32", "float64"]
@@ -39,7 +39,7 @@ def train(
     dtype: Dtype = "float32",
     seeds: ArrayLike = 0,
     start: ArrayLike | Trajectories | None = None,
-    record: Recording | None = None,
+    record: Recording | ListedSteps | None = None,
     groups: GroupPatterns | None = None,
     early_stopping: EarlyStopping | EarlyStops | None = None,
     kernel: str = "auto",
@@ -69,8 +69,9 @@ def train(
             the parameters of its best recorded point. EarlyStops: stop where the trials of another run did, whatever
             the metric. A run with early stopping cannot be continued.
         kernel: ``auto``; ``numba`` (CPU) and ``triton`` (CUDA) for models linear in their parameters with mse;
-            ``numba`` also for mlp models (except gelu) on the CPU; ``torch`` for any model on CPU or CUDA;
-            ``reference``: torch.optim.SGD itself, trial by trial.
+            ``numba`` also for perceptrons on the CPU: mlp models (except gelu) and modules whose graph is Linear layers
+            with relu, tanh, sigmoid or silu between them; ``torch`` for any model on CPU or CUDA; ``reference``:
+            torch.optim.SGD itself, trial by trial.
         device: ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads, >= 1; all cores by default. The numba kernels' results do not depend on it or on the
             other trials, not even by one bit; the torch kernel's sums do, within rounding.
@@ -140,6 +141,7 @@ def train(
         minimum=objective_minima(problem, hyperparams),
         group_of=problem.group_of,
         loss_scale=task.loss_scale,
+        loss_floor=task.loss_floor,
         kernel=chosen.name,
         device=chosen.device,
         early_stops=stops,
@@ -176,12 +178,12 @@ def make_problem(task: Task, dtype: Dtype, groups: NDArray[np.intp] | None = Non
 
 
 def _rounded(task: Task, dtype: Dtype) -> tuple[_Samples, _Samples | None]:
-    """Return features and targets in dtype, for the training set and for the validation set if there is one."""
+    """Return features and goals in dtype, for the training set and for the validation set if there is one."""
     held_out = task.dataset.validation
-    training = rounded(task.features, dtype), rounded(task.dataset.targets, dtype)
+    training = rounded(task.features, dtype), goals(task.dataset, dtype)
     if held_out is None:
         return training, None
-    return training, (rounded(task.model.features(held_out.inputs), dtype), rounded(held_out.targets, dtype))
+    return training, (rounded(task.model.features(held_out.inputs), dtype), goals(held_out, dtype))
 
 
 class _Run:

@@ -15,6 +15,18 @@ Spacing = Literal["log", "linear", "all"]
 MAX_PATH_PARAMETERS = 16
 
 
+@dataclass(frozen=True, eq=False)
+class ListedSteps:
+    """A recording of listed steps: those between the first and the last step of a run, and both of these."""
+
+    listed: NDArray[np.int64]  # sorted
+
+    def steps(self, first: int, last: int) -> NDArray[np.int64]:
+        """Return the recorded steps of a run from ``first`` to ``last``: sorted, unique, both ends included."""
+        inside = self.listed[(self.listed > first) & (self.listed < last)]
+        return np.unique(np.concatenate([[first], inside, [last]])).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class Recording:
     """The recording density of a run: step 0, the last step and up to ``points`` steps between.

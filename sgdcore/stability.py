@@ -30,7 +30,8 @@ it mispredicts 5.9 % of the verdicts (farther from the optimum than at the start
 
 *A schedule* gives every epoch a different map as well, and the growth is the same measure of the product of all maps,
 with the learning rate (and momentum) of every step. *Parameter groups* make lr, momentum, dampening and weight_decay
-diagonal matrices in the formulas above. Clipped gradients are not affine in p: their trials have no growth, NaN.
+diagonal matrices in the formulas above. Sample weights w make the sum in H one of w x x^T; each of K targets has
+parameters of its own, with 1/K of the sum. Clipped gradients are not affine in p: their trials have no growth, NaN.
 
 Growth describes differences: below 1, runs from all starts come together. They meet at the optimum only if all batches
 share one; with noisy data or weight decay they meet at a noise floor, whose tails are heavy near the stability
@@ -52,7 +53,7 @@ from sgdcore.batches import Order, blocks, steps_per_epoch
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.parameter_groups import GroupPatterns, group_of
 from sgdcore.rates import RateTable, with_cycled_momentum
-from sgdcore.tasks.task import Task
+from sgdcore.tasks.task import Task, parameters_of_output
 
 FloatArray = NDArray[np.float64]
 _BLOCK_ENTRIES = 1 << 14  # entries of the trials multiplied at a time, few enough to stay in cache
@@ -102,13 +103,13 @@ def predict(
     """
     kind = growth_kind(task.samples, batch_size, order, scheduled=hyperparams.is_scheduled)
     is_drawn = order == "shuffled" and batch_size < task.samples
-    design = np.column_stack([task.features, np.ones((task.samples, int(task.model.bias)))])
+    design, own = _design(task)
     spaces = {True: design @ _row_space(design), False: design}
     free = (hyperparams.weight_decay == 0) & (not hyperparams.groups)
     drawn = np.broadcast_to(np.asarray(seeds if is_drawn else 0), free.shape)
     affine = ~hyperparams.is_clipped
     per_epoch = np.full(free.shape, np.nan)
-    of_parameter = group_of(task, groups or {}, tuple(hyperparams.groups))
+    of_parameter = group_of(task, groups or {}, tuple(hyperparams.groups))[own]
     per_epoch_steps = steps_per_epoch(task.samples, batch_size)
     for undecayed, seed in sorted(set(zip(free[affine].tolist(), drawn[affine].tolist(), strict=True))):
         seen = spaces[undecayed]
@@ -124,6 +125,20 @@ def predict(
                 log = _log_growth(_epochs_hessians(seen, batch_size, rows), settings, seen.shape[1]) / max(epochs, 1)
             per_epoch[some] = _exp(np.minimum(log, _MAX_LOG))
     return Growth(kind, per_epoch)
+
+
+def _design(task: Task) -> tuple[FloatArray, NDArray[np.intp]]:
+    """Return the (n, P) design matrix of one output, and the indices of this output's parameters.
+
+    The parameters of all outputs have the same maps: each has 1/K of the loss of K outputs.
+    """
+    design = np.column_stack([task.features, np.ones((task.samples, int(task.model.bias)))])
+    outputs = task.model.outputs
+    if outputs > 1:
+        design /= np.sqrt(outputs)
+    if task.dataset.weights is not None:
+        design *= np.sqrt(task.dataset.weights)[:, np.newaxis]
+    return design, parameters_of_output(0, outputs, task.features.shape[1], bias=task.model.bias)
 
 
 def _row_space(design: FloatArray) -> FloatArray:

@@ -72,11 +72,11 @@ def _shuffle(offsets: list[int]) -> list[int]:
     return permutation
 
 
-def linear_params(width: int, bias: bool, seed: int, dtype: str) -> NDArray[np.float64]:
-    """Return the (P,) parameters of torch.nn.Linear(width, 1, bias=bias, dtype=dtype) after torch.manual_seed(seed)."""
+def linear_params(width: int, outputs: int, bias: bool, seed: int, dtype: str) -> NDArray[np.float64]:
+    """Return the (P,) parameters of torch.nn.Linear(width, outputs, bias), made after torch.manual_seed(seed)."""
     generator = TorchGenerator(seed)
     weight_bound = math.sqrt(3.0) * (math.sqrt(2.0 / (1 + math.sqrt(5) ** 2)) / math.sqrt(width))  # kaiming_uniform_
-    drawn = [generator.uniform(width, weight_bound, dtype)]
+    drawn = [generator.uniform(outputs * width, weight_bound, dtype)]
     if bias:
-        drawn.append(generator.uniform(1, 1 / math.sqrt(width), dtype))
+        drawn.append(generator.uniform(outputs, 1 / math.sqrt(width), dtype))
     return np.concatenate(drawn).astype(np.float64)

@@ -136,7 +136,8 @@ class Trajectories:
     kernel: str
     device: str
     group_of: NDArray[np.intp]  # (P,) each parameter's group: 0 is the default one, then those of the hyperparameters
-    loss_scale: float = 1.0  # training loss of the prediction 0
+    loss_scale: float = 1.0  # training loss of the output 0, above the floor
+    loss_floor: float = 0.0  # a lower bound of the training loss
     early_stops: EarlyStops | None = None  # None: without early stopping
 
     def __len__(self) -> int:

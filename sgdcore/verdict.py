@@ -4,11 +4,15 @@ Let J = loss + weight_decay/2 |p|^2 be the objective that the trial minimises, J
 step, J the last and J* the least possible: exact for linear models with squared loss, otherwise the least that any
 trial of the same weight decay has reached. A trial is
 
-    diverged    a parameter or J is not finite, or J > diverged_factor * J0
+    diverged    a parameter or J is not finite, or J - F > diverged_factor * (J0 - F)
     diverging   J > J0 + atol
     converged   J - J* <= rtol (J0 - J*) + atol
-    stalled     none of these, and over the last quarter of the recorded points J fell by less than stalled_below
+    stalled     none of these, and over the last quarter of the recorded points J - F fell by less than
+                the share stalled_below
     converging  the rest
+
+F is a lower bound of the loss: 0, or below 0 for losses that can be negative (poisson_nll: its value for the best
+possible outputs; gaussian_nll: that for no error and the least variance).
 
 A trial that stopped early is judged by its curve up to there: J is the last value before it stopped, and the last
 quarter is that of its own points. Its final loss is another value of the curve, the one at the best point, since that
@@ -76,7 +80,8 @@ def judge(trajectories: Trajectories, thresholds: Thresholds | None = None) -> J
         minimum = least_reached(objective, trajectories.weight_decays)
     limits = absolute(thresholds or Thresholds(), trajectories.loss_scale)
     last_point, steps = trajectories.last_point, trajectories.steps
-    verdict, steps_to_tolerance = conclude(objective, minimum, stopped, steps, limits, last_point)
+    floor = trajectories.loss_floor
+    verdict, steps_to_tolerance = conclude(objective, minimum, stopped, steps, limits, last_point, floor)
     percent, parameter, peak_value, peak_step = _overshoot(trajectories)
     return Judgement(
         verdict=verdict,
@@ -118,6 +123,7 @@ def conclude(
     steps: NDArray[np.int64],
     limits: Thresholds,
     last_point: NDArray[np.intp],
+    floor: float = 0.0,
 ) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
     """Return verdicts and steps to tolerance, by the definitions at the top of this module.
 
@@ -128,6 +134,7 @@ def conclude(
         steps: (K,) recorded steps.
         limits: the thresholds in the definitions, with an ``atol``.
         last_point: (T,) the last point of a trial's curve: K - 1, or where it stopped early.
+        floor: F, a lower bound of the loss.
 
     Returns:
         (T,) verdicts, and (T,) the first recorded step within the converged tolerance, -1 if never.
@@ -141,7 +148,9 @@ def conclude(
         within = finite & (objective - minimum[:, np.newaxis] <= tolerance[:, np.newaxis])
     first, quarter = objective[:, 0], objective[trials, last_point * 3 // 4]
     is_stopped = stopped | ~(finite | after).all(axis=1)
-    verdict = _verdicts((first, quarter, objective[trials, last]), is_stopped, within[trials, last], limits)
+    verdict = _verdicts(
+        (first - floor, quarter - floor, objective[trials, last] - floor), is_stopped, within[trials, last], limits
+    )
     return verdict, np.where(within.any(axis=1), steps[np.argmax(within, axis=1)], NEVER)
 
 
@@ -151,7 +160,7 @@ def _verdicts(
     converged: NDArray[np.bool_],
     limits: Thresholds,
 ) -> NDArray[np.str_]:
-    """Return the verdicts; ``values`` are J at the first point, at the start of the last quarter, and at the last."""
+    """Return the verdicts; ``values`` are J - F at the first point, where the last quarter starts, and at the last."""
     assert limits.atol is not None
     first, quarter, last_objective = values
     with np.errstate(over="ignore", invalid="ignore"):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sgdcore.trajectories import NEVER, FloatArray, last_finite
 
+PRUNED, STOPPED_EPOCH = "pruned", "stopped_epoch"  # columns of trials that stopped before their last epoch
 VALIDATION_LOSSES = ("final_validation_loss", "best_validation_loss")
 
 

@@ -115,7 +115,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return place, -slow[group], group, item.nodeid.startswith(STOPS_RAY)
 
     items.sort(key=late)
-    elsewhere = ["no_cuda" if gpus() else "cuda", *(() if config.getoption("--chaos-rounds") else ("chaos_only",))]
+    hardware = [] if config.option.collectonly else ["no_cuda" if gpus() else "cuda"]  # a list is of all machines
+    elsewhere = [*hardware, *(() if config.getoption("--chaos-rounds") else ("chaos_only",))]
     config.hook.pytest_deselected(items=[item for item in items if any(map(item.get_closest_marker, elsewhere))])
     items[:] = [item for item in items if not any(map(item.get_closest_marker, elsewhere))]
 

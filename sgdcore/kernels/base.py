@@ -23,7 +23,7 @@ class Problem:
 
     task: Task
     features: NDArray[Any]  # (n, k)
-    targets: NDArray[Any]  # (n,)
+    targets: NDArray[Any]  # (n,) or (n, K); with sample weights a column more, which holds them (tasks.task.goals)
     bias: bool
     held_out: tuple[NDArray[Any], NDArray[Any]] | None  # features and targets of the validation set
     training: Quadratic | None  # the loss over the training set

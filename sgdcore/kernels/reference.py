@@ -15,7 +15,15 @@ from torch.nn import functional
 from sgdcore.batches import steps_per_epoch
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment, penalty_weights
-from sgdcore.kernels.module_torch.functional import evaluating, tensors, torch_threads
+from sgdcore.kernels.module_torch.functional import (
+    as_targets,
+    evaluating,
+    log_cosh,
+    mean_and_variance,
+    pinball,
+    tensors,
+    torch_threads,
+)
 from sgdcore.tasks.initialisation import initialised
 from sgdcore.tasks.task import Task
 from sgdcore.trajectories import NEVER, Curves, State
@@ -165,15 +173,34 @@ class TorchTrial:
         )
 
     def _outputs(self, features: torch.Tensor) -> torch.Tensor:
-        outputs: torch.Tensor = self.module(features)
-        return outputs[:, 0] if outputs.ndim == 2 else outputs
+        return as_targets(self.module(features))
 
-    def _loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if self.task.loss == "huber":
-            return functional.huber_loss(outputs, targets, delta=self.task.huber_delta)
-        return (
-            functional.mse_loss(outputs, targets) if self.task.loss == "mse" else functional.l1_loss(outputs, targets)
-        )
+    def _loss(self, outputs: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
+        criterion = self.task.criterion
+        if not criterion.is_weighted:
+            return self._unweighted(outputs, goals, "mean")
+        losses = self._unweighted(outputs, as_targets(goals[:, :-1]), "none")
+        return (losses.T * goals[:, -1]).mean() if losses.ndim == 2 else (losses * goals[:, -1]).mean()
+
+    def _unweighted(self, outputs: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
+        criterion = self.task.criterion
+        match criterion.name:
+            case "mse":
+                return functional.mse_loss(outputs, targets, reduction=reduction)
+            case "mae":
+                return functional.l1_loss(outputs, targets, reduction=reduction)
+            case "huber":
+                return functional.huber_loss(outputs, targets, delta=criterion.huber_delta, reduction=reduction)
+            case "poisson_nll":
+                return functional.poisson_nll_loss(outputs, targets, reduction=reduction)
+            case "gaussian_nll":
+                mean, variance = mean_and_variance(outputs)
+                return functional.gaussian_nll_loss(mean, targets, variance, reduction=reduction)
+            case "quantile":
+                losses = pinball(outputs, targets, criterion.quantile)
+            case _:
+                losses = log_cosh(outputs, targets)
+        return losses.mean() if reduction == "mean" else losses
 
     def _split(self, values: NDArray[Any]) -> list[torch.Tensor]:
         """Return flat values as tensors of the parameters' shapes."""

@@ -21,10 +21,12 @@ class Dataset:
 
     Args:
         inputs: (n, d) float64, finite.
-        targets: (n,) float64, finite.
+        targets: (n,) or, for K > 1 targets, (n, K) float64, finite.
         feature_names: d names; x0, x1, ... by default (x for a single feature).
-        validation: a held-out data set with the same features, or None.
+        validation: a held-out data set with the same features and targets, or None.
         notes: what was left out, filled in or encoded when the data were read.
+        weights: (n,) float64 sample weights, finite, >= 0 and not all 0; None: every sample counts as one.
+        target_names: K names; y0, y1, ... by default (y for a single target).
 
     Raises:
         InvalidTask: empty, of the wrong shape, not finite, or with a validation set that has other features.
@@ -35,14 +37,18 @@ class Dataset:
     feature_names: tuple[str, ...] = ()
     validation: Dataset | None = None
     notes: tuple[str, ...] = ()
+    weights: FloatArray | None = None
+    target_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Reshape inputs to (n, d) and check shapes and values."""
         inputs = np.asarray(self.inputs, dtype=np.float64)
         inputs = inputs[:, np.newaxis] if inputs.ndim == 1 else inputs
         targets = np.asarray(self.targets, dtype=np.float64)
-        if inputs.ndim != 2 or targets.ndim != 1 or len(inputs) != len(targets):
-            raise InvalidTask(f"inputs must be (n, d) and targets (n,), not {inputs.shape} and {targets.shape}")
+        targets = targets[:, 0] if targets.ndim == 2 and targets.shape[1] == 1 else targets
+        if inputs.ndim != 2 or targets.ndim not in (1, 2) or 0 in targets.shape[1:] or len(inputs) != len(targets):
+            shapes = f"{inputs.shape} and {targets.shape}"
+            raise InvalidTask(f"inputs must be (n, d) and targets (n,) or (n, k), not {shapes}")
         if inputs.size == 0:
             raise InvalidTask(f"inputs need at least one sample and one feature, not the shape {inputs.shape}")
         if not (np.isfinite(inputs).all() and np.isfinite(targets).all()):
@@ -51,25 +57,44 @@ class Dataset:
         names = self.feature_names or tuple("x" if width == 1 else f"x{i}" for i in range(width))
         if len(names) != width:
             raise InvalidTask(f"feature_names must have {width} names, one per feature, not {len(names)}")
-        if self.validation is not None and self.validation.inputs.shape[1] != width:
-            raise InvalidTask(f"the validation set has {self.validation.inputs.shape[1]} features, not {width}")
-        object.__setattr__(self, "inputs", inputs)
-        object.__setattr__(self, "targets", targets)
+        count = 1 if targets.ndim == 1 else targets.shape[1]
+        target_names = self.target_names or tuple("y" if count == 1 else f"y{i}" for i in range(count))
+        if len(target_names) != count:
+            raise InvalidTask(f"target_names must have {count} names, one per target, not {len(target_names)}")
+        weights = None if self.weights is None else _checked_weights(self.weights, len(targets))
+        if (held_out := self.validation) is not None:
+            if held_out.inputs.shape[1] != width:
+                raise InvalidTask(f"the validation set has {held_out.inputs.shape[1]} features, not {width}")
+            if held_out.target_count != count:
+                raise InvalidTask(f"the validation set has {held_out.target_count} targets, not {count}")
+            if (held_out.weights is None) != (weights is None):
+                raise InvalidTask("the training set and the validation set must both have weights, or neither")
+        for name, value in (("inputs", inputs), ("targets", targets), ("weights", weights)):
+            object.__setattr__(self, name, value)
         object.__setattr__(self, "feature_names", names)
+        object.__setattr__(self, "target_names", target_names)
 
     def __len__(self) -> int:
         """Return the number of samples n."""
         return len(self.targets)
 
     @property
+    def target_count(self) -> int:
+        """The number of targets K."""
+        return 1 if self.targets.ndim == 1 else self.targets.shape[1]
+
+    @property
     def digest(self) -> str:
-        """SHA-256 of the values and shapes, including the validation set."""
+        """SHA-256 of the values and shapes, including weights and the validation set."""
         digest = hashlib.sha256()
         for part in (self, self.validation):
             if part is not None:
                 digest.update(repr(part.inputs.shape).encode())
                 digest.update(np.ascontiguousarray(part.inputs).tobytes())
+                digest.update(repr(part.targets.shape).encode() if part.targets.ndim == 2 else b"")
                 digest.update(np.ascontiguousarray(part.targets).tobytes())
+                if part.weights is not None:
+                    digest.update(b"weights" + np.ascontiguousarray(part.weights).tobytes())
         return digest.hexdigest()
 
     def split(self, fraction: float, seed: int = 0) -> Dataset:
@@ -78,9 +103,7 @@ class Dataset:
         Raises:
             InvalidTask: if either part would be empty.
         """
-        mask = held_out(len(self), fraction, seed)
-        validation = replace(self, inputs=self.inputs[mask], targets=self.targets[mask], validation=None)
-        return replace(self, inputs=self.inputs[~mask], targets=self.targets[~mask], validation=validation)
+        return self._holding_out(held_out(len(self), fraction, seed))
 
     def fold(self, number: int, folds: int, seed: int = 0) -> Dataset:
         """Return a copy with one of the folds of a cross-validation as the validation set; both parts keep their order.
@@ -99,11 +122,20 @@ class Dataset:
         np.random.RandomState(seed).shuffle(shuffled)
         mask = np.zeros(n, dtype=np.bool_)
         mask[np.array_split(shuffled, folds)[number]] = True
-        validation = replace(self, inputs=self.inputs[mask], targets=self.targets[mask], validation=None)
-        return replace(self, inputs=self.inputs[~mask], targets=self.targets[~mask], validation=validation)
+        return self._holding_out(mask)
+
+    def _holding_out(self, mask: NDArray[np.bool_]) -> Dataset:
+        """Return a copy with these samples as the validation set."""
+
+        def part(rows: NDArray[np.bool_], validation: Dataset | None) -> Dataset:
+            weights = None if self.weights is None else self.weights[rows]
+            inputs, targets = self.inputs[rows], self.targets[rows]
+            return replace(self, inputs=inputs, targets=targets, weights=weights, validation=validation)
+
+        return part(~mask, part(mask, None))
 
     def moments(self, *, targets: bool = False) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Return shifts and scales of :meth:`standardized`: (d,) and (d,) for the features, () and () for targets."""
+        """Return shifts and scales of :meth:`standardized`: (d,) and (d,) for the features, () or (K,) for targets."""
         y_shift, y_scale = _moments(self.targets) if targets else (np.zeros(()), np.ones(()))
         return *_moments(self.inputs), y_shift, y_scale
 
@@ -201,6 +233,24 @@ def sine(
     """Return samples of y = sin(frequency x) at n equally spaced x in [low, high]."""
     x = np.linspace(low, high, n)
     return Dataset(x, np.sin(frequency * x) + _noise(n, noise, seed))
+
+
+def _checked_weights(given: FloatArray, n: int) -> FloatArray:
+    """Return sample weights as float64.
+
+    Raises:
+        InvalidTask: weights of the wrong shape, not finite, negative, or all 0.
+    """
+    weights = np.asarray(given, dtype=np.float64)
+    if weights.shape != (n,):
+        raise InvalidTask(f"weights must have the shape ({n},), one per sample, not {weights.shape}")
+    if not np.isfinite(weights).all():
+        raise InvalidTask("weights must be finite")
+    if weights.min() < 0:
+        raise InvalidTask(f"weights must be >= 0; the least is {weights.min():g}")
+    if not weights.any():
+        raise InvalidTask("at least one weight must be > 0")
+    return weights
 
 
 def _noise(n: int, scale: float, seed: int) -> FloatArray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -18,7 +18,14 @@ FloatArray = NDArray[np.float64]
 
 
 class Model(Protocol):
-    """A model: it computes features of the inputs and passes them to a torch module with one output."""
+    """A model: it computes features of the inputs and passes them to a torch module."""
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs of the module."""
+
+    def with_outputs(self, outputs: int) -> Model:
+        """Return the model with another number of outputs."""
 
     @property
     def linear(self) -> bool:
@@ -26,7 +33,7 @@ class Model(Protocol):
 
     @property
     def bias(self) -> bool:
-        """Whether a linear model has a bias, its last parameter."""
+        """Whether a linear model has biases, its last parameters, one per output."""
 
     @property
     def user_code(self) -> bool:
@@ -42,7 +49,7 @@ class Model(Protocol):
         """Hash the model: equal models share compiled code."""
 
     def module(self, width: int) -> torch.nn.Module:
-        """Return a fresh module from (B, width) to (B, 1) or (B,), initialised as torch does by default."""
+        """Return a fresh module from (B, width) to (B, outputs) or, for one output, (B,), as torch initialises it."""
 
     def initial_params(self, width: int, seed: int, dtype: str) -> FloatArray:
         """Return the (P,) parameters of that module in this dtype, made after torch.manual_seed(seed)."""
@@ -54,27 +61,33 @@ class _Linear:
     linear = True
     user_code = False
     bias: bool
+    outputs: int
 
     def parameter_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of ``weight`` and ``bias``."""
-        return {"weight": (1, width)} | ({"bias": (1,)} if self.bias else {})
+        return {"weight": (self.outputs, width)} | ({"bias": (self.outputs,)} if self.bias else {})
 
     def module(self, width: int) -> torch.nn.Module:
         """Return a fresh layer."""
         import torch
 
-        return torch.nn.Linear(width, 1, bias=self.bias)
+        return torch.nn.Linear(width, self.outputs, bias=self.bias)
 
     def initial_params(self, width: int, seed: int, dtype: str) -> FloatArray:
         """Return the layer's first parameters, drawn without torch."""
-        return linear_params(width, self.bias, seed, dtype)
+        return linear_params(width, self.outputs, self.bias, seed, dtype)
 
 
 @dataclass(frozen=True)
 class LinearModel(_Linear):
-    """torch.nn.Linear(d, 1): the inputs themselves are the features."""
+    """torch.nn.Linear(d, outputs): the inputs themselves are the features."""
 
     bias: bool = True
+    outputs: int = 1
+
+    def with_outputs(self, outputs: int) -> LinearModel:
+        """Return the model with another number of outputs."""
+        return replace(self, outputs=outputs)
 
     def features(self, inputs: FloatArray) -> FloatArray:
         """Return the inputs unchanged."""
@@ -83,15 +96,20 @@ class LinearModel(_Linear):
 
 @dataclass(frozen=True)
 class PolynomialModel(_Linear):
-    """A polynomial in one input, as torch.nn.Linear(degree, 1) over x, x^2, ..., x^degree."""
+    """A polynomial in one input, as torch.nn.Linear(degree, outputs) over x, x^2, ..., x^degree."""
 
     degree: int = 2
     bias: bool = True
+    outputs: int = 1
 
     def __post_init__(self) -> None:
         """Check the degree."""
         if not isinstance(self.degree, int) or self.degree < 1:
             raise InvalidTask(f"a polynomial model needs a whole degree >= 1, not {self.degree}")
+
+    def with_outputs(self, outputs: int) -> PolynomialModel:
+        """Return the model with another number of outputs."""
+        return replace(self, outputs=outputs)
 
     def features(self, inputs: FloatArray) -> FloatArray:
         """Return the (n, degree) powers of (n, 1) inputs, by repeated multiplication.

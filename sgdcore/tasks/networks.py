@@ -10,8 +10,8 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +23,8 @@ from sgdcore.errors import InvalidTask
 
 if TYPE_CHECKING:
     import torch
+
+    from sgdcore.tasks.models import Model
 
 FloatArray = NDArray[np.float64]
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu"]
@@ -36,6 +38,11 @@ class _Network:
     linear = False
     bias = False
     user_code = False
+    outputs: int
+
+    def with_outputs(self, outputs: int) -> Model:
+        """Return the model with another number of outputs."""
+        raise NotImplementedError
 
     def features(self, inputs: FloatArray) -> FloatArray:
         """Return the inputs unchanged."""
@@ -62,16 +69,35 @@ class _Network:
 
 
 @dataclass(frozen=True)
+class Perceptron:
+    """Linear layers with an activation between them, and where their parameters are among a model's.
+
+    The weights of a layer are (units, inputs) in row-major order.
+    """
+
+    widths: tuple[int, ...]  # from the inputs to the output
+    activations: tuple[str, ...]  # one per hidden layer
+    weights: tuple[int, ...]  # by layer, the place of its first weight
+    biases: tuple[int | None, ...]  # by layer, the place of its first bias; None without one
+
+
+@dataclass(frozen=True)
 class MlpModel(_Network):
     """A multi-layer perceptron: torch.nn.Sequential of Linear layers with an activation between them.
 
     Args:
         hidden: widths of the hidden layers.
         activation: ``relu``, ``tanh``, ``sigmoid``, ``gelu`` or ``silu``.
+        outputs: set by :class:`sgdcore.Task`, like those of all models, to what its targets and loss need.
     """
 
     hidden: tuple[int, ...] = (32,)
     activation: Activation = "relu"
+    outputs: int = 1
+
+    def with_outputs(self, outputs: int) -> MlpModel:
+        """Return the model with another number of outputs."""
+        return replace(self, outputs=outputs)
 
     def __post_init__(self) -> None:
         """Check layer widths and the activation."""
@@ -83,7 +109,7 @@ class MlpModel(_Network):
 
     def features(self, inputs: FloatArray) -> FloatArray:
         """Return the inputs unchanged; checks the size first, before a module is built that does not fit in memory."""
-        widths = (inputs.shape[1], *self.hidden, 1)
+        widths = (inputs.shape[1], *self.hidden, self.outputs)
         _check_size(sum((before + 1) * after for before, after in pairwise(widths)))
         return inputs
 
@@ -95,16 +121,28 @@ class MlpModel(_Network):
         for units in self.hidden:
             layers += [nn.Linear(width, units), getattr(nn, ACTIVATIONS[self.activation])()]
             width = units
-        return nn.Sequential(*layers, nn.Linear(width, 1))
+        return nn.Sequential(*layers, nn.Linear(width, self.outputs))
+
+    def perceptron(self, width: int) -> Perceptron:
+        """Return the layers of the module."""
+        widths = (width, *self.hidden, self.outputs)
+        ends = tuple(accumulate((inputs + 1) * units for inputs, units in pairwise(widths)))
+        return Perceptron(
+            widths,
+            (self.activation,) * len(self.hidden),
+            weights=(0, *ends[:-1]),
+            biases=tuple(end - units for end, units in zip(ends, widths[1:], strict=True)),
+        )
 
 
 @dataclass(frozen=True)
 class ModuleModel(_Network):
-    """Any torch.nn.Module from (B, features) to (B, 1) or (B,).
+    """Any torch.nn.Module from (B, features) to (B, outputs), or to (B,) for one output.
 
     Args:
         factory: a callable that returns a fresh module, or its import path: ``package.module:callable``.
         arguments: keyword arguments of the factory.
+        outputs: those that the module must have.
 
     All parameters must take part in the output. Buffers must not change (no running statistics) and training must not
     draw random numbers (no dropout): otherwise a trial's result would depend on the trials it is batched with.
@@ -114,6 +152,11 @@ class ModuleModel(_Network):
 
     factory: str | Callable[..., torch.nn.Module]
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    outputs: int = 1
+
+    def with_outputs(self, outputs: int) -> ModuleModel:
+        """Return the model that must have another number of outputs."""
+        return replace(self, outputs=outputs)
 
     def module(self, width: int) -> torch.nn.Module:
         """Return the factory's module.

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgdcore.errors import InvalidTask
 from sgdcore.tasks.datasets import Dataset
+from sgdcore.tasks.losses import Loss, LossName
 from sgdcore.tasks.models import LinearModel, Model, element_names
 
 FloatArray = NDArray[np.float64]
-Loss = Literal["mse", "mae", "huber"]
-LOSSES = ("mse", "mae", "huber")
 _FEW = 8  # directions: up to this many, one minimiser per trial is cheaper than grouping equal weight decays
 
 
@@ -24,33 +23,51 @@ class Task:
     """The task that a trial learns: a data set, a model and a loss.
 
     Args:
-        dataset: inputs and targets, with or without a validation set.
-        model: linear by default.
-        loss: the mean over the batch of squared errors (``mse``, torch.nn.functional.mse_loss), absolute errors
-            (``mae``, l1_loss), or squared below and linear above ``huber_delta`` (``huber``, huber_loss).
+        dataset: inputs and targets, with or without sample weights and a validation set.
+        model: linear by default; its outputs become those that the targets and the loss need.
+        loss: the mean over the batch and the targets of squared errors (``mse``, torch.nn.functional.mse_loss),
+            absolute errors (``mae``, l1_loss), errors squared below and linear above ``huber_delta`` (``huber``,
+            huber_loss), log cosh of the errors (``log_cosh``), the pinball loss of a ``quantile``, with e = target -
+            output max(quantile e, (quantile - 1) e), ``poisson_nll`` (poisson_nll_loss: the output is the log of the
+            expected count), or ``gaussian_nll`` (gaussian_nll_loss: a second output per target is the variance before
+            softplus; all means come first). With sample weights w, the mean of w times these; w is not normalised.
         huber_delta: the error at which the Huber loss changes from squared to linear, > 0.
+        quantile: the quantile that the pinball loss estimates, > 0 and < 1.
 
     Raises:
-        InvalidTask: an unknown loss, or a model that does not fit the data.
+        InvalidTask: an unknown loss, targets that the loss does not allow, or a model that does not fit the data.
     """
 
     dataset: Dataset
     model: Model = field(default_factory=LinearModel)
-    loss: Loss = "mse"
+    loss: LossName = "mse"
     huber_delta: float = 1.0
+    quantile: float = 0.5
 
     def __post_init__(self) -> None:
-        """Check that the loss is known and the model fits the data."""
-        if self.loss not in LOSSES:
-            raise InvalidTask(f"loss must be {', '.join(LOSSES[:-1])} or {LOSSES[-1]}, not {self.loss!r}")
-        if not 0 < self.huber_delta < np.inf:
-            raise InvalidTask(f"huber_delta must be > 0 and finite, not {self.huber_delta}")
+        """Check that the loss fits the targets and the model fits the data; give the model its outputs."""
+        for part in (self.dataset, self.dataset.validation):
+            if part is not None:
+                self.criterion.check_targets(part.targets)
+        if self.model.outputs != self.criterion.outputs:
+            object.__setattr__(self, "model", self.model.with_outputs(self.criterion.outputs))
         self.model.features(self.dataset.inputs[:1])
+
+    @cached_property
+    def criterion(self) -> Loss:
+        """The loss with its options, for these targets and weights."""
+        targets, weighted = self.dataset.target_count, self.dataset.weights is not None
+        return Loss(self.loss, self.huber_delta, self.quantile, targets, weighted)
 
     @property
     def is_quadratic(self) -> bool:
         """Whether the loss is a quadratic form of the parameters, whose minimum is known exactly."""
         return self.model.linear and self.loss == "mse"
+
+    @property
+    def has_linear_kernel(self) -> bool:
+        """Whether kernels for linear models train it, which return the same bits for a trial in any pack."""
+        return self.is_quadratic and self.criterion == Loss("mse", self.huber_delta, self.quantile)
 
     @cached_property
     def features(self) -> FloatArray:
@@ -59,19 +76,19 @@ class Task:
 
     @cached_property
     def loss_scale(self) -> float:
-        """The training loss of the prediction 0, the scale of the task's losses; 1 if it is 0."""
-        size = np.abs(self.dataset.targets)
+        """The training loss of the output 0 above the least possible one, the scale of losses; 1 if it is 0."""
         with np.errstate(over="ignore"):
-            if self.loss == "mae":
-                losses = size
-            elif self.loss == "mse":
-                losses = size**2
-            else:
-                losses = np.where(
-                    size < self.huber_delta, size**2 / 2, self.huber_delta * (size - self.huber_delta / 2)
-                )
-            scale = float(losses.mean())
+            scale = self._mean(self.criterion.of_zero(self.dataset.targets)) - self.loss_floor
         return scale if 0 < scale < np.inf else 1.0
+
+    @cached_property
+    def loss_floor(self) -> float:
+        """A lower bound of the training loss: 0 but for losses that can be negative."""
+        return self._mean(self.criterion.least(self.dataset.targets))
+
+    def _mean(self, losses: FloatArray) -> float:
+        weights = self.dataset.weights
+        return float((losses if weights is None else losses * by_row(weights, losses)).mean())
 
     @property
     def samples(self) -> int:
@@ -97,14 +114,14 @@ class Task:
 
     def quadratic(self, dtype: str = "float64") -> Quadratic:
         """Return the training loss as a quadratic form, for data rounded to ``dtype`` as the trials see them."""
-        return Quadratic.of(self.features, self.dataset.targets, self.model.bias, dtype)
+        return Quadratic.of(self.features, self.dataset, self.model.bias, dtype)
 
     def validation_quadratic(self, dtype: str = "float64") -> Quadratic | None:
         """Return the validation loss as a quadratic form, or None without a validation set."""
         held_out = self.dataset.validation
         if held_out is None:
             return None
-        return Quadratic.of(self.model.features(held_out.inputs), held_out.targets, self.model.bias, dtype)
+        return Quadratic.of(self.model.features(held_out.inputs), held_out, self.model.bias, dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +137,7 @@ class Quadratic:
     processor; trials' parameters do not.
     """
 
-    factor: FloatArray  # (r, P), upper triangular
+    factor: FloatArray  # (r, P), upper triangular; with several targets, such blocks
     centre: FloatArray  # (r,)
     minimum: float
     left: FloatArray  # U^T z, (r,)
@@ -128,18 +145,46 @@ class Quadratic:
     right: FloatArray  # V^T, (r, P)
 
     @classmethod
-    def of(cls, features: FloatArray, targets: FloatArray, bias: bool, dtype: str) -> Quadratic:
-        """Return the loss of these samples, rounded to dtype and evaluated in float64.
+    def of(cls, features: FloatArray, dataset: Dataset, bias: bool, dtype: str) -> Quadratic:
+        """Return the loss of a data set with these features, rounded to dtype and evaluated in float64.
+
+        With sample weights, rows of A and z have their square roots as factors. Several targets are problems with the
+        same A side by side, and the loss is the mean of theirs.
 
         Raises:
             InvalidTask: samples that are not finite in dtype.
         """
-        n = len(targets)
+        n = len(dataset)
         design = rounded(features, dtype).astype(np.float64)
-        z = rounded(targets, dtype).astype(np.float64) / np.sqrt(n)
+        z = rounded(dataset.targets, dtype).astype(np.float64) / np.sqrt(n)
         if bias:
             design = np.column_stack([design, np.ones(n)])
-        return cls._of_rows(design / np.sqrt(n), z, 0.0)
+        design = design / np.sqrt(n)
+        if dataset.weights is not None:
+            roots = np.sqrt(rounded(dataset.weights, dtype).astype(np.float64))
+            design, z = design * roots[:, np.newaxis], z * by_row(roots, z)
+        if z.ndim == 1:
+            return cls._of_rows(design, z, 0.0)
+        return cls._side_by_side([cls._of_rows(design, column, 0.0) for column in z.T], features.shape[1])
+
+    @classmethod
+    def _side_by_side(cls, forms: list[Quadratic], features: int) -> Quadratic:
+        """Return the mean of forms with parameters of their own; all weights come first, as in torch.nn.Linear."""
+        outputs, each = len(forms), forms[0].factor.shape[1]
+        ranks = [len(form.centre) for form in forms]
+        factor, right = np.zeros((2, sum(ranks), outputs * each))
+        for k, form in enumerate(forms):
+            rows = slice(sum(ranks[:k]), sum(ranks[: k + 1]))
+            own = parameters_of_output(k, outputs, features, bias=each > features)
+            factor[rows, own], right[rows, own] = form.factor / np.sqrt(outputs), form.right
+        return cls(
+            factor=factor,
+            centre=np.concatenate([form.centre for form in forms]) / np.sqrt(outputs),
+            minimum=float(np.mean([form.minimum for form in forms])),
+            left=np.concatenate([form.left for form in forms]) / np.sqrt(outputs),
+            singular_values=np.concatenate([form.singular_values for form in forms]) / np.sqrt(outputs),
+            right=right,
+        )
 
     def with_decay(self, decay: FloatArray) -> Quadratic:
         """Return L(p) + 1/2 sum_j decay_j p_j^2 as a quadratic form, for (P,) weight decays."""
@@ -206,6 +251,28 @@ class Quadratic:
         for s, left in zip(self.singular_values, self.left, strict=True):
             least += left**2 * (half / (s**2 + half))
         return least
+
+
+def parameters_of_output(output: int, outputs: int, features: int, *, bias: bool) -> NDArray[np.intp]:
+    """Return the indices of the parameters of one output of torch.nn.Linear(features, outputs)."""
+    own = np.arange(output * features, (output + 1) * features)
+    return np.append(own, outputs * features + output) if bias else own
+
+
+def by_row(values: FloatArray, other: FloatArray) -> FloatArray:
+    """Return (n,) values in a shape that multiplies the rows of (n,) or (n, K) others."""
+    return values.reshape(-1, *[1] * (other.ndim - 1))
+
+
+def goals(dataset: Dataset, dtype: str) -> NDArray[Any]:
+    """Return what losses compare outputs with, in dtype: (n,) or (n, K) targets; a last column holds sample weights.
+
+    Raises:
+        InvalidTask: they are not finite in dtype.
+    """
+    if dataset.weights is None:
+        return rounded(dataset.targets, dtype)
+    return rounded(np.column_stack([dataset.targets, dataset.weights]), dtype)
 
 
 def rounded(values: FloatArray, dtype: str) -> NDArray[Any]:

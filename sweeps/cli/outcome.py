@@ -100,13 +100,15 @@ def _finish(outcome: SweepOutcome, store: Store, where: str, tracker: Any) -> No
 def show_results(outcome: SweepOutcome) -> None:
     """Load the results of the computed trials and print them."""
     from sweeps.cli.terminal import say, show_table
-    from sweeps.report.headline import advice, finding, headline
+    from sweeps.report.headline import advice, finding, headline, pruning_sentence
     from sweeps.report.trial_tables import verdict_counts
     from sweeps.results.results import load_results
 
     loaded = outcome.results = load_results(outcome.files)
     say(headline(loaded))
     show_table(verdict_counts(loaded))
+    if (stopped := pruning_sentence(loaded)) is not None:
+        say(stopped)
     if (use := advice(loaded)) is not None:
         say(use)
     if (contradiction := finding(loaded)) is not None:

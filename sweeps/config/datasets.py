@@ -159,17 +159,27 @@ class SineData(DataConfig):
     """The seed of the noise."""
 
 
+Target = Annotated[
+    Annotated[tuple[Text, ...], Field(min_length=1), Tag("list")] | Annotated[Text, Tag("text")],
+    Discriminator(lambda given: "list" if isinstance(given, list | tuple) else "text"),
+]
+
+
 class FileData(DataConfig):
-    """A table in a CSV or Parquet file; by default all columns except the target are features."""
+    """A table in a CSV or Parquet file; by default all columns except targets and weights are features."""
 
     kind: Literal["csv", "parquet"]
     """The format of the file."""
     path: FilePath
     """The file, relative to the sweep file's folder."""
-    target: Text
-    """The column to predict."""
+    target: Target
+    """The column to predict, or a list of columns; the loss is the mean over them."""
     features: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """The columns to predict from. By default all but the target and an index without a name."""
+    """The columns to predict from. By default all but targets, weights and an index without a name."""
+    weights: Text | None = None
+    """The column of sample weights w >= 0: the loss of a batch is the mean of w times each sample's loss, not divided
+    by the sum of w. By default all samples count as one.
+    """
     missing: Literal["error", "drop", "mean"] = "error"
     """How to treat missing values: refuse them, drop the rows that have one in a column that is used, or fill in the
     mean of the training part (features only).
@@ -179,13 +189,29 @@ class FileData(DataConfig):
     after the other features (pandas.get_dummies).
     """
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The columns to predict."""
+        return (self.target,) if isinstance(self.target, str) else self.target
+
     @model_validator(mode="after")
-    def _check_features(self) -> Self:
-        for name in dict.fromkeys(self.features or ()):
-            if name == self.target:
-                raise PydanticCustomError(CUSTOM, "{name} is the target and cannot be a feature", {"name": shown(name)})
-            if (self.features or ()).count(name) > 1:
-                raise PydanticCustomError(CUSTOM, "features lists {name} more than once", {"name": shown(name)})
+    def _check_columns(self) -> Self:
+        role = "the target" if len(self.targets) == 1 else "a target"
+        for key, names in (("features", self.features or ()), ("target", self.targets)):
+            for name in names:
+                if names.count(name) > 1:
+                    raise PydanticCustomError(CUSTOM, f"{key} lists {{name}} more than once", {"name": shown(name)})
+        for name in self.features or ():
+            if name in self.targets:
+                raise PydanticCustomError(CUSTOM, f"{{name}} is {role} and cannot be a feature", {"name": shown(name)})
+        if self.weights in self.targets:
+            raise PydanticCustomError(
+                CUSTOM, f"{{name}} is {role} and cannot hold the weights", {"name": shown(self.weights)}
+            )
+        if self.weights in (self.features or ()):
+            raise PydanticCustomError(
+                CUSTOM, "{name} holds the weights and cannot be a feature", {"name": shown(self.weights)}
+            )
         return self
 
 

@@ -15,7 +15,7 @@ from sweeps.errors import MAX_PROBLEMS
 from sweeps.text.sanitize import visible
 
 _MAX_SHOWN = 60  # characters of a key or a value
-_TAGGED = ("dataset", "model", "parameters", "final", "validation")  # keys whose values pydantic tags
+_TAGGED = ("dataset", "model", "parameters", "final", "validation", "target")  # keys whose values pydantic tags
 _MAX_LISTED = 20  # allowed names in a message
 _SCHEDULE_TAGS = {"list", "one", "sequential", "constant", "step", "multistep", "exponential", "linear", "cosine"}
 _SCHEDULE_TAGS |= {"cosine_restarts", "polynomial", "onecycle"}

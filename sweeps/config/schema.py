@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from sweeps.config import strict_yaml
 from sweeps.config.axis import Axis, AxisOrList, NumpyPowers
 from sweeps.config.base import Model
 from sweeps.config.datasets import AnyDataset
+from sweeps.config.early_termination import EarlyTermination
 from sweeps.config.messages import listed
 from sweeps.config.models import AnyModel, LinearModel
 from sweeps.config.schedules import ScheduleConfig, checked, numbers
@@ -37,6 +38,7 @@ from sweeps.config.types import (
     Points,
     Policy,
     Positive,
+    Quantile,
     Registered,
     Retries,
     Seed,
@@ -65,10 +67,38 @@ class TaskConfig(Model):
     """The data set."""
     model: AnyModel = LinearModel(kind="linear")
     """The model; linear by default."""
-    loss: Literal["mse", "mae", "huber"] = "mse"
-    """The mean over the batch of squared (mse), absolute (mae) or Huber errors."""
+    loss: Literal["mse", "mae", "huber", "log_cosh", "quantile", "poisson_nll", "gaussian_nll"] = "mse"
+    """The mean over the batch and the targets of squared (mse), absolute (mae), Huber or log-cosh errors, of the
+    pinball loss (quantile), or of torch's PoissonNLLLoss (the model's output is the log of the expected count) or
+    GaussianNLLLoss (a second output per target, after all means, is the variance before softplus).
+    """
     huber_delta: Positive = 1.0
     """The error at which the Huber loss changes from squared to linear."""
+    quantile: Quantile = 0.5
+    """The quantile that loss quantile estimates."""
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether losses can be negative, so that they have no logarithms."""
+        from sgdcore.tasks.losses import SIGNED
+
+        return self.loss in SIGNED
+
+    @property
+    def loss_text(self) -> str:
+        """The loss with its option."""
+        options = {"huber": f" with huber_delta {self.huber_delta:g}", "quantile": f" {self.quantile:g}"}
+        return self.loss + options.get(self.loss, "")
+
+    @model_validator(mode="after")
+    def _check_loss(self) -> Self:
+        if "quantile" in self.model_fields_set and self.loss != "quantile":
+            raise PydanticCustomError(CUSTOM, f"quantile belongs to loss quantile, not to {self.loss}: set loss")
+        if self.loss == "poisson_nll" and self.dataset.standardize == "all":
+            raise PydanticCustomError(
+                CUSTOM, "loss poisson_nll needs targets >= 0, which dataset.standardize all shifts: set it to features"
+            )
+        return self
 
 
 class EarlyStoppingConfig(Model):
@@ -259,6 +289,8 @@ class SweepConfig(Model):
     """The number of trials that a method draws, all seeds and folds included."""
     search_seed: Seed = 0
     """The seed of the draws."""
+    early_terminate: EarlyTermination | None = None
+    """When trials that are worse than others stop; by default none does."""
     batch: Count | None = None
     """The number of settings per round of tpe, cmaes and gp. By default a tenth of all settings, from 4 to 64."""
     warm_start: Text | None = None
@@ -301,6 +333,14 @@ class SweepConfig(Model):
         elif self.run_cap < repeats:
             problem = f"run_cap: given {self.run_cap}; must be >= {repeats}, a trial with each seed and fold"
             raise PydanticCustomError(CUSTOM, problem)
+        if self.early_terminate is not None and self.training.early_stopping is not None:
+            problem = (
+                "early_terminate: cannot be combined with training.early_stopping, whose trials cannot be trained on"
+            )
+            raise PydanticCustomError(CUSTOM, problem)
+        if self.early_terminate is not None and self.early_terminate.min_epochs >= self.training.epochs:
+            given = f"given {self.early_terminate.min_epochs}; must be < training.epochs, {self.training.epochs}"
+            raise PydanticCustomError(CUSTOM, f"early_terminate.min_epochs: {given}")
         if self.method == "cmaes" and self.batch is not None and self.batch < LEAST_POPULATION:
             problem = f"batch: given {self.batch}; a generation of cmaes has at least {LEAST_POPULATION} settings"
             raise PydanticCustomError(CUSTOM, problem)

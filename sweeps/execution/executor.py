@@ -31,6 +31,10 @@ class Executor(Protocol):
         """The number of submitted shards that have not finished."""
 
     @property
+    def backlog(self) -> int:
+        """The number of shards that have finished and that run() will yield next, without waiting."""
+
+    @property
     def trial_steps(self) -> int:
         """The steps done in the shards in flight, summed over trials; it can be a few seconds old."""
 

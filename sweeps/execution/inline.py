@@ -19,7 +19,7 @@ class InlineExecutor:
 
     description = "in this process"
     is_inline = True
-    in_flight = 0
+    in_flight = backlog = 0
     trial_steps = 0
 
     @property

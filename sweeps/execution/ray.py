@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 IN_FLIGHT_PER_CORE = 2  # or per GPU, to keep it busy while a result is transferred
 _LOOK_SECONDS = 2.0  # between checks of the cluster's size, which can change
+_WAITED_SHARE = 16  # of the tasks in flight, one in so many is waited for at a time
+_SEVERAL_SECONDS = 0.2  # the longest wait for several tasks
 _LOST_SECONDS = 30.0  # a head can restart in 10 s; after 60 s without it Ray would terminate this process
 
 
@@ -42,7 +44,7 @@ class RayExecutor:
     def __init__(self, address: str | None = None) -> None:
         """Create the executor without starting anything."""
         self.address = address
-        self.in_flight = self.trial_steps = 0
+        self.in_flight = self.backlog = self.trial_steps = 0
         self._ray: Any = None
         self._resources: dict[str, int] = {}  # the cluster's cores and GPUs
         self._looked = self._answered = 0.0  # times of the last check, and of the head's last answer
@@ -131,38 +133,60 @@ class RayExecutor:
         Raises:
             ClusterLost: the cluster's head or this driver's node is lost.
         """
-        from sweeps.execution.ray_heartbeat import Heartbeats, run_shard
+        from sweeps.execution.ray_heartbeat import Heartbeats
 
-        ray, heartbeats = self._ray, Heartbeats()
+        heartbeats = Heartbeats()
         on_gpus = not self.on_cpu(prepared.config.training.device)
-        here = _on(prepared.config, prepared.config.training.device, on_gpus)
-        with self._attached():
-            shared = ray.put(dataclasses.replace(prepared, config=here, threads=1))
         retries = prepared.config.execution.max_retries
-        task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=retries)(run_shard)
-        folder = module_folder(here.task.model)
+        with self._attached():
+            submit = self.submitter(prepared, heartbeats.run)
         waiting: Iterator[Shard] = iter(shards)
         # Tasks in flight are not cancelled when the sweep stops: they end with the driver, and Ray terminates a driver
         # that cancels a task at the moment when it completes.
         flying: dict[Any, Shard] = {}
-        while True:
-            limit = self._limit(on_gpus)  # every time, because the cluster can grow
+
+        def submit_up_to(limit: int) -> None:
             while len(flying) < limit and (shard := next(waiting, None)) is not None:
                 with self._attached():
-                    flying[task.remote(folder, shared, shard, heartbeats.run)] = shard
-            self.in_flight = len(flying)
-            if not flying:
-                heartbeats.forget()
-                return
-            running = [shard.index for shard in flying.values()]
-            if self._answered > heartbeats.read_at:
-                heartbeats.read(running, self._answered)
-                self.trial_steps = heartbeats.steps(running)
-            for reference in self._finished(list(flying)):
-                shard = flying.pop(reference)
-                running.remove(shard.index)
-                self.trial_steps = heartbeats.steps(running)
-                yield self._outcome(reference, shard, retries)
+                    flying[submit(shard)] = shard
+
+        try:
+            while True:
+                limit = self._limit(on_gpus)  # every time, because the cluster can grow
+                submit_up_to(limit)
+                self.in_flight = len(flying)
+                if not flying:
+                    heartbeats.forget()
+                    return
+                if self._answered > heartbeats.read_at:
+                    heartbeats.read([shard.index for shard in flying.values()], self._answered)
+                    self.trial_steps = heartbeats.steps
+                finished = self._finished(list(flying))
+                for self.backlog, reference in zip(reversed(range(len(finished))), finished, strict=True):
+                    shard = flying.pop(reference)
+                    heartbeats.end(shard.index)
+                    self.trial_steps = heartbeats.steps
+                    yield self._outcome(reference, shard, retries)
+                    submit_up_to(limit)  # after each, because a core has work for only one more shard
+        finally:
+            self.backlog = 0
+
+    def submitter(self, prepared: PreparedSweep, run: str) -> Callable[[Shard], Any]:
+        """Return a function that submits a shard as a task and returns the reference to its outcome.
+
+        Args:
+            prepared: the sweep.
+            run: the name under which the tasks write their heartbeats.
+        """
+        from sweeps.execution.ray_heartbeat import run_shard
+
+        on_gpus = not self.on_cpu(prepared.config.training.device)
+        here = _on(prepared.config, prepared.config.training.device, on_gpus)
+        shared = self._ray.put(dataclasses.replace(prepared, config=here, threads=1))
+        retries = prepared.config.execution.max_retries
+        task = self._ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=retries)(run_shard)
+        folder = module_folder(here.task.model)
+        return lambda shard: task.remote(folder, shared, shard, run)
 
     def meter(self, sweep_id: str, name: str) -> Callable[[Counts], None]:
         """Return a function that updates Ray's metrics."""
@@ -171,9 +195,17 @@ class RayExecutor:
         return Meter(sweep_id, name)
 
     def _finished(self, flying: list[Any]) -> list[Any]:
-        """Return a finished task, or nothing if none finishes soon."""
+        """Return the finished tasks, or nothing if none finishes soon.
+
+        A wait takes time for every task in flight. Where they are many, it is for several at once.
+        """
+        several = len(flying) // _WAITED_SHARE
         with self._attached():
-            ready, _ = self._ray.wait(flying, num_returns=1, timeout=_LOOK_SECONDS)
+            if several < 2:
+                ready, _ = self._ray.wait(flying, num_returns=1, timeout=_LOOK_SECONDS)
+            else:
+                self._ray.wait(flying, num_returns=several, timeout=_SEVERAL_SECONDS)
+                ready, _ = self._ray.wait(flying, num_returns=len(flying), timeout=0)
         return list(ready)
 
     def _limit(self, on_gpus: bool) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
@@ -50,7 +50,8 @@ class Heartbeats:
     def __init__(self) -> None:
         """Choose a name for the run."""
         self.run = secrets.token_hex(8)
-        self._steps: dict[int, int] = {}
+        self.steps = 0  # that the shards in flight have done, summed over trials
+        self._steps: dict[int, int] = {}  # by shard
         self._first = 0
         self.read_at = 0.0
 
@@ -65,11 +66,13 @@ class Heartbeats:
             except Exception:  # noqa: BLE001 - progress is optional; a lost cluster is noticed elsewhere
                 return
             if steps:
+                self.end(index)
                 self._steps[index] = int(steps)
+                self.steps += int(steps)
 
-    def steps(self, shards: Iterable[int]) -> int:
-        """Return the steps that shards have done, summed over trials."""
-        return sum(self._steps.get(index, 0) for index in shards)
+    def end(self, shard: int) -> None:
+        """Count the steps of a shard no longer, because it has ended."""
+        self.steps -= self._steps.pop(shard, 0)
 
     def forget(self) -> None:
         """Remove the heartbeats from the cluster."""

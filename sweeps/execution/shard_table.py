@@ -32,6 +32,7 @@ def shard_metadata(prepared: PreparedSweep, kernel: str, device: str) -> dict[st
         "device": device,
         "prediction": prediction(prepared),
         "loss_scale": repr(prepared.task.loss_scale),
+        **({"loss_floor": repr(prepared.task.loss_floor)} if prepared.task.loss_floor else {}),
     }
 
 
@@ -66,10 +67,21 @@ def _epochs(trajectories: Trajectories) -> dict[str, NDArray[np.float64]]:
     return {name: steps / trajectories.steps_per_epoch for name, steps in columns.items()}
 
 
-def shard_table(prepared: PreparedSweep, trials: Trials, trajectories: Trajectories, verdicts: Judgement) -> pa.Table:
-    """Return the table of a shard: one row per trial, with its settings, verdict, final parameters and curves."""
+def shard_table(
+    prepared: PreparedSweep,
+    trials: Trials,
+    trajectories: Trajectories,
+    verdicts: Judgement,
+    predicted: pa.ChunkedArray | None = None,
+) -> pa.Table:
+    """Return the table of a shard: one row per trial, with its settings, verdict, final parameters and curves.
+
+    ``predicted`` is the column predicted_radius, if it is known.
+    """
     names, prepared = trajectories.parameter_names, prepared.at(trials)
-    radius = predicted_radius(prepared, trials)
+    if predicted is None:
+        radius = predicted_radius(prepared, trials)
+        predicted = pa.nulls(len(trials), pa.float64()) if radius is None else floats(radius)
     columns: dict[str, pa.Array] = {
         "trial": pa.array(trials.number),
         "trial_id": pa.array(prepared.plan.ids(trials)),
@@ -94,7 +106,7 @@ def shard_table(prepared: PreparedSweep, trials: Trials, trajectories: Trajector
         "peak_value": floats(verdicts.peak_value),
         "peak_step": steps(verdicts.peak_step),
         **({"clipped_share": floats(_clipped_share(trajectories))} if prepared.plan.options.clips else {}),
-        "predicted_radius": pa.nulls(len(trials), pa.float64()) if radius is None else floats(radius),
+        "predicted_radius": predicted,
         "final": lists(trajectories.params),
         "loss": lists(trajectories.loss),
     }

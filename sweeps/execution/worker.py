@@ -10,6 +10,7 @@ from dataclasses import replace
 from sgdcore.blas_threads import one_thread
 from sgdcore.kernels.base import OnSteps
 from sweeps.errors import InputError
+from sweeps.execution.rungs import train_rung
 from sweeps.execution.training import train_table
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.planning.shards import Shard, ShardFailure, ShardResult, ShardStored
@@ -30,9 +31,13 @@ def run_shard(
         with one_thread():
             trials = prepared.plan.trials(shard.start, shard.stop)
             trials = trials if shard.rows is None else trials.take(shard.rows)
-            table = train_table(prepared, trials, on_steps=on_steps)
+            if shard.rung is None:
+                table = train_table(prepared, trials, on_steps=on_steps)
+            else:
+                table = train_rung(prepared, trials, shard.rung, on_steps)
     except Exception:  # noqa: BLE001 - reported with the shard
         return ShardFailure(shard, traceback.format_exc())
+    shard = replace(shard, rung=None)  # the states need not travel back
     return _stored(prepared, ShardResult(shard, table, time.perf_counter() - began))
 
 

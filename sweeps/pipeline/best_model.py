@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sgdcore import ModuleModel
+from sgdcore import Dataset, ModuleModel
+from sgdcore.tasks.losses import SIGNED
 from sweeps.arrow_columns import matrix
 from sweeps.config.schema import FOLD, HYPERPARAMETERS
 from sweeps.planning import task_loader
@@ -48,12 +49,22 @@ def best_model(files: SweepFiles, prepared: PreparedSweep, shard: int, trial: in
         trial=trial,
         trial_id=row["trial_id"],
         params={name: str(row[name]) for name in (*HYPERPARAMETERS, *options, "seed")},
-        settings=settings | {"kind": kind} | MODEL_KINDS[kind].export(model),
+        settings=settings | {"kind": kind} | MODEL_KINDS[kind].export(model) | _predictions(prepared, raw),
         arrays=arrays,
         example=raw.inputs[:_EXAMPLE_ROWS],
         code=_code(model.factory) if isinstance(model, ModuleModel) and isinstance(model.factory, str) else {},
         requirements=_requirements(model, kind),
     )
+
+
+def _predictions(prepared: PreparedSweep, raw: Dataset) -> dict[str, Any]:
+    """Return what predictions need beyond one output that estimates one target; columns are those of a table."""
+    loss, outputs = prepared.task.loss, prepared.task.model.outputs
+    settings: dict[str, Any] = {"loss": loss} if loss in SIGNED else {}
+    if outputs > 1:
+        variances = [f"{name}_variance" for name in raw.target_names] if loss == "gaussian_nll" else []
+        settings |= {"outputs": outputs, "columns": [*raw.target_names, *variances]}
+    return settings
 
 
 def _code(factory: str) -> dict[str, Path]:

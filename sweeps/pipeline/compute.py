@@ -12,6 +12,7 @@ from sweeps.execution.executor import Executor, ShardOutcome, workers_of
 from sweeps.execution.progress import Progress
 from sweeps.pipeline.outcome import SweepOutcome
 from sweeps.pipeline.reuse import ReusableTrials
+from sweeps.pipeline.rungs import compute_in_rungs, remove_rungs
 from sweeps.pipeline.timeline import Timeline
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.planning.shards import ShardFailure, ShardResult
@@ -30,18 +31,57 @@ def compute(
 ) -> None:
     """Run a sweep to the end of its last stage, or of the first stage with a failed shard."""
     while True:
-        shards, cores = outcome.prepared.plan.shards(), executor.cores  # a request to the cluster
-        with closing(_results(outcome, executor)) as results:
-            for result in results:
-                _store(outcome, result, progress)
-                if isinstance(result, ShardFailure):
-                    continue
-                running = max(1, min(cores, executor.in_flight))
-                timeline.place(result.shard, shards, result.seconds, running)
-                if is_final_at_once(outcome.prepared):
-                    tracking.put(result.shard.index)
+        if outcome.prepared.config.early_terminate is None:
+            _run_stage(outcome, executor, progress, tracking, timeline)
+        else:
+            _run_stage_in_rungs(outcome, executor, progress, tracking, timeline)
         if outcome.failed_trials or not _plan_next_stage(outcome, executor, progress):
             return
+
+
+def _run_stage(
+    outcome: SweepOutcome, executor: Executor, progress: Progress, tracking: BackgroundTracking, timeline: Timeline
+) -> None:
+    """Run and store the missing shards of the planned stages, and queue them for tracking."""
+    shards, cores = outcome.prepared.plan.shards(), executor.cores  # a request to the cluster
+    stored: list[int] = []  # whose times are not stored yet
+
+    def store_times() -> None:
+        timeline.write()
+        if is_final_at_once(outcome.prepared):
+            for index in stored:
+                tracking.put(index)
+        stored.clear()
+
+    with closing(_results(outcome, executor)) as results:
+        try:
+            for result in results:
+                _store(outcome, result, progress)
+                if not isinstance(result, ShardFailure):
+                    running = max(1, min(cores, executor.in_flight))
+                    timeline.place(result.shard, shards, result.seconds, running)
+                    stored.append(result.shard.index)
+                if not executor.backlog:  # one file has the times of many shards
+                    store_times()
+        finally:
+            store_times()
+
+
+def _run_stage_in_rungs(
+    outcome: SweepOutcome, executor: Executor, progress: Progress, tracking: BackgroundTracking, timeline: Timeline
+) -> None:
+    """Compute and store the last stage, whose worse trials stop early."""
+    files, prepared = outcome.files, outcome.prepared
+    shards = prepared.plan.shards()
+    for result in compute_in_rungs(outcome, executor, progress):
+        files.check_lease()
+        files.shards.write(result)
+        timeline.place(result.shard, shards, result.seconds, 1)
+        timeline.write()
+        if is_final_at_once(prepared):
+            tracking.put(result.shard.index)
+    if not outcome.failed_trials:
+        remove_rungs(files, prepared)
 
 
 def is_final_at_once(prepared: PreparedSweep) -> bool:

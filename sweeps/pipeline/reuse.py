@@ -2,9 +2,10 @@
 
 A trial's id is a hash of everything that defines it, and a linear model's trial has the same bits in any pack, so a
 sweep with reused trials has the same shards as one that computed them all on the same kind of processor: the last bits
-of losses depend on it (see :class:`sgdcore.tasks.task.Quadratic`). Networks are not reused, because their last bits
-depend on the trials that are trained with them, and their verdicts on the best trial of their sweep. Trials on GPUs,
-and results of other versions, thresholds or recorded steps (see :func:`results_key`), are not reused either.
+of losses depend on it (see :class:`sgdcore.tasks.task.Quadratic`). Networks, and linear models with other losses,
+sample weights or several targets, are not reused, because their last bits can depend on the trials that are trained
+with them, and their verdicts on the best trial of their sweep. Trials on GPUs, and results of other versions,
+thresholds or recorded steps (see :func:`results_key`), are not reused either.
 
 Trials are looked up by the first 64 bits of their ids, in a sorted index that takes 16 bytes per trial, in one sweep
 after another until all trials of a shard are found. The full ids are compared when the rows are read.
@@ -43,7 +44,7 @@ _POOR = 1 / 16
 
 def results_key(prepared: PreparedSweep) -> str | None:
     """Return a hash of everything that a row depends on apart from its trial's id; None if rows cannot be reused."""
-    if not prepared.task.is_quadratic:
+    if not prepared.task.has_linear_kernel or prepared.config.early_terminate is not None:
         return None
     document = {
         "context": prepared.plan.context,

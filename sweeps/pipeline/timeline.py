@@ -30,6 +30,7 @@ class Timeline:
     def __init__(self, files: SweepFiles, shards: Sequence[Shard]) -> None:
         """Read the stored windows; store windows for stored shards without one, as those of earlier versions."""
         self._files = files
+        self._placed: dict[int, ShardTimes] = {}
         known = files.times.all()
         self._windows: dict[int, _Window] = {index: (times.start_ms, times.end_ms) for index, times in known.items()}
         started = [start for start, _ in self._windows.values()]
@@ -43,7 +44,7 @@ class Timeline:
         self._cursor = max(self._cursor, now_ms())  # nothing was computed between two processes
 
     def place(self, shard: Shard, shards: Sequence[Shard], seconds: float, running: int) -> None:
-        """Store the times of a shard that is now stored.
+        """Note the times of a shard that is now stored, for write() to store.
 
         Args:
             shard: the shard.
@@ -55,7 +56,13 @@ class Timeline:
         first = len(self._windows)
         if shard.index >= first:
             self._reserve(shards[first : max(shard.index + 1, first + running)], now)
-        self._files.times.write({shard.index: ShardTimes(*self._windows[shard.index], seconds, now)})
+        self._placed[shard.index] = ShardTimes(*self._windows[shard.index], seconds, now)
+
+    def write(self) -> None:
+        """Store the times of the shards that were placed since the last call."""
+        if self._placed:
+            self._files.times.write(self._placed)
+            self._placed = {}
 
     def _fill_gaps(self, shards: Sequence[Shard]) -> None:
         """Reserve the windows of shards that were not stored although later ones were."""

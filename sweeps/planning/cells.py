@@ -43,7 +43,7 @@ class NotNumbers(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """A column of a data file: a feature or the target."""
+    """A column of a data file: a feature, or a target or the weights, which are not filled in or encoded."""
 
     name: str
     cells: pd.Series[Any]

@@ -22,13 +22,14 @@ _CHOOSE = "list the columns to use in task.dataset.features"
 
 
 def read_columns(file: DataFile, config: FileData) -> Dataset:
-    """Return the features and the target of a data file, before the validation part is held out.
+    """Return the features, targets and weights of a data file, before the validation part is held out.
 
     Raises:
         DataError: a column is absent or has no name, or some of its cells cannot be used.
     """
     features, notes = _features(file, config)
-    table = file.table[[*features, config.target]]
+    others = [*config.targets, *([config.weights] if config.weights is not None else [])]
+    table = file.table[[*features, *others]]
     check_size(*table.shape)
     rows = np.arange(len(table))
     if config.missing == "drop" and len(table):
@@ -38,16 +39,27 @@ def read_columns(file: DataFile, config: FileData) -> Dataset:
         if dropped := len(table) - len(rows):
             notes.append(f"dropped {dropped:,} of {len(table):,} rows, which have missing values")
     cells = table.iloc[rows]
-    columns = [Column(str(name), cells[name], name == config.target) for name in table.columns]
+    columns = [Column(str(name), cells[name], name in others) for name in table.columns]
     train = np.ones(len(rows), dtype=np.bool_)
     if config.missing == "mean" and config.folds:
         raise DataError(f"{file.path}: task.dataset.missing is mean, which would use every fold; use drop")
     if config.missing == "mean" and isinstance(config.validation, float) and config.validation:
         train = ~held_out(len(rows), config.validation, config.split_seed)
     _check_cells(file, config, columns, rows, train)
-    *inputs, target = columns
+    inputs, targets = columns[: len(features)], columns[len(features) :]
+    weights = targets.pop().numbers if config.weights is not None else None
+    if weights is not None and (negative := np.flatnonzero(weights < 0)).size:
+        place = f"{file.path}: {file.place(int(rows[negative[0]]))}, column {shown(config.weights)}"
+        raise DataError(f"{place}: the weight is {weights[negative[0]]:g}; weights must be >= 0")
     names, values = _matrix(file, config, inputs, train, notes)
-    return Dataset(values, target.numbers, names, notes=tuple(notes))
+    return Dataset(
+        values,
+        np.column_stack([target.numbers for target in targets]),
+        names,
+        notes=tuple(notes),
+        weights=weights,
+        target_names=config.targets,
+    )
 
 
 def is_unnamed(name: object) -> bool:
@@ -58,8 +70,9 @@ def is_unnamed(name: object) -> bool:
 def _features(file: DataFile, config: FileData) -> tuple[list[str], list[str]]:
     """Return the features, and a note for each index that is left out."""
     columns = list(file.table.columns)
-    features = list(config.features or [name for name in columns if name != config.target])
-    absent = [name for name in (*features, config.target) if name not in columns]
+    others = (*config.targets, *([config.weights] if config.weights is not None else []))
+    features = list(config.features or [name for name in columns if name not in others])
+    absent = [name for name in (*features, *others) if name not in columns]
     if absent:
         raise DataError(f"{file.path}: no column {shown(absent[0])}; its columns are {listed([*map(str, columns)])}")
     if config.features:

@@ -34,6 +34,8 @@ def identity(config: SweepConfig, task: Task) -> dict[str, Any]:
     }
     if config.task.loss == "huber":
         document["huber_delta"] = config.task.huber_delta
+    if config.task.loss == "quantile":
+        document["quantile"] = config.task.quantile
     if config.training.schedule is not None:
         document["schedule"] = _plain(schedule(config.training.schedule))
     if (rule := config.training.early_stopping) is not None:  # trials stop at recorded points

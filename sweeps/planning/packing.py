@@ -53,7 +53,7 @@ def shard_size(config: SweepConfig, task: Task, trials: int, steps: int, workers
     points = len(Recording(**config.recording).steps(0, steps))
     size = 8 * points * (2 + (parameters if parameters <= MAX_PATH_PARAMETERS else 0)) + 8 * parameters + 200
     by_time = int(_SECONDS_PER_SHARD * FLOPS_PER_SECOND / max(trial_flops(config, task, steps), 1))
-    if not task.is_quadratic:
+    if not task.has_linear_kernel:
         by_time = max(by_time, _least(config, task, trials, steps, workers))
     by_memory = int(_SHARD_BYTES / size)
     by_cores = math.ceil(trials / max(1, workers.cores))

@@ -119,7 +119,7 @@ def _kind(prepared: PreparedSweep) -> Kind:
 
 def _operations(prepared: PreparedSweep) -> int:
     """Return the operations per trial: per step P^2 entries, each with P multiply-adds and about 16 more."""
-    parameters = len(prepared.plan.parameter_names)
+    parameters = len(prepared.plan.parameter_names) // prepared.task.model.outputs  # all outputs have the same maps
     one_epoch = steps_per_epoch(prepared.task.samples, prepared.config.training.batch_size)
     steps = one_epoch if _kind(prepared) is Kind.EPOCH_MAP else prepared.plan.steps
     return steps * parameters**2 * (parameters + 16)

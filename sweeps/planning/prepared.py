@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sgdcore import EarlyStopping, InvalidTask, Recording, Task
 from sgdcore.batches import steps_per_epoch
 from sgdcore.engine import check_task
+from sgdcore.recording import ListedSteps
 from sweeps.config.schema import BATCH_SIZE, FOLD, SweepConfig
 from sweeps.errors import ConfigError
 from sweeps.planning import task_loader
@@ -35,6 +39,7 @@ class PreparedSweep:
     threads: int | None = None  # threads of the engine; None uses all cores
     shard_writer: ShardWriter | None = None  # used by workers to store shards; None if the driver stores them
     folds: tuple[Task, ...] = ()  # the task of each fold of a cross-validation; ``task`` is the first
+    listed: NDArray[np.int64] | None = None  # the recorded steps, if not those of the config: see :meth:`to_rung`
 
     @property
     def most_trials(self) -> int:
@@ -43,8 +48,10 @@ class PreparedSweep:
         return max(len(self.plan), self.config.run_cap or 0) if adaptive else len(self.plan)
 
     @property
-    def recording(self) -> Recording:
+    def recording(self) -> Recording | ListedSteps:
         """The recorded steps: by epoch if trials differ in their steps, so that all curves have the same points."""
+        if self.listed is not None:
+            return ListedSteps(self.listed)
         every = self.steps_per_epoch if self.config.is_divided else 1
         return Recording(**self.config.recording, every=every)
 
@@ -78,6 +85,16 @@ class PreparedSweep:
         steps = self.config.training.epochs * steps_per_epoch(self.task.samples, batch_size)
         return replace(self, config=self.config.with_batch_size(batch_size), plan=replace(self.plan, steps=steps))
 
+    def to_rung(self, epochs: int) -> PreparedSweep:
+        """Return the sweep as far as a rung of early termination; of trials of one fold and batch size."""
+        training = self.config.training.model_copy(update={"epochs": epochs})
+        return replace(
+            self,
+            config=self.config.model_copy(update={"training": training}),
+            plan=replace(self.plan, steps=epochs * self.steps_per_epoch),
+            listed=self.recording.steps(0, self.plan.steps),
+        )
+
     def parts(self) -> list[PreparedSweep]:
         """Return the sweep with each fold and batch size."""
         folds = [self.with_fold(fold) for fold in range(len(self.folds))] or [self]
@@ -92,6 +109,8 @@ def data_summary(task: Task) -> dict[str, object]:
         "digest": data.digest,
         "samples": len(data),
         "features": list(data.feature_names),
+        **({"targets": list(data.target_names)} if data.target_count > 1 else {}),
+        **({"weights": True} if data.weights is not None else {}),
         "validation": len(data.validation) if data.validation else 0,
         **({"notes": list(data.notes)} if data.notes else {}),
     }

@@ -14,6 +14,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 
+@dataclass(frozen=True, eq=False)
+class Rung:
+    """The rung that a shard's trials are trained to: its epochs, and the trials' rows of the rung before, if any."""
+
+    epochs: int
+    before: pa.Table | None = None
+
+
 @dataclass(frozen=True)
 class Shard:
     """A range of the plan's trials that run and are stored together."""
@@ -22,6 +30,7 @@ class Shard:
     start: int
     stop: int
     rows: NDArray[np.int64] | None = field(default=None, compare=False)  # the trials to run; None: all
+    rung: Rung | None = field(default=None, compare=False)  # None: train to the end
 
     def __len__(self) -> int:
         """Return the number of trials."""

@@ -30,7 +30,11 @@ def load_task(description: TaskConfig, fold: int = 0) -> Task:
     check_size(getattr(data, "n", 1), getattr(data, "d", 1) * degree)
     try:
         task = Task(
-            load_dataset(data, fold), MODEL_KINDS[model.kind].build(model), description.loss, description.huber_delta
+            load_dataset(data, fold),
+            MODEL_KINDS[model.kind].build(model),
+            description.loss,
+            description.huber_delta,
+            description.quantile,
         )
     except InvalidTask as error:
         raise DataError(f"task: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sgdcore import Recording, Task
+from sgdcore.kernels.dispatch import fastest
 from sweeps.config.models import ModuleModel
 from sweeps.config.schema import SweepConfig
 
@@ -33,6 +34,6 @@ def predicted_seconds(prepared: PreparedSweep) -> float:
 def seconds_of(config: SweepConfig, task: Task, trials: int, steps: int) -> float:
     """Return the approximate time that one core needs for so many trials, compilation not included."""
     seconds = trials * trial_flops(config, task, steps) / FLOPS_PER_SECOND
-    if isinstance(config.task.model, ModuleModel):
+    if isinstance(config.task.model, ModuleModel) and fastest(task, "cpu")[0] == "torch":
         seconds += -(-trials // _MODULE_PACK) * steps * _MODULE_SECONDS_PER_STEP
     return seconds

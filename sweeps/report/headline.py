@@ -20,7 +20,8 @@ def lead_sentences(results: Results) -> list[str]:
     """Return the summary: how many trials converged, where the edge of stability is, and which setting to use."""
     if not results.stored:
         return [headline(results)]
-    return [line for line in (headline(results), edge_sentence(results), advice(results)) if line]
+    lines = headline(results), pruning_sentence(results), edge_sentence(results), advice(results)
+    return [line for line in lines if line]
 
 
 def headline(results: Results) -> str:
@@ -68,6 +69,15 @@ LOSSES = {
     "final_validation_loss": "final validation loss",
     "best_validation_loss": "validation loss during training",
 }
+
+
+def pruning_sentence(results: Results) -> str | None:
+    """Say how many trials early termination stopped, and what that saved; None without early termination."""
+    pruned, saved = results.pruning
+    if not pruned:
+        return None
+    text = f"early termination pruned {pruned:,} of {results.stored:,} trials, for {number(1 / (1 - saved), 3)} times "
+    return _sentence(f"{text}fewer epochs than training all to the end")
 
 
 def finding(results: Results) -> str | None:

@@ -163,9 +163,10 @@ def sections(results: Results) -> Iterator[Section]:
     paths = figures.parameter_paths(results, surface) if surface is not None else None
     yield Section("paths", "Parameter paths", path_note, paths)
     yield Section("overshoots", "Overshoots", tables=["overshoots"], folded=["overshoots_diverging"])
+    mean, log = ("mean", "the loss") if results.config.task.is_signed else ("geometric mean", "log10 loss")
     effect_note = (
-        "For each parameter by itself: the share of trials that settle and the geometric mean of their final loss (the "
-        "band is one standard deviation of log10 loss). Below: the share of variance that the parameter explains."
+        f"For each parameter by itself: the share of trials that settle and the {mean} of their final loss (the "
+        f"band is one standard deviation of {log}). Below: the share of variance that the parameter explains."
     )
     effects = figures.main_effects(results) if has else None
     yield Section("effects", "Effect of each parameter", effect_note, effects, folded=["effects"])

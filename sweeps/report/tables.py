@@ -128,10 +128,11 @@ def seeds_note(results: Results) -> str:
     if not len(spread):
         return ""
     tied = int(spread["tied"].sum())
+    of, means = ("", "means") if results.config.task.is_signed else ("log10 of ", "geometric means")
     return (
         f"{tied:,} of {len(spread):,} settings that settled with every seed are not significantly worse than the best "
-        f"(Welch's one-sided t-test on log10 of the final loss, p of {LEVEL} or more, not corrected for multiple "
-        "comparisons); geometric means with 95 % intervals (Student's t)"
+        f"(Welch's one-sided t-test on {of}the final loss, p of {LEVEL} or more, not corrected for multiple "
+        f"comparisons); {means} with 95 % intervals (Student's t)"
     )
 
 

@@ -92,7 +92,7 @@ class Aggregate:
         growth = pc.divide(table["final_loss"].cast(pa.float64()), table["initial_loss"].cast(pa.float64()))
         growth = pc.if_else(pc.is_finite(growth), growth, None)
         table = table.append_column("growth", growth)
-        outcomes = Outcomes.of(table, scope.ranking.metric)
+        outcomes = Outcomes.of(table, scope.ranking.metric, scope.ranking.is_signed)
         verdict, trial = outcomes.verdict, outcomes.trial
         bad = np.isin(verdict, _BAD)
         *order, _ = scope.ranking.keys(table)

@@ -75,18 +75,13 @@ def compare_results(loaded: Sequence[Results]) -> Comparison:
 
 def _check_losses(sweeps: Sequence[Results]) -> None:
     """Check that the sweeps have the same loss: values of different losses say nothing about each other."""
-    named = [(results.files.sweep_id, _loss(results)) for results in sweeps]
+    named = [(results.files.sweep_id, results.config.task.loss_text) for results in sweeps]
     for sweep_id, loss in named[1:]:
         if loss != named[0][1]:
             raise InputError(
                 f"sweep {sweep_id}: its loss is {loss}, that of {named[0][0]} is {named[0][1]}: "
                 "different losses cannot be compared; compare sweeps of one task.loss"
             )
-
-
-def _loss(results: Results) -> str:
-    task = results.config.task
-    return f"huber with huber_delta {task.huber_delta:g}" if task.loss == "huber" else task.loss
 
 
 def compared_sweeps(comparison: Comparison) -> pd.DataFrame:

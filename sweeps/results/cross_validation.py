@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sgdcore.verdict import VERDICTS
+from sweeps.arrow_columns import PRUNED
 from sweeps.config.schema import CLIPPING, HYPERPARAMETERS, REPEATS, SweepConfig
 from sweeps.store.store import SweepFiles
 
@@ -56,10 +57,13 @@ def repeat_means(files: SweepFiles, config: SweepConfig) -> pd.DataFrame:
     settings = [*HYPERPARAMETERS, *config.options, *(name for name in swept if name.startswith("init."))]
     axes = [name for name in settings if name in swept and name not in REPEATS]
     repeats = [name for name in REPEATS if name == "seed" or config.task.dataset.folds]
-    columns = ["trial", "verdict", "steps_to_tolerance", config.metric_name, *axes, *repeats]
+    prunes = config.early_terminate is not None
+    columns = ["trial", "verdict", "steps_to_tolerance", config.metric_name, *axes, *repeats, *([PRUNED] * prunes)]
     parts = []
     for index, table in zip(done, files.shards.read_many(done, columns), strict=True):
         part = table.replace_schema_metadata().to_pandas()
+        if prunes:
+            part = part[~part[PRUNED]].drop(columns=PRUNED)
         part["epochs"] = part["steps_to_tolerance"] * config.training.epochs / files.shards.metadata(index)["steps"][-1]
         parts.append(part)
     trials = pd.concat(parts, ignore_index=True)

@@ -53,6 +53,7 @@ def final_verdicts(files: SweepFiles, thresholds: Thresholds) -> Iterator[tuple[
             points,
             absolute(thresholds, metadata["loss_scale"]),
             _last_points(table, points, epochs),
+            metadata["loss_floor"],
         )
         judged = _replaced(table, "verdict", pa.array(verdict))
         yield index, table, _replaced(judged, "steps_to_tolerance", arrow_columns.steps(steps))
@@ -64,7 +65,7 @@ def _last_points(table: pa.Table, steps: NDArray[np.int64], epochs: int) -> NDAr
         return np.full(len(table), len(steps) - 1)
     stopped = arrow_columns.numbers(table["stopped_epoch"])
     reached = np.where(np.isnan(stopped), steps[-1], np.rint(stopped * steps[-1] / epochs))
-    return np.asarray(np.searchsorted(steps, reached), dtype=np.intp)
+    return np.asarray(np.searchsorted(steps, reached, side="right") - 1, dtype=np.intp)
 
 
 def _objective(schema: pa.Schema) -> str:

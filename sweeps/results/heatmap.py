@@ -30,6 +30,7 @@ class Outcomes:
     trial: NDArray[np.int64]
     radius: FloatArray  # predicted spectral radius; inf if unknown
     steps: FloatArray  # steps to tolerance; inf for trials that did not converge
+    is_signed: bool = False  # whether losses can be negative
 
     @staticmethod
     def columns(metric: str) -> list[str]:
@@ -37,8 +38,14 @@ class Outcomes:
         return ["trial", "verdict", metric, "predicted_radius", "steps_to_tolerance"]
 
     @classmethod
-    def of(cls, table: pa.Table, metric: str) -> Outcomes:
-        """Read the outcomes from rows of shard files; ``metric`` is the column of the loss that ranks trials."""
+    def of(cls, table: pa.Table, metric: str, is_signed: bool = False) -> Outcomes:
+        """Read the outcomes from rows of shard files.
+
+        Args:
+            table: the rows.
+            metric: the column of the loss that ranks trials.
+            is_signed: whether losses can be negative.
+        """
         verdict = pc.index_in(table["verdict"], pa.array(VERDICTS)).to_numpy().astype(np.intp)
         converged = verdict == VERDICTS.index("converged")  # other trials can reach tolerance and leave it again
         return cls(
@@ -47,7 +54,12 @@ class Outcomes:
             trial=table["trial"].to_numpy(),
             radius=_or_infinite(table["predicted_radius"]),
             steps=np.where(converged, _or_infinite(table["steps_to_tolerance"]), np.inf),
+            is_signed=is_signed,
         )
+
+    def averaged(self, trials: NDArray[np.bool_]) -> FloatArray:
+        """Return what is averaged of some trials' losses: their log10, or if they can be negative the losses."""
+        return self.loss[trials] if self.is_signed else np.log10(np.maximum(self.loss[trials], _LEAST))
 
     @cached_property
     def badness(self) -> NDArray[np.int8]:
@@ -77,7 +89,7 @@ class Cells:
     radius: FloatArray  # smallest predicted radius of all trials; inf if none is known
     steps: FloatArray  # fewest steps to tolerance of the converged trials; inf if none converged
     measured: NDArray[np.int64]  # number of settled trials that have the metric
-    mean: FloatArray  # mean of log10 of these losses; 0 if there are none
+    mean: FloatArray  # mean of log10 of these losses (see Outcomes.averaged); 0 if there are none
     squares: FloatArray  # sum of squared deviations from that mean
 
     @classmethod
@@ -94,7 +106,7 @@ class Cells:
         best[cell[outcomes.worst_first]] = outcomes.worst_first  # the last assignment wins, which is the best trial
         found = best >= 0
         settled = (badness == 0) & np.isfinite(loss)
-        measured, mean, squares = _moments(cell[settled], np.log10(np.maximum(loss[settled], _LEAST)), number)
+        measured, mean, squares = _moments(cell[settled], outcomes.averaged(settled), number)
         values = np.stack(columns, axis=-1)
         return cls(
             axes=tuple(axes),

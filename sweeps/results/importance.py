@@ -26,9 +26,10 @@ def effects(results: Results) -> pd.DataFrame:
     separate their effects.
 
     ``of_settling`` is eta squared of a one-way analysis of variance (the variance between the parameter's values over
-    the total) of whether a trial settles; ``of_log_loss`` is the same for log10 of the final loss of settled trials.
-    The remainder to 1 is due to interactions and, with several seeds, chance. In a full grid the shares of settling
-    add up; those of the loss need not, because the settled trials are not a full grid.
+    the total) of whether a trial settles; ``of_log_loss`` is the same for log10 of the final loss of settled trials, or
+    for the loss itself if it can be negative. The remainder to 1 is due to interactions and, with several seeds,
+    chance. In a full grid the shares of settling add up; those of the loss need not, because the settled trials are not
+    a full grid.
     """
     combinations = math.prod(min(len(results.values[name]), 3) for name in results.axes)
     if len(results.axes) < 2 or results.stored < _LEAST_FILLED * combinations:

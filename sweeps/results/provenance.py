@@ -37,7 +37,7 @@ def settings(results: Results) -> pd.DataFrame:
     rows = {
         "data set": f"{task.dataset.kind}{f': {data}' if data else ''}",
         "model": f"{task.model.kind}, {len(results.parameters)} parameters",
-        "loss": task.loss,
+        "loss": task.loss_text,
         "epochs": f"{training.epochs:,}",
         "batch size": f"{training.batch_size:,}",
         "order": training.order,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sweeps.arrow_columns import numbers
+from sweeps.arrow_columns import PRUNED, numbers
 from sweeps.config.schema import SweepConfig
 from sweeps.results.cross_validation import best_setting
 from sweeps.results.top_k import TopK
@@ -35,27 +35,33 @@ class Ranking:
     Args:
         metric: the column to sort by.
         noise: a loss up to which the differences of losses are rounding.
+        prunes: whether early termination prunes trials; those are not ranked.
+        is_signed: whether losses can be negative.
     """
 
     metric: str
     noise: float
+    prunes: bool = False
+    is_signed: bool = False
 
     @classmethod
     def of(cls, config: SweepConfig, metadata: Mapping[str, Any]) -> Ranking:
         """Return the order for a sweep; ``metadata`` of its shards has the scale of its losses."""
         relative = _ROUNDINGS * float(np.finfo(config.training.dtype).eps)
-        squared = config.task.loss != "mae"
-        return cls(config.metric_name, (relative**2 if squared else relative) * metadata.get("loss_scale", 1.0))
+        squared = config.task.loss not in ("mae", "quantile")
+        noise = (relative**2 if squared else relative) * metadata.get("loss_scale", 1.0)
+        return cls(config.metric_name, noise, config.early_terminate is not None, config.task.is_signed)
 
     @property
     def columns(self) -> list[str]:
         """The columns that the order needs."""
-        return ["trial", "verdict", "steps_to_tolerance", "predicted_radius", self.metric]
+        pruned = [PRUNED] if self.prunes else []
+        return ["trial", "verdict", "steps_to_tolerance", "predicted_radius", self.metric, *pruned]
 
     def ranked(self, table: pa.Table) -> NDArray[np.bool_]:
         """Return which trials of a table can be the best: those that did not diverge and have the metric."""
         chosen: NDArray[np.bool_] = (table["verdict"].to_numpy() != "diverged") & ~np.isnan(numbers(table[self.metric]))
-        return chosen
+        return chosen & (numbers(table[PRUNED]) == 0) if self.prunes else chosen
 
     def keys(self, table: pa.Table) -> tuple[FloatArray, FloatArray, FloatArray, NDArray[np.int64]]:
         """Return the keys to sort trials by; NaN comes last."""

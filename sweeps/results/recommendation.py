@@ -154,7 +154,7 @@ def _of_one_run(results: Results) -> pd.DataFrame | None:
     dividing = [BATCH_SIZE] if BATCH_SIZE in results.options else []
     columns = ["trial", "lr", "verdict", metric, "initial_loss", "steps_to_tolerance", "predicted_radius", *dividing]
     parts = []
-    for table in results.tables(list(dict.fromkeys(columns))):
+    for table in results.complete(list(dict.fromkeys(columns))):
         value, initial = numbers(table[metric]), numbers(table["initial_loss"])
         settled = np.isin(table["verdict"].to_pylist(), SETTLED)
         tolerance = verdict.rtol * np.maximum(initial - least, 0) + noise

@@ -95,7 +95,7 @@ def at_the_edge(results: Results) -> Refinement:
 
 def _reason(values: FloatArray, end: str | None) -> str:
     low, high = float(values.min()), float(values.max())
-    best = f"the best settings have {low:g}" + (f" to {high:g}" if high > low else "")
+    best = f"the best settings have {low:g} to {high:g}" if high > low else f"the best setting has {low:g}"
     return f"{best}; extended, because the recommended one is the {end}" if end else best
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sweeps.arrow_columns import VALIDATION_LOSSES, matrix
+from sweeps.arrow_columns import PRUNED, STOPPED_EPOCH, VALIDATION_LOSSES, matrix, numbers
 from sweeps.config.schema import CLIPPING, FOLD, HYPERPARAMETERS, REPEATS, MetricName, SweepConfig
 from sweeps.results.aggregate import Aggregate, Scope
 from sweeps.results.binning import MAX_CELLS, MAX_MAP_CELLS, MapAxis, pair
@@ -162,6 +162,19 @@ class Results:
         return reduce(add, parts, first)
 
     @cached_property
+    def pruning(self) -> tuple[int, float]:
+        """The number of trials that early termination pruned, and the share of all epochs that it saved."""
+
+        def count() -> tuple[int, float]:
+            epochs = [numbers(table[STOPPED_EPOCH]) for table in self.tables([STOPPED_EPOCH])]
+            stopped = np.concatenate(epochs)[~np.isnan(np.concatenate(epochs))] if epochs else np.empty(0)
+            saved = float(np.sum(1 - stopped / self.config.training.epochs)) / max(self.stored, 1)
+            return len(stopped), saved
+
+        found = self.cached("pruning", count) if self.config.early_terminate is not None else (0, 0.0)
+        return int(found[0]), float(found[1])
+
+    @cached_property
     def fold_means(self) -> pd.DataFrame:
         """The settings by their mean over the folds (sweeps.results.cross_validation); empty without folds."""
         return fold_means(self.files, self.config)
@@ -198,7 +211,13 @@ class Results:
     def cells(self, *axes: MapAxis) -> Cells:
         """Return the cells of any axes, in a separate pass over the stored trials."""
         columns = list(dict.fromkeys([*Outcomes.columns(self.metric), *(axis.name for axis in axes)]))
-        return reduce(add, (Cells.of(axes, table, Outcomes.of(table, self.metric)) for table in self.tables(columns)))
+        return reduce(
+            add,
+            (
+                Cells.of(axes, table, Outcomes.of(table, self.metric, self.config.task.is_signed))
+                for table in self.tables(columns)
+            ),
+        )
 
     def shown(self, leading: TopK, n: int | None = None) -> pd.DataFrame:
         """Return the first n rows of a ranking as a DataFrame; do not change it."""
@@ -236,6 +255,14 @@ class Results:
         """Yield the given columns of the stored trials shard by shard."""
         for table in self.files.shards.read_many((index for index, _, _ in self.shards), columns):
             yield _without_limit(table.replace_schema_metadata())
+
+    def complete(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Yield the given columns as :meth:`tables` does, without the trials that early termination pruned."""
+        if self.config.early_terminate is None:
+            yield from self.tables(columns)
+            return
+        for table in self.tables([*columns, PRUNED]):
+            yield table.filter(pc.invert(table[PRUNED])).select(columns)
 
     def matching(self, where: Mapping[str, Any]) -> list[int]:
         """Return the numbers of the trials with these values; floats are compared up to rounding."""
@@ -329,7 +356,13 @@ def load_results(files: SweepFiles) -> Results:
     """
     manifest = files.manifest()
     done = sorted(files.shards.done())
-    unknown = {"steps": [], "parameters": manifest.get("parameters", []), "loss_scale": 1.0, **dict.fromkeys(_MADE_BY)}
+    unknown = {
+        "steps": [],
+        "parameters": manifest.get("parameters", []),
+        "loss_scale": 1.0,
+        "loss_floor": 0.0,
+        **dict.fromkeys(_MADE_BY),
+    }
     return Results(
         files=files,
         config=files.config(),

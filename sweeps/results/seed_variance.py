@@ -16,7 +16,8 @@ def seed_spread(results: Results, n: int | None = None) -> pd.DataFrame:
     Only settings that settled with every seed are included. ``mean_loss`` is the geometric mean; ``low`` and ``high``
     bound its 95 % confidence interval (Student's t on log10 loss). ``p`` is the p-value of Welch's one-sided t-test
     (B. L. Welch, 1947) that the setting is worse than the best, without correction for multiple comparisons. Settings
-    with p of at least 0.05 are ``tied``: not significantly worse than the best.
+    with p of at least 0.05 are ``tied``: not significantly worse than the best. Losses that can be negative are taken
+    without the logarithm, and ``mean_loss`` is their mean.
     """
     cells = results.aggregate.settings
     if cells is None:
@@ -32,7 +33,8 @@ def seed_spread(results: Results, n: int | None = None) -> pd.DataFrame:
         frame[name] = [meaning(value, name) for value in frame[name]]
     frame["seeds"] = count
     with np.errstate(over="ignore"):  # intervals can exceed the range of floats
-        frame["mean_loss"], frame["low"], frame["high"] = 10**mean, 10 ** (mean - reach), 10 ** (mean + reach)
+        for name, ends in (("mean_loss", mean), ("low", mean - reach), ("high", mean + reach)):
+            frame[name] = ends if results.config.task.is_signed else 10**ends
     frame = frame.assign(_mean=mean, _deviation=deviation).sort_values("_mean", kind="stable", ignore_index=True)
     if not len(frame):
         return pd.DataFrame()

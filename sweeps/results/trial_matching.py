@@ -91,7 +91,7 @@ class Pair:
 
 
 def match(first: Results, second: Results) -> Pair:
-    """Match the trials of two sweeps: by id if both train the same way, else by setting.
+    """Match the trials of two sweeps: by id if both train the same way, else by setting; pruned trials have no match.
 
     A setting consists of the five hyperparameters, the seed and the start values that either sweep varies.
 
@@ -104,7 +104,7 @@ def match(first: Results, second: Results) -> Pair:
     single = by == "setting" and "float32" in (first.config.training.dtype, second.config.training.dtype)
     read = [*OUTCOME, *dict.fromkeys(["trial_id", *shown, *columns])]
     index = _Index.of(first, columns, single)
-    tables = second.tables(read)
+    tables = second.complete(read)
     begun = next(tables, None)
     if begun is None:
         begun = nothing(second.parameters, second.options).select(read)
@@ -147,12 +147,12 @@ class _Index:
         total, at = results.stored, 0
         names, trial = np.empty(total, f"S{_BYTES}"), np.empty(total, np.int64)
         verdict, loss = np.empty(total, np.int8), np.empty(total)
-        for table in results.tables([*OUTCOME, *(columns or ["trial_id"])]):
+        for table in results.complete([*OUTCOME, *(columns or ["trial_id"])]):
             here = slice(at, at + len(table))
             names[here], trial[here] = _names(table, columns, single), table["trial"].to_numpy()
             verdict[here], loss[here] = _verdicts(table), _losses(table)
             at += len(table)
-        order = np.argsort(names, kind="stable")
+        order = np.argsort(names[:at], kind="stable")
         return cls(names[order], trial[order], verdict[order], loss[order])
 
     def places(self, names: Names) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

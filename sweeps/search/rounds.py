@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from sweeps.arrow_columns import numbers
+from sweeps.arrow_columns import PRUNED, STOPPED_EPOCH, numbers
 from sweeps.config.axis import Axis
 from sweeps.config.schema import CLIPPING
 from sweeps.search.axes import axes_of
@@ -83,12 +83,12 @@ def observations(space: SearchSpace, axes: Mapping[str, Axis], history: History)
     """Return the settings of an earlier sweep and of all rounds, with the mean of their metric over seeds and folds."""
     earlier = [] if (settings := history.earlier) is None else [_of_round(space, axes, settings)]
     parts = [*earlier, *(_of_round(space, axes, history[i]) for i in range(len(history)))]
-    numbers_of_rounds = np.arange(-len(earlier), len(history), dtype=np.float64)
-    metric, growth = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+    rounds = np.arange(-len(earlier), len(history), dtype=np.float64)
+    metric, growth, missed = (np.concatenate([part[i] for part in parts]) for i in (1, 2, 3))
     return Observations(
         levels={name: np.concatenate([part[0][name] for part in parts]) for name in axes},
-        ranks=_ranks(metric, growth),
-        rounds=np.repeat(numbers_of_rounds, [len(part[1]) for part in parts]),
+        ranks=_ranks(metric, growth, missed),
+        rounds=np.repeat(rounds, [len(part[1]) for part in parts]),
     )
 
 
@@ -100,18 +100,28 @@ def seed_of(space: SearchSpace, stage: int) -> int:
 
 def _of_round(
     space: SearchSpace, axes: Mapping[str, Axis], table: pa.Table
-) -> tuple[dict[str, FloatArray], FloatArray, FloatArray]:
-    """Return the levels, mean metric and growth of a round's settings; a mean is NaN where a repeat overflowed."""
+) -> tuple[dict[str, FloatArray], FloatArray, FloatArray, FloatArray]:
+    """Return the levels, mean metric, growth and minus the epochs of a round's settings.
+
+    A mean is NaN where a repeat overflowed; the epochs are inf where a setting was trained to the end.
+    """
     columns = {name: _column(table, name) for name in axes}
     keys = np.column_stack([np.nan_to_num(values) for values in columns.values()])
     _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     which, order = which.reshape(-1), np.argsort(first)
     overflow = numbers(table["first_nonfinite_step"])
     metric = np.where(np.isnan(overflow), numbers(table[space.metric]), np.nan)
+    stopped = numbers(table[STOPPED_EPOCH]) if PRUNED in table.column_names else np.full(len(table), np.nan)
+    missed = -np.where(np.isnan(stopped), np.inf, stopped)[first[order]]
     mean = np.bincount(which, metric) / np.bincount(which)
     growth = np.zeros(len(first))
     np.maximum.at(growth, which, np.where(np.isnan(overflow), 0, 1 / np.maximum(overflow, 1)))
-    return {n: axes[n].levels(values[first[order]]) for n, values in columns.items()}, mean[order], growth[order]
+    return (
+        {n: axes[n].levels(values[first[order]]) for n, values in columns.items()},
+        mean[order],
+        growth[order],
+        missed,
+    )
 
 
 def _column(table: pa.Table, name: str) -> FloatArray:
@@ -120,9 +130,13 @@ def _column(table: pa.Table, name: str) -> FloatArray:
     return np.where(np.isnan(values), np.inf, values) if name in CLIPPING else values
 
 
-def _ranks(metric: FloatArray, growth: FloatArray) -> FloatArray:
-    """Return the rank of each setting, from 0 for the best; settings without a metric follow by their growth."""
-    keys = np.column_stack([np.isnan(metric), np.nan_to_num(metric), growth])
+def _ranks(metric: FloatArray, growth: FloatArray, missed: FloatArray) -> FloatArray:
+    """Return the rank of each setting, from 0 for the best.
+
+    As in Optuna, pruned settings follow those trained to the end, the earlier they stopped the later. Settings without
+    a metric come last, by their growth.
+    """
+    keys = np.column_stack([np.isnan(metric), missed, np.nan_to_num(metric), growth])
     return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1).astype(np.float64)
 
 

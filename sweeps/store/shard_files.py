@@ -188,6 +188,7 @@ class ShardFiles(SweepPart):
             "device": raw["device"],
             "prediction": raw.get("prediction"),
             "loss_scale": float(raw.get("loss_scale", 1.0)),
+            "loss_floor": float(raw.get("loss_floor", 0.0)),
         }
 
     def failures(self) -> list[FailureFile]:

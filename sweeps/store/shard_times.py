@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -116,11 +116,12 @@ class ShardTimesFiles(SweepPart):
             StoreError: they cannot be written.
             SweepHeld: the lease was lost.
         """
-        known = self._known = self.all() | times
+        known = self.all()
+        known |= times  # in place: a copy would take longer, the more shards there are
         self._check_lease()
         for number in sorted({index // _SHARDS_PER_FILE for index in times}):
             first = number * _SHARDS_PER_FILE
-            shards = {str(i): asdict(known[i]) for i in range(first, first + _SHARDS_PER_FILE) if i in known}
+            shards = {str(i): vars(known[i]) for i in range(first, first + _SHARDS_PER_FILE) if i in known}
             write_json(self._storage, f"{_FOLDER}/{number:05}.json", {"shards": shards})
 
 

@@ -21,6 +21,7 @@ from sweeps.store.backends.local_lease import Holder
 from sweeps.store.json_files import read_json, read_text, write_json
 from sweeps.store.manifest import Manifest, read_document
 from sweeps.store.report_files import ReportFiles
+from sweeps.store.rung_files import RungFiles
 from sweeps.store.shard_files import ShardFiles
 from sweeps.store.shard_times import ShardTimesFiles
 from sweeps.store.stage_files import StageFiles, StageRecord
@@ -68,6 +69,7 @@ class SweepFiles:
         self._lease: Lease | None = None  # while this process holds it
         self._manifest: dict[str, Any] | None = None
         self.shards = ShardFiles(self._storage, self.check_lease, lambda: self.planned().shards)
+        self.rungs = RungFiles(self._storage, self.check_lease)
         self.times = ShardTimesFiles(self._storage, self.check_lease)
         self.stages = StageFiles(self._storage, self.check_lease)
         self.report = ReportFiles(self._storage, self.check_lease)

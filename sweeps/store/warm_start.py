@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sweeps.arrow_columns import numbers
+from sweeps.arrow_columns import PRUNED, STOPPED_EPOCH, numbers
 from sweeps.config.axis import Axis
 from sweeps.config.messages import listed
 from sweeps.config.schema import BATCH_SIZE, CLIPPING, REPEATS, SweepConfig
@@ -38,7 +38,7 @@ class WarmStart:
     Args:
         sweep_id: the earlier sweep.
         settings: a row per setting: the axes of the new sweep, the mean of its metric over seeds and folds, null if one
-            of them overflowed, and the first step at which one did.
+            of them overflowed, the first step at which one did, and if settings were pruned, at which epoch.
     """
 
     sweep_id: str
@@ -97,15 +97,16 @@ def warm_start_of(store: Store, prepared: PreparedSweep) -> WarmStart | None:
     if unknown := [name for name, axis in axes.items() if isinstance(axis, Axis) and name not in names]:
         raise InputError(f"{where} has no axis {listed(unknown)}, which this sweep has")
     read = [name for name in axes if name in names]
-    tables = files.shards.read_many(done, [*read, space.metric, _OVERFLOW])
+    pruned = [PRUNED, STOPPED_EPOCH] if PRUNED in names else []
+    tables = files.shards.read_many(done, [*read, space.metric, _OVERFLOW, *pruned])
     table = pa.concat_tables([each.replace_schema_metadata() for each in tables])
     columns = {name: _column(table, name) for name in read}
     inside = np.logical_and.reduce([_possible(axes[name], values) for name, values in columns.items()])
     if not inside.any():
         raise InputError(f"{where} has no setting in the search space of this sweep")
     own = {name: values[inside] for name, values in columns.items() if isinstance(axes[name], Axis)}
-    outcome = numbers(table[space.metric])[inside], numbers(table[_OVERFLOW])[inside]
-    return WarmStart(files.sweep_id, _settings(own, space.metric, *outcome))
+    outcomes = {name: numbers(table[name])[inside] for name in (space.metric, _OVERFLOW, *pruned)}
+    return WarmStart(files.sweep_id, _settings(own, space.metric, outcomes))
 
 
 def _check_task(where: str, files: SweepFiles, earlier: SweepConfig, prepared: PreparedSweep) -> None:
@@ -158,19 +159,22 @@ def _possible(axis: Axis | float, values: FloatArray) -> NDArray[np.bool_]:
     return np.asarray(np.isclose(values[:, np.newaxis], points, rtol=_ROUNDING, atol=0).any(axis=1))
 
 
-def _settings(axes: Mapping[str, FloatArray], metric: str, values: FloatArray, overflow: FloatArray) -> pa.Table:
+def _settings(axes: Mapping[str, FloatArray], metric: str, outcomes: Mapping[str, FloatArray]) -> pa.Table:
     """Return a row per setting, the best first."""
+    values, overflow = outcomes[metric], outcomes[_OVERFLOW]
     keys = np.column_stack([np.nan_to_num(column) for column in axes.values()] or [np.zeros(len(values))])
     _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     which = which.reshape(-1)
     mean = np.bincount(which, np.where(np.isnan(overflow), values, np.nan)) / np.bincount(which)
     broken = np.full(len(first), np.inf)
     np.minimum.at(broken, which, np.where(np.isnan(overflow), np.inf, overflow))
-    order = np.lexsort((first, -broken, mean))
+    pruned = {name: outcomes[name][first] for name in (PRUNED, STOPPED_EPOCH) if name in outcomes}
+    missed = -np.nan_to_num(pruned.get(STOPPED_EPOCH, np.full(len(first), np.nan)), nan=np.inf)
+    order = np.lexsort((first, -broken, mean, missed, np.isnan(mean)))
     if len(order) > MOST_SETTINGS:
         best, rest = order[: MOST_SETTINGS // 2], order[MOST_SETTINGS // 2 :]
         even = np.linspace(0, len(rest) - 1, MOST_SETTINGS - len(best)).round().astype(int)
         order = np.concatenate([best, rest[even]])
     columns = {name: column[first[order]] for name, column in axes.items()}
-    columns |= {metric: mean[order], _OVERFLOW: broken[order]}
+    columns |= {metric: mean[order], _OVERFLOW: broken[order]} | {n: values[order] for n, values in pruned.items()}
     return pa.table({name: pa.array(column, mask=~np.isfinite(column)) for name, column in columns.items()})

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sweeps.arrow_columns import VALIDATION_LOSSES, matrix
+from sweeps.arrow_columns import PRUNED, VALIDATION_LOSSES, matrix
 from sweeps.config.schema import HYPERPARAMETERS, is_option
 from sweeps.store.shard_times import ENDED, STARTED
 from sweeps.tracking.base import LoggedRun, TrackedSweep
-from sweeps.tracking.names import MAX_FINAL_METRICS, STOPPED_EARLY, SWEEP_ID, TRIAL_ID, VERDICT
+from sweeps.tracking.names import MAX_FINAL_METRICS, PRUNED_TAG, STOPPED_EARLY, SWEEP_ID, TRIAL_ID, VERDICT
 
 PARAM_LENGTH = 6000  # characters; MLflow truncates longer values
 TAG_LENGTH = 8000
@@ -132,7 +132,9 @@ def trial_runs(
         TRIAL_ID: _texts(table["trial_id"], TAG_LENGTH),
         VERDICT: _texts(table["verdict"], TAG_LENGTH),
     }
-    if "stopped_epoch" in table.column_names:
+    if PRUNED in table.column_names:
+        tags[PRUNED_TAG] = ["true" if pruned else "false" for pruned in table[PRUNED].to_pylist()]
+    elif "stopped_epoch" in table.column_names:
         tags[STOPPED_EARLY] = ["false" if epoch is None else "true" for epoch in table["stopped_epoch"].to_pylist()]
     keys, at, values = _points(table, steps, names, points)
     started, ended = (_times(table, name, sweep_started_ms) for name in (STARTED, ENDED))

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sgdcore.trajectories import NEVER, EarlyStops, FloatArray
-from sweeps.arrow_columns import matrix, numbers
+from sweeps.arrow_columns import PRUNED, STOPPED_EPOCH, matrix, numbers
 from sweeps.planning.prepared import PreparedSweep
 
 
@@ -24,6 +24,13 @@ def recorded_stops(prepared: PreparedSweep, table: pa.Table) -> EarlyStops | Non
     """
     curves = matrix(table[prepared.config.stopping_loss], len(table)) if prepared.early_stopping else np.empty((0, 0))
     return stops_of(prepared, curves, numbers(table["first_nonfinite_step"]))
+
+
+def pruned_epochs(table: pa.Table) -> list[int]:
+    """Return the epochs after which early termination pruned the trials in rows of a shard file; 0: it did not."""
+    if PRUNED not in table.column_names:
+        return [0] * len(table)
+    return [round(epoch or 0) for epoch in table[STOPPED_EPOCH].to_pylist()]
 
 
 def stops_of(prepared: PreparedSweep, curves: FloatArray, first_nonfinite_step: FloatArray) -> EarlyStops | None:

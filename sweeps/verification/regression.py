@@ -200,7 +200,8 @@ def _loss(now: KeyMetrics, was: KeyMetrics | None, limit: str | float, before: R
     amount, relative = _increase_of(limit)
     atol = absolute(Thresholds(**before.config.verdict.model_dump()), before.metadata["loss_scale"]).atol or 0.0
     # Losses within the verdicts' absolute tolerance count as equal: relative to 1e-15, any rounding is many percent.
-    allowed = was.best * (1 + amount) + atol if relative else was.best + amount
+    # A share of a loss below 0 is one of its size.
+    allowed = was.best * (1 + (amount if was.best >= 0 else -amount)) + atol if relative else was.best + amount
     if now.best is None:
         return Check(name, False, f"every trial diverged; the baseline's best loss is {_loss_word(was)}", None, allowed)
     share = ""

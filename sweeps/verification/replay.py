@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from sgdcore import Task
 from sgdcore.replay import Step, replay
 from sgdcore.trajectories import NEVER, EarlyStops
-from sweeps.arrow_columns import matrix
+from sweeps.arrow_columns import PRUNED, STOPPED_EPOCH, matrix
 from sweeps.config.schema import HYPERPARAMETERS
 from sweeps.errors import StoreError
 from sweeps.execution.training import start_values, train_trials
@@ -25,7 +25,7 @@ from sweeps.planning.prepared import PreparedSweep
 from sweeps.store.reopen import reopen
 from sweeps.store.store import SweepFiles
 from sweeps.text.formatting import cell
-from sweeps.verification.recorded_stops import recorded_stops
+from sweeps.verification.recorded_stops import pruned_epochs, recorded_stops
 from sweeps.verification.tolerance import AMPLIFIED, ROUNDING, overflow_steps, twins
 
 _WHOLE_ID = 32  # characters of a complete trial id
@@ -61,6 +61,9 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
     prepared = prepared.at(trials)
     training = prepared.config.training
     row = _stored(files, prepared, number)
+    if row is not None and (epochs := pruned_epochs(row)[0]):
+        prepared = prepared.to_rung(epochs)
+        training = prepared.config.training
     early = _early_stops(prepared, trials, row)
     start = start_values(prepared, trials)
     all_steps = islice(_steps(prepared, trials, prepared.task, start), _end(early))
@@ -74,7 +77,7 @@ def replay_trial(files: SweepFiles, trial: str, most: int | None = None) -> Repl
         from_stored = _distance(stored, _final(first, steps, early))
     # All kernels give the same bits for a linear model. A network's bits depend on how many trials are trained
     # together, and if it diverges, its rounding has no bound.
-    quadratic = prepared.task.is_quadratic
+    quadratic = prepared.task.has_linear_kernel
     allowed = ROUNDING[training.dtype] if quadratic or verdict not in ("diverging", "diverged") else math.inf
     compared = _compared(prepared, trials, steps, allowed)
     deviation = max((step.deviation for step in compared), default=0.0)
@@ -214,7 +217,8 @@ def _stored(files: SweepFiles, prepared: PreparedSweep, number: int) -> pa.Table
     if index not in files.shards.done():
         return None
     curve = [prepared.config.stopping_loss] if prepared.early_stopping else []
-    table = files.shards.read(index, ["trial", "final", "verdict", "first_nonfinite_step", *curve])
+    stops = [PRUNED, STOPPED_EPOCH] if prepared.config.early_terminate is not None else []
+    table = files.shards.read(index, ["trial", "final", "verdict", "first_nonfinite_step", *curve, *stops])
     row = table.filter(pc.equal(table["trial"], number))
     if len(row) != 1:
         raise StoreError(

@@ -8,16 +8,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from sgdcore import Thresholds, judge
 from sgdcore.trajectories import NEVER, EarlyStops
 from sweeps.arrow_columns import matrix, numbers
+from sweeps.execution.rungs import ended, train_rung
+from sweeps.execution.shard_table import recorded_steps
 from sweeps.execution.training import train_table
 from sweeps.planning.plan import ADDED_COLUMNS, Trials
 from sweeps.planning.prepared import PreparedSweep
+from sweeps.planning.shards import Rung
 from sweeps.store.store import SweepFiles
 from sweeps.verification.differences import Audit, Difference, readable_table
-from sweeps.verification.recorded_stops import recorded_stops
+from sweeps.verification.recorded_stops import pruned_epochs, recorded_stops
 from sweeps.verification.tolerance import TrialOutcome, outcome_differences, trained_by_torch, trial_outcome
 
 _ALONE = (b"numba", b"triton")  # kernels whose results for a trial do not depend on the other trials
@@ -37,13 +41,19 @@ def sample_differences(
             continue  # reported by store_differences
         trials, sample = prepared.plan.trials(shard.start, shard.stop).take(rows), table.take(rows)
         own = prepared.at(trials)
-        # Both can find the same difference, such as a wrong verdict; report it once.
-        yield from dict.fromkeys(
-            [*_engine_differences(own, trials, sample), *_torch_differences(own, trials, sample, audit)]
-        )
+        for epochs in sorted(set(pruned_epochs(sample))):
+            some = np.flatnonzero(np.array(pruned_epochs(sample)) == epochs)
+            part, found = trials.take(some), sample.take(some)
+            # Both can find the same difference, such as a wrong verdict; report it once.
+            yield from dict.fromkeys(
+                [
+                    *_engine_differences(own, part, found, epochs),
+                    *_torch_differences(own.to_rung(epochs) if epochs else own, part, found, audit),
+                ]
+            )
 
 
-def _engine_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table) -> Iterator[Difference]:
+def _engine_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table, pruned: int) -> Iterator[Difference]:
     """Retrain trials with the engine and compare all columns of trials whose losses are the same.
 
     Losses are the same if the kernel's results do not depend on the other trials, unless linear algebra libraries
@@ -52,7 +62,11 @@ def _engine_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table
     """
     if (table.schema.metadata or {}).get(b"kernel") not in _ALONE:
         return
-    again = train_table(prepared, trials, device="cpu", threads=1)
+    if pruned:
+        rung = train_rung(prepared, trials, Rung(pruned), device="cpu", threads=1)
+        again = ended(rung, recorded_steps(prepared), pruned, prepared.config.training.epochs)
+    else:
+        again = train_table(prepared, trials, device="cpu", threads=1)
     skipped = {"final", "loss"} if prepared.task.is_quadratic else {"final", "loss", "verdict", "steps_to_tolerance"}
     skipped |= set(ADDED_COLUMNS) - set(table.column_names)  # shards of earlier versions lack them
     same = [ours == theirs for ours, theirs in zip(table["loss"].to_pylist(), again["loss"].to_pylist(), strict=True)]
@@ -79,7 +93,7 @@ def _torch_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table,
     trained = trained_by_torch(prepared, trials, early_stopping=early)
     verdicts = judge(trained, Thresholds(**prepared.config.verdict.model_dump())).verdict
     stops = pc.fill_null(table["first_nonfinite_step"], NEVER).to_pylist()
-    final, loss = matrix(table["final"], len(table)), matrix(table["loss"], len(table))
+    final, loss = matrix(table["final"], len(table)), _curves(prepared, table)
     for row, verdict in enumerate(table["verdict"].to_pylist()):
         where = f"trial {trials.number[row]}, recomputed"
         ours, theirs = TrialOutcome(stops[row], {"final": final[row], "loss": loss[row]}), trial_outcome(trained, row)
@@ -96,6 +110,17 @@ def _torch_differences(prepared: PreparedSweep, trials: Trials, table: pa.Table,
             yield Difference(what, where, *facts)
     if early is not None:
         yield from _stop_differences(prepared, trials, table, early)
+
+
+def _curves(prepared: PreparedSweep, table: pa.Table) -> NDArray[Any]:
+    """Return the losses at the recorded steps; for pruned trials, of a run to their rung, with the loss at its end."""
+    loss = matrix(table["loss"], len(table))
+    if prepared.listed is None:
+        return loss
+    known = loss[:, prepared.listed <= prepared.plan.steps]
+    if prepared.plan.steps in prepared.listed:
+        return known
+    return np.concatenate([known, numbers(table["final_loss"])[:, np.newaxis]], axis=1)
 
 
 def _stop_differences(

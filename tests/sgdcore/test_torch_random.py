@@ -16,9 +16,9 @@ from sgdcore.torch_random import TorchGenerator, linear_params
 SEEDS = st.integers(0, 2**63 - 1) | st.integers(0, 100) | st.sampled_from([2**32 - 1, 2**32, 2**32 + 7, -1, -(2**62)])
 
 
-def torchs_linear(width: int, bias: bool, seed: int, dtype: str) -> np.ndarray:
+def torchs_linear(width: int, outputs: int, bias: bool, seed: int, dtype: str) -> np.ndarray:
     torch.default_generator.manual_seed(seed)  # torch.manual_seed without its detour by all devices
-    layer = torch.nn.Linear(width, 1, bias=bias, dtype=getattr(torch, dtype))
+    layer = torch.nn.Linear(width, outputs, bias=bias, dtype=getattr(torch, dtype))
     return torch.cat([p.detach().flatten() for p in layer.parameters()]).numpy()
 
 
@@ -26,16 +26,16 @@ def torchs_linear(width: int, bias: bool, seed: int, dtype: str) -> np.ndarray:
 def test_ten_thousand_seeds_start_as_in_torch():
     for seed in range(10_000):
         width, bias, dtype = 1 + seed % 7, seed % 3 > 0, "float64" if seed % 5 == 0 else "float32"
-        expected = torchs_linear(width, bias, seed, dtype)
-        found = linear_params(width, bias, seed, dtype).astype(dtype)
+        expected = torchs_linear(width, 1, bias, seed, dtype)
+        found = linear_params(width, 1, bias, seed, dtype).astype(dtype)
         assert found.tobytes() == expected.tobytes(), seed
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@given(width=st.integers(1, 300), bias=st.booleans(), seed=SEEDS)
-def test_any_layer_starts_as_in_torch(dtype, width, bias, seed):
-    expected = torchs_linear(width, bias, seed, dtype)
-    assert linear_params(width, bias, seed, dtype).astype(dtype).tobytes() == expected.tobytes()
+@given(width=st.integers(1, 300), outputs=st.integers(1, 5), bias=st.booleans(), seed=SEEDS)
+def test_any_layer_starts_as_in_torch(dtype, width, outputs, bias, seed):
+    expected = torchs_linear(width, outputs, bias, seed, dtype)
+    assert linear_params(width, outputs, bias, seed, dtype).astype(dtype).tobytes() == expected.tobytes()
 
 
 @given(

@@ -20,6 +20,7 @@ from sgdcore import (
     KernelUnavailable,
     LinearModel,
     MlpModel,
+    ModuleModel,
     PolynomialModel,
     Recording,
     Schedule,
@@ -27,7 +28,7 @@ from sgdcore import (
     Task,
     train,
 )
-from sgdcore.tasks import line, linear, sine
+from sgdcore.tasks import Model, line, linear, sine
 from tests.support.hypothesis_profiles import NIGHTLY
 
 # test_linear_triton.py repeats the tests of all kernels in a process with Triton's slow CPU interpreter.
@@ -189,6 +190,11 @@ CLIPPED_INPUTS = [
 _RNG = np.random.default_rng(0)
 _INPUTS = _RNG.standard_normal((22, 3))
 WAVES = Dataset(_INPUTS, np.sin(_INPUTS[:, 0]) + _INPUTS[:, 1] ** 2)
+TWO = np.stack([WAVES.targets, np.cos(_INPUTS[:, 2])], axis=1)
+TWO_TARGETS = Dataset(_INPUTS, TWO)
+WEIGHTED = Dataset(_INPUTS, WAVES.targets, weights=_RNG.uniform(0, 2, 22).round(1))
+TWO_WEIGHTED = Dataset(_INPUTS, TWO, weights=WEIGHTED.weights)
+COUNTS = Dataset(_INPUTS, np.rint(TWO**2), weights=WEIGHTED.weights)  # two columns
 ALL_KINDS = {
     "lr": [0.02, 0.02, 0.05, 0.02, 0.01],
     "momentum": [0, 0.9, 0.5, 0.9, 0.9],
@@ -200,7 +206,7 @@ ALL_KINDS = {
 
 def network(
     desc: str,
-    model: MlpModel,
+    model: Model,
     loss: str = "mse",
     dataset: Dataset = WAVES,
     hyperparams: dict[str, Any] | None = None,
@@ -210,7 +216,12 @@ def network(
     options = {"batch_size": 5, "order": "shuffled", "seeds": [0, 1, 2, 0, 1], "record": Recording(20), "threads": 1}
     options |= kwargs
     options.setdefault("epochs", -(-STEPS // -(-len(dataset) // options["batch_size"])))
-    return TrainInput(desc, Task(dataset, model, loss, 0.7), ALL_KINDS | (hyperparams or {}), options)
+    return TrainInput(desc, Task(dataset, model, loss, 0.7, 0.8), ALL_KINDS | (hyperparams or {}), options)
+
+
+def module(name: str, **arguments: Any) -> ModuleModel:
+    """Return a module of tests.support.network_modules for the three features of WAVES."""
+    return ModuleModel(f"tests.support.network_modules:{name}", {"inputs": 3} | arguments)
 
 
 WARM_UP = Schedule(Scheduler("linear", total_iters=3), Scheduler("cosine", eta_min=1e-3))
@@ -247,9 +258,56 @@ NETWORK_INPUTS = [  # deliberately few dtypes and activations for each batch siz
         hyperparams={"clip_grad_norm": [0.1, np.inf, 1, 0.3, 5], "clip_grad_value": [1, 0.1, np.inf, np.inf, 1]},
     ),
     network("float64, held-out", MlpModel((5,), "silu"), "mse", WAVES.split(0.3), dtype="float64", batch_size=6),
+    network("log cosh", MlpModel((5,)), "log_cosh"),
+    network("a quantile", MlpModel((5,)), "quantile", WAVES.split(0.3)),
+    network("counts, two weighted targets", MlpModel((5,)), "poisson_nll", COUNTS.split(0.3)),
+    network("weighted", MlpModel((5,)), dataset=WEIGHTED),
+    network("two targets", MlpModel((5, 4)), dataset=TWO_TARGETS.split(0.3)),
+    network("two weighted targets, samples one by one", MlpModel((17,)), "huber", TWO_WEIGHTED, batch_size=1, seeds=3),
+    network("log cosh of two targets, float64", MlpModel((5,), "silu"), "log_cosh", TWO_TARGETS, dtype="float64"),
+    network("weighted quantile, float64", MlpModel((5,), "silu"), "quantile", WEIGHTED, dtype="float64"),
     network("tanh", MlpModel((9, 6), "tanh")),
     network("sigmoid", MlpModel((9, 6), "sigmoid"), "huber"),
     network("float64", MlpModel((9, 6), "silu"), "huber", dtype="float64"),
+    network("module", module("Written")),
+    network("module without biases, held-out", module("Written", bias=False), "mae", WAVES.split(0.3)),
+    network("module with two activations", module("Written", activations=("tanh", "relu"), bias=False), "huber"),
+    network("module, nested, float64", module("nested"), "mse", WAVES.split(0.3), dtype="float64", batch_size=6),
+    network(
+        "module, scheduled, in groups, clipped",
+        module("Written", bias=False),
+        hyperparams={"schedule": WARM_UP, "groups": NO_DECAY, "clip_grad_norm": [0.1, np.inf, 1, 0.3, 5]},
+        groups={"bias": ["*.bias"]},
+    ),
+]
+EVERY_OPTION = {"schedule": WARM_UP, "groups": NO_DECAY, "clip_grad_norm": [0.1, np.inf, 1, 0.3, 5]}
+SLOW = {"lr": [0.002, 0.001, 0.005, 0.001, 0.001]}  # at larger steps, normalisations amplify rounding
+MODULE_INPUTS = [  # modules that only the torch kernel trains
+    network("a normalisation", module("normalised"), hyperparams=SLOW),
+    network(
+        "a normalisation, batches in order, float64", module("normalised"), "huber", order="sequential", dtype="float64"
+    ),
+    network("a skip connection", module("Skipping")),
+    network("a skip connection, one batch", module("Skipping"), "mae", batch_size=100),
+    network("every operation", module("Varied"), "huber", WAVES.split(0.3), SLOW),
+    network("every operation, float64", module("Varied"), dtype="float64", batch_size=6),
+    *(
+        network(
+            f"{name}, scheduled, in groups, clipped",
+            module(name),
+            hyperparams=EVERY_OPTION,
+            groups={"bias": ["*.bias"]},
+        )
+        for name in ("normalised", "Skipping")
+    ),
+    network(
+        "every operation, scheduled, in groups, clipped, float64",
+        module("Varied"),
+        hyperparams=EVERY_OPTION,
+        groups={"bias": ["*.bias"]},
+        dtype="float64",
+    ),
+    network("onecycle", module("Skipping"), hyperparams={"schedule": ONECYCLE}, order="sequential"),
 ]
 if NIGHTLY:
     NETWORK_INPUTS += [
@@ -257,6 +315,20 @@ if NIGHTLY:
         network("silu", MlpModel((9, 6), "silu"), batch_size=4),
         network("tanh, float64", MlpModel((9, 6), "tanh"), dtype="float64"),
     ]
+LOSS_INPUTS = [  # runs that only the torch kernel does
+    *(
+        network(f"{desc}: {loss}", LinearModel(), loss, dataset)
+        for desc, dataset in (("a target", WAVES), ("two weighted targets, held-out", TWO_WEIGHTED.split(0.3)))
+        for loss in ("mae", "huber", "log_cosh", "quantile", "gaussian_nll")
+    ),
+    network("a weighted line, clipped", LinearModel(), dataset=WEIGHTED, hyperparams={"clip_grad_norm": 1.0}),
+    network("two targets", LinearModel(), dataset=TWO_TARGETS),
+    network("two targets without biases", LinearModel(bias=False), dataset=TWO_TARGETS.split(0.3)),
+    network("two weighted targets", LinearModel(), dataset=TWO_WEIGHTED.split(0.3), dtype="float64"),
+    network("counts", LinearModel(), "poisson_nll", COUNTS),
+    network("means and variances", MlpModel((5,)), "gaussian_nll", WAVES),
+    network("of two weighted targets", MlpModel((5,)), "gaussian_nll", TWO_WEIGHTED.split(0.3), dtype="float64"),
+]
 
 
 def _train(**kwargs: Any) -> Callable[[], Any]:
@@ -317,7 +389,59 @@ ERROR_INPUTS = [
         "a matrix", lambda: Hyperparams(lr=[[1, 2]]), InvalidHyperparams, r"lr must be a number or one-dimensional"
     ),
     ErrorInput(
-        "loss", lambda: Task(line(), loss="cosine"), InvalidTask, "loss must be mse, mae or huber, not 'cosine'"
+        "loss",
+        lambda: Task(line(), loss="cosine"),
+        InvalidTask,
+        "loss must be mse, mae, huber, log_cosh, quantile, poisson_nll or gaussian_nll, not 'cosine'",
+    ),
+    ErrorInput(
+        "quantile", lambda: Task(line(), loss="quantile", quantile=1), InvalidTask, "must be > 0 and < 1, not 1"
+    ),
+    ErrorInput(
+        "negative counts",
+        lambda: Task(Dataset([1, 2], [3, -2]), loss="poisson_nll"),
+        InvalidTask,
+        "loss poisson_nll needs targets >= 0, such as counts; the least is -2",
+    ),
+    ErrorInput(
+        "negative counts held out",
+        lambda: Task(Dataset([1], [3], validation=Dataset([1], [-1])), loss="poisson_nll"),
+        InvalidTask,
+        "the least is -1",
+    ),
+    ErrorInput(
+        "negative weight",
+        lambda: Dataset([1, 2], [1, 2], weights=[1, -1]),
+        InvalidTask,
+        "must be >= 0; the least is -1",
+    ),
+    ErrorInput(
+        "no weight", lambda: Dataset([1, 2], [1, 2], weights=[0, 0]), InvalidTask, "at least one weight must be > 0"
+    ),
+    ErrorInput("nan weight", lambda: Dataset([1], [1], weights=[np.nan]), InvalidTask, "weights must be finite"),
+    ErrorInput(
+        "a weight too few",
+        lambda: Dataset([1, 2], [1, 2], weights=[1]),
+        InvalidTask,
+        r"weights must have the shape \(2,\), one per sample, not \(1,\)",
+    ),
+    ErrorInput(
+        "weights of one part",
+        lambda: Dataset([1], [1], validation=Dataset([1], [1], weights=[1])),
+        InvalidTask,
+        "the training set and the validation set must both have weights, or neither",
+    ),
+    ErrorInput(
+        "targets of one part",
+        lambda: Dataset([1], [[1, 2]], validation=Dataset([1], [1])),
+        InvalidTask,
+        "the validation set has 1 targets, not 2",
+    ),
+    ErrorInput(
+        "target names",
+        lambda: Dataset([1], [[1, 2]], target_names=("a",)),
+        InvalidTask,
+        "target_names must have 2 names, one per target, not 1",
     ),
     ErrorInput(
         "polynomial in two features",
@@ -332,7 +456,7 @@ ERROR_INPUTS = [
         "unequal lengths",
         lambda: Dataset(np.ones((3, 2)), np.ones(2)),
         InvalidTask,
-        r"inputs must be \(n, d\) and targets \(n,\), not \(3, 2\) and \(2,\)",
+        r"inputs must be \(n, d\) and targets \(n,\) or \(n, k\), not \(3, 2\) and \(2,\)",
     ),
     ErrorInput(
         "no samples", lambda: Dataset(np.ones((0, 2)), []), InvalidTask, r"need at least one sample and one feature"
@@ -479,13 +603,13 @@ ERROR_INPUTS = [
         "another loss for numba",
         _train(task=Task(line(), loss="mae"), kernel="numba"),
         KernelUnavailable,
-        "the numba kernel trains linear and polynomial models with mse, and mlp models with the activations relu",
+        "the numba kernel trains linear and polynomial models with mse, one target and no weights, and mlp models with",
     ),
     ErrorInput(
         "another loss for triton",
         _train(task=Task(line(), loss="huber"), kernel="triton"),
         KernelUnavailable,
-        "the triton kernel trains linear and polynomial models with mse only: use kernel torch",
+        "models with mse, one target and no weights only: use kernel torch",
     ),
 ]
 

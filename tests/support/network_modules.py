@@ -6,14 +6,15 @@ from pathlib import Path  # noqa: F401 - a test names an imported object
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 
 def small(hidden: int = 3, activation: str = "Tanh") -> nn.Module:
     return nn.Sequential(nn.Linear(2, hidden), getattr(nn, activation)(), nn.Linear(hidden, 1))
 
 
-def normalised(layer: str = "LayerNorm", **arguments) -> nn.Module:
-    return nn.Sequential(nn.Linear(2, 4), getattr(nn, layer)(4, **arguments), nn.ReLU(), nn.Linear(4, 1))
+def normalised(layer: str = "LayerNorm", inputs: int = 2, **arguments) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, 4), getattr(nn, layer)(4, **arguments), nn.ReLU(), nn.Linear(4, 1))
 
 
 def dropout() -> nn.Module:
@@ -70,6 +71,64 @@ class Tied(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (self.second(torch.tanh(self.first(x))) * self.scale).sum(1, keepdim=True)
+
+
+class Written(nn.Module):
+    """A perceptron as a forward of its own, whose layers are made in another order than they are used."""
+
+    def __init__(self, inputs: int = 2, activations: tuple[str, str] = ("relu", "relu"), bias: bool = True) -> None:
+        super().__init__()
+        self.activations = activations
+        self.output = nn.Linear(4, 1, bias=bias)
+        self.last = nn.Linear(6, 4)
+        self.first = nn.Linear(inputs, 6, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, last = (getattr(torch, name) for name in self.activations)
+        x = first(self.first(x.view(x.shape[0], -1)))
+        x = functional.dropout(last(self.last(x)), 0.0, self.training)
+        return self.output(x).squeeze(-1)
+
+
+def nested(inputs: int = 2, activation: str = "SiLU") -> nn.Module:
+    kind = getattr(nn, activation)
+    hidden = nn.Sequential(nn.Linear(inputs, 5), kind(), nn.Dropout(0.0))
+    return nn.Sequential(nn.Flatten(), nn.Identity(), hidden, nn.Sequential(nn.Linear(5, 1), nn.Flatten(0)))
+
+
+class Skipping(nn.Module):
+    """A layer whose result is added to its input."""
+
+    def __init__(self, inputs: int = 2, units: int = 4) -> None:
+        super().__init__()
+        self.first, self.second, self.output = nn.Linear(inputs, units), nn.Linear(units, units), nn.Linear(units, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        return self.output(x + torch.relu(self.second(x)))
+
+
+class Varied(nn.Module):
+    """Every operation that the torch kernel batches, with values that are used more than once."""
+
+    def __init__(self, inputs: int = 2, units: int = 5) -> None:
+        super().__init__()
+        self.before, self.first = nn.LayerNorm(inputs), nn.Linear(inputs, units)
+        self.norm = nn.LayerNorm(units, bias=False)
+        self.second = nn.Linear(units + inputs, units, bias=False)
+        self.plain_norm = nn.LayerNorm(units, elementwise_affine=False)
+        self.frozen = nn.Linear(units, units).requires_grad_(False)
+        self.leaky, self.output = nn.LeakyReLU(0.1), nn.Linear(units, 1)
+        with torch.no_grad():
+            for p in self.frozen.parameters():
+                p.fill_(0.3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = functional.gelu(self.norm(self.first(self.before(x))))
+        g = torch.relu(self.plain_norm(self.second(torch.cat([h, x], dim=-1)))) + 0.5 * h
+        g = functional.silu(g) * torch.sigmoid(h) + 1
+        g = torch.tanh(self.frozen(g)) + g
+        return torch.tanh(self.output(g * g + self.leaky(h)))[:, 0]
 
 
 class Unused(nn.Module):

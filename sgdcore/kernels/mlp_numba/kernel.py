@@ -5,8 +5,8 @@ the core's caches from the segment's first step to its last. No sum crosses a ve
 its tile, its position in it, or the thread. Sums are chains of fused multiply-adds in a fixed order and equal torch's
 to rounding. The update is sgdcore.rule's.
 
-Sizes, parameter groups, schedules and limits of gradients are run-time values: a new shape needs no compilation; only a
-new dtype or activation does, and batches of one.
+Sizes, missing biases, parameter groups, schedules and limits of gradients are run-time values: a new shape needs no
+compilation; only a new dtype or set of activations does, and batches of one.
 """
 
 from __future__ import annotations
@@ -30,20 +30,22 @@ from sgdcore.kernels.base import Problem, Resources, Segment, group_columns, pen
 from sgdcore.kernels.compile_cache import CACHED, compiling
 from sgdcore.kernels.mlp_numba import clipping as mlp_clipping
 from sgdcore.kernels.mlp_numba import layers as mlp_layers
+from sgdcore.kernels.mlp_numba import losses as mlp_losses
 from sgdcore.kernels.mlp_numba import passes as mlp_passes
 from sgdcore.kernels.mlp_numba import tiles as mlp_tiles
 from sgdcore.kernels.mlp_numba.clipping import clip
 from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, SUMS
 from sgdcore.kernels.mlp_numba.passes import make_scratch, run_pass
 from sgdcore.kernels.mlp_numba.tiles import change, fill, record, set_rates, stop_nonfinite, write_back
+from sgdcore.kernels.perceptrons import perceptron_of
 from sgdcore.kernels.simd import lanes as simd_lanes
 from sgdcore.kernels.simd import math as simd_math
 from sgdcore.kernels.simd import matmul as simd_matmul
 from sgdcore.kernels.simd import memory
 from sgdcore.kernels.simd.memory import aligned, or_empty
 from sgdcore.rates import Rates
-from sgdcore.tasks.networks import MlpModel
-from sgdcore.tasks.task import LOSSES
+from sgdcore.tasks.losses import LOSSES, Loss
+from sgdcore.tasks.networks import Perceptron
 from sgdcore.trajectories import Curves, State
 
 VECTOR_BYTES = 64 if get_host_cpu_features().get("avx512f") else 32  # no result depends on it
@@ -53,7 +55,18 @@ UNITS_BYTES = 1 << 16  # limit for the activations of the samples processed toge
 
 _FILES = [
     str(module.__file__)
-    for module in (rule, simd_lanes, simd_matmul, simd_math, memory, mlp_clipping, mlp_layers, mlp_passes, mlp_tiles)
+    for module in (
+        rule,
+        simd_lanes,
+        simd_matmul,
+        simd_math,
+        memory,
+        mlp_clipping,
+        mlp_layers,
+        mlp_losses,
+        mlp_passes,
+        mlp_tiles,
+    )
 ] + [__file__]
 _SOURCE = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES))  # part of the cache key, as in linear_numba
 
@@ -62,14 +75,18 @@ def advance(
     problem: Problem, hyperparams: Hyperparams, state: State, segment: Segment, curves: Curves, resources: Resources
 ) -> None:
     """Step all trials; the threads share their tiles."""
-    model, dtype, threads = problem.task.model, problem.features.dtype, resources.threads
-    assert isinstance(model, MlpModel)
+    if not len(hyperparams):
+        return
+    dtype, threads = problem.features.dtype, resources.threads
+    perceptron = perceptron_of(problem.task.model, problem.features.shape[1])
+    assert isinstance(perceptron, Perceptron)
     curves.blank(segment.recorded)
     batch = min(segment.batch_size, len(problem.targets))
     at_once = 1 if batch == 1 else SUMS // 4  # samples per block
     width = VECTOR_BYTES // dtype.itemsize
-    shape = np.array([problem.features.shape[1], *model.hidden, 1])
+    shape, criterion = np.array(perceptron.widths), problem.task.criterion
     pitch = _pitch(shape, at_once, batch)
+    columns = _columns(hyperparams, dtype)
     arguments = (
         np.argsort(segment.order, kind="stable"),  # adjacent trials see the same samples
         segment.order,
@@ -78,11 +95,12 @@ def advance(
             _padded(*(problem.held_out or (problem.features, problem.targets)), at_once),
             np.require(segment.samples, requirements=["C", "W"]).ravel(),
         ),
-        (shape, pitch, LOSSES.index(problem.task.loss), problem.task.huber_delta),
-        ACTIVATIONS[model.activation].kept is not None,
+        (shape, pitch, LOSSES.index(criterion.name), _option(criterion)),
+        _rows(perceptron, state.params.shape[1], len(columns)),
+        any(ACTIVATIONS[name].kept is not None for name in perceptron.activations),
         (segment.first_epoch, segment.samples.shape[1], segment.batch_size, state.step, segment.stop),
         (curves.steps[segment.recorded], segment.recorded.start),
-        _columns(hyperparams, dtype),
+        columns,
         (bool(hyperparams.is_clipped.any()), bool(np.isfinite(hyperparams.clip_grad_norm).any())),
         _schedule(segment.rates, len(hyperparams)),
         _groups(problem.group_of, hyperparams),
@@ -94,7 +112,8 @@ def advance(
             or_empty(curves.path, 3, dtype),
         ),
     )
-    constants = (list(ACTIVATIONS).index(model.activation), at_once, width, _SOURCE)
+    used = sum(1 << list(ACTIVATIONS).index(name) for name in set(perceptron.activations))
+    constants = (used, at_once, width, _SOURCE)
     trials = len(hyperparams)
     share = max(1, -(-trials // (width * threads * 4))) * width
     ranges = [(first, min(first + share, trials)) for first in range(0, trials, share)]
@@ -134,9 +153,30 @@ def _pitch(shape: NDArray[np.int64], at_once: int, batch: int) -> int:
     return at_once * -(-blocks // -(-blocks // room))
 
 
-def _padded(features: NDArray[Any], targets: NDArray[Any], at_once: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return features, padded with zeros so that whole blocks can be read, and targets."""
-    return np.concatenate([features.ravel(), np.zeros(at_once * features.shape[1], features.dtype)]), targets
+def _rows(perceptron: Perceptron, parameters: int, columns: int) -> tuple[NDArray[np.int64], int]:
+    """Return ``rows`` as in passes, and the rows at the tile's end for layers without a bias.
+
+    Such a layer reads zeros there, and has as many rows for what would be its bias's gradients.
+    """
+    wanted = [n for n, bias in zip(perceptron.widths[1:], perceptron.biases, strict=True) if bias is None]
+    spare, zeros = max(wanted, default=0), 3 * parameters + columns
+    activations = [*(list(ACTIVATIONS).index(name) for name in perceptron.activations), -1]
+    rows = [
+        (weight, parameters + weight, *((zeros, zeros + spare) if bias is None else (bias, parameters + bias)), kind)
+        for weight, bias, kind in zip(perceptron.weights, perceptron.biases, activations, strict=True)
+    ]
+    return np.array(rows, np.int64), 2 * spare
+
+
+def _option(loss: Loss) -> float:
+    """Return the number that the loss depends on, if there is one."""
+    return loss.quantile if loss.name == "quantile" else loss.huber_delta
+
+
+def _padded(features: NDArray[Any], goals: NDArray[Any], at_once: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return features, padded with zeros so that whole blocks can be read, and goals as (n, columns)."""
+    padded = np.concatenate([features.ravel(), np.zeros(at_once * features.shape[1], features.dtype)])
+    return padded, goals.reshape(len(goals), -1)
 
 
 def _columns(hyperparams: Hyperparams, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -167,7 +207,8 @@ def _groups(group_of: NDArray[np.intp], hyperparams: Hyperparams) -> tuple[NDArr
 @cache
 def _compiled(argument_types: tuple[Any, ...], constants: tuple[int, ...]) -> Callable[..., None]:
     """Return the kernel compiled for these types and constants."""
-    with compiling(f"perceptrons with {list(ACTIVATIONS)[constants[0]]}"):
+    used = " and ".join(name for index, name in enumerate(ACTIVATIONS) if constants[0] >> index & 1)
+    with compiling(f"perceptrons with {used}"):
         entry: Callable[..., None] = _run_tiles.compile((*argument_types, *map(types.literal, constants)))
     return entry
 
@@ -181,6 +222,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     orders,
     data,
     network,
+    layout,
     keeps,
     plan,
     recording,
@@ -190,13 +232,13 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     groups,
     state,
     curves,
-    activation,
+    activations,
     at_once,
     width,
     source,
 ):
     """Step the trials of a range, tile by tile, to the segment's end."""
-    literally(activation)
+    literally(activations)
     literally(at_once)
     literally(width)
     literally(source)
@@ -206,11 +248,12 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     clips, clips_norms = clips
     lr, momentum, which, first_row, steps_per_row = schedule
     spans, weights = groups
+    rows_of_layers, spare = layout
     parameters, n = state[0].shape[1], len(training[1])
     per_epoch = (n + batch_size - 1) // batch_size
     limits = 3 * parameters + len(columns) - 2
-    tile = aligned((3 * parameters + len(columns)) * width, columns.dtype)
-    scratch = make_scratch(columns.dtype, network, keeps, width)
+    tile = aligned((3 * parameters + len(columns) + spare) * width, columns.dtype)
+    scratch = make_scratch(columns.dtype, network, training[1].shape[1], keeps, width)
     doubt, values = aligned(width, columns.dtype), np.empty((2, width))
     running = np.zeros(width, np.bool_)
     for base in range(first_trial, stop_trial, width):
@@ -223,10 +266,34 @@ def _run_tiles(  # type: ignore[no-untyped-def]
             if alive == 0 or signals[1] != 0:
                 break
             if point < len(recorded) and recorded[point] == step:
-                run_pass(tile, scratch, training, samples, nothing, values[0], network, activation, at_once, width)
+                run_pass(
+                    tile,
+                    scratch,
+                    training,
+                    samples,
+                    nothing,
+                    values[0],
+                    network,
+                    rows_of_layers,
+                    parameters,
+                    activations,
+                    at_once,
+                    width,
+                )
                 if curves[2].size > 0:
                     run_pass(
-                        tile, scratch, validation, samples, nothing, values[1], network, activation, at_once, width
+                        tile,
+                        scratch,
+                        validation,
+                        samples,
+                        nothing,
+                        values[1],
+                        network,
+                        rows_of_layers,
+                        parameters,
+                        activations,
+                        at_once,
+                        width,
                     )
                 record(tile, running, lanes, values, curves, recorded_from + point, spans, weights, width)
                 point += 1
@@ -234,7 +301,20 @@ def _run_tiles(  # type: ignore[no-untyped-def]
                 break
             row, first = (step // per_epoch - first_epoch) % rows, step % per_epoch * batch_size
             batch = lanes, orders, row * n + first, min(batch_size, n - first), rows * n
-            run_pass(tile, scratch, training, samples, batch, values[0], network, activation, at_once, width)
+            run_pass(
+                tile,
+                scratch,
+                training,
+                samples,
+                batch,
+                values[0],
+                network,
+                rows_of_layers,
+                parameters,
+                activations,
+                at_once,
+                width,
+            )
             if clips:
                 clip(tile, doubt, running, lanes, state[3], clips_norms, limits, parameters, width)
             if lr.size > 0 and (step == start or step % steps_per_row == 0):

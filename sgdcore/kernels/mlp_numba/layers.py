@@ -56,11 +56,14 @@ ACTIVATIONS = {
 
 
 class Layers(NamedTuple):
-    """The compiled functions for one dtype, activation and number of samples per block."""
+    """The compiled functions for one dtype, set of activations and number of samples per block.
+
+    ``first``, ``hidden`` and ``backward`` take the index of their activation in ACTIVATIONS as the first argument.
+    """
 
     first: Any  # forward: the first layer, whose inputs are shared
     hidden: Any  # layers whose inputs are rows
-    output: Any  # the last layer: one unit, without an activation
+    output: Any  # the last layer, without an activation
     first_gradients: Any
     gradients: Any
     backward: Any
@@ -83,17 +86,39 @@ def inner(*constants: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 @cache
-def layers(dtype: str, activation: str, samples: int, width: int) -> Layers:
+def layers(dtype: str, activations: tuple[str, ...], samples: int, width: int) -> Layers:
     """Return functions that process ``samples`` at a time; a shorter last block still reads and writes all of them."""
-    constants = dtype, activation, samples, width
+    every = [(dtype, activation, samples, width) for activation in activations]
     return Layers(
-        first=_forward(True, *constants),
-        hidden=_forward(False, *constants),
+        first=_by_activation("first", [_forward(True, *constants) for constants in every], every),
+        hidden=_by_activation("hidden", [_forward(False, *constants) for constants in every], every),
         output=_output(samples, width),
         first_gradients=_gradients(True, width),
         gradients=_gradients(False, width),
-        backward=_backward(*constants),
+        backward=_by_activation("backward", [_backward(*constants) for constants in every], every),
     )
+
+
+def _by_activation(name: str, functions: list[Any], constants: list[tuple[Any, ...]]) -> Any:
+    """Return a function that calls the one for its first argument, an index in ACTIVATIONS."""
+    (function, *others), (own, *rest) = functions, constants
+    if not others:
+
+        @inner(name, *own)
+        def only(activation, *arguments):  # type: ignore[no-untyped-def]
+            function(*arguments)
+
+        return only
+    other, index = _by_activation(name, others, rest), list(ACTIVATIONS).index(own[1])
+
+    @inner(name, *constants)
+    def one_of(activation, *arguments):  # type: ignore[no-untyped-def]
+        if activation == index:
+            function(*arguments)
+        else:
+            other(activation, *arguments)
+
+    return one_of
 
 
 def _forward(shared: bool, dtype: str, activation: str, samples: int, width: int) -> Any:
@@ -102,9 +127,9 @@ def _forward(shared: bool, dtype: str, activation: str, samples: int, width: int
     output, keeps, kept = elementwise(kind.output), kind.kept is not None, elementwise(kind.kept or kind.output)
 
     @inner(shared, dtype, activation, samples, width)
-    def forward(source, at, across, along, tile, weights, inputs, count, results, slopes, place, pitch, length):  # type: ignore[no-untyped-def]
+    def forward(source, at, across, along, tile, weights, bias, inputs, count, results, slopes, place, pitch, length):  # type: ignore[no-untyped-def]
         aligned_stack()
-        bias, by_unit, to = weights + inputs * count, pitch * width, place * pitch * width
+        by_unit, to = pitch * width, place * pitch * width
         whole = count // units * units
         for i in range(0, whole, units):
             for s in range(0, length, samples):
@@ -149,15 +174,17 @@ def _forward(shared: bool, dtype: str, activation: str, samples: int, width: int
 
 
 def _output(samples: int, width: int) -> Any:
-    """Return the forward function of the last layer, which has one output."""
+    """Return the forward function of the last layer; ``by_unit`` is the stride of its inputs and of its outputs."""
 
     @inner(samples, width)
-    def output(source, at, by_input, tile, weights, inputs, results, to, length):  # type: ignore[no-untyped-def]
+    def output(source, at, by_unit, tile, weights, bias, inputs, count, results, to, length):  # type: ignore[no-untyped-def]
         aligned_stack()
-        for s in range(0, length * width, samples * width):
-            z = grid(samples, load(tile, (weights + inputs) * width, width, 1, width))
-            z = add_product(source, at + s, width, by_input, tile, weights * width, 0, width, inputs, z, samples)
-            store(results, to + s, width, z)
+        for i in range(count):
+            row = (weights + i * inputs) * width
+            for s in range(0, length * width, samples * width):
+                z = grid(samples, load(tile, (bias + i) * width, width, 1, width))
+                z = add_product(source, at + s, width, by_unit, tile, row, 0, width, inputs, z, samples)
+                store(results, to + i * by_unit + s, width, z)
 
     return output
 
@@ -168,9 +195,9 @@ def _gradients(shared: bool, width: int) -> Any:
     add = add_product_shared if shared else add_product
 
     @inner(shared, width)
-    def gradients(source, at, across, along, tile, weights, inputs, count, units, place, pitch, length):  # type: ignore[no-untyped-def]
+    def gradients(source, at, across, along, tile, weights, biases, inputs, count, units, place, pitch, length):  # type: ignore[no-untyped-def]
         aligned_stack()
-        by_unit, by_row, bias = pitch * width, inputs * width, (weights + inputs * count) * width
+        by_unit, by_row, bias = pitch * width, inputs * width, biases * width
         whole_inputs, whole_units = inputs // GRADIENTS * GRADIENTS, count // GRADIENTS * GRADIENTS
         for i in range(0, whole_units, GRADIENTS):
             delta, row = (place + i) * by_unit, (weights + i * inputs) * width
@@ -211,12 +238,13 @@ def _gradients(shared: bool, width: int) -> Any:
 def _backward(dtype: str, activation: str, samples: int, width: int) -> Any:
     """Return the function that overwrites the outputs of the layer below with its deltas."""
     inputs_at_once, zero = SUMS // samples, np.dtype(dtype).type(0)
-    delta = elementwise_of_two(ACTIVATIONS[activation].delta)
+    delta, keeps = elementwise_of_two(ACTIVATIONS[activation].delta), ACTIVATIONS[activation].kept is not None
 
     @inner(dtype, activation, samples, width)
     def backward(tile, weights, inputs, count, units, slopes, below, place, pitch, length):  # type: ignore[no-untyped-def]
         aligned_stack()
         by_unit = pitch * width
+        kept = slopes if keeps else units
         whole = inputs // inputs_at_once * inputs_at_once
         for k in range(0, whole, inputs_at_once):
             for s in range(0, length * width, samples * width):
@@ -235,7 +263,7 @@ def _backward(dtype: str, activation: str, samples: int, width: int) -> Any:
                     samples,
                 )
                 to = (below + k) * by_unit + s
-                slope = load_grid(slopes, to, width, by_unit, samples, inputs_at_once, width)
+                slope = load_grid(kept, to, width, by_unit, samples, inputs_at_once, width)
                 store_grid(units, to, width, by_unit, samples, delta(slope, sums))
         for k in range(whole, inputs):
             for s in range(0, length * width, samples * width):
@@ -254,6 +282,6 @@ def _backward(dtype: str, activation: str, samples: int, width: int) -> Any:
                     samples,
                 )
                 to = (below + k) * by_unit + s
-                store(units, to, width, delta(load(slopes, to, width, samples, width), sums))
+                store(units, to, width, delta(load(kept, to, width, samples, width), sums))
 
     return backward

@@ -1,9 +1,11 @@
 """A perceptron's passes for the numba kernel: a batch's gradients, or the losses over a whole set, for a tile.
 
 ``scratch`` holds the work arrays of a pass: ``units`` and ``slopes`` as in layers (starting with the first layer's
-inputs if trials differ in their samples), the batch's features as (s, k) numbers, and its targets as rows.
-``network`` is (shape, pitch, loss, delta): the layers' widths from inputs to output, samples processed together, the
-loss's index in LOSSES, and the Huber loss's delta.
+inputs if trials differ in their samples), the batch's features as (s, k) numbers, and its goals as rows: the columns of
+``data[1]``, which are targets and, if there is one more of them than outputs, sample weights.
+``network`` is (shape, pitch, loss, option): the layers' widths from inputs to outputs, samples processed together, the
+loss's index in LOSSES, and the Huber loss's delta or the quantile. ``rows`` (layers, 5) are the tile's rows of each
+layer's first weight, its gradient, first bias, its gradient, and the index of its activation in ACTIVATIONS.
 """
 
 from __future__ import annotations
@@ -16,19 +18,18 @@ from numba import types
 from numba.extending import overload
 
 from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, inner, layers
-from sgdcore.kernels.simd.lanes import compiled, load, load_double, select, splat, store
+from sgdcore.kernels.mlp_numba.losses import losses_of_batches, losses_of_sets
+from sgdcore.kernels.simd.lanes import compiled, splat, store
 from sgdcore.kernels.simd.memory import aligned
-from sgdcore.tasks.task import LOSSES
 
-_MSE, _MAE = LOSSES.index("mse"), LOSSES.index("mae")
 _OPTIONS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 @compiled
-def make_scratch(dtype, network, keeps, width):  # type: ignore[no-untyped-def]
+def make_scratch(dtype, network, goal_columns, keeps, width):  # type: ignore[no-untyped-def]
     """Allocate the work arrays for a tile; finite from the start, because blocks reach beyond a batch's end."""
     shape, pitch, _, _ = network
-    units, inputs, goals = shape.sum() * pitch * width, pitch * shape[0], pitch * width
+    units, inputs, goals = shape.sum() * pitch * width, pitch * shape[0], goal_columns * pitch * width
     room = aligned((1 + keeps) * units + goals + inputs, dtype)
     room[:] = dtype.type(0)
     slopes, after = room[units * keeps :], room[units * (1 + keeps) :]
@@ -44,29 +45,27 @@ def run_pass(*arguments: Any) -> None:
 
 
 @overload(run_pass, jit_options=_OPTIONS, prefer_literal=True)  # type: ignore[arg-type, unused-ignore]
-def _choose(tile, scratch, data, samples, batch, losses, network, activation, at_once, width):  # type: ignore[no-untyped-def]
-    constants = activation, at_once, width
+def _choose(tile, scratch, data, samples, batch, losses, network, rows, parameters, activations, at_once, width):  # type: ignore[no-untyped-def]
+    constants = activations, at_once, width
     if not all(isinstance(constant, types.IntegerLiteral) for constant in constants):
         return None
     return _pass(str(tile.dtype), *(constant.literal_value for constant in constants))
 
 
 @cache
-def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
-    first, hidden, output, first_gradients, gradients, backward = layers(
-        dtype, list(ACTIVATIONS)[activation], at_once, width
-    )
+def _pass(dtype: str, activations: int, at_once: int, width: int) -> Any:
+    used = tuple(name for index, name in enumerate(ACTIVATIONS) if activations >> index & 1)
+    first, hidden, output, first_gradients, gradients, backward = layers(dtype, used, at_once, width)
     zero = np.dtype(dtype).type(0)
-    gather, loss_deltas, add_losses = _gather(width), _loss_deltas(dtype, at_once, width), _add_losses(width)
+    gather, loss_deltas, add_losses = _gather(width), losses_of_batches(dtype, at_once, width), losses_of_sets(width)
 
-    def run(tile, scratch, data, samples, batch, losses, network, activation, at_once, width):  # type: ignore[no-untyped-def]
+    def run(tile, scratch, data, samples, batch, losses, network, rows, parameters, activations, at_once, width):  # type: ignore[no-untyped-def]
         units, slopes, fetched, _ = scratch
         shape, pitch, _, _ = network
         lanes, orders, _, count, _ = batch
         last = len(shape) - 2
-        parameters, above = np.intp(0), np.intp(0)  # the total; the units before the output
+        above = np.intp(0)  # the units before the output
         for layer in range(last + 1):
-            parameters += (shape[layer] + 1) * shape[layer + 1]
             above += shape[layer]
         differentiates = count > 0
         own = differentiates and orders[lanes[0]] != orders[lanes[-1]]
@@ -82,20 +81,24 @@ def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
             length = (many + at_once - 1) // at_once * at_once
             if differentiates:
                 gather(scratch, data, samples, batch, start, many, own, network)
-            weights, place = np.intp(0), shape[0]
+            place = shape[0]
             for layer in range(last + 1):
                 inputs, fan_out = shape[layer], shape[layer + 1]
+                weights, bias, activation = rows[layer, 0], rows[layer, 2], rows[layer, 4]
                 at = (place - inputs) * pitch * width
                 if layer == last:
-                    output(units, at, pitch * width, tile, weights, inputs, units, place * pitch * width, length)
+                    to = place * pitch * width
+                    output(units, at, pitch * width, tile, weights, bias, inputs, fan_out, units, to, length)
                 elif layer > 0 or own:
                     hidden(
+                        activation,
                         units,
                         at,
                         width,
                         pitch * width,
                         tile,
                         weights,
+                        bias,
                         inputs,
                         fan_out,
                         units,
@@ -106,29 +109,58 @@ def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
                     )
                 else:
                     at = 0 if differentiates else start * inputs
-                    first(features, at, inputs, 1, tile, weights, inputs, fan_out, units, slopes, place, pitch, length)
-                weights += (inputs + 1) * fan_out
+                    first(
+                        activation,
+                        features,
+                        at,
+                        inputs,
+                        1,
+                        tile,
+                        weights,
+                        bias,
+                        inputs,
+                        fan_out,
+                        units,
+                        slopes,
+                        place,
+                        pitch,
+                        length,
+                    )
                 place += fan_out
             if not differentiates:
                 add_losses(units, above * pitch * width, data[1], start, many, network, losses)
                 continue
-            loss_deltas(scratch, above * pitch * width, network, length, count)
+            loss_deltas(scratch, above * pitch * width, data[1].shape[1], network, length, count)
             place = above
             for layer in range(last, -1, -1):
                 inputs, fan_out = shape[layer], shape[layer + 1]
-                weights -= (inputs + 1) * fan_out
-                below, to = place - inputs, parameters + weights
+                below, to, bias = place - inputs, rows[layer, 1], rows[layer, 3]
                 if layer > 0 or own:
                     at = below * pitch * width
-                    gradients(units, at, pitch * width, width, tile, to, inputs, fan_out, units, place, pitch, many)
+                    gradients(
+                        units, at, pitch * width, width, tile, to, bias, inputs, fan_out, units, place, pitch, many
+                    )
                 else:
-                    first_gradients(features, 0, 1, inputs, tile, to, inputs, fan_out, units, place, pitch, many)
+                    first_gradients(features, 0, 1, inputs, tile, to, bias, inputs, fan_out, units, place, pitch, many)
                 if layer > 0:
-                    backward(tile, weights, inputs, fan_out, units, slopes, below, place, pitch, length)
+                    activation = rows[layer - 1, 4]
+                    backward(
+                        activation,
+                        tile,
+                        rows[layer, 0],
+                        inputs,
+                        fan_out,
+                        units,
+                        slopes,
+                        below,
+                        place,
+                        pitch,
+                        length,
+                    )
                 place = below
         if not differentiates:
             for lane in range(width):
-                losses[lane] /= count
+                losses[lane] /= count * shape[last + 1]
 
     return run
 
@@ -136,7 +168,7 @@ def _pass(dtype: str, activation: int, at_once: int, width: int) -> Any:
 def _gather(width: int) -> Any:
     @inner(width)
     def gather(scratch, training, samples, batch, start, many, own, network):  # type: ignore[no-untyped-def]
-        """Copy the features and targets of ``many`` of the batch's samples."""
+        """Copy the features and goals of ``many`` of the batch's samples."""
         units, _, features, goals = scratch
         lanes, orders, first, _, entries = batch
         source, targets = training
@@ -147,69 +179,17 @@ def _gather(width: int) -> Any:
                 place = orders[lanes[lane]] * entries + first + start
                 for s in range(many):
                     sample = np.intp(samples[place + s])
-                    goals[s * width + lane] = targets[sample]
+                    for c in range(targets.shape[1]):
+                        goals[(c * pitch + s) * width + lane] = targets[sample, c]
                     for k in range(inputs):
                         units[(k * pitch + s) * width + lane] = source[sample * inputs + k]
             return
         place = orders[lanes[0]] * entries + first + start
         for s in range(many):
             sample = np.intp(samples[place + s])
-            store(goals, s * width, width, splat(targets[sample], width))
+            for c in range(targets.shape[1]):
+                store(goals, (c * pitch + s) * width, width, splat(targets[sample, c], width))
             for k in range(inputs):
                 features[s * inputs + k] = source[sample * inputs + k]
 
     return gather
-
-
-def _loss_deltas(dtype: str, at_once: int, width: int) -> Any:
-    zero, number = np.dtype(dtype).type(0), np.dtype(dtype).type
-
-    @inner(dtype, at_once, width)
-    def loss_deltas(scratch, at, network, length, count):  # type: ignore[no-untyped-def]
-        """Overwrite the outputs with the derivatives of the batch's mean loss, as in torch, including NaN."""
-        units, _, _, goals = scratch
-        _, _, loss, delta = network
-        scale = splat(number((2.0 if loss == _MSE else 1.0) / count), width)
-        low, high = splat(zero, width) - scale, scale
-        knee = splat(zero, width)
-        if loss == _MAE:
-            scale = splat(zero, width)
-        elif loss != _MSE:
-            knee = splat(number(delta), width)
-            low, high = low * knee, high * knee
-        for s in range(0, length * width, at_once * width):
-            residual = load(units, at + s, width, at_once, width) - load(goals, s, width, at_once, width)
-            slope = scale * residual
-            if loss != _MSE:
-                slope = select(residual > knee, high, slope)
-                slope = select(splat(zero, width) - knee > residual, low, slope)
-            if loss == _MAE:
-                slope = select(residual != residual, splat(zero, width), slope)
-            store(units, at + s, width, slope)
-
-    return loss_deltas
-
-
-def _add_losses(width: int) -> Any:
-    @inner(width)
-    def add_losses(units, at, targets, start, many, network, losses):  # type: ignore[no-untyped-def]
-        """Add every trial's losses for outputs that are rows."""
-        _, _, loss, delta = network
-        sums, zero, half, knee = (
-            load(losses, 0, width, 1, width),
-            splat(0.0, width),
-            splat(0.5, width),
-            splat(delta, width),
-        )
-        for s in range(many):
-            residual = load_double(units, at + s * width, width) - splat(np.float64(targets[start + s]), width)
-            size = select(residual > zero, residual, zero - residual)
-            if loss == _MSE:
-                sums = sums + residual * residual
-            elif loss == _MAE:
-                sums = sums + size
-            else:
-                sums = sums + select(knee > size, half * size * size, knee * (size - half * knee))
-        store(losses, 0, width, sums)
-
-    return add_losses

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -20,8 +21,9 @@ from torch.nn import functional
 from sgdcore.errors import InvalidTask
 from sgdcore.kernels.module_torch.traced import Traced
 from sgdcore.tasks.initialisation import initialised, undrawn
+from sgdcore.tasks.losses import VARIANCE_EPS, Loss
 from sgdcore.tasks.models import Model
-from sgdcore.tasks.task import Task
+from sgdcore.tasks.task import Task, goals
 
 T = TypeVar("T")
 Parameters = dict[str, torch.Tensor]
@@ -40,7 +42,7 @@ class Network:
         Raises:
             InvalidTask: buffers or frozen parameters depend on the seed, or there is nothing to train.
         """
-        self.module = initialised(model, width, 0, dtype).to(device)
+        self.module, self.width = initialised(model, width, 0, dtype).to(device), width
         other = initialised(model, width, 1, dtype).state_dict()
         trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         tied = {name for name, p in self.module.named_parameters(remove_duplicate=False) if p.requires_grad}
@@ -66,9 +68,8 @@ class Network:
         return made
 
     def outputs(self, params: Parameters, features: torch.Tensor) -> torch.Tensor:
-        """Return (B,) outputs for one trial's parameters and (B, k) features."""
-        outputs: torch.Tensor = functional_call(self.module, params, (features,))
-        return outputs[:, 0] if outputs.ndim == 2 else outputs
+        """Return (B,) outputs, or (B, outputs) of several, for one trial's parameters and (B, k) features."""
+        return as_targets(functional_call(self.module, params, (features,)))
 
     def split(self, flat: torch.Tensor) -> Parameters:
         """Return (..., P) flat parameters as the module's tensors, (..., *shape); views."""
@@ -98,19 +99,82 @@ def _unused(model: Model, width: int, dtype: str, device: str) -> list[Network]:
     return []
 
 
+def as_targets(outputs: torch.Tensor) -> torch.Tensor:
+    """Return a module's outputs in the shape of targets: (B,) for one."""
+    return outputs[:, 0] if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
+
+
 @lru_cache(maxsize=8)
-def loss_function(loss: str, huber_delta: float) -> LossFunction:
-    """Return the mean loss over a batch, as in torch.nn.functional."""
-    if loss == "huber":
-        return lambda outputs, targets: functional.huber_loss(outputs, targets, delta=huber_delta)
-    return functional.mse_loss if loss == "mse" else functional.l1_loss
+def loss_function(loss: Loss) -> LossFunction:
+    """Return the mean loss over a batch of outputs and goals, as in torch.nn.functional.
+
+    Goals are targets; with sample weights a last column holds these.
+    """
+    if loss.is_weighted:
+        each = _losses(loss, "none")
+
+        def weighted(outputs: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
+            losses = each(outputs, as_targets(goals[:, :-1]))
+            return (losses * (goals[:, -1] if losses.ndim == 1 else goals[:, -1:])).mean()
+
+        return weighted
+    return _losses(loss, "mean")
+
+
+def _losses(loss: Loss, reduction: str) -> LossFunction:
+    """Return the losses of outputs and targets, or their mean."""
+    match loss.name:
+        case "mse":
+            return partial(functional.mse_loss, reduction=reduction)
+        case "mae":
+            return partial(functional.l1_loss, reduction=reduction)
+        case "huber":
+            return partial(functional.huber_loss, delta=loss.huber_delta, reduction=reduction)
+        case "poisson_nll":
+            return partial(functional.poisson_nll_loss, log_input=True, full=False, reduction=reduction)
+        case "log_cosh":
+            return _reduced(log_cosh, reduction)
+        case "quantile":
+            return _reduced(partial(pinball, quantile=loss.quantile), reduction)
+        case _:
+            return _reduced(_gaussian_nll, reduction)
+
+
+def _reduced(losses: LossFunction, reduction: str) -> LossFunction:
+    return losses if reduction == "none" else lambda outputs, targets: losses(outputs, targets).mean()
+
+
+def log_cosh(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return log(cosh(error)), without its overflow for large errors."""
+    errors = outputs - targets
+    return errors + functional.softplus(-2 * errors) - math.log(2)
+
+
+def pinball(outputs: torch.Tensor, targets: torch.Tensor, quantile: float) -> torch.Tensor:
+    """Return the losses of a quantile."""
+    errors = targets - outputs
+    return torch.maximum(quantile * errors, (quantile - 1) * errors)
+
+
+def mean_and_variance(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the means and variances of the outputs of a model with gaussian_nll."""
+    mean, variance = outputs.chunk(2, dim=1)
+    return as_targets(mean), functional.softplus(as_targets(variance))
+
+
+def _gaussian_nll(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the losses of functional.gaussian_nll_loss, whose checks of values torch.func cannot run."""
+    mean, variance = mean_and_variance(outputs)
+    # As in torch, the gradient ignores the clamp.
+    variance = torch.where(variance < VARIANCE_EPS, variance - variance.detach() + VARIANCE_EPS, variance)
+    return 0.5 * (torch.log(variance) + (mean - targets) ** 2 / variance)
 
 
 def gradients(net: Network, loss: LossFunction, own_samples: bool) -> Traced:
-    """Return a function of (T, P) parameters, (B, k) features and (B,) targets that returns (T, P) gradients.
+    """Return a function of (T, P) parameters, (B, k) features and (B, ...) goals that returns (T, P) gradients.
 
     These are gradients of the batch's mean loss. With ``own_samples`` every trial has its own batch: (T, B, k) and
-    (T, B).
+    (T, B, ...).
     """
 
     def batch_loss(params: Parameters, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -122,13 +186,21 @@ def gradients(net: Network, loss: LossFunction, own_samples: bool) -> Traced:
 
 
 def summed_losses(net: Network, loss: LossFunction) -> Traced:
-    """Return a function of (T, P) parameters, (B, k) features and (B,) targets: (T,) float64 sums of their losses."""
+    """Return a function of (T, P) parameters, (B, k) features and (B, ...) goals: (T,) float64 sums of their losses."""
 
     def one(params: Parameters, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return loss(net.outputs(params, features).double(), targets.double()) * len(targets)
 
     of_pack = vmap(one, in_dims=(0, None, None))
     return Traced(lambda params, features, targets: of_pack(net.split(params), features, targets))
+
+
+def losses_of_outputs(loss: Loss, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the (T,) float64 sums of the losses of (T, B) outputs and (B, ...) goals."""
+    goals, of_batch = targets.double(), loss_function(loss)
+    if loss.name == "mse" and not loss.is_weighted:
+        return (outputs.double() - goals).square_().sum(1)
+    return vmap(lambda row: of_batch(row, goals) * len(goals))(outputs.double())
 
 
 def is_by_sample(net: Network, features: torch.Tensor) -> bool:
@@ -157,19 +229,19 @@ def check_module(task: Task, dtype: str, batch_size: int) -> None:
     """Try a step of the task's module alone and in a pack.
 
     Raises:
-        InvalidTask: its output is not of shape (B,) or (B, 1), a parameter does not affect it, or it changes its
-            buffers, draws random numbers, or cannot run for several trials at a time.
+        InvalidTask: its output has another shape than the targets and the loss need, a parameter does not affect it,
+            or it changes its buffers, draws random numbers, or cannot run for several trials at a time.
     """
     with network(task.model, task.features.shape[1], dtype, "cpu") as net:
         sizes = {min(batch_size, task.samples), task.samples % batch_size or batch_size}
         if sizes <= net.checked:
             return
-        loss = loss_function(task.loss, task.huber_delta)
+        loss = loss_function(task.criterion)
         features = torch.from_numpy(task.features.astype(dtype))
-        targets = torch.from_numpy(task.dataset.targets.astype(dtype))
+        targets = torch.from_numpy(goals(task.dataset, dtype))
         before = {name: values.clone() for name, values in net.module.state_dict().items()}
         for size in sorted(sizes):
-            _try_alone(net, loss, features[:size], targets[:size])
+            _try_alone(net, task.criterion, features[:size], targets[:size])
             _try_in_a_pack(net, loss, features[:size], targets[:size])
         changed = [name for name, values in net.module.state_dict().items() if not torch.equal(values, before[name])]
         if changed:
@@ -215,22 +287,30 @@ def _openmp() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="openmp")
 
 
-def _try_alone(net: Network, loss: LossFunction, features: torch.Tensor, targets: torch.Tensor) -> None:
+def _try_alone(net: Network, loss: Loss, features: torch.Tensor, targets: torch.Tensor) -> None:
     batch = len(targets)
     try:
         with undrawn():
             raw = net.module(features)
     except Exception as error:  # the user's module can raise anything
         raise InvalidTask(f"module: it fails on a batch of {batch}: {type(error).__name__}: {_line(error)}") from error
-    if not isinstance(raw, torch.Tensor) or tuple(raw.shape) not in ((batch,), (batch, 1)):
+    allowed = [(batch, loss.outputs)] + ([(batch,)] if loss.outputs == 1 else [])
+    if not isinstance(raw, torch.Tensor) or tuple(raw.shape) not in allowed:
         shape = tuple(raw.shape) if isinstance(raw, torch.Tensor) else type(raw).__name__
-        raise InvalidTask(f"module: its output for a batch of {batch} must be ({batch}, 1) or ({batch},), not {shape}")
+        shapes, why = " or ".join(map(str, allowed)), _why_outputs(loss)
+        raise InvalidTask(f"module: its output for a batch of {batch} must be {shapes}, not {shape}{why}")
     trained = [p for p in net.module.parameters() if p.requires_grad]
-    outputs = raw[:, 0] if raw.ndim == 2 else raw
-    parts = torch.autograd.grad(loss(outputs, targets), trained, allow_unused=True)
+    parts = torch.autograd.grad(loss_function(loss)(as_targets(raw), targets), trained, allow_unused=True)
     for name, part in zip(net.names, parts, strict=True):
         if part is None:
             raise InvalidTask(f"module: its parameter {name!r} does not affect the output: use it or freeze it")
+
+
+def _why_outputs(loss: Loss) -> str:
+    """Return why a module needs more than one output."""
+    if loss.name == "gaussian_nll":
+        return ": gaussian_nll needs a mean per target, then a variance (before softplus) per target"
+    return f": there are {loss.targets} targets" if loss.targets > 1 else ""
 
 
 def _try_in_a_pack(net: Network, loss: LossFunction, features: torch.Tensor, targets: torch.Tensor) -> None:

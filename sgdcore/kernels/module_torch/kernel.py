@@ -1,14 +1,14 @@
-"""The kernel for any model and loss, on CPU and CUDA: torch.func's gradients of a pack of trials stepped together.
+"""The kernel for any model and loss, on CPU and CUDA: the gradients of a pack of trials that are stepped together.
 
 A pack's parameters and buffers are (T, P) tensors, its hyperparameters Columns; sgdcore.rule runs on them unchanged.
-torch sums a pack's products in a different order from a single trial's: results equal torch.optim.SGD's up to rounding,
-not bit for bit. Packs have the same size on every CPU.
+On the CPU, a module of known operations runs as a Program, which batches products over the trials; torch.func computes
+the gradients of any other. torch sums a pack's products in a different order from a single trial's: results equal
+torch.optim.SGD's up to rounding, not bit for bit. Packs have the same size on every CPU.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from threading import Event
@@ -18,16 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sgdcore import rule
-from sgdcore.errors import KernelUnavailable
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment
-from sgdcore.kernels.module_torch.clipping import Limits, clip
+from sgdcore.kernels.module_torch.batched import Programs, batched
 from sgdcore.kernels.module_torch.columns import Columns
 from sgdcore.kernels.module_torch.functional import (
     Network,
     evaluating,
-    gradients,
     is_by_sample,
     loss_function,
     network,
@@ -36,20 +33,19 @@ from sgdcore.kernels.module_torch.functional import (
     tensors,
     torch_threads,
 )
+from sgdcore.kernels.module_torch.steps import Step, functional_step, program_step
 from sgdcore.tasks.task import Quadratic
 from sgdcore.trajectories import NEVER, Curves, State
 
 PACK_TRIALS = 1024  # on a GPU, more trials do not make a step cheaper per trial
-CPU_TRIALS = 32  # on the CPU, neither do more than these
-CPU_BYTES, _GPU_SHARE = 1 << 24, 0.25  # memory limit of a pack: about a core's caches, a share of the GPU's memory
-RULE_VALUES = 12  # per parameter of a pack: parameters, buffers, gradients and temporaries
+CPU_TRIALS = 64  # on the CPU, neither do more than these
+CPU_BYTES, _GPU_SHARE = 1 << 23, 0.25  # memory limit of a pack: about a core's caches, a share of the GPU's memory
+RULE_VALUES = 6  # per parameter of a pack: parameters, buffers, gradients and temporaries
 _BLOCK_BYTES = 1 << 21  # memory limit of an evaluation on the CPU
 _TRIED = 32  # samples
 _LOOK = 64  # steps between two checks of whether any trial still runs
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-Stepped = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
-Step = Callable[..., Stepped]
 
 
 def advance(
@@ -69,7 +65,13 @@ def advance(
         trials = np.arange(first, min(first + size, len(hyperparams)))
         with _network(problem, resources.device) as net, torch_threads(max(1, resources.threads // threads)):
             columns = Columns(
-                hyperparams, problem.group_of, segment.rates, trials, state.params.dtype, resources.device
+                hyperparams,
+                problem.group_of,
+                segment.rates,
+                trials,
+                state.params.dtype,
+                resources.device,
+                flags=not resources.compile,
             )
             pack = _Pack(columns, state.take(trials), data, net, block, segment.order[trials])
             part = curves.like(len(trials))
@@ -120,7 +122,7 @@ class _Data:
         self.validation = tensors(problem.held_out, device) if problem.held_out else None
         self.samples = torch.from_numpy(segment.samples.astype(np.int64)).to(device)
         self.own_samples = len(segment.samples) > 1
-        self.loss = loss_function(problem.task.loss, problem.task.huber_delta)
+        self.loss = loss_function(problem.task.criterion)
 
 
 class _Pack:
@@ -144,6 +146,7 @@ class _Pack:
         )
         self.order = torch.from_numpy(order).to(data.device)
         self.watched = bool(state.direction.any())
+        self.all_run = data.device == "cpu" and bool((self.stopped == NEVER).all())
 
     def run(self, segment: Segment, curves: Curves, resources: Resources, stop: Event) -> None:
         """Run to the segment's end, or until ``stop`` is set, and record along the way."""
@@ -153,8 +156,12 @@ class _Pack:
         points = dict(
             zip(curves.steps[segment.recorded].tolist(), range(*segment.recorded.indices(1 << 62)), strict=True)
         )
+        known = self.net.once(batched) if data.device == "cpu" and not resources.compile else None
+        self.programs = None if known is None else Programs(known, self.params, data.problem.task.criterion)
         first_step, step = (
-            self.net.once(_step, data.loss, data.own_samples, is_first, resources.compile and not is_first)
+            self.net.once(functional_step, data.loss, data.own_samples, is_first, resources.compile and not is_first)
+            if self.programs is None
+            else program_step(self.programs, is_first)
             for is_first in (True, False)
         )
         curves.blank(segment.recorded)
@@ -175,17 +182,19 @@ class _Pack:
 
     def step(self, t: int, step: Step, features: torch.Tensor, targets: torch.Tensor) -> None:
         """Take step t for the running trials; the others stay where they stopped."""
-        running = self.stopped == NEVER
+        running = None if self.all_run else self.stopped == NEVER
         hyperparams = self.columns.at(t), self.columns.limits
-        self.params, self.buffers, finite, clipped = step(
-            self.params, self.buffers, running, *hyperparams, features, targets
-        )
+        params, self.buffers, clipped = step(self.params, self.buffers, running, *hyperparams, features, targets)
+        if params is not self.params:
+            self.params.copy_(params)  # where programs read them
         if clipped is not None:
-            self.clipped_steps = self.clipped_steps + (running & clipped)
-        self.stopped = torch.where(running & ~finite, t + 1, self.stopped)
+            self.clipped_steps = self.clipped_steps + (clipped if running is None else running & clipped)
+        if running is not None or not bool(self.params.sum(1).isfinite().all()):
+            finite = (self.params - self.params).sum(1) == 0  # torch.isfinite takes ten times as long
+            self.stopped = torch.where((self.stopped == NEVER) & ~finite, t + 1, self.stopped)
+            self.all_run = self.all_run and bool(finite.all())
         if self.watched:
-            running = running & finite
-            farther = running[:, None] & (self.params * self.direction > self.peak * self.direction)
+            farther = (self.stopped == NEVER)[:, None] & (self.params * self.direction > self.peak * self.direction)
             self.peak = torch.where(farther, self.params, self.peak)
             self.peak_step = torch.where(farther, t + 1, self.peak_step)
 
@@ -208,7 +217,7 @@ class _Pack:
         if form:
             return form.value(_numpy(self.params.double()))
         features, targets = samples
-        summed = self.net.once(summed_losses, self.data.loss)
+        summed = self.net.once(summed_losses, self.data.loss) if self.programs is None else self.programs.summed_losses
         with evaluating(self.net.module):
             blocks = zip(torch.split(features, self.block), torch.split(targets, self.block), strict=True)
             return _numpy(sum((summed(self.params, *block) for block in blocks), torch.zeros(()))) / len(targets)
@@ -228,54 +237,6 @@ class _Pack:
             peak_step=_numpy(self.peak_step),
             clipped_steps=_numpy(self.clipped_steps),
         )
-
-
-_update = rule.bind(
-    fma=lambda a, b, c: torch.addcmul(c, a, b),
-    select=lambda condition, yes, no: (
-        (yes if condition else no) if isinstance(condition, bool) else torch.where(condition, yes, no)
-    ),
-)
-
-
-def _step(net: Network, loss: Any, own_samples: bool, is_first: bool, compiled: bool) -> Step:
-    """Return the function that takes one step of a pack; a compiled one is recompiled for every new shape."""
-    gradient = gradients(net, loss, own_samples)
-    of_batch = gradient.function if compiled else gradient
-
-    def step(
-        params: torch.Tensor,
-        buffers: torch.Tensor,
-        running: torch.Tensor,
-        columns: tuple[torch.Tensor, ...],
-        limits: Limits,
-        features: torch.Tensor,
-        targets: torch.Tensor,
-    ) -> Stepped:
-        change = of_batch(params, features, targets)
-        clipped = clip(change, limits)
-        new, momentum = _update(params, change, buffers, is_first, *columns)
-        finite = torch.isfinite(new).all(dim=1)
-        moves = running[:, None]
-        return torch.where(moves, new, params), torch.where(moves, momentum, buffers), finite, clipped
-
-    if not compiled:
-        return torch.no_grad()(step)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
-    return _compiled(step)
-
-
-def _compiled(step: Step) -> Step:
-    made: Step = torch.compile(step, dynamic=False)
-
-    def run(*arguments: Any) -> Stepped:
-        try:
-            with torch.no_grad():
-                return made(*arguments)
-        except torch._dynamo.exc.BackendCompilerFailed as error:
-            reason = str(error.__cause__ or error).strip().partition("\n")[0]
-            raise KernelUnavailable(f"torch.compile failed: {reason}; set compile: false to run without it") from error
-
-    return run
 
 
 def _numpy(tensor: torch.Tensor) -> NDArray[Any]:

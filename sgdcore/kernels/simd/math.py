@@ -1,4 +1,4 @@
-"""exp, tanh and the logistic function for SIMD vectors, accurate to a few ulps, and formulas built from them.
+"""exp, tanh, log cosh and the logistic function for SIMD vectors, accurate to a few ulps, and formulas built from them.
 
 exp(x) = 2^n exp(r) with n = round(x / ln 2), so that |r| <= ln 2 / 2 and a short Taylor series is enough. All of it is
 IEEE arithmetic element by element: the same bits on every CPU. NaN stays NaN.
@@ -107,7 +107,7 @@ def _of_rows(formula: Callable[..., Row]) -> Callable[[Any], Callable[..., Any]]
 def sigmoid(x: Row) -> Row:
     """Return 1 / (1 + exp(-x))."""
     one = x.constant(1)
-    return one / (one + _exp(x * x.constant(-1)))
+    return one / (one + exp(x * x.constant(-1)))
 
 
 def tanh(x: Row) -> Row:
@@ -118,7 +118,21 @@ def tanh(x: Row) -> Row:
     return e / (e + x.constant(2))
 
 
-def _exp(x: Row) -> Row:
+def log_cosh(x: Row) -> Row:
+    """Return log(cosh(x)) = |x| + log(1 + e) - log 2, with e = exp(-2 |x|) <= 1."""
+    size = x.where_above(x.constant(0), x, x * x.constant(-1))
+    e = exp(x.constant(-2) * size)
+    # log(1 + e) = 2 artanh(z) with z = e / (2 + e) <= 1/3: its series falls by 9 from term to term.
+    z = e / (x.constant(2) + e)
+    square, terms = z * z, 9 if x.is_single else 18
+    series = x.constant(1 / (2 * terms + 1))
+    for k in range(terms - 1, -1, -1):
+        series = series.times_plus(square, x.constant(1 / (2 * k + 1)))
+    return size + (x.constant(2) * z * series - x.constant(math.log(2)))
+
+
+def exp(x: Row) -> Row:
+    """Return e to the power x."""
     n, p = _reduced(x.clamped(110 if x.is_single else 760))
     # 2^n in two factors: it can overflow or underflow although exp(x) does not.
     half = _rounded(n * x.constant(0.5))

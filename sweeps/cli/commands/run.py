@@ -51,6 +51,7 @@ from sweeps.cli.supervisor import supervise
 from sweeps.errors import NotLogged, TrialsFailed
 
 if TYPE_CHECKING:
+    from sweeps.config.datasets import FileData
     from sweeps.config.schema import WriterName
     from sweeps.execution.executor import Executor
     from sweeps.pipeline.outcome import SweepOutcome
@@ -66,7 +67,9 @@ _WHY_POINTS = ", each a pass over all data; the default takes at most a quarter 
 @app.command()
 def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False) -> None:
     """Show what a sweep would run, without writing anything."""
+    from sgdcore.kernels.dispatch import planned as planned_kernel
     from sweeps.cli.terminal import say, show_frame, show_json
+    from sweeps.config.datasets import FileData
     from sweeps.config.messages import listed
     from sweeps.planning.prediction import forecast
     from sweeps.planning.prepared import data_summary
@@ -76,23 +79,31 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
     points = len(prepared.recording.steps(0, prepared.plan.steps))
     expected = forecast(prepared)
     choice = executor_choice(ExecutorName.auto, os.environ.get(RAY_ADDRESS), prepared)
+    kernel = planned_kernel(prepared.task, prepared.config.training.device)
     if as_json:
         predicted = asdict(expected) if expected else None
-        where = dict(zip(("name", "reason"), choice, strict=True))
-        show_json(summary | {"executor": where, "data": data_summary(prepared.task), "predicted": predicted})
+        chosen = {
+            name: dict(zip(("name", "reason"), pair, strict=True))
+            for name, pair in (("executor", choice), ("kernel", kernel))
+        }
+        show_json(summary | chosen | {"data": data_summary(prepared.task), "predicted": predicted})
         return
     say(f"{prepared.config.name}: {_trials(prepared)} of {_steps(prepared)}")
     say(
         f"task: {prepared.config.task.dataset.kind} data, {prepared.task.samples:,} samples; "
         f"parameters {', '.join(prepared.plan.parameter_names[:8])}"
     )
-    target = getattr(prepared.config.task.dataset, "target", "")
-    say(f"features: {listed(prepared.task.dataset.feature_names)}{target and f'; target: {target}'}")
-    if target:
+    file = prepared.config.task.dataset if isinstance(prepared.config.task.dataset, FileData) else None
+    say(f"features: {listed(prepared.task.dataset.feature_names)}{f'; {_targets(file)}' if file else ''}")
+    if file:
         say(f"first row: {_first_row(prepared)}")
     say(f"curves: {points:,} points{'' if prepared.task.is_quadratic else _WHY_POINTS}")
     say(f"shards: {summary['shards']:,} of up to {prepared.plan.trials_per_shard:,} trials")
+    say(f"kernel: {_kernel(prepared)}")
     say("executor: {} ({})".format(*choice))
+    if prepared.config.early_terminate is not None:
+        say(f"early termination: {_rungs(prepared)}")
+    say("kernel: {} ({})".format(*kernel))
     for what, aggregate in (("dropped", prepared.plan.dropped), ("merged", prepared.plan.merged)):
         for reason, count in aggregate.items():
             say(f"{what}: {count:,} ({reason})")
@@ -297,6 +308,25 @@ def _say_forecast(prepared: PreparedSweep, expected: Forecast | None) -> None:
         say(str(edge))
 
 
+def _targets(data: FileData) -> str:
+    """Return the columns of a data file that are not features."""
+    from sweeps.config.messages import listed
+
+    targets = f"target{'s' if len(data.targets) > 1 else ''}: {listed(data.targets)}"
+    return targets + (f"; weights: {data.weights}" if data.weights is not None else "")
+
+
+def _kernel(prepared: PreparedSweep) -> str:
+    """Return the kernel that this machine would train the trials with."""
+    from sgdcore import KernelUnavailable
+    from sgdcore.kernels.dispatch import kernel_and_device
+
+    try:
+        return "{} on {}".format(*kernel_and_device(prepared.task, device=prepared.config.training.device))
+    except KernelUnavailable as error:
+        return f"unknown on this machine ({error})"
+
+
 def _first_row(prepared: PreparedSweep) -> str:
     """Return the first row of a data file as it is understood, in its own units."""
     from sweeps.config.messages import listed
@@ -304,7 +334,12 @@ def _first_row(prepared: PreparedSweep) -> str:
 
     data = load_raw(prepared.config.task.dataset.model_copy(update={"validation": 0.0}))
     cells = listed(tuple(f"{name} {value:g}" for name, value in zip(data.feature_names, data.inputs[0], strict=True)))
-    return f"{cells}; target: {data.targets[0]:g}"
+    if data.weights is not None:
+        cells += f"; weight {data.weights[0]:g}"
+    if data.target_count == 1:
+        return f"{cells}; target: {data.targets[0]:g}"
+    named = zip(data.target_names, data.targets[0], strict=True)
+    return f"{cells}; targets: {listed(tuple(f'{name} {value:g}' for name, value in named))}"
 
 
 def _axes(prepared: PreparedSweep) -> Any:
@@ -338,6 +373,20 @@ def _word(axis: str, value: float) -> str:
 def _trials(prepared: PreparedSweep) -> str:
     most, first = prepared.most_trials, len(prepared.plan)
     return f"{first:,} trials" if most == first else f"up to {most:,} trials in rounds of {first:,},"
+
+
+def _rungs(prepared: PreparedSweep) -> str:
+    """Return the rungs with their most trials, and what early termination saves at least, without overflows."""
+    from sweeps.search.early_termination import most_trials, rungs
+
+    rule, epochs = prepared.config.early_terminate, prepared.config.training.epochs
+    assert rule is not None
+    trials = len(prepared.plan)
+    ends = rungs(rule, epochs)
+    most = most_trials(rule, len(ends), trials, prepared.config.search_seed)
+    work = sum(count * (end - before) for count, end, before in zip(most, ends, [0, *ends], strict=False))
+    steps = ", ".join(f"{count:,} trials to epoch {end}" for count, end in zip(most, ends, strict=True))
+    return f"{steps}; at most {work:,} epochs in all, {trials * epochs / work:.3g} times fewer than without"
 
 
 def _steps(prepared: PreparedSweep) -> str:

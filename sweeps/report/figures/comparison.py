@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from sgdcore.verdict import VERDICTS
 from sweeps.report.colors import COLOURS, SYMBOLS
 from sweeps.report.figures.loss_curves import (
-    LEAST,
     LOG_STEPS,
     SETTLED,
     STEP_ZERO,
     band,
     loss_axis,
+    loss_floor,
     losses_by_step,
     step_axis,
 )
@@ -68,8 +68,7 @@ def compared_curves(comparison: Comparison) -> go.Figure | None:
     shown = pd.concat([frame["loss"] for frame in curves]) if curves else pd.Series(dtype=float)
     if not shown.notna().any():
         return None
-    positive = shown[shown > 0]
-    floor = max(float(positive.min()) / 10, LEAST) if (shown == 0).any() and len(positive) else LEAST
+    floor = loss_floor(shown)
     time = "epoch" if any(results.time == "epoch" for results in comparison.sweeps) else "step"
     last = int(max(frame[time].max() for frame in curves if len(frame)))
     logarithmic = last > LOG_STEPS
@@ -80,7 +79,7 @@ def compared_curves(comparison: Comparison) -> go.Figure | None:
     figure.update_xaxes(title_text=time, **step_axis(last, logarithmic))
     losses = dict.fromkeys(results.config.task.loss for results in comparison.sweeps)
     title = f"training loss ({', '.join(losses)})"
-    return figure.update_yaxes(title_text=title, type="log", **loss_axis(shown, floor))
+    return figure.update_yaxes(title_text=title, **loss_axis(shown, floor))
 
 
 def compared_shares(comparison: Comparison) -> go.Figure:

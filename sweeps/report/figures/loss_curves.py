@@ -35,7 +35,7 @@ def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Fig
     A verdict's curve is the median, with bands that hold 50 % and 80 % of a uniform, reproducible sample of its trials;
     a trial that stopped early stays at its last loss, and that of a diverged one becomes infinite. The loss axis spans
     the settled trials, so diverging curves leave it at the top; where each trial has a curve, the axis also spans
-    losses up to 1,000 times those of the settled.
+    losses up to 1,000 times those of the settled. With losses below 0 it is linear.
 
     Args:
         results: The sweep's results.
@@ -48,16 +48,15 @@ def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Fig
     each = trials is not None or results.stored <= FEW
     if not len(settled):
         shown = _below(curves, results.config.verdict.diverged_factor)
-    elif each:
+    elif each and settled.min() >= 0:
         shown = curves["loss"][curves["loss"] <= _SPAN_ABOVE * settled.max()]
     else:
         shown = settled
-    positive = shown[shown > 0]
-    floor = max(float(positive.min()) / 10, LEAST) if (shown == 0).any() and len(positive) else LEAST
+    floor = loss_floor(shown)
     last = int(curves[results.time].max()) if len(curves) else 0
     logarithmic = last > LOG_STEPS
     layout = loss_axis(shown, floor)
-    ceiling = 10 ** (layout["range"][1] + 3) if layout else np.inf
+    ceiling = _ceiling(layout)
     curves = curves.assign(
         step_shown=curves[results.time].clip(lower=STEP_ZERO if logarithmic else 0),
         loss_shown=curves["loss"].clip(floor, ceiling),
@@ -69,7 +68,7 @@ def loss_curves(results: Results, trials: Sequence[int] | None = None) -> go.Fig
     _validation(figure, results, curves, each, floor, ceiling)
     figure.update_xaxes(title_text=results.time, **step_axis(last, logarithmic))
     loss = f"training loss ({results.config.task.loss})"
-    return figure.update_yaxes(title_text=loss, type="log", **layout)
+    return figure.update_yaxes(title_text=loss, **layout)
 
 
 def band(steps: FloatArray, low: FloatArray, high: FloatArray, colour: str, group: str) -> go.Scatter:
@@ -183,19 +182,39 @@ def _settings(results: Results, trial: pd.Series) -> str:
 
 
 def _below(curves: pd.DataFrame, factor: float) -> pd.Series[float]:
-    """Return the losses that are at most ``factor`` times the first loss of their trial."""
-    first = curves.groupby("trial")["loss"].transform("first")
+    """Return the losses that are at most ``factor`` times the size of the first loss of their trial."""
+    first = curves.groupby("trial")["loss"].transform("first").abs()
     return curves["loss"][curves["loss"] <= factor * first]
 
 
+def loss_floor(losses: pd.Series[float]) -> float:
+    """Return the loss at which smaller ones are drawn: a logarithmic axis has no 0. Losses below 0 need none."""
+    if (losses < 0).any():
+        return -np.inf
+    positive = losses[losses > 0]
+    return max(float(positive.min()) / 10, LEAST) if (losses == 0).any() and len(positive) else LEAST
+
+
+def _ceiling(layout: dict[str, Any]) -> float:
+    """Return the loss at which larger ones are drawn, beyond the axis."""
+    if "range" not in layout:
+        return np.inf
+    low, high = layout["range"]
+    return float(10 ** (high + 3) if layout["type"] == "log" else high + (high - low))
+
+
 def loss_axis(losses: pd.Series[float], floor: float) -> dict[str, Any]:
-    """Return the range (in powers of ten, with padding) and ticks of a logarithmic loss axis."""
+    """Return the type, range (with padding) and ticks of a loss axis: logarithmic, or linear without a floor."""
+    if floor == -np.inf:
+        known = losses.dropna().to_numpy(dtype=np.float64)
+        room = max(_ROOM * float(np.ptp(known)), 1e-6 * float(np.abs(known).max()))
+        return {"type": "linear", "range": [known.min() - room, known.max() + 2 * room]}
     exponents = np.log10(losses.dropna().clip(lower=floor).to_numpy(dtype=np.float64))
     if not len(exponents):
-        return {}
+        return {"type": "log"}
     low, high = exponents.min(), exponents.max()
     room = max(_ROOM * (high - low), 0.15)
-    return {"range": [low - room, high + 2 * room], **ticks(low - room, high + 2 * room)}
+    return {"type": "log", "range": [low - room, high + 2 * room], **ticks(low - room, high + 2 * room)}
 
 
 def step_axis(last: int, logarithmic: bool) -> dict[str, object]:

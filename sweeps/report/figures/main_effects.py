@@ -21,7 +21,8 @@ _COLUMN_WIDTH = 140  # pixels
 def main_effects(results: Results) -> go.Figure | None:
     """Draw one column per parameter: the share that settles (top) and the geometric mean of the final loss (bottom).
 
-    The band is one standard deviation of log10 loss on each side. None if fewer than two parameters are swept.
+    The band is one standard deviation of log10 loss on each side. Losses that can be negative have plain means and
+    deviations. None if fewer than two parameters are swept.
     """
     shares = effects(results)
     if not len(shares):
@@ -42,7 +43,8 @@ def main_effects(results: Results) -> go.Figure | None:
     for column, name in enumerate(names, start=1):
         axis = MapAxis.of(parts[name][name], name)
         places = axis.positions
-        _add_effect(figure, parts[name], places, column, f"{heading(name)} %{{x:.4~g}}<br>")
+        where = f"{heading(name)} %{{x:.4~g}}<br>"
+        _add_effect(figure, parts[name], places, column, where, is_signed=results.config.task.is_signed)
         layout = {**axis.layout(), "showticklabels": True}
         figure.update_xaxes(**(layout | {"showticklabels": False}), row=1, col=column)
         figure.update_xaxes(**layout, row=2, col=column, title_text=_explained(explained.loc[name]))
@@ -58,8 +60,10 @@ def main_effects(results: Results) -> go.Figure | None:
         else (0.0, 1.0)
     )
     room = 0.06 * max(high - low, 0.2)
+    spaced: dict[str, object] = {"range": [low - room, high + room]}
+    if not results.config.task.is_signed:
+        spaced |= {"type": "log", **ticks(low - room, high + room)}
     for column in range(1, len(names) + 1):
-        spaced = {"type": "log", "range": [low - room, high + room], **ticks(low - room, high + room)}
         figure.update_yaxes(**spaced, row=2, col=column)
     loss = f"{heading(results.metric)} ({results.config.task.loss})"
     figure.update_yaxes(title_text=loss, row=2, col=1)
@@ -68,7 +72,9 @@ def main_effects(results: Results) -> go.Figure | None:
     return figure.update_layout(template=template(), height=500, showlegend=False, margin={"b": 76}, meta=least)
 
 
-def _add_effect(figure: go.Figure, part: pd.DataFrame, places: np.ndarray, column: int, where: str) -> None:
+def _add_effect(
+    figure: go.Figure, part: pd.DataFrame, places: np.ndarray, column: int, where: str, *, is_signed: bool
+) -> None:
     line = {"mode": "lines+markers", "marker": {"size": 6}}
     figure.add_scatter(
         x=places,
@@ -82,9 +88,14 @@ def _add_effect(figure: go.Figure, part: pd.DataFrame, places: np.ndarray, colum
     known = part["mean_log_loss"].notna().to_numpy()
     mean, deviation = part["mean_log_loss"].to_numpy()[known], part["deviation"].to_numpy()[known]
     x = places[known]
+    word = "mean" if is_signed else "geometric mean"
+
+    def losses(averages: np.ndarray) -> np.ndarray:
+        return averages if is_signed else np.asarray(10**averages)
+
     figure.add_scatter(
         x=np.concatenate([x, x[::-1]]),
-        y=10 ** np.concatenate([mean + deviation, (mean - deviation)[::-1]]),
+        y=losses(np.concatenate([mean + deviation, (mean - deviation)[::-1]])),
         mode="none",
         fill="toself",
         fillcolor=faded(ACCENT, 0.14),
@@ -94,9 +105,9 @@ def _add_effect(figure: go.Figure, part: pd.DataFrame, places: np.ndarray, colum
     )
     figure.add_scatter(
         x=x,
-        y=10**mean,
+        y=losses(mean),
         line={"color": ACCENT, "width": 2},
-        hovertemplate=where + "%{y:.3~g} (geometric mean)<extra></extra>",
+        hovertemplate=where + f"%{{y:.3~g}} ({word})<extra></extra>",
         **line,
         row=2,
         col=column,

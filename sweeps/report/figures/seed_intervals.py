@@ -18,6 +18,8 @@ _APART = "#8a93a0"
 def seed_intervals(results: Results) -> go.Figure | None:
     """Draw the geometric mean over seeds and the 95 % interval of the best settings; None without several seeds.
 
+    Losses that can be negative have plain means.
+
     Settings that are not significantly worse than the best are filled and highlighted.
     """
     spread = seed_spread(results, _SHOWN)
@@ -55,13 +57,15 @@ def seed_intervals(results: Results) -> go.Figure | None:
             "<br>p %{customdata[2]:.2~g}<extra></extra>",
         )
     # Intervals over two or three seeds can be huge, so the means determine the axis range.
-    means = np.log10(spread["mean_loss"].to_numpy())
+    ends = spread[["mean_loss", "low", "high"]].to_numpy(dtype=np.float64)
+    means, lows, highs = (ends if results.config.task.is_signed else np.log10(ends)).T
     reach = max(1.5 * float(np.ptp(means)), 0.02)
-    low = max(np.log10(spread["low"].min()), means.min() - reach)
-    high = min(np.log10(spread["high"].max()), means.max() + reach)
-    figure.update_xaxes(
-        title_text=f"{heading(results.metric)} ({results.config.task.loss}), geometric mean", type="log"
-    )
-    figure.update_xaxes(range=[low, high], **ticks(low, high))
+    low, high = max(lows.min(), means.min() - reach), min(highs.max(), means.max() + reach)
+    loss = f"{heading(results.metric)} ({results.config.task.loss})"
+    if results.config.task.is_signed:
+        figure.update_xaxes(title_text=f"{loss}, mean", range=[low, high])
+    else:
+        figure.update_xaxes(title_text=f"{loss}, geometric mean", type="log")
+        figure.update_xaxes(range=[low, high], **ticks(low, high))
     figure.update_yaxes(title_text=", ".join(map(heading, names)))
     return figure.update_yaxes(tickvals=list(range(len(labels))), ticktext=labels, range=[len(labels) - 0.4, -0.6])

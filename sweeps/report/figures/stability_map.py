@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,7 +19,7 @@ from sweeps.results.binning import MapAxis, ticks
 from sweeps.results.heatmap import Cells, Panel
 from sweeps.results.results import Results
 from sweeps.results.stability_map import stability_panels
-from sweeps.text.formatting import heading
+from sweeps.text.formatting import heading, number
 
 VIEWS = ("verdict", "final loss", "steps to tolerance")
 _LEVELS = 224  # levels of a colour scale; higher levels are for cells without a value
@@ -144,16 +145,14 @@ def _measures(
     name: str,
     values: FloatArray,
     missing: NDArray[np.bool_],
-    span: tuple[float, float],
+    span: Span,
     title: str | None,
 ) -> go.Heatmap:
-    """Draw cells by the logarithm of a value; levels above the scale show the outcome of cells without one.
+    """Draw cells by a value or its logarithm; levels above the scale show the outcome of cells without one.
 
     ``title`` is that of the scale, None if there is none to draw.
     """
-    low, high = span
-    with np.errstate(invalid="ignore"):
-        level = (np.log10(np.maximum(values, 10**low)) - low) / (high - low) * (_LEVELS - 1)
+    level = span.levels(values)
     instead = list(_MISSING.values())
     level = np.where(missing, np.select([cells.badness == b for b in range(4)], instead), np.nan_to_num(level))
     ramp: list[tuple[float, str]] = LOSS_SCALE if name == "final loss" else SPEED_SCALE
@@ -167,13 +166,13 @@ def _measures(
     drawn = heat(cells, np.round(level), scale, 0, 256)
     if title is None:
         return drawn
-    powers = ticks(low, high)
-    at = ((np.log10(powers["tickvals"]) - low) / (high - low) * (_LEVELS - 1)).tolist()
+    labels = span.ticks()
+    at = span.levels(np.array(labels["tickvals"])).tolist()
     ends = {
         "final loss": "end of scale: diverging, diverged",
         "steps to tolerance": "end of scale: not reached, diverging, diverged",
     }
-    return with_scale(drawn, f"{title} ({ends[name]})", at, powers["ticktext"])
+    return with_scale(drawn, f"{title} ({ends[name]})", at, labels["ticktext"])
 
 
 def with_scale(drawn: go.Heatmap, title: str, at: Sequence[float], words: Sequence[str]) -> go.Heatmap:
@@ -252,14 +251,38 @@ def _legend_entry(verdict: str) -> go.Scatter:
     return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=f"{SYMBOLS[verdict]} {verdict}")
 
 
-def _span(parts: Sequence[FloatArray]) -> tuple[float, float]:
-    """Return the range of the positive finite values, in powers of ten."""
+class Span(NamedTuple):
+    """The range of a colour scale, in powers of ten if it is logarithmic."""
+
+    low: float
+    high: float
+    is_log: bool = True
+
+    def levels(self, values: FloatArray) -> FloatArray:
+        """Return the levels of values."""
+        with np.errstate(invalid="ignore"):
+            placed = np.log10(np.maximum(values, 10**self.low)) if self.is_log else np.maximum(values, self.low)
+            return np.asarray((placed - self.low) / (self.high - self.low) * (_LEVELS - 1))
+
+    def ticks(self) -> dict[str, list[Any]]:
+        """Return the labels of the scale."""
+        if self.is_log:
+            return ticks(self.low, self.high)
+        values = np.linspace(self.low, self.high, 5).tolist()
+        return {"tickvals": values, "ticktext": [number(value, 3) for value in values]}
+
+
+def _span(parts: Sequence[FloatArray]) -> Span:
+    """Return the range of the positive finite values; if any is negative, that of all on a linear scale."""
     values = np.concatenate([part[np.isfinite(part)] for part in parts])
+    if (values < 0).any():
+        low, high = float(values.min()), float(values.max())
+        return Span(low, max(high, low + 1e-6 * abs(low)), is_log=False)
     positive = values[values > 0]
     if not len(positive):
-        return 0.0, 1.0
+        return Span(0.0, 1.0)
     low, high = np.log10(max(positive.min(), _LEAST)), np.log10(positive.max())
-    return (low, high) if high - low > 0.1 else (low - 0.1, high + 0.1)
+    return Span(low, high) if high - low > 0.1 else Span(low - 0.1, high + 0.1)
 
 
 def buttons(visible: dict[str, list[bool]], view: str, layout: go.Layout) -> dict[str, object]:

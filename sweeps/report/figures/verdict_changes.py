@@ -87,8 +87,9 @@ def _kinds(was: Cells, now: Cells) -> NDArray[np.intp]:
 
 
 def _ratio(was: Cells, now: Cells) -> NDArray[np.float64]:
-    """Return log10 of the ratio of final losses, second to first; NaN if either does not settle."""
+    """Return log10 of the ratio of final losses, second to first; NaN if either does not settle or is negative."""
     settled = (was.badness == 0) & (now.badness == 0) & np.isfinite(was.loss) & np.isfinite(now.loss)
+    settled &= (was.loss >= 0) & (now.loss >= 0)
     ratio = np.full(was.loss.shape, np.nan)
     ratio[settled] = np.log10(np.maximum(now.loss[settled], _TINY)) - np.log10(np.maximum(was.loss[settled], _TINY))
     return ratio

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -91,7 +91,7 @@ def _save(model: BestModel, path: Path, there: LoggedModel, scratch: Path) -> No
         python_model=str(_PREDICTOR),
         artifacts={"model": str(data)},
         code_paths=[str(top) for top in sorted((scratch / "code").iterdir())] if model.code else None,
-        signature=infer_signature(example, np.zeros(len(example))),
+        signature=infer_signature(example, _predictions(model, len(example))),
         input_example=example,
         pip_requirements=[f"mlflow=={VERSION}", *model.requirements],
         mlflow_model=Model(
@@ -103,6 +103,14 @@ def _save(model: BestModel, path: Path, there: LoggedModel, scratch: Path) -> No
     )
     for cache in path.rglob("__pycache__"):
         shutil.rmtree(cache)
+
+
+def _predictions(model: BestModel, rows: int) -> Any:
+    """Return predictions of zero: one per row, or a table if the model has several columns of predictions."""
+    import pandas as pd
+
+    columns = model.settings.get("columns")
+    return pd.DataFrame(np.zeros((rows, len(columns))), columns=columns) if columns else np.zeros(rows)
 
 
 @contextmanager

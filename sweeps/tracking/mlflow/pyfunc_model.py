@@ -3,6 +3,8 @@
 The model maps raw features to raw targets and undoes the standardisation of the training data. Like the sweep's losses,
 models that are linear in their parameters are summed feature by feature in float64, with features rounded to the dtype
 of the run, so the bits of a prediction do not depend on the other rows. Networks run in torch, in their dtype.
+
+With loss poisson_nll a prediction is the expected count. With gaussian_nll there is a column of variances per target.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel
+
+_LEAST_VARIANCE = 1e-6  # of gaussian_nll, as in training
 
 
 class Predictor(PythonModel):
@@ -31,22 +35,39 @@ class Predictor(PythonModel):
 
     def predict(  # type: ignore[override, unused-ignore]
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> np.ndarray:
-        """Return (n,) float64 predictions for a table with the features as named float columns, in any order."""
+    ) -> np.ndarray | pd.DataFrame:
+        """Return (n,) float64 predictions for a table with the features as named float columns, in any order.
+
+        If the settings name several columns, return a table of them.
+        """
         inputs = np.asarray(model_input[self.settings["features"]], dtype=np.float64)
         inputs = (inputs - self.arrays["shift"]) / self.arrays["scale"]
         if self.settings["kind"] == "polynomial":
             inputs = np.multiply.accumulate(np.repeat(inputs, self.settings["degree"], axis=1), axis=1)
         features = np.ascontiguousarray(inputs, dtype=self.settings["dtype"])
         outputs = self._linear(features) if self.module is None else self._network(features)
-        return np.asarray(outputs * self.arrays["target_scale"] + self.arrays["target_shift"])
+        if columns := self.settings.get("columns"):
+            return pd.DataFrame(self._in_units(outputs), columns=columns)
+        return np.asarray(self._in_units(outputs)[:, 0])
+
+    def _in_units(self, outputs: np.ndarray) -> np.ndarray:
+        """Return (n, columns) predictions of (n, outputs) outputs, in the units of the targets."""
+        scale, shift, loss = self.arrays["target_scale"], self.arrays["target_shift"], self.settings.get("loss")
+        if loss == "poisson_nll":
+            return np.asarray(np.exp(outputs))
+        if loss != "gaussian_nll":
+            return np.asarray(outputs * scale + shift)
+        means, raw = np.split(outputs, 2, axis=1)
+        variances = np.maximum(np.logaddexp(0, raw), _LEAST_VARIANCE)  # softplus
+        return np.column_stack([means * scale + shift, variances * scale**2])
 
     def _linear(self, features: np.ndarray) -> np.ndarray:
-        parameters = self.arrays["parameters"].astype(np.float64)
-        total = np.zeros(len(features))
-        for column, weight in zip(features.T.astype(np.float64), parameters, strict=False):
-            total = total + column * weight
-        return total + parameters[-1] if self.settings["bias"] else total
+        parameters, count = self.arrays["parameters"].astype(np.float64), self.settings.get("outputs", 1)
+        weights = parameters[: count * features.shape[1]].reshape(count, -1)
+        total = np.zeros((len(features), count))
+        for column, weight in zip(features.T.astype(np.float64), weights.T, strict=True):
+            total = total + column[:, np.newaxis] * weight
+        return total + parameters[-count:] if self.settings["bias"] else total
 
     def _network(self, features: np.ndarray) -> np.ndarray:
         import torch
@@ -54,7 +75,7 @@ class Predictor(PythonModel):
         assert self.module is not None
         with torch.no_grad():
             outputs = self.module(torch.from_numpy(features))
-        return np.asarray(outputs.reshape(-1).double().numpy())
+        return np.asarray(outputs.reshape(len(features), -1).double().numpy())
 
     def _module(self) -> Any:
         """Build the network with the trial's parameters, in training mode, as in the sweep."""
@@ -86,7 +107,7 @@ def _perceptron(settings: dict[str, Any]) -> Any:
     for units in settings["hidden"]:
         layers += [nn.Linear(width, units), getattr(nn, settings["activation"])()]
         width = units
-    return nn.Sequential(*layers, nn.Linear(width, 1))
+    return nn.Sequential(*layers, nn.Linear(width, settings.get("outputs", 1)))
 
 
 def _imported(settings: dict[str, Any]) -> Any:

@@ -27,6 +27,8 @@ from tests.support.kernel_cases import (
     CLIPPED_INPUTS,
     EXACT,
     INTERPRETED,
+    LOSS_INPUTS,
+    MODULE_INPUTS,
     NETWORK_INPUTS,
     STEPS,
     TRAIN_INPUTS,
@@ -68,8 +70,14 @@ def test_clipped_case_agrees_with_reference_to_rounding(case: TrainInput, kernel
     assert_close_training(case.train(kernel=kernel), by_reference(case))
 
 
-@pytest.mark.parametrize("kernel", ["numba", "torch"])
-@pytest.mark.parametrize("case", NETWORK_INPUTS, ids=lambda case: case.desc)
+@pytest.mark.parametrize(
+    ("case", "kernel"),
+    [
+        *((case, kernel) for case in NETWORK_INPUTS for kernel in ("numba", "torch")),
+        *((case, "torch") for case in (*MODULE_INPUTS, *LOSS_INPUTS)),
+    ],
+    ids=lambda value: getattr(value, "desc", value),
+)
 def test_network_agrees_with_reference_to_rounding(case: TrainInput, kernel: str):
     ours, theirs = case.train(kernel=kernel), by_reference(case)
     assert ours.state.step >= STEPS
@@ -109,9 +117,9 @@ def test_diverging_networks_stop_where_torchs_do(
 
 
 @pytest.mark.parametrize("kernel", ["numba", "torch"])
-@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "log_cosh", "quantile", "poisson_nll"])
 def test_a_network_whose_output_is_not_a_number_has_torchs_gradients(kernel: str, loss: str):
-    task = Task(Dataset(np.array([[2.0]]), np.array([0.0])), MlpModel((2,)), loss)
+    task = Task(Dataset(np.array([[2.0]]), np.array([0.0])), MlpModel((2,)), loss, quantile=0.8)
     start = [3e38, 3e38, 0, 0, 1, -1, 0]  # hidden units overflow, and their difference is nan
     ours, theirs = (train(task, Hyperparams(lr=0.1), epochs=1, kernel=k, start=start) for k in (kernel, "reference"))
     np.testing.assert_array_equal(ours.params, theirs.params)

@@ -4,14 +4,11 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from sgdcore import Hyperparams, KernelUnavailable, Task, devices, train
 from sgdcore.kernels.dispatch import MOST_PARAMETERS, choose
@@ -26,8 +23,7 @@ from tests.support.kernel_cases import (
     assert_same,
     assert_same_training,
 )
-
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+from tests.support.triton_compiled import Compiled
 
 
 @pytest.mark.skipif(triton.__version__ < "3.9", reason="its interpreter rounds fused multiply-adds twice")
@@ -52,47 +48,10 @@ def test_interpreted_it_passes_the_suite_of_all_kernels(tmp_path: Path):
     assert int(suite.get("tests", 0)) >= len(TRAIN_INPUTS) + 50
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """The kernel as compiled for a GPU that need not be there."""
-
-    parameters: int
-    per_thread: int
-    clips_norm: bool
-    ptx: str
-    usage: str
-
-    @classmethod
-    def of(cls, capability: int, dtype: str, features: int, bias: bool, single: bool, **more: int) -> "Compiled":
-        parameters = features + bias
-        block = block_of(parameters, {"fp32": 4, "fp64": 8}[dtype])
-        pointers = ("table_at", "after_at", "path_at", "inputs_at", "scales_at", "rates_at")
-        floats = dict.fromkeys(pointers, f"*{dtype}")
-        longs = dict.fromkeys(("dates_at", "stops_at", "orders_at", "clipped_at", "columns_at"), "*i64")
-        constants = {"FEATURES": features, "BIAS": bias, "SINGLE": single, "BLOCK": block, "NEVER": -1}
-        constants |= {"GROUPS": 1, "SCHEDULED": 0, "CLIPS_NORM": False, "CLIPS_VALUE": False} | more
-        types = {**floats, **longs, "order_at": "*i32", "cuts_at": "*i32", **dict.fromkeys(constants, "constexpr")}
-        signature = {name: types.get(name, "i32") for name in program.advance.arg_names}
-        compiled = triton.compile(
-            ASTSource(program.advance, signature, constexprs=constants),
-            target=GPUTarget("cuda", capability, 32),
-            options=program.OPTIONS,
-        )
-        clips_norm = bool(constants["CLIPS_NORM"])
-        return cls(parameters, block // THREADS, clips_norm, compiled.asm["ptx"], resource_usage(compiled.asm["cubin"]))
-
-
 def test_a_launch_compiles_what_these_tests_compile():
     """No argument's value or alignment makes another kernel of it."""
     given = [param for param in program.advance.params if not param.is_constexpr]
     assert all(param.do_not_specialize for param in given)
-
-
-def resource_usage(cubin: bytes) -> str:
-    file = Path(os.environ["TRITON_CACHE_DIR"]) / "kernel.cubin"
-    file.write_bytes(cubin)
-    done = subprocess.run([TOOLS / "cuobjdump", "-res-usage", file], capture_output=True, text=True, check=True)
-    return done.stdout
 
 
 @pytest.fixture(
@@ -125,8 +84,7 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def test_a_trial_stays_in_registers(compiled: Compiled):
     """No stack and no local memory: nothing spills, from a launch's first step to its last."""
-    [used] = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", compiled.usage)
-    assert used[1:] == ("0", "0", "0")
+    assert [compiled.memory[name] for name in ("stack", "shared", "local")] == [0, 0, 0]
     assert ".local" not in compiled.ptx
 
 
@@ -138,9 +96,13 @@ def test_the_only_fused_operations_are_the_rules_own(compiled: Compiled):
     """
     expected = 4 * compiled.parameters + (compiled.parameters - 1 if compiled.clips_norm else 0)
     assert len(re.findall(r"\bfma\.", compiled.ptx)) == expected * compiled.per_thread
-    arithmetic = re.findall(r"\b(?:fma|add|sub|mul|mad|div|rcp|sqrt|ex2)\.\S*f(?:32|64)\b", compiled.ptx)
     of_norms = {"div.rn", "sqrt.rn"} if compiled.clips_norm else set()
-    assert {name.partition(".f")[0] for name in arithmetic} <= {"fma.rn", "add.rn", "sub.rn", "mul.rn"} | of_norms
+    assert {name.partition(".f")[0] for name in compiled.arithmetic} <= {
+        "fma.rn",
+        "add.rn",
+        "sub.rn",
+        "mul.rn",
+    } | of_norms
     assert ".ftz" not in compiled.ptx
     assert ".approx" not in compiled.ptx
 

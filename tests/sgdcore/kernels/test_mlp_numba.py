@@ -9,10 +9,20 @@ import pytest
 
 from sgdcore import KernelUnavailable, LinearModel, MlpModel, Recording, Task, rates, train
 from sgdcore.hyperparams import Hyperparams
-from sgdcore.kernels import dispatch as chosen
 from sgdcore.kernels.mlp_numba import kernel as mlp_kernel
 from sgdcore.kernels.mlp_numba.layers import ACTIVATIONS, layers
-from tests.support.kernel_cases import EVERYTHING, WAVES, TrainInput, assert_same, assert_same_state, network, take
+from sgdcore.kernels.perceptrons import ACTIVATIONS as PERCEPTRON_ACTIVATIONS
+from tests.support.kernel_cases import (
+    EVERYTHING,
+    TWO_TARGETS,
+    WAVES,
+    WEIGHTED,
+    TrainInput,
+    assert_same,
+    assert_same_state,
+    network,
+    take,
+)
 
 CASE = network("many", MlpModel((6, 5)), "huber", WAVES.split(0.3), epochs=8)
 EVERY_CASE = replace(CASE, hyperparams=EVERYTHING, kwargs=CASE.kwargs | {"groups": {"bias": ["*.bias"]}})
@@ -79,20 +89,29 @@ def test_choice():
     }
     for kernel, tasks in kernels.items():
         assert {train(task, hyperparams, epochs=0, device="cpu").kernel for task in tasks} == {kernel}
-    assert set(chosen.PERCEPTRON_ACTIVATIONS) == set(ACTIVATIONS)
+    assert set(PERCEPTRON_ACTIVATIONS) == set(ACTIVATIONS)
 
 
-@pytest.mark.parametrize("task", [Task(WAVES, MlpModel((4,), "gelu")), Task(WAVES, LinearModel(), "mae")])
+@pytest.mark.parametrize(
+    "task",
+    [
+        Task(WAVES, MlpModel((4,), "gelu")),
+        Task(WAVES, MlpModel((4,)), "gaussian_nll"),
+        Task(WAVES, LinearModel(), "mae"),
+        Task(WEIGHTED),
+        Task(TWO_TARGETS),
+    ],
+)
 def test_what_it_cannot_train_is_refused(task: Task):
-    with pytest.raises(KernelUnavailable, match="trains linear and polynomial models with mse, and mlp models with"):
+    with pytest.raises(KernelUnavailable, match="one target and no weights, and perceptrons"):
         train(task, Hyperparams(lr=0.1), epochs=1, kernel="numba")
 
 
 def test_functions_made_for_other_constants_have_other_names():
     made = [
-        layers(dtype, activation, samples, width)
+        layers(dtype, activations, samples, width)
         for dtype, width in (("float32", 16), ("float64", 8))
-        for activation in ACTIVATIONS
+        for activations in (*((name,) for name in ACTIVATIONS), ("relu", "tanh"), ("relu", "silu"), ("tanh", "silu"))
         for samples in (1, 4)
     ]
     for forward in ("first", "hidden", "backward"):

@@ -22,7 +22,7 @@ from sgdcore import (
     judge,
     train,
 )
-from sgdcore.kernels.module_torch import functional, traced
+from sgdcore.kernels.module_torch import batched, functional, traced
 from sgdcore.kernels.module_torch import kernel as torch_kernel
 from tests.support import network_modules
 from tests.support.kernel_cases import ALL_KINDS, EVERYTHING, assert_same
@@ -287,11 +287,12 @@ def test_training_leaves_torch_as_it_was():
 
 def test_one_trial_and_none():
     task = module("small")
-    assert len(train(task, Hyperparams(lr=[]), epochs=2)) == 0
+    for kernel in ("numba", "torch"):
+        assert len(train(task, Hyperparams(lr=[]), epochs=2, kernel=kernel)) == 0
     one = train(task, Hyperparams(lr=0.1), epochs=2, kernel="torch")
     two = train(task, Hyperparams(lr=[0.1, 0.1]), epochs=2, kernel="torch")
     np.testing.assert_allclose(two.params, np.repeat(one.params, 2, axis=0), rtol=1e-6)
-    assert_same(train(task, Hyperparams(lr=0.1), epochs=2), one)
+    assert_same(train(task, Hyperparams(lr=0.1), epochs=2, kernel="torch"), one)
 
 
 @pytest.mark.parametrize(
@@ -416,6 +417,48 @@ def test_losses_do_not_depend_on_the_blocks_that_they_are_summed_in(
     blocks = run(task, dtype="float64", epochs=3, batch_size=11)
     np.testing.assert_allclose(blocks.loss, whole.loss, rtol=1e-12)
     np.testing.assert_allclose(blocks.loss, run(task, "reference", dtype="float64", epochs=3, batch_size=11).loss)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("name", "is_known"),
+    [("small", True), ("normalised", True), ("Skipping", True), ("Varied", True), ("Fourier", False), ("Tied", False)],
+)
+def test_modules_of_known_operations_are_batched(name: str, is_known: bool, dtype: str) -> None:
+    net = functional.Network(ModuleModel(f"{HERE}:{name}"), 2, dtype, "cpu")
+    known = batched.batched(net)
+    assert (known is not None) == is_known
+    if known is None:
+        return
+    made = torch.cat([p.detach().flatten() for p in net.module.parameters() if p.requires_grad])
+    params = made * torch.linspace(0.5, 1.5, 3, dtype=made.dtype)[:, None]
+    features, targets = (torch.from_numpy(a).to(made.dtype) for a in (INPUTS, DATA.targets))
+    for loss in ("mse", "mae", "huber"):
+        function = functional.loss_function(loss, 0.7)
+        programs = batched.Programs(known, params, Task(DATA, MlpModel(), loss, 0.7), function)
+        expected = functional.gradients(net, function, own_samples=False).function(params, features, targets)
+        with torch.no_grad():
+            torch.testing.assert_close(programs.gradients(features, targets), expected)
+            losses = functional.summed_losses(net, function).function(params, features, targets)
+            torch.testing.assert_close(programs.summed_losses(params, features, targets), losses)
+
+
+class Detached(nn.Module):
+    """Trains its first layer not at all, which the graph does not show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.output = nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            x = self.first(x)
+        return self.output(torch.relu(self.norm(x)))
+
+
+def test_what_a_graph_does_not_show_is_not_batched() -> None:
+    net = functional.Network(ModuleModel(Detached), 2, "float32", "cpu")
+    assert batched.batched(net) is None
 
 
 def test_packs_trained_at_once_have_the_bits_of_packs_in_turn() -> None:

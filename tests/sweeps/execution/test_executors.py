@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from sgdcore import Task
 from sweeps.config.schema import SweepConfig
 from sweeps.errors import ExecutorError
+from sweeps.execution import ray as ray_executor_module
 from sweeps.execution import ray_probe
 from sweeps.execution.executor import Executor, workers_of
 from sweeps.execution.inline import InlineExecutor
@@ -99,6 +101,32 @@ def test_giving_up_leaves_the_executor_usable(executor: Executor, make_prepared:
     next(results)
     results.close()
     assert len(list(executor.run(prepared, prepared.plan.shards()))) == 12
+
+
+def test_the_backlog_is_what_comes_without_waiting(
+    executor: Executor, make_prepared: MakePrepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_executor_module, "_WAITED_SHARE", 1)  # results come together, as from many cores
+    prepared = make_prepared(execution={"trials_per_shard": 1})
+    backlogs, indices = [], []
+    for result in executor.run(prepared, prepared.plan.shards()):
+        indices.append(result.shard.index)
+        backlogs.append(executor.backlog)
+    assert sorted(indices) == list(range(12))
+    assert all(after in (before - 1, *([*range(12)] if before == 0 else [])) for before, after in pairwise(backlogs))
+    assert backlogs[-1] == executor.backlog == 0
+    assert executor.is_inline or max(backlogs) > 0
+
+
+def test_shards_that_finish_together_are_stored_with_their_times(
+    executor: Executor, make_prepared: MakePrepared, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_executor_module, "_WAITED_SHARE", 1)
+    prepared = make_prepared(execution={"trials_per_shard": 1})
+    files = create(prepared, store, executor, Untracked())
+    run(files, prepared, executor, Untracked(), Silent())
+    assert files.shards.done() == set(range(12))
+    assert SweepFiles(files.folder).times.all().keys() == set(range(12))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import yaml
 from mlflow import MlflowClient
 
 from sgdcore import Thresholds
+from sgdcore.kernels import perceptrons
 from sweeps.errors import ConfigError, DataError
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.results.final_verdicts import apply_final_verdicts
@@ -98,6 +99,7 @@ def write(folder: Path, config: dict[str, Any]) -> Path:
 def test_a_module_beside_the_sweep_file_is_trained_tracked_and_replayed(cli: Cli, store: Store, tmp_path: Path) -> None:
     model = {"kind": "module", "module": "my_models:make", "arguments": {"units": 4}}
     config = write(tmp_path, network(model))
+    assert "kernel: numba (Linear layers and activations)" in cli("plan", config).stdout
     out = cli("run", config, "--executor", "inline").stdout
     assert "18 of 18" in out
     [sweep] = json.loads(cli("list", "--json").stdout)
@@ -116,6 +118,39 @@ def test_a_module_beside_the_sweep_file_is_trained_tracked_and_replayed(cli: Cli
     assert "torch.optim.SGD" in replayed
     assert "the stored values match" in replayed
     assert "module, 13 parameters" in cli("report", sweep["id"], "--format", "md").stdout
+
+
+def test_plan_names_the_node_that_the_kernel_of_perceptrons_lacks(cli: Cli, tmp_path: Path) -> None:
+    model = {"kind": "module", "module": "tests.support.network_modules:normalised"}
+    task = {"dataset": {"kind": "linear", "n": 12, "d": 2}, "model": model}
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(network() | {"task": task}))
+    reason = "node _1 (LayerNorm) is not a Linear layer or a known activation"
+    assert f"kernel: torch ({reason})" in " ".join(cli("plan", path).stdout.split())
+    assert json.loads(cli("plan", path, "--json").stdout)["kernel"] == {"name": "torch", "reason": reason}
+
+
+def test_sweeps_of_the_torch_kernel_go_on_with_that_of_perceptrons(
+    cli: Cli,
+    make_prepared: Callable[..., PreparedSweep],
+    stored: Callable[[PreparedSweep], SweepFiles],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sweeps of modules that earlier versions trained with the torch kernel."""
+    model = {"kind": "module", "module": "tests.support.network_modules:small", "arguments": {"activation": "ReLU"}}
+    task = {"dataset": {"kind": "linear", "n": 12, "d": 2}, "model": model}
+    with monkeypatch.context() as earlier:
+        earlier.setattr(perceptrons, "_recognised", lambda model, width: "not by this version")
+        prepared = make_prepared(**network() | {"task": task})
+        files = stored(prepared)
+    assert files.shards.metadata(1)["kernel"] == "torch"
+    (files.shards.folder / "00001.parquet").unlink()
+    again = make_prepared(**network() | {"task": task})
+    assert (again.plan.context, len(again.plan.shards())) == (prepared.plan.context, len(prepared.plan.shards()))
+    cli("resume", files.sweep_id, "--executor", "inline")
+    assert [files.shards.metadata(index)["kernel"] for index in (0, 1)] == ["torch", "numba"]
+    cli("verify", files.sweep_id)
+    assert "the stored values match" in cli("replay", files.sweep_id, 1).stdout
 
 
 def test_a_module_that_changes_makes_other_trials(

@@ -47,6 +47,7 @@ def test_shards_that_run_together_share_the_time_until_the_first_of_them_is_stor
     for index, now in ((1, 1000), (0, 1003), (2, 2000), (3, 2010), (5, 3000), (4, 3001)):
         clock[0] = began + now
         timeline.place(SHARDS[index], SHARDS, 1.0, running=2)
+    timeline.write()
     windows = [(times.start_ms - began, times.end_ms - began) for _, times in sorted(files.times.all().items())]
     assert windows == [(0, 500), (500, 1000), (1000, 1500), (1500, 2000), (2000, 2666), (2666, 3000)]
     assert files.times.all()[0] == ShardTimes(began, began + 500, 1.0, began + 1003)
@@ -58,7 +59,29 @@ def test_a_clock_that_is_set_back_leaves_the_order(files: SweepFiles, clock: lis
     for index, step in enumerate((1000, -5000, 10)):
         clock[0] += step
         timeline.place(SHARDS[index], SHARDS, 1.0, running=1)
+        timeline.write()
     assert_in_order(files)
+
+
+def test_times_that_are_stored_together_are_those_that_are_stored_one_by_one(
+    store: Store, make_prepared: Callable[..., PreparedSweep], clock: list[int]
+) -> None:
+    began, found = clock[0], []
+    for number, together in enumerate((False, True)):
+        clock[0] = began
+        manifest = {"name": "n", "created": "", "started_ms": began, "trials": 22, "shards": 6, "trials_per_shard": 4}
+        files = store.create(str(number), "", {"sweep_id": str(number), **manifest})
+        timeline = Timeline(files, SHARDS)
+        for index in (1, 0, 3, 2, 5, 4):
+            clock[0] += 700
+            timeline.place(SHARDS[index], SHARDS, 0.5, running=2)
+            if not together:
+                timeline.write()
+        assert len(SweepFiles(files.folder).times.all()) == (0 if together else 6)
+        timeline.write()
+        found.append(SweepFiles(files.folder).times.all())
+    assert found[0] == found[1]
+    assert found[0].keys() == set(range(6))
 
 
 def assert_in_order(files: SweepFiles) -> None:
@@ -89,5 +112,6 @@ def test_windows_are_in_order_after_any_interruptions(
             now[0] += seconds[place] if place < len(seconds) else 700
             (files.shards.folder / f"{index:05}.parquet").touch()
             timeline.place(SHARDS[index], SHARDS, 0.5, running)
+            timeline.write()
         assert files.times.all().keys() == set(range(6))
         assert_in_order(files)

@@ -62,7 +62,7 @@ def test_a_grid_is_zoomed_to_the_settings_that_are_as_good_and_about_as_fast(swe
     assert (lr.count, lr.scale) == (40, "log")
     assert found.setting["momentum"] in mapping["momentum"].points()
     assert (config.name, config.expected) == ("small-refined", ())
-    assert "# lr: the best settings have" in text
+    assert "# lr: the best setting" in text
     assert config.training == results.config.training
 
 

@@ -115,6 +115,22 @@ def test_of_many_settings_the_best_and_some_of_the_others_are_copied(store: Stor
     assert start.settings["final_loss"].null_count > 0
 
 
+def test_pruned_settings_follow_those_trained_to_the_end(store: Store) -> None:
+    rule = {"type": "successive_halving", "min_epochs": 2}
+    files = swept(store, prepared_of(**EARLIER | {"parameters": {"lr": LR}, "early_terminate": rule}), "ee")
+    start = warm_start_of(store, prepared_of(**NEW | {"parameters": {"lr": LR}}))
+    assert start is not None
+    found = start.settings.to_pandas()
+    finite = found[found["final_loss"].notna()]
+    epochs = finite["stopped_epoch"].fillna(np.inf)
+    assert epochs.is_monotonic_decreasing
+    assert epochs.nunique() > 1
+    for _, rung in finite.groupby(epochs):
+        assert rung["final_loss"].is_monotonic_increasing
+    trials = load_results(files).trials
+    assert set(finite["lr"][np.isinf(epochs)]) == set(trials["lr"][~trials["pruned"]])
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
