@@ -68,8 +68,9 @@ def train(
         early_stopping: the rule by which single trials stop early; every trial that does not overflow then ends with
             the parameters of its best recorded point. EarlyStops: stop where the trials of another run did, whatever
             the metric. A run with early stopping cannot be continued.
-        kernel: ``auto``; ``numba`` (CPU) and ``triton`` (CUDA) for models linear in their parameters with mse;
-            ``numba`` also for mlp models (except gelu) on the CPU; ``torch`` for any model on CPU or CUDA;
+        kernel: ``auto``; ``numba`` (CPU) and ``triton`` (CUDA) for models linear in their parameters with mse, one
+            target and no weights; ``numba`` also for mlp models (except gelu) with any loss but gaussian_nll, on the
+            CPU; ``torch`` for any model on CPU or CUDA;
             ``reference``: torch.optim.SGD itself, trial by trial.
         device: ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads, >= 1; all cores by default. The numba kernels' results do not depend on it or on the
