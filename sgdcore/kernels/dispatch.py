@@ -14,7 +14,7 @@ from sgdcore.tasks.networks import MlpModel
 from sgdcore.tasks.task import Task
 
 KERNELS = ("numba", "triton", "torch", "reference")
-MOST_PARAMETERS = 16  # limit of the triton kernel: a trial must fit in a thread's registers
+MOST_PARAMETERS = 256  # of the triton kernel: a thread steps a whole trial
 PERCEPTRON_ACTIVATIONS = ("relu", "tanh", "sigmoid", "silu")  # supported by the numba kernel
 WIDEST_VECTOR = 64  # bytes, of any CPU
 PERCEPTRON_PARAMETERS = 1 << 17  # beyond it, tiles exceed the caches and the torch kernel is faster
@@ -55,7 +55,7 @@ def choose(task: Task, kernel: str = "auto", device: str = "auto") -> Choice:
         raise KernelUnavailable(f"the numba kernel runs on the CPU only, not on {device}: use kernel {use}")
     if kernel == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise KernelUnavailable("the triton kernel needs a CUDA GPU: use kernel numba")
-    if kernel == "triton" and not _fits_registers(task):
+    if kernel == "triton" and not _fits_a_thread(task):
         given = len(task.parameter_names)
         raise KernelUnavailable(
             f"the triton kernel holds up to {MOST_PARAMETERS} parameters, not {given}: use kernel torch"
@@ -76,13 +76,13 @@ def cpu_pack(task: Task, dtype: str) -> int:
 def _fastest(task: Task, device: str) -> str:
     if task.is_quadratic and device == "cpu":
         return "numba"
-    if task.is_quadratic and _fits_registers(task):
+    if task.is_quadratic and _fits_a_thread(task):
         return "triton"
     small = _is_perceptron(task) and len(task.parameter_names) <= PERCEPTRON_PARAMETERS
     return "numba" if device == "cpu" and small else "torch"
 
 
-def _fits_registers(task: Task) -> bool:
+def _fits_a_thread(task: Task) -> bool:
     return len(task.parameter_names) <= MOST_PARAMETERS
 
 
