@@ -293,6 +293,10 @@ class SweepConfig(Model):
     """When trials that are worse than others stop; by default none does."""
     batch: Count | None = None
     """The number of settings per round of tpe, cmaes and gp. By default a tenth of all settings, from 4 to 64."""
+    warm_start: Text | None = None
+    """An earlier sweep of the store, by its id or name: the rounds of tpe, cmaes and gp after the first learn from its
+    results, too. They are copied when the sweep is created.
+    """
     metric: MetricConfig = MetricConfig()
     """The objective that ranks trials."""
     parameters: ParametersUnion
@@ -342,6 +346,9 @@ class SweepConfig(Model):
             raise PydanticCustomError(CUSTOM, problem)
         if self.batch is not None and self.method not in LEARNING:
             raise PydanticCustomError(CUSTOM, f"batch: method {self.method} has no rounds; {listed(LEARNING)} have")
+        if self.warm_start is not None and self.method not in LEARNING:
+            problem = f"warm_start: method {self.method} does not learn from results; {listed(LEARNING)} do"
+            raise PydanticCustomError(CUSTOM, problem)
         return self
 
     @property

@@ -27,6 +27,7 @@ from sweeps.results.ranking import best_trials
 from sweeps.search.base import search_method
 from sweeps.store.reopen import reopen
 from sweeps.store.store import Store, SweepFiles
+from sweeps.store.warm_start import WARM_START, warm_start_of
 from sweeps.text.redact import one_line
 from sweeps.tracking.background import BackgroundTracking
 from sweeps.tracking.base import TrackedSweep, Tracker
@@ -69,8 +70,10 @@ def create(
         late: leave the tracker alone until the results are shown (see tracks_late()).
 
     Raises:
-        InputError: the store, the executor or the tracking URI cannot be used; nothing was written.
+        InputError: the store, the executor, the tracking URI or the sweep of a warm start cannot be used; nothing was
+            written.
     """
+    earlier = warm_start_of(store, prepared)
     store.check_writable()
     if late:
         executor.check(prepared.config.training.device)
@@ -81,7 +84,8 @@ def create(
     prepared = replace(prepared, plan=repack(prepared.plan, config, prepared.task, workers))
     sweep_id = sweep_id or secrets.token_hex(4)
     manifest = make_manifest(prepared, sweep_id, fresh) | {"tags": tags or {}}
-    files = store.create(sweep_id, config.to_yaml(), manifest, search_method(config.method).is_adaptive)
+    others = {} if earlier is None else {WARM_START: earlier.text()}
+    files = store.create(sweep_id, config.to_yaml(), manifest, search_method(config.method).is_adaptive, others)
     shards = len(prepared.plan.shards())
     log_event("sweep planned", sweep_id, name=config.name, trials=len(prepared.plan), shards=shards)
     return files

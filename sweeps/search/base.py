@@ -124,6 +124,11 @@ class History(Sequence["pa.Table"]):
     change while later stages run. Tables are read on access.
     """
 
+    @property
+    def earlier(self) -> pa.Table | None:
+        """The settings of another sweep to learn from, with the columns that a method needs; None without one."""
+        return None
+
 
 class NoHistory(History):
     """The history before the first stage."""

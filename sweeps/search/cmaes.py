@@ -18,6 +18,8 @@ _SIGMA = 1 / 6  # of the range, as in Optuna
 def suggest(axes: Mapping[str, Axis], seen: Observations, settings: int, seed: int) -> Mapping[str, FloatArray]:
     """Return the levels of the next settings: a generation of the strategy, after those of all earlier rounds.
 
+    It starts at the best setting of the first round and of an earlier sweep.
+
     As in Optuna, values without an order are drawn at random.
     """
     from cmaes import CMA
@@ -26,10 +28,10 @@ def suggest(axes: Mapping[str, Axis], seen: Observations, settings: int, seed: i
     levels = {name: PhiloxPoints(seed).column(name, 0, settings) for name in axes if name not in ordered}
     if not ordered:
         return levels
-    first = np.column_stack([seen.levels[name][seen.rounds == 0] for name in ordered])
-    best = first[np.argmin(seen.ranks[seen.rounds == 0])]
+    early = np.flatnonzero(seen.rounds <= 0)
+    best = np.array([seen.levels[name][early[np.argmin(seen.ranks[early])]] for name in ordered])
     ends = np.array([[0.0, 1.0]] * len(ordered))
-    population = max(len(first), settings)
+    population = max(int((seen.rounds == 0).sum()), settings)
     strategy = CMA(best, _SIGMA, bounds=ends, seed=seed, population_size=population)
     for index in range(1, int(seen.rounds.max()) + 1):
         of_round = np.flatnonzero(seen.rounds == index)

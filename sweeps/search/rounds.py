@@ -28,7 +28,7 @@ class Observations:
         levels: (N,) levels in [0, 1] of the settings on each axis, by name: see Axis.levels.
         ranks: (N,) the ranks of the settings by their metric, 0 for the best; equal settings share one. Those that
             overflowed come last, in the order of their growth.
-        rounds: (N,) the round of each setting.
+        rounds: (N,) the round of each setting; -1 for those of an earlier sweep.
     """
 
     levels: Mapping[str, FloatArray]
@@ -80,13 +80,15 @@ class RoundsSearch:
 
 
 def observations(space: SearchSpace, axes: Mapping[str, Axis], history: History) -> Observations:
-    """Return the settings of all rounds with the mean of their metric over seeds and folds."""
-    parts = [_of_round(space, axes, history[i]) for i in range(len(history))]
+    """Return the settings of an earlier sweep and of all rounds, with the mean of their metric over seeds and folds."""
+    earlier = [] if (settings := history.earlier) is None else [_of_round(space, axes, settings)]
+    parts = [*earlier, *(_of_round(space, axes, history[i]) for i in range(len(history)))]
+    numbers_of_rounds = np.arange(-len(earlier), len(history), dtype=np.float64)
     metric, growth, missed = (np.concatenate([part[i] for part in parts]) for i in (1, 2, 3))
     return Observations(
         levels={name: np.concatenate([part[0][name] for part in parts]) for name in axes},
         ranks=_ranks(metric, growth, missed),
-        rounds=np.repeat(np.arange(len(parts), dtype=np.float64), [len(part[1]) for part in parts]),
+        rounds=np.repeat(numbers_of_rounds, [len(part[1]) for part in parts]),
     )
 
 

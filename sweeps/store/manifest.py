@@ -1,4 +1,4 @@
-"""Validation of plan.json, stages.json and tracking.json. Those of earlier versions have fewer keys."""
+"""Validation of the JSON files of a sweep. Those of earlier versions have fewer keys."""
 
 from __future__ import annotations
 
@@ -76,6 +76,13 @@ class StagesFile(StoredDocument):
 
     stages: list[StoredStage]
     complete: bool
+
+
+class WarmStartFile(StoredDocument):
+    """The content of warm_start.json."""
+
+    sweep_id: str
+    columns: dict[str, list[float | None]]
 
 
 class TrackingPlace(StoredDocument):

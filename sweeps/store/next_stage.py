@@ -12,6 +12,7 @@ from sweeps.planning.planner import plan_stage
 from sweeps.planning.prepared import PreparedSweep
 from sweeps.search.base import History, SearchSpace, search_method
 from sweeps.store.sweep_files import SweepFiles
+from sweeps.store.warm_start import read_warm_start
 
 _CHANGING = ("verdict", "steps_to_tolerance")  # depend on the sweep's best trial, so later stages can change them
 
@@ -19,10 +20,20 @@ _CHANGING = ("verdict", "steps_to_tolerance")  # depend on the sweep's best tria
 class StoredHistory(History):
     """The stored results of the first ``stages`` stages of a plan."""
 
-    def __init__(self, files: SweepFiles, plan: Plan, stages: int) -> None:
-        """Access the results without reading them."""
+    def __init__(self, files: SweepFiles, plan: Plan, stages: int, is_warm: bool = False) -> None:
+        """Access the results without reading them; ``is_warm``: the sweep also learns from an earlier one."""
+        self._is_warm = is_warm
         self._files, self._stages = files, stages
         self._shards = [len(replace(plan, stages=plan.stages[:n]).shards()) if n else 0 for n in range(stages + 1)]
+
+    @property
+    def earlier(self) -> pa.Table | None:
+        """The settings of an earlier sweep, if this one learns from it.
+
+        Raises:
+            StoreError: their file is missing or damaged.
+        """
+        return read_warm_start(self._files).settings if self._is_warm else None
 
     def __len__(self) -> int:
         """Return the number of stages."""
@@ -63,7 +74,8 @@ def next_stage(
     method = search_method(config.method)
     if not method.is_adaptive:
         return None
-    stage = method.next_stage(SearchSpace.of(config, plan.starts), StoredHistory(files, plan, stages))
+    history = StoredHistory(files, plan, stages, is_warm=config.warm_start is not None)
+    stage = method.next_stage(SearchSpace.of(config, plan.starts), history)
     if stage is None:
         return None
     planned = plan_stage(plan, stage, config, prepared.task, files.config_location, workers=workers)

@@ -6,6 +6,8 @@ sweep-store/
   data/                            data files copied into the store (--copy-data); in a folder only
   sweeps/<sweep id>/
     config.yaml, plan.json         the resolved config; counts, digests, versions
+    stages.json, stages/           the later stages of a sweep whose method learns
+    warm_start.json                the settings of an earlier sweep that it learns from
     tracking.json                  where the trials are logged, and whether all of them are
     progress.json                  the counts of the running or last process
     lease                          held by the process that works on the sweep
@@ -23,7 +25,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -139,9 +141,14 @@ class Store:
         self._storage.check_writable()
 
     def create(
-        self, sweep_id: str, config_yaml: str, manifest: dict[str, Any], is_adaptive: bool = False
+        self,
+        sweep_id: str,
+        config_yaml: str,
+        manifest: dict[str, Any],
+        is_adaptive: bool = False,
+        others: Mapping[str, str] | None = None,
     ) -> SweepFiles:
-        """Create a sweep's folder with its config and plan, atomically.
+        """Create a sweep's folder with its config, its plan and other text files, atomically.
 
         Raises:
             SweepHeld: another process has just created it.
@@ -150,8 +157,9 @@ class Store:
         plan = json.dumps(manifest, indent=2) + "\n"
         stages = {STAGES: json.dumps(stages_document([], complete=False), indent=2) + "\n"} if is_adaptive else {}
         folder = f"sweeps/{sweep_id}"
+        files = {"config.yaml": config_yaml, **(others or {}), **stages, "plan.json": plan}
         try:
-            self._storage.add(folder, {"config.yaml": config_yaml, **stages, "plan.json": plan}, empty="shards")
+            self._storage.add(folder, files, empty="shards")
         except FileExistsError as error:
             raise SweepHeld(f"sweep {sweep_id}: another process has just created it; run the command again") from error
         except OSError as error:

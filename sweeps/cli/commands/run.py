@@ -138,6 +138,7 @@ def run(
     from sweeps.pipeline.rerun import check_id, tags_of
     from sweeps.service.monitoring.progress_file import report_progress
     from sweeps.store.store import Store
+    from sweeps.store.warm_start import read_warm_start
     from sweeps.tracking.process import in_own_process
 
     if as_json:
@@ -157,6 +158,8 @@ def run(
     with executor_of(executor, address, prepared) as where:
         late = pipeline.tracks_late(prepared, where, tracker)
         files = pipeline.create(prepared, home, where, tracker, fresh, id_, tags, late=late)
+        if prepared.config.warm_start is not None:
+            say(f"warm start: {read_warm_start(files)}")
         tracking = in_own_process(tracker) if late else nullcontext(tracker)
         with ending(files), files.lease(), tracking as logger, keeping(files):
             reported = report_progress(progress(), files, where, complain)
