@@ -24,9 +24,9 @@ import numpy as np
 from numba import literally, njit, types
 from numpy.typing import NDArray
 
+from sgdcore.compile_cache import CACHED, compiling
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment, columns, penalty_weights
-from sgdcore.kernels.compile_cache import CACHED, compiling
 from sgdcore.kernels.linear_numba import rate_rows, recording, steps, tiles
 from sgdcore.kernels.linear_numba.batches import stretches
 from sgdcore.kernels.linear_numba.forms import COLUMNS, CONSTANT, LR, LR_AND_MOMENTUM, kinds_of, limit_columns
