@@ -1,10 +1,10 @@
-"""What schedules, parameter groups, clipping and mixed batch sizes cost: python -m benchmarks.overheads
+"""What schedules, parameter groups and clipping cost: python -m benchmarks.overheads
 
 ``sgdcore.train`` on one thread with each of them, beside the same trials with none, in turns; 512 samples, sequential
 batches, float32, only the two ends recorded. The figures are ratios of CPU time, each the smallest of several turns.
 The hyperparameters are a grid: 16 learning rates, and momenta and weight decays that all differ. Clipping is measured
-twice: with limits that no gradient reaches, and with limits that clip the gradients of every step. ``sizes`` is the
-time of one train() per batch size as a sweep with a batch_size axis runs them, beside four sweeps of one size each.
+twice: with limits that no gradient reaches, and with limits that clip the gradients of every step. The time includes
+what a run computes once, such as the minima of its objectives, which weigh more in short turns than in long runs.
 """
 
 from __future__ import annotations
