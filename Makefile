@@ -62,7 +62,9 @@ format: $(VENV)/.dev ## format the code
 bench: $(VENV)/.bench ## measure against other libraries, side by side
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.shapes
+	$(BIN)/python -m benchmarks.overheads
 	$(BIN)/python -m benchmarks.networks
+	$(BIN)/python -m benchmarks.modules
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.driver
 	$(BIN)/python -m benchmarks.tracking

@@ -4,9 +4,11 @@ Task: an mlp 8-32-1 with relu and mse on 1,024 random samples, batches of 32 in 
 weight_decay, dampening and nesterov differ from trial to trial, all contenders apply them all, and no trial diverges.
 
 - sgdcore: ``sgdcore.train`` as a user calls it, with the numba and the torch kernel (``--compile``: also with
-  torch.compile); and with a schedule by step, a parameter group or clipping that change nothing but are applied.
-- jax: one jitted step with ``jax.grad``, scanned over the batches: ``vmap`` of the scan, a scan of ``vmap``, and with
-  trials as the last axis; unrolled; on one host device, and with the trials divided among one per core.
+  torch.compile), and the same network as a module that is recognised; and with a schedule by step, a parameter group
+  or clipping that change nothing but are applied.
+- jax, if it is installed: one jitted step with ``jax.grad``, scanned over the batches: ``vmap`` of the scan, a scan of
+  ``vmap``, and with trials as the last axis; unrolled; on one host device, and with the trials divided among one per
+  core.
 - torch.optim: ``torch.optim.SGD`` and nn.Sequential, one trial at a time: two trials, counted per trial-step.
 
 First every contender's final parameters are compared with those of sgdcore's numba kernel (exit code 1 if they are
@@ -22,6 +24,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -38,6 +41,7 @@ from benchmarks.peaks import fused_rate
 INPUTS, HIDDEN, BATCH, SAMPLES = 8, 32, 32, 1024
 MULTIPLY_ADDS = BATCH * (2 * INPUTS * HIDDEN + 3 * HIDDEN)  # forward and gradients; and once back through the output
 TARGETS = {"jax": 1.0, "torch.optim": 30.0}  # the project's goals: sgdcore is at least this many times faster
+RECOGNISED = 0.95  # and a recognised module is at least this fast beside the mlp
 TOLERANCE = 1e-5  # for parameters of about 1: float32 sums in a different order
 
 
@@ -88,10 +92,10 @@ def main() -> int:
 def compare(prepared: Networks, repeats: int, compiled: bool) -> None:
     """Verify all contenders, run them in turns, print the table."""
     ours = list(sgdcore_contenders(prepared, compiled))
-    forms, loop = list(jax_contenders(prepared)), torch_optim(prepared)
+    forms, loop = list(jax_contenders(prepared)) if find_spec("jax") else [], torch_optim(prepared)
     deviations = verify(ours[0], [*ours, *forms, loop], deviation, TOLERANCE)
-    fastest = max(forms, key=lambda form: max(rate(form) for _ in range(3)))
-    rows = list(dict.fromkeys([*ours, forms[0], fastest, loop]))
+    fastest = sorted(forms, key=lambda form: max(rate(form) for _ in range(3)))[-1:]
+    rows = list(dict.fromkeys([*ours, *forms[:1], *fastest, loop]))
     rates: dict[str, list[float]] = {row.name: [] for row in rows}
     peaks = []
     for _ in range(repeats):
@@ -119,16 +123,23 @@ def sgdcore_contenders(prepared: Networks, compiled: bool) -> Iterator[Contender
         "a group": sgdcore.Hyperparams(**five, groups={"bias": {}}),
         "clipped": sgdcore.Hyperparams(**five, clip_grad_norm=1e9, clip_grad_value=1e9),
     }
-    forms = [("numba", "", plain), ("torch", "", plain), *([("torch", "compiled", plain)] if compiled else [])]
+    module = sgdcore.Task(prepared.task.dataset, sgdcore.ModuleModel(network))
+    forms = [("numba", "", plain), ("numba", "a module", plain), ("torch", "", plain)]
+    forms += [("torch", "compiled", plain)] if compiled else []
     forms += [(kernel, name, rows) for kernel in ("numba", "torch") for name, rows in others.items()]
     for kernel, form, rows in forms:
         run = partial(
-            sgdcore.train, prepared.task, rows,
+            sgdcore.train, module if form == "a module" else prepared.task, rows,
             epochs=prepared.epochs, batch_size=BATCH, start=prepared.start, groups={"bias": ["*.bias"]},
             record=sgdcore.Recording(points=0), kernel=kernel, device="cpu", compile=form == "compiled",
         )  # fmt: skip
         name = f"sgdcore, {kernel}{form and ', '}{form}"
         yield Contender(name, prepared.trial_steps, run, lambda trajectories: trajectories.params)
+
+
+def network() -> torch.nn.Module:
+    """Return the network as a user of torch writes it."""
+    return torch.nn.Sequential(torch.nn.Linear(INPUTS, HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, 1))
 
 
 def jax_contenders(prepared: Networks) -> Iterator[Contender]:
@@ -218,7 +229,7 @@ def torch_optim(prepared: Networks, trials: int = 2, device: str = "cpu") -> Con
     def run() -> list[np.ndarray[Any, Any]]:
         finals = []
         for trial in range(trials):
-            model = torch.nn.Sequential(torch.nn.Linear(INPUTS, HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, 1))
+            model = network()
             torch.nn.utils.vector_to_parameters(torch.from_numpy(prepared.start[trial]), model.parameters())
             model.to(device)
             optimizer = torch.optim.SGD(model.parameters(), **prepared.hyperparams.arguments(trial))
@@ -253,6 +264,9 @@ def _print(prepared: Networks, rates: dict[str, list[float]], deviations: dict[s
             console.print(
                 f"target {target:g} x {peer}: {ratio:.2f} x {name}, {'reached' if ratio >= target else 'MISSED'}"
             )
+    ratio = medians["sgdcore, numba, a module"] / medians[ours]
+    said = "reached" if ratio >= RECOGNISED else "MISSED"
+    console.print(f"target {RECOGNISED:.0%} of {ours} by a recognised module: {ratio:.0%}, {said}")
     console.print(
         f"limit: {MULTIPLY_ADDS:,} multiply-adds a trial-step, the cores fuse {peak:.3g} a second: {ours} is at "
         f"{MULTIPLY_ADDS * medians[ours] / peak:.0%} of {peak / MULTIPLY_ADDS:.3g} trial-steps/s"

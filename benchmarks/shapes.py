@@ -7,9 +7,9 @@ trial, every contender applies the whole rule, and no trial diverges.
 - jax: the fastest of several forms (benchmarks.jax_forms), found by one turn of each.
 
 Every form's final parameters are compared with sgdcore's before anything is timed. Then the two take turns, and the
-table shows medians. The limit is the arithmetic that sgdcore needs at the measured rate of the cores: without FMA for
-batches of one, whose products and sums have to stay separate, with FMA for larger ones, where a batch larger than P is
-a triangle.
+table shows medians. Without jax, its columns stay empty. The limit is the arithmetic that sgdcore needs at the measured
+rate of the cores: without FMA for batches of one, whose products and sums have to stay separate, with FMA for larger
+ones, where a batch larger than P is a triangle.
 
 The last columns compare sgdcore with itself on a grid of few learning rates and weight decays: the time with a cosine
 schedule by epoch, without decay of the bias, and with gradients clipped to a norm of 1, relative to none of these.
@@ -18,6 +18,7 @@ schedule by epoch, without decay of the bias, and with gradients clipped to a no
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import statistics
 import sys
@@ -111,31 +112,36 @@ def row(shape: Shape, repeats: int) -> tuple[str, ...]:
     ours = sgdcore_contender(task, prepared, shape)
     forms = list(peers(task, prepared, shape))
     verify(ours, forms)
-    fastest = max(forms, key=rate)
+    fastest = [max(forms, key=rate)] if forms else []
     grid = replace(prepared, lr=_few(prepared.lr), weight_decay=_few(prepared.weight_decay))
     compared = [sgdcore_contender(task, grid, shape, "constant")]
     compared += [sgdcore_contender(task, grid, shape, name, **more) for name, more in EXTRAS.items()]
     for contender in compared:
         contender.run()  # compiles
-    rates: dict[str, list[float]] = {name: [] for name in (ours.name, fastest.name, "limit")}
-    rates |= {contender.name: [] for contender in compared}
+    contenders = [ours, *fastest, *compared]
+    rates: dict[str, list[float]] = {contender.name: [] for contender in contenders} | {"limit": []}
     for _ in range(repeats):
-        for contender in (ours, fastest, *compared):
+        for contender in contenders:
             rates[contender.name].append(rate(contender))
         rates["limit"].append((multiply_add_rate if shape.batch == 1 else fused_rate)() / shape.flop)
-    our, their, limit, constant, *extras = (statistics.median(values) for values in rates.values())
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    our, limit, constant = medians[ours.name], medians["limit"], medians[compared[0].name]
     kind = "without FMA" if shape.batch == 1 else "with FMA"
     size = "all" if shape.batch == SAMPLES else str(shape.batch)
-    numbers = (f"{our:.3g}", f"{their:.3g} ({fastest.name.removeprefix('jax, ')})", f"{our / their:.2f} x")
+    theirs = ["", ""]
+    for form in fastest:
+        their = medians[form.name]
+        theirs = [f"{their:.3g} ({form.name.removeprefix('jax, ')})", f"{our / their:.2f} x"]
     return (
         str(shape.features),
         size,
         f"{shape.trials:,}",
         f"{shape.steps:,}",
-        *numbers,
+        f"{our:.3g}",
+        *theirs,
         f"{limit:.3g} {kind}",
         (f"{our / limit:.0%}"),
-        *(f"{constant / extra:.2f} x" for extra in extras),
+        *(f"{constant / medians[name]:.2f} x" for name in EXTRAS),
     )
 
 
@@ -175,11 +181,9 @@ def sgdcore_contender(
 
 
 def peers(task: sgdcore.Task, prepared: Workload, shape: Shape) -> Iterator[Contender]:
-    """Yield jax in all its forms.
-
-    Raises:
-        BenchmarkError: jax is not installed.
-    """
+    """Yield jax in all its forms, none if it is not installed."""
+    if importlib.util.find_spec("jax") is None:
+        return
     design = np.hstack([task.features, np.ones((SAMPLES, 1))]).astype(np.float32)
     targets = task.dataset.targets.astype(np.float32)
     columns = (prepared.lr * shape.scale, *prepared.columns()[1:])

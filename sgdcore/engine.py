@@ -68,10 +68,10 @@ def train(
         early_stopping: the rule by which single trials stop early; every trial that does not overflow then ends with
             the parameters of its best recorded point. EarlyStops: stop where the trials of another run did, whatever
             the metric. A run with early stopping cannot be continued.
-        kernel: ``auto``; ``numba`` (CPU) and ``triton`` (CUDA) for models linear in their parameters with mse;
-            ``numba`` also for perceptrons on the CPU: mlp models (except gelu) and modules whose graph is Linear layers
-            with relu, tanh, sigmoid or silu between them; ``torch`` for any model on CPU or CUDA; ``reference``:
-            torch.optim.SGD itself, trial by trial.
+        kernel: ``auto``; ``numba`` (CPU) and ``triton`` (CUDA) for models linear in their parameters with mse, one
+            target and no weights; ``numba`` also for perceptrons on the CPU, with any loss but gaussian_nll: mlp models
+            (except gelu) and modules whose graph is Linear layers with relu, tanh, sigmoid or silu between them;
+            ``torch`` for any model on CPU or CUDA; ``reference``: torch.optim.SGD itself, trial by trial.
         device: ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads, >= 1; all cores by default. The numba kernels' results do not depend on it or on the
             other trials, not even by one bit; the torch kernel's sums do, within rounding.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +9,8 @@ from numpy.typing import NDArray
 
 from sgdcore.errors import InvalidHyperparams, InvalidTraining
 from sgdcore.hyperparams import Hyperparams
-from sgdcore.schedule_rows import FloatArray
-from sgdcore.schedules import Schedule
+from sgdcore.schedule_recursion import FloatArray
+from sgdcore.schedule_rows import ScheduleRows
 
 _ENTRIES = 1 << 21  # of a table: 16 MiB
 
@@ -54,10 +53,13 @@ class RateTable:
         for index in np.unique(columns[0]):
             some = np.flatnonzero(columns[0] == index)
             schedule = hyperparams.schedules[int(index)]
-            self._parts.append((some, self._rows(schedule, self._lr[:, some], steps_per_epoch, last)))
+            if schedule is not None:
+                own = 1 if schedule.interval == "step" else max(1, steps_per_epoch)
+                rows = schedule.lasting(-(-last // own)).rows(self._lr[:, some])
+                self._parts.append((some, _Repeated(rows, own // self.steps_per_row)))
         self._row = 0
-        for _ in range(first // self.steps_per_row):
-            self._next()
+        while self._row < first // self.steps_per_row:
+            self._take(min(self.longest // self.steps_per_row, first // self.steps_per_row - self._row))
 
     @property
     def longest(self) -> int:
@@ -66,35 +68,51 @@ class RateTable:
 
     def until(self, first: int, stop: int) -> Rates:
         """Return the rates of steps first ... stop - 1; ``first`` is where the part before ended."""
-        first_row, last_row = first // self.steps_per_row, -(-stop // self.steps_per_row)
-        rows = [self._next() for _ in range(first_row, last_row)]
-        lr = np.array([lr for lr, _ in rows]).reshape(len(rows), *self._lr.shape)
-        momentum = np.array([m for _, m in rows]).reshape(lr.shape) if self._momentum is not None else None
+        first_row = self._row
+        lr, momentum = self._take(-(-stop // self.steps_per_row) - first_row)
         return Rates(lr, momentum, self._which, first_row, self.steps_per_row)
 
-    def _rows(
-        self, schedule: Schedule | None, lr: FloatArray, steps_per_epoch: int, last: int
-    ) -> Iterator[tuple[FloatArray, float | None]]:
-        """Yield one schedule's rows of this table."""
-        if schedule is None:
-            while True:
-                yield lr, None
-        own = 1 if schedule.interval == "step" else max(1, steps_per_epoch)
-        for row in schedule.lasting(-(-last // own)).rows(lr):
-            for _ in range(own // self.steps_per_row):
-                yield row
-
-    def _next(self) -> tuple[FloatArray, FloatArray | None]:
-        drawn = [(columns, *next(rows)) for columns, rows in self._parts]
-        if len(drawn) == 1 and self._momentum is None:
-            return drawn[0][1], None
-        rates = np.empty_like(self._lr)
-        momentum = None if self._momentum is None else self._momentum.copy()
-        for columns, lr, cycled in drawn:
-            rates[:, columns] = lr
+    def _take(self, count: int) -> tuple[FloatArray, FloatArray | None]:
+        """Return the next rows."""
+        whole = (count, *self._lr.shape)
+        self._row += count
+        if len(self._parts) == 1 and self._momentum is None and len(self._parts[0][0]) == self._lr.shape[1]:
+            return self._parts[0][1].take(count)[0].reshape(whole), None
+        rates = np.empty(whole)
+        rates[:] = self._lr
+        momentum = None
+        if self._momentum is not None:
+            momentum = np.empty(whole)
+            momentum[:] = self._momentum
+        for columns, rows in self._parts:
+            lr, cycled = rows.take(count)
+            rates[:, :, columns] = lr.reshape(count, len(self._lr), len(columns))
             if momentum is not None and cycled is not None:
-                momentum[:, columns] = cycled
+                momentum[:, :, columns] = cycled[:, np.newaxis, np.newaxis]
         return rates, momentum
+
+
+class _Repeated:
+    """The rows of a schedule, each of them ``times`` times."""
+
+    def __init__(self, rows: ScheduleRows, times: int) -> None:
+        self._rows, self._times, self._row = rows, times, 0
+        self._last: tuple[FloatArray, FloatArray | None] | None = None
+
+    def take(self, count: int) -> tuple[FloatArray, FloatArray | None]:
+        """Return the next ``count`` rows of learning rates, and of momenta if the schedule sets them."""
+        if self._times == 1:
+            return self._rows.take(count)
+        numbers = np.arange(self._row, self._row + count) // self._times
+        known = -(-self._row // self._times)  # distinct rows so far
+        self._row += count
+        lr, momenta = self._rows.take(-(-self._row // self._times) - known)
+        first = known
+        if self._last is not None:
+            first, lr = known - 1, np.concatenate([self._last[0], lr])
+            momenta = None if momenta is None else np.concatenate([self._last[1], momenta])
+        self._last = lr[-1:], None if momenta is None else momenta[-1:]
+        return lr[numbers - first], None if momenta is None else momenta[numbers - first]
 
 
 def check_schedules(hyperparams: Hyperparams, steps_per_epoch: int, last: int, *, continued: bool) -> None:

@@ -1,8 +1,8 @@
-"""The rows of one scheduler: torch's own expressions, row by row, for the learning rates of many trials.
+"""The rows of one scheduler: torch's own expressions, many rows at a time, for the learning rates of many trials.
 
 torch computes most schedules by recursion, each row from the row before, and a recursion rounds differently from the
 closed form. So every row is computed from the one before wherever torch does so, and in closed form where torch's
-SequentialLR starts the next scheduler.
+SequentialLR starts the next scheduler. Cosines and powers are Python's: numpy's round differently.
 
 Source: torch/optim/lr_scheduler.py, ``get_lr`` and ``_get_closed_form_lr``.
 """
@@ -10,17 +10,22 @@ Source: torch/optim/lr_scheduler.py, ``get_lr`` and ``_get_closed_form_lr``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from sgdcore.schedule_recursion import KEPT, SCALED, TOWARDS, TURNED, FloatArray, follow
+
+Rows = NDArray[np.int64]
+_Phase = tuple[NDArray[np.bool_], tuple[str, str], tuple[str, str], FloatArray]
 
 
 class _Part:
     """A scheduler's rows, counted from its own start; a learning rate that it does not change stays as it is."""
+
+    low = 0.0
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         given = dict(options)
@@ -37,13 +42,27 @@ class _Part:
         """Return row 0 after another scheduler, in closed form."""
         return self.first(base)
 
-    def following(self, row: int, lr: FloatArray, base: FloatArray) -> FloatArray:
-        """Return a later row from the row before."""
+    def fill(self, rows: Rows, base: FloatArray, rates: FloatArray) -> None:
+        """Write consecutive rows, none of them row 0, to ``rates`` (1 + R, columns); its row 0 is the row before."""
+        forms, factors = self._recursion(rows)
+        follow(forms, factors, self.low, base, rates)
+
+    def momentum(self, rows: Rows) -> FloatArray | None:
+        """Return the momentum of each row, None if the scheduler leaves it alone."""
+        return None
+
+    def _recursion(self, rows: Rows) -> tuple[Rows, FloatArray]:
+        """Return how each row follows from the row before, and its factor."""
         raise NotImplementedError
 
-    def momentum(self, row: int) -> float | None:
-        """Return the momentum of a row, None if the scheduler leaves it alone."""
-        return None
+
+def _scaled(where: NDArray[np.bool_], factors: Any) -> tuple[Rows, FloatArray]:
+    """Return a recursion that multiplies some of the rows."""
+    return np.where(where, SCALED, KEPT), np.where(where, factors, 1.0)
+
+
+def _cosines(angles: FloatArray) -> FloatArray:
+    return np.array(list(map(math.cos, angles.tolist())))
 
 
 class _Constant(_Part):
@@ -54,24 +73,26 @@ class _Constant(_Part):
         factor = self.options["factor"]
         return base * (factor + (self.options["total_iters"] <= 0) * (1 - factor))
 
-    def following(self, row: int, lr: FloatArray, base: FloatArray) -> FloatArray:
-        return lr * (1.0 / self.options["factor"]) if row == self.options["total_iters"] else lr
+    def _recursion(self, rows: Rows) -> tuple[Rows, FloatArray]:
+        return _scaled(rows == self.options["total_iters"], 1.0 / self.options["factor"])
 
 
 class _Step(_Part):
-    def following(self, row: int, lr: FloatArray, base: FloatArray) -> FloatArray:
-        return lr if row % self.options["step_size"] else lr * self.options["gamma"]
+    def _recursion(self, rows: Rows) -> tuple[Rows, FloatArray]:
+        return _scaled(rows % int(self.options["step_size"]) == 0, self.options["gamma"])
 
 
 class _MultiStep(_Part):
-    def following(self, row: int, lr: FloatArray, base: FloatArray) -> FloatArray:
-        times = self.milestones.count(row)
-        return lr * self.options["gamma"] ** times if times else lr
+    def _recursion(self, rows: Rows) -> tuple[Rows, FloatArray]:
+        factors = np.ones(len(rows))
+        for row in set(self.milestones):
+            factors[rows == row] = self.options["gamma"] ** self.milestones.count(row)
+        return _scaled(np.isin(rows, self.milestones), factors)
 
 
 class _Exponential(_Part):
-    def following(self, row: int, lr: FloatArray, base: FloatArray) -> FloatArray:
-        return lr * self.options["gamma"]
+    def _recursion(self, rows: Rows) -> tuple[Rows, FloatArray]:
+        return _scaled(rows > 0, self.options["gamma"])
 
 
 class _Linear(_Part):
@@ -82,66 +103,79 @@ class _Linear(_Part):
         start, end, total = (self.options[name] for name in ("start_factor", "end_factor", "total_iters"))
         return base * (start + (end - start) * min(total, 0) / total)
 
-    def following(self, row: int, lr: FloatArray, base: FloatArray) -> FloatArray:
+    def _recursion(self, rows: Rows) -> tuple[Rows, FloatArray]:
         start, end, total = (self.options[name] for name in ("start_factor", "end_factor", "total_iters"))
-        if row > total:
-            return lr
-        return lr * (1.0 + (end - start) / (total * start + (row - 1) * (end - start)))
+        factors = 1.0 + (end - start) / (total * start + (np.minimum(rows, total) - 1) * (end - start))
+        return _scaled(rows <= total, factors)
 
 
 class _Polynomial(_Part):
-    def following(self, row: int, lr: FloatArray, base: FloatArray) -> FloatArray:
+    def _recursion(self, rows: Rows) -> tuple[Rows, FloatArray]:
         total, power = self.options["total_iters"], self.options["power"]
-        if row > total:
-            return lr
-        factor = ((1.0 - row / total) / (1.0 - (row - 1) / total)) ** power
-        return np.asarray(lr * factor)
+        changed = np.minimum(rows, total)
+        bases = (1.0 - changed / total) / (1.0 - (changed - 1) / total)
+        return _scaled(rows <= total, [value**power for value in bases.tolist()])
 
 
 class _Cosine(_Part):
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(options)
+        self.low = self.options["eta_min"]
+
     def restarted(self, base: FloatArray) -> FloatArray:
-        low, total = self.options["eta_min"], self.options["T_max"]
+        low, total = self.low, self.options["T_max"]
         return low + (base - low) * (1 + math.cos(math.pi * 0 / total)) / 2
 
-    def following(self, row: int, lr: FloatArray, base: FloatArray) -> FloatArray:
-        low, total = self.options["eta_min"], self.options["T_max"]
-        if (row - 1 - total) % (2 * total) == 0:
-            return lr + (base - low) * (1 - math.cos(math.pi / total)) / 2
-        now, before = 1 + math.cos(math.pi * row / total), 1 + math.cos(math.pi * (row - 1) / total)
-        return now / before * (lr - low) + low
+    def _recursion(self, rows: Rows) -> tuple[Rows, FloatArray]:
+        total = int(self.options["T_max"])
+        turns = (rows - 1 - total) % (2 * total) == 0
+        heights = 1 + _cosines(math.pi * np.append(rows[:1] - 1, rows) / total)
+        factors = np.full(len(rows), 1 - math.cos(math.pi / total))
+        np.divide(heights[1:], heights[:-1], out=factors, where=~turns)
+        return np.where(turns, TURNED, TOWARDS), factors
 
 
 class _CosineRestarts(_Part):
     def first(self, base: FloatArray) -> FloatArray:
-        return self.following(0, base, base)
+        rates = np.empty((2, len(base)))
+        self.fill(np.zeros(1, np.int64), base, rates)
+        return np.asarray(rates[1])
 
-    def following(self, row: int, lr: FloatArray, base: FloatArray) -> FloatArray:
+    def fill(self, rows: Rows, base: FloatArray, rates: FloatArray) -> None:
         low, length, factor = self.options["eta_min"], int(self.options["T_0"]), int(self.options["T_mult"])
-        while row >= length:
-            row -= length
-            length *= factor
-        return np.asarray(low + (base - low) * (1 + math.cos(math.pi * row / length)) / 2)
+        if factor == 1:
+            rows = rows % length
+        lengths = np.full(len(rows), length)
+        while (over := rows >= lengths).any():
+            rows = np.where(over, rows - lengths, rows)
+            lengths = np.where(over, lengths * factor, lengths)
+        heights = 1 + _cosines(math.pi * rows / lengths)
+        rates[1:] = low + (base - low) * heights[:, np.newaxis] / 2
 
 
 class _OneCycle(_Part):
     def first(self, base: FloatArray) -> FloatArray:
-        return self.following(0, base, base)
+        rates = np.empty((2, len(base)))
+        self.fill(np.zeros(1, np.int64), base, rates)
+        return np.asarray(rates[1])
 
-    def following(self, row: int, lr: FloatArray, base: FloatArray) -> FloatArray:
+    def fill(self, rows: Rows, base: FloatArray, rates: FloatArray) -> None:
         highest = base if self.max_lr is None else np.full_like(base, self.max_lr)
         initial = highest / self.options["div_factor"]
-        rates = {"initial": initial, "max": highest, "min": initial / self.options["final_div_factor"]}
-        (start, end), _, share = self._phase(row)
-        return np.asarray(self._annealed(rates[start], rates[end], share))
+        ends = {"initial": initial, "max": highest, "min": initial / self.options["final_div_factor"]}
+        for some, (start, end), _, shares in self._phases(rows):
+            rates[1:][some] = self._annealed(ends[start], ends[end], shares[:, np.newaxis])
 
-    def momentum(self, row: int) -> float | None:
+    def momentum(self, rows: Rows) -> FloatArray | None:
         if not self.options["cycle_momentum"]:
             return None
-        _, (start, end), share = self._phase(row)
-        return float(self._annealed(self.options[f"{start}_momentum"], self.options[f"{end}_momentum"], share))
+        momenta = np.empty(len(rows))
+        for some, _, (start, end), shares in self._phases(rows):
+            momenta[some] = self._annealed(self.options[f"{start}_momentum"], self.options[f"{end}_momentum"], shares)
+        return momenta
 
-    def _phase(self, row: int) -> tuple[tuple[str, str], tuple[str, str], float]:
-        """Return where the learning rate and the momentum go, and the share of the way."""
+    def _phases(self, rows: Rows) -> list[_Phase]:
+        """Return the rows of each phase, where the learning rate and the momentum go, and the shares of the way."""
         total, rise = self.options["total_steps"], self.options["pct_start"]
         up = (float(rise * total) - 1, ("initial", "max"), ("max", "base"))
         if self.options["three_phase"]:
@@ -149,18 +183,21 @@ class _OneCycle(_Part):
             phases = [up, down, (total - 1, ("initial", "min"), ("max", "max"))]
         else:
             phases = [up, (total - 1, ("max", "min"), ("base", "max"))]
+        found: list[_Phase] = []
         begin: float = 0.0
-        for end, rates, momenta in phases[:-1]:
-            if row <= end:
-                return rates, momenta, (row - begin) / (end - begin)
-            begin = end
-        end, rates, momenta = phases[-1]
-        return rates, momenta, (row - begin) / (end - begin)
+        left: NDArray[np.bool_] = np.ones(len(rows), np.bool_)
+        for number, (end, rates, momenta) in enumerate(phases):
+            some = left if number == len(phases) - 1 else left & (rows <= end)
+            if some.any():
+                found.append((some, rates, momenta, np.asarray((rows[some] - begin) / (end - begin), np.float64)))
+            begin, left = end, left & ~some
+        return found
 
-    def _annealed(self, start: Any, end: Any, share: float) -> Any:
+    def _annealed(self, start: Any, end: Any, shares: FloatArray) -> FloatArray:
         if self.anneals_linearly:
-            return (end - start) * share + start
-        return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)
+            return np.asarray((end - start) * shares + start)
+        heights = _cosines(math.pi * shares.reshape(-1)).reshape(shares.shape) + 1
+        return np.asarray(end + (start - end) / 2.0 * heights)
 
 
 PARTS: dict[str, type[_Part]] = {
@@ -174,3 +211,47 @@ PARTS: dict[str, type[_Part]] = {
     "polynomial": _Polynomial,
     "onecycle": _OneCycle,
 }
+
+
+class ScheduleRows:
+    """The rows of a whole schedule, computed in order, as many at a time as are asked for.
+
+    Args:
+        parts: the schedulers, as kinds and options.
+        milestones: the row at which each but the first starts.
+        base: (columns,) the base learning rates.
+    """
+
+    def __init__(
+        self, parts: Sequence[tuple[str, Mapping[str, Any]]], milestones: Sequence[int], base: FloatArray
+    ) -> None:
+        """Begin before row 0."""
+        self._parts = [PARTS[kind](options) for kind, options in parts]
+        self._starts, self._ends = (0, *milestones), (*milestones, None)
+        self._base, self._rates = base, base
+        self._row, self._part = 0, 0
+
+    def take(self, count: int) -> tuple[FloatArray, FloatArray | None]:
+        """Return (count, columns) learning rates, and (count,) momenta if the schedule sets them."""
+        rates = np.empty((1 + count, len(self._base)))  # after the row before
+        rates[0] = self._rates
+        momenta, done = None, 0
+        while done < count:
+            part, start, end = self._parts[self._part], self._starts[self._part], self._ends[self._part]
+            some = count - done if end is None else min(count - done, end - self._row)
+            rows = np.arange(self._row, self._row + some) - start
+            self._fill(part, rows, rates[done : done + some + 1])
+            momenta = part.momentum(rows)  # only onecycle has any, and it is a whole schedule
+            done, self._row = done + some, self._row + some
+            self._part += self._row == end
+        self._rates = rates[-1].copy()
+        return rates[1:], momenta
+
+    def _fill(self, part: _Part, rows: Rows, rates: FloatArray) -> None:
+        """Write consecutive rows of one scheduler to ``rates``, from its row 1 on; its row 0 is the row before."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            if rows[0] == 0:
+                rates[1] = part.restarted(self._base) if self._part else part.first(self._base)
+                rows, rates = rows[1:], rates[1:]
+            if len(rows):
+                part.fill(rows, self._base, rates)

@@ -6,8 +6,7 @@ A row of a schedule is an epoch or a step; :mod:`sgdcore.schedule_rows` computes
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sgdcore.errors import InvalidHyperparams
-from sgdcore.schedule_rows import PARTS, FloatArray
+from sgdcore.schedule_recursion import FloatArray
+from sgdcore.schedule_rows import ScheduleRows
 
 if TYPE_CHECKING:
     import torch
@@ -189,26 +189,10 @@ class Schedule:
                 raise InvalidHyperparams(f"onecycle: pct_start {rise:g} of {total} steps must be more than one step")
         return Schedule(*parts, milestones=self.milestones, interval=self.interval)
 
-    def rows(self, lr: FloatArray) -> Iterator[tuple[FloatArray, float | None]]:
-        """Yield the learning rates of each row, and the momentum if the schedule sets it; endless.
-
-        Args:
-            lr: base learning rates, any shape. The schedule must know its length: see :meth:`lasting`.
-        """
-        base, row = np.asarray(lr, dtype=np.float64), 0
-        parts = [PARTS[part.kind](dict(part.options)) for part in self.schedulers]
-        starts = (0, *self.milestones)
-        rates = base
-        while True:
-            index = bisect_right(self.milestones, row)
-            part, at = parts[index], row - starts[index]
-            with np.errstate(over="ignore", invalid="ignore"):  # not around the yield: it would apply to the caller
-                if at == 0:
-                    rates = part.restarted(base) if index else part.first(base)
-                else:
-                    rates = part.following(at, rates, base)
-            yield rates, part.momentum(at)
-            row += 1
+    def rows(self, lr: FloatArray) -> ScheduleRows:
+        """Return the rows of these base learning rates; the schedule must know its length: see :meth:`lasting`."""
+        parts = [(part.kind, dict(part.options)) for part in self.schedulers]
+        return ScheduleRows(parts, self.milestones, np.asarray(lr, np.float64).reshape(-1))
 
     def torch_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         """Return torch's own scheduler for an optimizer."""

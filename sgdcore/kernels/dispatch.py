@@ -14,7 +14,7 @@ from sgdcore.kernels.perceptrons import perceptron_of
 from sgdcore.tasks.task import Task
 
 KERNELS = ("numba", "triton", "torch", "reference")
-MOST_PARAMETERS = 16  # limit of the triton kernel: a trial must fit in a thread's registers
+MOST_PARAMETERS = 256  # of the triton kernel: a thread steps a whole trial
 PERCEPTRON_PARAMETERS = 1 << 17  # beyond it, tiles exceed the caches and the torch kernel is faster
 WIDEST_VECTOR = 64  # bytes, of any CPU
 
@@ -62,7 +62,7 @@ def kernel_and_device(task: Task, kernel: str = "auto", device: str = "auto") ->
         raise KernelUnavailable(f"the numba kernel runs on the CPU only, not on {device}: use kernel {use}")
     if kernel == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise KernelUnavailable("the triton kernel needs a CUDA GPU: use kernel numba")
-    if kernel == "triton" and not _fits_registers(task):
+    if kernel == "triton" and not _fits_a_thread(task):
         given = len(task.parameter_names)
         raise KernelUnavailable(
             f"the triton kernel holds up to {MOST_PARAMETERS} parameters, not {given}: use kernel torch"
@@ -90,7 +90,7 @@ def fastest(task: Task, device: str) -> tuple[str, str]:
     if task.has_linear_kernel:
         if device == "cpu":
             return "numba", "a model linear in its parameters"
-        if _fits_registers(task):
+        if _fits_a_thread(task):
             return "triton", "a model linear in its parameters, on a GPU"
         return "torch", f"on a GPU, more than {MOST_PARAMETERS} parameters"
     if device != "cpu":
@@ -102,7 +102,7 @@ def fastest(task: Task, device: str) -> tuple[str, str]:
     return "numba", "Linear layers and activations"
 
 
-def _fits_registers(task: Task) -> bool:
+def _fits_a_thread(task: Task) -> bool:
     return len(task.parameter_names) <= MOST_PARAMETERS
 
 

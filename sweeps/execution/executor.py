@@ -27,6 +27,10 @@ class Executor(Protocol):
         """Whether shards run in this process."""
 
     @property
+    def is_local(self) -> bool:
+        """Whether shards run in other processes of this host, which can store them in a folder."""
+
+    @property
     def in_flight(self) -> int:
         """The number of submitted shards that have not finished."""
 

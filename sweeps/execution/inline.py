@@ -19,6 +19,7 @@ class InlineExecutor:
 
     description = "in this process"
     is_inline = True
+    is_local = False
     in_flight = backlog = 0
     trial_steps = 0
 

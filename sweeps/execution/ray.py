@@ -62,6 +62,11 @@ class RayExecutor:
         return f"{where}: {nodes} node{'s' * (nodes != 1)}, {cores} core{'s' * (cores != 1)}{gpus}"
 
     @property
+    def is_local(self) -> bool:
+        """Whether the tasks run on this host, because Ray was started for them."""
+        return self.address is None
+
+    @property
     def cores(self) -> int:
         """The number of CPU cores of all nodes that have joined."""
         return int(self._ray.cluster_resources().get("CPU", 0))

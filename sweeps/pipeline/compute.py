@@ -95,7 +95,8 @@ def _results(outcome: SweepOutcome, executor: Executor) -> Generator[ShardOutcom
     files, prepared = outcome.files, outcome.prepared
     allowed = executor.on_cpu(prepared.config.training.device) and not files.manifest().get("fresh")
     earlier = Store.of(files).sweeps() if allowed else []
-    reusable = ReusableTrials(replace(prepared, shard_writer=files.for_workers()), files, earlier, outcome.reused)
+    writing = replace(prepared, shard_writer=files.for_workers(executor.is_local))
+    reusable = ReusableTrials(writing, files, earlier, outcome.reused)
     return reusable.run(executor, files.shards.missing(prepared.plan.shards()))
 
 

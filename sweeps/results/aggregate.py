@@ -90,7 +90,7 @@ class Aggregate:
     def of(cls, table: pa.Table, scope: Scope) -> Aggregate:
         """Aggregate rows of shard files; ``table`` holds their scalar columns."""
         growth = pc.divide(table["final_loss"].cast(pa.float64()), table["initial_loss"].cast(pa.float64()))
-        growth = pc.if_else(pc.is_finite(growth), growth, None)
+        growth = pc.if_else(pc.and_(pc.is_finite(growth), pc.greater(table["initial_loss"], 0.0)), growth, None)
         table = table.append_column("growth", growth)
         outcomes = Outcomes.of(table, scope.ranking.metric, scope.ranking.is_signed)
         verdict, trial = outcomes.verdict, outcomes.trial

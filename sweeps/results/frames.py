@@ -39,7 +39,7 @@ def frame(table: pa.Table, names: list[str]) -> pd.DataFrame:
         growth = rows["final_loss"].to_numpy() / rows["initial_loss"].to_numpy()
     final = matrix(table["final"], len(table)) if lists and len(table) else np.empty((0, len(names)))
     added = {f"final.{name}": final[:, j] for j, name in enumerate(names) if lists}
-    added["growth"] = np.where(np.isfinite(growth), growth, np.nan)
+    added["growth"] = np.where(np.isfinite(growth) & (rows["initial_loss"].to_numpy() > 0), growth, np.nan)
     rows = pd.concat([rows, pd.DataFrame(added)], axis=1)
     rows["verdict"] = pd.Categorical(rows["verdict"], categories=VERDICTS)
     for name in _STEPS:

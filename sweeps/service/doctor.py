@@ -159,7 +159,7 @@ def _kernels(settings: ServiceSettings) -> str:
     """Look for a folder that keeps compiled kernels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what follows says the same
-        from sgdcore.kernels.compile_cache import CACHED, FOLDER
+        from sgdcore.compile_cache import CACHED, FOLDER
     remedy = "set NUMBA_CACHE_DIR to a folder that lasts and can be written"
     if not CACHED:
         raise Warned("no folder can keep compiled kernels: each process compiles them, for seconds each", remedy)

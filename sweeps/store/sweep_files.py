@@ -179,9 +179,13 @@ class SweepFiles:
         """Return the process that holds the sweep; None if there is none."""
         return self._storage.holder()
 
-    def for_workers(self) -> ShardFiles | None:
-        """Return the shard files for workers to write to; None if the driver writes them."""
-        return ShardFiles(self._storage, _no_lease) if self._storage.is_shared else None
+    def for_workers(self, on_this_host: bool = False) -> ShardFiles | None:
+        """Return the shard files for workers to write to; None if the driver writes them.
+
+        Args:
+            on_this_host: whether all workers are other processes of this host, which see its folders.
+        """
+        return ShardFiles(self._storage, _no_lease) if self._storage.is_shared or on_this_host else None
 
     def remove_pieces(self) -> None:
         """Remove the partial files of a killed process. The caller must hold the lease."""

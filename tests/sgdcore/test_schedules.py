@@ -67,14 +67,34 @@ def torchs(schedule: Schedule, lr: list[float], rows: int) -> list[tuple[list[fl
     return found
 
 
-@given(schedule=schedules(), lr=st.lists(st.floats(1e-6, 10), min_size=1, max_size=3))
+@given(
+    schedule=schedules(),
+    lr=st.lists(st.floats(1e-6, 10), min_size=1, max_size=3),
+    cuts=st.sets(st.integers(1, ROWS - 1), max_size=3),
+)
 @examples(150, 5_000)
-def test_every_row_is_torchs_to_the_last_bit(schedule: Schedule, lr: list[float]):
+def test_every_row_is_torchs_to_the_last_bit(schedule: Schedule, lr: list[float], cuts: set[int]):
     rows = schedule.lasting(ROWS).rows(np.array(lr))
-    for expected, momentum in torchs(schedule, lr, ROWS):
-        rates, cycled = next(rows)
-        assert rates.tolist() == expected
-        assert (0.5 if cycled is None else cycled) == momentum
+    parts = [rows.take(count) for count in np.diff([0, *sorted(cuts), ROWS]).tolist()]
+    expected, momenta = zip(*torchs(schedule, lr, ROWS), strict=True)
+    assert np.concatenate([rates for rates, _ in parts]).tolist() == list(expected)
+    cycled = [np.full(len(rates), 0.5) if cycled is None else cycled for rates, cycled in parts]
+    assert np.concatenate(cycled).tolist() == list(momenta)
+
+
+LONG = [
+    [Scheduler("linear", total_iters=400), Scheduler("cosine", T_max=300, eta_min=0.01), Scheduler("polynomial")],
+    [Scheduler("cosine_restarts", T_0=300, T_mult=2), Scheduler("exponential", gamma=0.999)],
+    [Scheduler("polynomial", total_iters=700, power=1.5)],
+    [Scheduler("onecycle", total_steps=1200)],
+]
+
+
+@pytest.mark.parametrize("parts", LONG)
+def test_rows_of_long_runs_are_torchs(parts: list[Scheduler]):
+    schedule = Schedule(*parts, milestones=(400, 800)[: len(parts) - 1])
+    expected = [rates for rates, _ in torchs(schedule, [0.1, 0.3], 1200)]
+    assert schedule.rows(np.array([0.1, 0.3])).take(1200)[0].tolist() == expected
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
@@ -90,7 +110,7 @@ def test_every_kind_has_torchs_defaults(kind: str):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(20):
-            assert next(rows)[0].tolist() == plain.get_last_lr()
+            assert rows.take(1)[0].tolist() == [plain.get_last_lr()]
             if plain.last_epoch + 1 < 20:
                 plain.step()
 

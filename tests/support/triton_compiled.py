@@ -12,8 +12,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sgdcore.kernels.linear_triton import program
-from sgdcore.kernels.linear_triton.kernel import THREADS, block_of
+from sgdcore.kernels.linear_triton import program, wide_program
+from sgdcore.kernels.linear_triton.kernel import REGISTER_PARAMETERS, THREADS, block_of
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 ARITHMETIC = re.compile(r"\b(?:fma|add|sub|mul|mad|div|rcp|sqrt|ex2)\.\S*f(?:32|64)\b")
@@ -34,15 +34,16 @@ class Compiled:
         """Compile for a compute capability such as 90; ``more`` are other constants of program.advance."""
         parameters = features + bias
         block = block_of(parameters, {"fp32": 4, "fp64": 8}[dtype])
-        pointers = ("table_at", "after_at", "path_at", "inputs_at", "scales_at", "rates_at")
+        step = (wide_program if parameters > REGISTER_PARAMETERS else program).advance
+        pointers = ("table_at", "after_at", "gradients_at", "path_at", "inputs_at", "scales_at", "rates_at")
         floats = dict.fromkeys(pointers, f"*{dtype}")
         longs = dict.fromkeys(("dates_at", "stops_at", "orders_at", "clipped_at", "columns_at"), "*i64")
         constants = {"FEATURES": features, "BIAS": bias, "SINGLE": single, "BLOCK": block, "NEVER": -1}
         constants |= {"GROUPS": 1, "SCHEDULED": 0, "CLIPS_NORM": False, "CLIPS_VALUE": False} | more
         types = {**floats, **longs, "order_at": "*i32", "cuts_at": "*i32", **dict.fromkeys(constants, "constexpr")}
-        signature = {name: types.get(name, "i32") for name in program.advance.arg_names}
+        signature = {name: types.get(name, "i32") for name in step.arg_names}
         compiled = triton.compile(
-            ASTSource(program.advance, signature, constexprs=constants),
+            ASTSource(step, signature, constexprs=constants),
             target=GPUTarget("cuda", capability, 32),
             options=program.OPTIONS,
         )

@@ -24,13 +24,13 @@ import numpy as np
 from numba import literally, njit, types
 from numpy.typing import NDArray
 
+from sgdcore.compile_cache import CACHED, compiling
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment, columns, penalty_weights
-from sgdcore.kernels.compile_cache import CACHED, compiling
 from sgdcore.kernels.linear_numba import rate_rows, recording, steps, tiles
 from sgdcore.kernels.linear_numba.batches import stretches
 from sgdcore.kernels.linear_numba.forms import COLUMNS, CONSTANT, LR, LR_AND_MOMENTUM, kinds_of, limit_columns
-from sgdcore.kernels.linear_numba.rate_rows import hold_rates, rate_arrays
+from sgdcore.kernels.linear_numba.rate_rows import hold_rates, note_columns, rate_arrays
 from sgdcore.kernels.linear_numba.recording import blank, capacity, keep, write
 from sgdcore.kernels.linear_numba.steps import call_steps, compile_steps
 from sgdcore.kernels.linear_numba.tiles import (
@@ -43,6 +43,7 @@ from sgdcore.kernels.linear_numba.tiles import (
     write_back,
 )
 from sgdcore.kernels.simd import memory
+from sgdcore.kernels.simd.lanes import GROUP
 from sgdcore.kernels.simd.memory import aligned, or_empty
 from sgdcore.rates import Rates
 from sgdcore.tasks.task import Quadratic
@@ -71,7 +72,7 @@ def advance(
         np.concatenate(
             [columns(group, dtype)[:COLUMNS] for group in groups] + [limit_columns(hyperparams, dtype)] * clips
         ),
-        rate_arrays(segment.rates, numbers),
+        rate_arrays(segment.rates, numbers, dtype),
         (
             state.params,
             state.momentum_buffers,
@@ -195,6 +196,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
     snapshots = np.empty((capacity(parameters, lanes, len(recorded)), size), dtype)
     running = np.zeros(lanes, np.bool_)
     held, places = np.zeros(2, np.int64), np.empty(len(clock), np.int64)
+    sources, shared = np.empty(lanes, np.uintp), np.empty(lanes // GROUP, np.bool_)
     for base in range(first, stop, lanes):
         trials = order[base : min(base + lanes, stop)]
         used = (len(trials) + group - 1) // group * group
@@ -204,6 +206,8 @@ def _run_tiles(  # type: ignore[no-untyped-def]
             prepare_first_step(tile, fixed, columns, parameters, lanes)
         step, length, point, written = start, CHUNK, 0, 0
         held[1] = 0
+        if len(rates[0]) > 0:
+            note_columns(sources, shared, rates[2], trials)
         if alive > 0 and len(recorded) > 0 and recorded[0] == start:
             keep(tile, snapshots[0])
             point = 1
@@ -233,7 +237,7 @@ def _run_tiles(  # type: ignore[no-untyped-def]
             while at < until:
                 to = min(until, recorded[seen]) if seen < len(recorded) else until
                 if len(rates[0]) > 0:
-                    to = hold_rates(fixed, held, places, at, to, rates, rates_row * lanes, trials, running)
+                    to = hold_rates(fixed, held, places, at, to, rates, rates_row * lanes, sources, shared, running)
                 done = at - step
                 arrays = (
                     source_tile.ctypes.data,

@@ -23,7 +23,7 @@ from llvmlite import ir
 from numba import njit, types
 from numpy.typing import NDArray
 
-from sgdcore.kernels.compile_cache import CACHED
+from sgdcore.compile_cache import CACHED
 from sgdcore.kernels.simd.lanes import Lanes, fused, intrinsic, parts_of, repeated, whole
 
 EXTRA = 2  # columns after the parameters' columns

@@ -23,7 +23,7 @@ from llvmlite import ir
 from numba import types
 
 from sgdcore import rule
-from sgdcore.kernels.compile_cache import CACHED, compiling
+from sgdcore.compile_cache import CACHED, compiling
 from sgdcore.kernels.linear_numba import forms, looped, qr_blocks, stepping, unrolled
 from sgdcore.kernels.linear_numba.forms import Form
 from sgdcore.kernels.simd import clipping, lanes

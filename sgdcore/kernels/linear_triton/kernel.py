@@ -1,9 +1,10 @@
 """The CUDA kernel for models linear in their parameters: Triton steps trials in registers for whole launches.
 
 A block of trials is one Triton program, with one or two trials per thread. The state of a trial - parameters, momentum
-buffers, peaks, the steps that reached them - stays in registers from the first to the last step of a launch. Samples
-are the same for a whole block, so one cached load serves all its trials. Blocks do not wait for each other, and a
-block's trials share one sample order, so that any mix of orders runs in one launch.
+buffers, peaks, the steps that reached them - stays in registers from the first to the last step of a launch; that of a
+model of more than REGISTER_PARAMETERS stays in memory, where only the trial's thread uses it. Samples are the same for
+a whole block, so one cached load serves all its trials. Blocks do not wait for each other, and a block's trials share
+one sample order, so that any mix of orders runs in one launch.
 
 A launch returns the parameters at the recorded steps; their losses are computed afterwards, in float64.
 """
@@ -20,14 +21,15 @@ import torch
 from numpy.typing import NDArray
 
 from sgdcore.hyperparams import Hyperparams
-from sgdcore.kernels.base import Problem, Resources, Segment, group_columns
-from sgdcore.kernels.linear_triton import program
+from sgdcore.kernels.base import Problem, Resources, Segment, group_columns, penalty_weights
+from sgdcore.kernels.linear_triton import program, wide_program
 from sgdcore.kernels.linear_triton.program import OPTIONS
 from sgdcore.rates import Rates
 from sgdcore.tasks.task import Quadratic
 from sgdcore.trajectories import NEVER, Curves, State
 
 THREADS = 32 * OPTIONS["num_warps"]  # per block
+REGISTER_PARAMETERS = 16  # up to so many, a trial's state stays in a thread's registers; beyond, in cached memory
 PAIRED_BYTES = 32  # parameter bytes of a trial up to which a thread steps two trials: 8 in float32, 4 in float64
 LAUNCH_STEPS = 1 << 20  # steps per launch: at most about a second, for the driver's watchdog and Ctrl-C
 LAUNCH_NUMBERS = 1 << 27  # recorded numbers that one launch can keep on the device
@@ -53,7 +55,7 @@ def advance(
         for start, stop, points in _launches(state, segment, curves, len(slots)):
             cuts = np.append(curves.steps[points], stop) - start
             path = run.launch(pack, start, cuts)
-            _record(problem, curves, points, path[: len(cuts) - 1, :, pack.slot_of].permute(2, 0, 1))
+            _record(problem, hyperparams, curves, points, path[: len(cuts) - 1, :, pack.slot_of].permute(2, 0, 1))
         pack.put(state)
 
 
@@ -193,9 +195,12 @@ class _Run:
         parameters = len(pack.dates) - 2
         path = pack.table.new_empty(len(cuts), parameters, slots)
         rates, lasting = self.schedule.at(start)
-        program.advance[(blocks,)](
+        # The table is passed twice: as one argument, its addresses would occupy registers throughout.
+        is_wide = parameters > REGISTER_PARAMETERS
+        step, second = (wide_program.advance, self._gradients(slots)) if is_wide else (program.advance, pack.table)
+        step[(blocks,)](
             pack.table,
-            pack.table,  # passed twice: as one argument, its addresses would occupy registers throughout
+            second,
             pack.dates,
             pack.dates[parameters],
             path,
@@ -231,8 +236,12 @@ class _Run:
         )
         return path
 
+    def _gradients(self, slots: int) -> torch.Tensor:
+        """Return room for the gradients of the features."""
+        return self.inputs.new_empty(self.features, slots)
 
-def _record(problem: Problem, curves: Curves, points: slice, path: torch.Tensor) -> None:
+
+def _record(problem: Problem, hyperparams: Hyperparams, curves: Curves, points: slice, path: torch.Tensor) -> None:
     """Fill the curves at some points from the (T, points, P) parameters there."""
     if curves.path is not None:
         curves.path[:, points] = path.cpu().numpy()
@@ -240,9 +249,12 @@ def _record(problem: Problem, curves: Curves, points: slice, path: torch.Tensor)
     assert problem.training is not None
     curves.loss[:, points] = _losses(problem.training, exact).cpu().numpy()
     if curves.squared_norm is not None:
-        curves.squared_norm[:, points] = (
-            _total(torch.zeros_like(exact[0]), (value * value for value in exact)).cpu().numpy()
-        )
+        weighted = exact
+        if (weights := penalty_weights(hyperparams)) is not None:
+            rows = torch.from_numpy(weights[problem.group_of]).to(path.device).unsqueeze(-1)
+            weighted = [row * value for row, value in zip(rows, exact, strict=True)]
+        terms = (left * right for left, right in zip(weighted, exact, strict=True))
+        curves.squared_norm[:, points] = _total(torch.zeros_like(exact[0]), terms).cpu().numpy()
     if curves.validation_loss is not None and problem.validation is not None:
         curves.validation_loss[:, points] = _losses(problem.validation, exact).cpu().numpy()
 

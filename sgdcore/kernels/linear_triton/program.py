@@ -26,11 +26,11 @@ def _select(condition, yes, no):
 
 
 # Compilation needs the annotations in the source; interpretation needs tl among its globals.
-_update = triton.jit(rule.bind(_fma, _select, tl=tl, bool=tl.int1, float=float, tuple=tuple))
+update = triton.jit(rule.bind(_fma, _select, tl=tl, bool=tl.int1, float=float, tuple=tuple))
 
 
 @triton.jit
-def _load(first, stride, COUNT: tl.constexpr):
+def load(first, stride, COUNT: tl.constexpr):
     """Load COUNT values, ``stride`` apart."""
     values = ()
     for _ in tl.static_range(COUNT):
@@ -50,7 +50,7 @@ def _store(first, stride, values):
 def _draw(inputs, order, entries, position, number, COUNT: tl.constexpr):
     """Return sample ``number``'s features and target, the next position, and the sample number there."""
     position = tl.where(position + 1 == entries, 0, position + 1)
-    return _load(inputs + number.to(tl.int64) * COUNT, 1, COUNT), position, tl.load(order + position)
+    return load(inputs + number.to(tl.int64) * COUNT, 1, COUNT), position, tl.load(order + position)
 
 
 @triton.jit
@@ -79,6 +79,25 @@ def _sum(left, right):
 
 
 @triton.jit
+def norm_factor(squares, limit):
+    """Return the factor that clips gradients with this sum of squares, and for which trials it is below 1."""
+    epsilon = tl.full(squares.shape, 1e-6, squares.dtype)
+    if squares.dtype == tl.float64:
+        ratio = limit / (tl.sqrt(squares) + epsilon)
+    else:
+        ratio = tl.div_rn(limit, tl.sqrt_rn(squares) + epsilon)
+    changed = (ratio < 1) & (limit < float("inf"))
+    return tl.where((ratio > 1) | (limit == float("inf")), 1, ratio).to(squares.dtype), changed
+
+
+@triton.jit
+def within(gradient, most):
+    """Return a gradient between -most and most, and for which trials it was not."""
+    lowered = tl.where(gradient > most, most, gradient)
+    return tl.where(lowered < -most, -most, lowered), tl.abs(gradient) > most
+
+
+@triton.jit
 def _clipped(gradients, limits, CLIPS_NORM: tl.constexpr, CLIPS_VALUE: tl.constexpr):
     """Return the gradients, clipped as in torch.nn.utils, and which trials' were; an infinite limit clips nothing."""
     changed = limits[0] < 0
@@ -86,36 +105,29 @@ def _clipped(gradients, limits, CLIPS_NORM: tl.constexpr, CLIPS_VALUE: tl.conste
         squares = gradients[0] * gradients[0]
         for j in tl.static_range(1, len(gradients)):
             squares = tl.fma(gradients[j], gradients[j], squares)
-        epsilon = tl.full(squares.shape, 1e-6, squares.dtype)
-        if squares.dtype == tl.float64:
-            ratio = limits[0] / (tl.sqrt(squares) + epsilon)
-        else:
-            ratio = tl.div_rn(limits[0], tl.sqrt_rn(squares) + epsilon)
-        changed = (ratio < 1) & (limits[0] < float("inf"))
-        factor = tl.where((ratio > 1) | (limits[0] == float("inf")), 1, ratio).to(squares.dtype)
+        factor, changed = norm_factor(squares, limits[0])
         scaled = ()
         for j in tl.static_range(len(gradients)):
             scaled += (gradients[j] * factor,)
         gradients = scaled
     if CLIPS_VALUE:
-        most = limits[1]
         limited = ()
         for j in tl.static_range(len(gradients)):
-            changed = changed | (tl.abs(gradients[j]) > most)
-            lowered = tl.where(gradients[j] > most, most, gradients[j])
-            limited += (tl.where(lowered < -most, -most, lowered),)
+            gradient, beyond = within(gradients[j], limits[1])
+            changed = changed | beyond
+            limited += (gradient,)
         gradients = limited
     return gradients, changed
 
 
 @triton.jit
-def _rule(rates, others):
+def rule_of(rates, others):
     """Return the arguments of the update rule after the buffer: a group's hyperparameters and its flags."""
     return (rates[0], rates[1], others[0], others[1], rates[1] != 0, others[0] != 0, others[2] != 0)
 
 
 @triton.jit
-def _rates(rates_at, columns, own, GROUPS: tl.constexpr, GROUP: tl.constexpr, SCHEDULED: tl.constexpr):
+def rates_of(rates_at, columns, own, GROUPS: tl.constexpr, GROUP: tl.constexpr, SCHEDULED: tl.constexpr):
     """Return a group's -lr and momentum, scheduled or its own."""
     rates = own
     if SCHEDULED:
@@ -131,9 +143,9 @@ def _step(params, buffers, gradients, is_first, of_features, of_bias, runs, FEAT
     stepped, buffered, finite = (), (), runs
     for j in tl.static_range(len(params)):
         if j < FEATURES:
-            param, buffer = _update(params[j], gradients[j], buffers[j], is_first, *of_features)
+            param, buffer = update(params[j], gradients[j], buffers[j], is_first, *of_features)
         else:
-            param, buffer = _update(params[j], gradients[j], buffers[j], is_first, *of_bias)
+            param, buffer = update(params[j], gradients[j], buffers[j], is_first, *of_bias)
         stepped += (tl.where(runs, param, params[j]),)
         buffered += (tl.where(runs, buffer, buffers[j]),)
         finite = finite & (tl.abs(stepped[j]) < float("inf"))
@@ -206,20 +218,20 @@ def advance(
     path_at += lanes
     order_at += tl.load(orders_at + tl.program_id(0)) * entries
 
-    params = _load(table_at, slots, P)
-    buffers = _load(table_at + slots * P, slots, P)
-    peaks = _load(table_at + slots * (2 * P), slots, P)
-    directions = _load(table_at + slots * (3 * P), slots, P)
-    hyperparameters = _load(table_at + slots * (4 * P), slots, 5 * GROUPS)
-    limits = _load(table_at + slots * (4 * P + 5 * GROUPS), slots, 2 * (CLIPS_NORM or CLIPS_VALUE))
+    params = load(table_at, slots, P)
+    buffers = load(table_at + slots * P, slots, P)
+    peaks = load(table_at + slots * (2 * P), slots, P)
+    directions = load(table_at + slots * (3 * P), slots, P)
+    hyperparameters = load(table_at + slots * (4 * P), slots, 5 * GROUPS)
+    limits = load(table_at + slots * (4 * P + 5 * GROUPS), slots, 2 * (CLIPS_NORM or CLIPS_VALUE))
     if SCHEDULED:
         rates_at += tl.load(columns_at + lanes)
-    rates = _rates(rates_at, columns, hyperparameters[:2], GROUPS, 0, SCHEDULED)
-    of_features = _rule(rates, hyperparameters[2:5])
+    rates = rates_of(rates_at, columns, hyperparameters[:2], GROUPS, 0, SCHEDULED)
+    of_features = rule_of(rates, hyperparameters[2:5])
     of_bias = of_features
     if GROUPS == 2:
-        bias_rates = _rates(rates_at, columns, hyperparameters[5:7], GROUPS, 1, SCHEDULED)
-        of_bias = _rule(bias_rates, hyperparameters[7:10])
+        bias_rates = rates_of(rates_at, columns, hyperparameters[5:7], GROUPS, 1, SCHEDULED)
+        of_bias = rule_of(bias_rates, hyperparameters[7:10])
     clipped = tl.zeros((BLOCK,), tl.int32)
     runs = tl.load(stops_at) == NEVER
     ran = tl.zeros((BLOCK,), tl.int32)  # each trial's last step with finite values, counted from the start
@@ -254,12 +266,12 @@ def advance(
                 lasting -= 1
                 rates_at += tl.where(lasting == 0, columns * (GROUPS * SCHEDULED), 0)
                 lasting = tl.where(lasting == 0, steps_per_row, lasting)
-                rates = _rates(rates_at, columns, hyperparameters[:2], GROUPS, 0, SCHEDULED)
-                of_features = _rule(rates, hyperparameters[2:5])
+                rates = rates_of(rates_at, columns, hyperparameters[:2], GROUPS, 0, SCHEDULED)
+                of_features = rule_of(rates, hyperparameters[2:5])
                 of_bias = of_features
                 if GROUPS == 2:
-                    bias_rates = _rates(rates_at, columns, hyperparameters[5:7], GROUPS, 1, SCHEDULED)
-                    of_bias = _rule(bias_rates, hyperparameters[7:10])
+                    bias_rates = rates_of(rates_at, columns, hyperparameters[5:7], GROUPS, 1, SCHEDULED)
+                    of_bias = rule_of(bias_rates, hyperparameters[7:10])
             ran = tl.where(runs, clock, ran)
             peaks, ticks = _watch(params, directions, peaks, ticks, runs, clock)
         for j in tl.static_range(P):

@@ -25,9 +25,9 @@ from numba import literally, njit, types
 from numpy.typing import NDArray
 
 from sgdcore import rule
+from sgdcore.compile_cache import CACHED, compiling
 from sgdcore.hyperparams import Hyperparams
 from sgdcore.kernels.base import Problem, Resources, Segment, group_columns, penalty_weights
-from sgdcore.kernels.compile_cache import CACHED, compiling
 from sgdcore.kernels.mlp_numba import clipping as mlp_clipping
 from sgdcore.kernels.mlp_numba import layers as mlp_layers
 from sgdcore.kernels.mlp_numba import losses as mlp_losses

@@ -106,11 +106,12 @@ class ParentRun:
         for first in range(0, len(params), _PARAMS_PER_CALL):
             self._client.log_batch(self.run_id, params=params[first : first + _PARAMS_PER_CALL])
         data, facts = sweep.config.task.dataset, dict(sweep.manifest.get("data") or {})
+        unused = {"weights"} if getattr(data, "weights", None) is None else set()  # as in runs of earlier versions
         dataset = Dataset(
             name=data.kind,
             digest=str(facts.pop("digest", ""))[:36],
             source_type="local" if hasattr(data, "path") else "code",
-            source=json.dumps(data.model_dump(mode="json")),
+            source=json.dumps({key: value for key, value in data.model_dump(mode="json").items() if key not in unused}),
             schema=None,
             profile=json.dumps(facts),
         )

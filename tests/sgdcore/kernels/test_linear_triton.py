@@ -12,8 +12,8 @@ import triton
 
 from sgdcore import Hyperparams, KernelUnavailable, Task, devices, train
 from sgdcore.kernels.dispatch import MOST_PARAMETERS, choose
-from sgdcore.kernels.linear_triton import program
-from sgdcore.kernels.linear_triton.kernel import THREADS, block_of
+from sgdcore.kernels.linear_triton import program, wide_program
+from sgdcore.kernels.linear_triton.kernel import REGISTER_PARAMETERS, THREADS, block_of
 from sgdcore.tasks import line, linear
 from tests.support.documents import ROOT
 from tests.support.kernel_cases import (
@@ -50,8 +50,8 @@ def test_interpreted_it_passes_the_suite_of_all_kernels(tmp_path: Path):
 
 def test_a_launch_compiles_what_these_tests_compile():
     """No argument's value or alignment makes another kernel of it."""
-    given = [param for param in program.advance.params if not param.is_constexpr]
-    assert all(param.do_not_specialize for param in given)
+    for step in (program.advance, wide_program.advance):
+        assert all(param.do_not_specialize for param in step.params if not param.is_constexpr)
 
 
 @pytest.fixture(
@@ -62,12 +62,12 @@ def test_a_launch_compiles_what_these_tests_compile():
         (90, "fp32", 1, True, False),
         (90, "fp32", 3, False, True),
         (80, "fp32", 7, True, False),
-        (90, "fp32", MOST_PARAMETERS - 1, True, True),
+        (90, "fp32", REGISTER_PARAMETERS - 1, True, True),
         (90, "fp64", 1, True, True),
         (80, "fp64", 3, True, False),
-        (90, "fp64", MOST_PARAMETERS - 1, True, False),
+        (90, "fp64", REGISTER_PARAMETERS - 1, True, False),
         (90, "fp32", 1, True, True, {"GROUPS": 2, "SCHEDULED": 1}),
-        (90, "fp32", MOST_PARAMETERS - 1, True, False, {"SCHEDULED": 2}),
+        (90, "fp32", REGISTER_PARAMETERS - 1, True, False, {"SCHEDULED": 2}),
         (80, "fp32", 7, True, True, {"GROUPS": 2, "SCHEDULED": 1, "CLIPS_NORM": True, "CLIPS_VALUE": True}),
         (90, "fp64", 3, True, True, {"CLIPS_NORM": True}),
     ],
@@ -107,6 +107,43 @@ def test_the_only_fused_operations_are_the_rules_own(compiled: Compiled):
     assert ".approx" not in compiled.ptx
 
 
+EVERYTHING = {"GROUPS": 2, "SCHEDULED": 2, "CLIPS_NORM": True, "CLIPS_VALUE": True}
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "features", "bias", "single", "more"),
+    [
+        (90, "fp32", REGISTER_PARAMETERS, True, True, {}),
+        (80, "fp32", 40, False, False, EVERYTHING),
+        (90, "fp64", MOST_PARAMETERS - 1, True, False, EVERYTHING),
+        (80, "fp64", 100, True, True, {"CLIPS_NORM": True}),
+    ],
+)
+def test_wide_models_spill_nothing_and_fuse_only_what_the_rule_fuses(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: int,
+    dtype: str,
+    features: int,
+    bias: bool,
+    single: bool,
+    more: dict[str, int],
+):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    compiled = Compiled.of(capability, dtype, features, bias, single, **more)
+    assert [compiled.memory[name] for name in ("stack", "shared", "local")] == [0, 0, 0]
+    assert ".local" not in compiled.ptx
+    of_norms = {"div.rn", "sqrt.rn"} if compiled.clips_norm else set()
+    assert {name.partition(".f")[0] for name in compiled.arithmetic} <= {
+        "fma.rn",
+        "add.rn",
+        "sub.rn",
+        "mul.rn",
+    } | of_norms
+    assert ".ftz" not in compiled.ptx
+    assert ".approx" not in compiled.ptx
+
+
 def test_small_models_are_stepped_two_a_thread():
     assert [block_of(parameters, 4) // THREADS for parameters in (1, 8, 9, 16)] == [2, 2, 1, 1]
     assert [block_of(parameters, 8) // THREADS for parameters in (1, 4, 5, 16)] == [2, 2, 1, 1]
@@ -124,12 +161,12 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         (Task(line()), "auto", ("triton", "cuda:0")),
         (Task(line()), "cuda", ("triton", "cuda:0")),
         (Task(line()), "cpu", ("numba", "cpu")),
-        (Task(linear(20, MOST_PARAMETERS - 1)), "auto", ("triton", "cuda:0")),
-        (Task(linear(20, MOST_PARAMETERS)), "auto", ("torch", "cuda:0")),
-        (Task(linear(20, MOST_PARAMETERS)), "cpu", ("numba", "cpu")),
+        (Task(linear(300, MOST_PARAMETERS - 1)), "auto", ("triton", "cuda:0")),
+        (Task(linear(300, MOST_PARAMETERS)), "auto", ("torch", "cuda:0")),
+        (Task(linear(300, MOST_PARAMETERS)), "cpu", ("numba", "cpu")),
         (Task(line(), loss="mae"), "auto", ("torch", "cuda:0")),
     ],
-    ids=["auto", "cuda", "cpu", "as wide as registers", "wider", "wider on the CPU", "another loss"],
+    ids=["auto", "cuda", "cpu", "as wide as triton takes", "wider", "wider on the CPU", "another loss"],
 )
 @pytest.mark.usefixtures("one_gpu")
 def test_auto_on_a_machine_with_a_gpu(task: Task, device: str, expected: tuple[str, str]):
@@ -142,10 +179,10 @@ def test_auto_on_a_machine_with_a_gpu(task: Task, device: str, expected: tuple[s
     ("task", "kernel", "device", "message"),
     [
         (
-            Task(linear(20, 16)),
+            Task(linear(300, 256)),
             "triton",
             "auto",
-            "the triton kernel holds up to 16 parameters, not 17: use kernel torch",
+            "the triton kernel holds up to 256 parameters, not 257: use kernel torch",
         ),
         (Task(line()), "numba", "cuda", "the numba kernel runs on the CPU only, not on cuda:0: use kernel triton"),
         (Task(line()), "triton", "cpu", "the triton kernel needs a CUDA GPU: use kernel numba"),

@@ -24,6 +24,7 @@ from sgdcore import (
 )
 from sgdcore.kernels.module_torch import batched, functional, traced
 from sgdcore.kernels.module_torch import kernel as torch_kernel
+from sgdcore.tasks.losses import Loss
 from tests.support import network_modules
 from tests.support.kernel_cases import ALL_KINDS, EVERYTHING, assert_same
 
@@ -399,7 +400,7 @@ def test_a_recorded_step_has_the_bits_of_the_plain_one(name: str, monkeypatch: p
 def test_a_module_that_a_graph_does_not_repeat_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     recording_after(2, monkeypatch)
     net = functional.Network(ModuleModel(Drifting), 2, "float32", "cpu")
-    gradient = functional.gradients(net, functional.loss_function("mse", 1.0), own_samples=False)
+    gradient = functional.gradients(net, functional.loss_function(Loss("mse")), own_samples=False)
     features, targets = torch.from_numpy(INPUTS[:5]).float(), torch.ones(5)
     found = [gradient(torch.ones(1, 3), features, targets) for _ in range(6)]
     assert torch.equal(found[0], found[2])
@@ -433,9 +434,10 @@ def test_modules_of_known_operations_are_batched(name: str, is_known: bool, dtyp
     made = torch.cat([p.detach().flatten() for p in net.module.parameters() if p.requires_grad])
     params = made * torch.linspace(0.5, 1.5, 3, dtype=made.dtype)[:, None]
     features, targets = (torch.from_numpy(a).to(made.dtype) for a in (INPUTS, DATA.targets))
-    for loss in ("mse", "mae", "huber"):
-        function = functional.loss_function(loss, 0.7)
-        programs = batched.Programs(known, params, Task(DATA, MlpModel(), loss, 0.7), function)
+    for name in ("mse", "mae", "huber", "log_cosh", "quantile"):
+        loss = Loss(name, huber_delta=0.7, quantile=0.3)  # type: ignore[arg-type]
+        function = functional.loss_function(loss)
+        programs = batched.Programs(known, params, loss)
         expected = functional.gradients(net, function, own_samples=False).function(params, features, targets)
         with torch.no_grad():
             torch.testing.assert_close(programs.gradients(features, targets), expected)

@@ -24,7 +24,7 @@ from sweeps.execution.inline import InlineExecutor
 from sweeps.execution.ray import IN_FLIGHT_PER_CORE, RayExecutor, loopback_environment
 from sweeps.pipeline.run import create, run
 from sweeps.planning.prepared import PreparedSweep, prepare
-from sweeps.planning.shards import Shard, ShardFailure, ShardResult
+from sweeps.planning.shards import Shard, ShardFailure, ShardResult, ShardStored
 from sweeps.store.reopen import reopen
 from sweeps.store.store import Store, SweepFiles
 from tests.support.doubles import Silent, Untracked
@@ -127,6 +127,31 @@ def test_shards_that_finish_together_are_stored_with_their_times(
     run(files, prepared, executor, Untracked(), Silent())
     assert files.shards.done() == set(range(12))
     assert SweepFiles(files.folder).times.all().keys() == set(range(12))
+
+
+@pytest.mark.slow
+def test_workers_of_a_local_ray_store_their_shards(
+    ray_executor: RayExecutor, make_prepared: MakePrepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, came = make_prepared(), []
+
+    def kept(self: RayExecutor, *arguments: Any) -> Any:
+        came.append(outcome_of(self, *arguments))
+        return came[-1]
+
+    outcome_of = RayExecutor._outcome
+    monkeypatch.setattr(RayExecutor, "_outcome", kept)
+    folders = []
+    for name, executor in (("here", InlineExecutor()), ("there", ray_executor)):
+        files = create(prepared, Store(tmp_path / name), executor, Untracked())
+        outcome = run(files, prepared, executor, Untracked(), Silent())
+        assert (outcome.failed_trials, outcome.unstored) == (0, {})
+        folders.append(files.shards.folder)
+    assert [type(outcome) for outcome in came] == [ShardStored] * len(came)
+    names = sorted(path.name for path in folders[0].iterdir())
+    assert names == sorted(path.name for path in folders[1].iterdir())
+    assert len(names) == len(came) > 0
+    assert filecmp.cmpfiles(*folders, names, shallow=False) == (names, [], [])
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sgdcore.kernels import compile_cache
+from sgdcore import compile_cache
 
 SCRIPT = """
 import os, warnings
