@@ -204,3 +204,11 @@ def test_the_refined_file_of_a_method_that_learns_starts_warm(store: Store) -> N
     assert start is not None
     assert 0 < len(start.settings) <= 24
     assert json.loads((created(store, again, "ac").folder / WARM_START).read_text())["sweep_id"] == "ab"
+
+
+@pytest.mark.slow
+def test_a_shared_store_holds_the_copy(s3_store: Store) -> None:
+    swept(s3_store, prepared_of(**EARLIER | {"run_cap": 8}), "ee")
+    files = created(s3_store, prepared_of(**NEW), "aa")
+    assert read_warm_start(files).sweep_id == "ee"
+    assert len(read_warm_start(files).settings) == 4
