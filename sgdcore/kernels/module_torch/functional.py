@@ -237,8 +237,7 @@ def check_module(task: Task, dtype: str, batch_size: int) -> None:
         if sizes <= net.checked:
             return
         loss = loss_function(task.criterion)
-        features = torch.from_numpy(task.features.astype(dtype))
-        targets = torch.from_numpy(goals(task.dataset, dtype))
+        features, targets = tensors((task.features.astype(dtype), goals(task.dataset, dtype)), "cpu")
         before = {name: values.clone() for name, values in net.module.state_dict().items()}
         for size in sorted(sizes):
             _try_alone(net, task.criterion, features[:size], targets[:size])

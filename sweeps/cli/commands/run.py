@@ -99,7 +99,6 @@ def plan(config: ConfigPath, set_: SetOption = None, as_json: JsonOption = False
         say(f"first row: {_first_row(prepared)}")
     say(f"curves: {points:,} points{'' if prepared.task.is_quadratic else _WHY_POINTS}")
     say(f"shards: {summary['shards']:,} of up to {prepared.plan.trials_per_shard:,} trials")
-    say(f"kernel: {_kernel(prepared)}")
     say("executor: {} ({})".format(*choice))
     if prepared.config.early_terminate is not None:
         say(f"early termination: {_rungs(prepared)}")
@@ -314,17 +313,6 @@ def _targets(data: FileData) -> str:
 
     targets = f"target{'s' if len(data.targets) > 1 else ''}: {listed(data.targets)}"
     return targets + (f"; weights: {data.weights}" if data.weights is not None else "")
-
-
-def _kernel(prepared: PreparedSweep) -> str:
-    """Return the kernel that this machine would train the trials with."""
-    from sgdcore import KernelUnavailable
-    from sgdcore.kernels.dispatch import kernel_and_device
-
-    try:
-        return "{} on {}".format(*kernel_and_device(prepared.task, device=prepared.config.training.device))
-    except KernelUnavailable as error:
-        return f"unknown on this machine ({error})"
 
 
 def _first_row(prepared: PreparedSweep) -> str:
