@@ -62,7 +62,7 @@ def make_plan(
     check_starts(config, names, starts, where)
     check_expected_names(config, names, starts, where)
     space = SearchSpace.of(config, starts)
-    if config.method == "grid":
+    if config.method in ("grid", "boundary"):
         check_combinations(config, starts, where)
     else:
         check_draws(space, config.method, where)
