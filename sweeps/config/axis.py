@@ -42,6 +42,7 @@ Values = Annotated[tuple[Value, ...], Field(min_length=1)]
 
 
 QUANTILES = 1_000  # of a distribution that stand for its values where all cannot be listed
+SCAN_POINTS = 64  # of an axis with a tolerance, by default
 
 
 class Axis(Model):
@@ -76,7 +77,20 @@ class Axis(Model):
     q: Positive | None = None
     """The step to whose multiples a distribution q_... rounds; 1 by default."""
 
+    tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The relative width to which method boundary narrows every edge of stability on this axis; with min and max.
+
+    ``count`` is then the number of points of the scan, 64 by default.
+    """
+
     _numpy_powers: NumpyPowers | None = PrivateAttr(default=None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scan_has_a_count(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("tolerance") is not None and given.get("count") is None:
+            return {**given, "count": SCAN_POINTS}
+        return given
 
     @model_validator(mode="after")
     def _one_form(self) -> Axis:
@@ -84,7 +98,7 @@ class Axis(Model):
         if self.distribution is not None:
             self._check_keys(given - {"distribution"})
         elif given not in ({"value"}, {"values"}, {"values", "probabilities"}) and not (
-            {"min", "max"} <= given <= {"min", "max", "count", "scale"}
+            {"min", "max"} <= given <= {"min", "max", "count", "scale", "tolerance"}
         ):
             problem = "must have value, values, or min, max and count (scale is optional), or a distribution"
             raise PydanticCustomError(CUSTOM, problem)

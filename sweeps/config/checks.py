@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from sweeps.config.axis import Axis
-from sweeps.config.messages import hint, key, shown
+from sweeps.config.messages import hint, key, listed, shown
 from sweeps.config.schedules import numbers, schedule
 from sweeps.config.schema import BATCH_SIZE, CLIPPING, HYPERPARAMETERS, SweepConfig, known_options
 from sweeps.config.types import (
@@ -15,6 +15,7 @@ from sweeps.config.types import (
     MAX_COUNT,
 )
 
+_EDGE_AXES = ("lr", "momentum", "weight_decay", "dampening")
 _INIT = re.compile(r"init\.\w+(\.\w+)*")
 
 
@@ -22,7 +23,8 @@ def parameter_problems(config: SweepConfig) -> Iterator[str]:
     """Yield a line for each invalid name or value of an axis or of an expected trial."""
     options = known_options(config.training)
     if config.method != "grid" and isinstance(config.parameters, list):
-        yield f"parameters: given a list of mappings; method {config.method} draws from one mapping"
+        yield f"parameters: given a list of mappings; method {config.method} takes one mapping"
+    yield from _boundary_problems(config)
     for i, mapping in enumerate(config.mappings()):
         path = f"parameters[{i}]" if isinstance(config.parameters, list) else "parameters"
         for name, axis in mapping.items():
@@ -37,6 +39,21 @@ def parameter_problems(config: SweepConfig) -> Iterator[str]:
                 problem = f"given {shown(value)}; must be a finite number"
             if problem:
                 yield f"expected[{i}].where.{key(name)}: {problem}"
+
+
+def _boundary_problems(config: SweepConfig) -> Iterator[str]:
+    """Yield what is wrong with the axis that has a tolerance, or that there is none."""
+    found = [name for mapping in config.mappings() for name, axis in mapping.items() if axis.tolerance is not None]
+    if config.method != "boundary":
+        yield from (f"parameters.{key(name)}.tolerance: only method boundary has a tolerance" for name in found)
+        return
+    if len(found) != 1:
+        yield f"parameters: {len(found)} axes have a tolerance; method boundary needs one, such as lr"
+    for name in found:
+        if name not in _EDGE_AXES:
+            yield f"parameters.{key(name)}.tolerance: edges are found along {listed(_EDGE_AXES)}"
+    if config.training.early_stopping is not None:
+        yield "training.early_stopping: method boundary needs the last losses of trials; leave it out"
 
 
 def _name_problem(name: str, known: Sequence[str]) -> str | None:
@@ -67,10 +84,9 @@ def _axis_problems(path: str, name: str, axis: Axis, config: SweepConfig) -> Ite
 
 def _distribution_problem(name: str, axis: Axis, config: SweepConfig) -> str | None:
     """Return why a parameter cannot have the values of a distribution."""
-    if config.method == "grid":
-        return (
-            "method grid needs value, values, or min, max and count; methods random and sobol draw from distributions"
-        )
+    if config.method in ("grid", "boundary"):
+        needed = "value, values, or min, max and count"
+        return f"method {config.method} needs {needed}; methods random and sobol draw from distributions"
     kind = axis.distribution_name
     if name == "nesterov":
         return "must have the values true and false"

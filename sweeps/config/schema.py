@@ -280,10 +280,11 @@ class SweepConfig(Model):
     """What to learn."""
     training: TrainingConfig
     """How to train every trial."""
-    method: Literal["grid", "random", "sobol", "tpe", "cmaes", "gp"] = "grid"
-    """The search method: all combinations of the values (grid), draws from their distributions that are pseudorandom
-    (random) or spread evenly (sobol), or rounds that learn from the results of those before: tree-structured Parzen
-    estimators (tpe), CMA-ES (cmaes) or a Gaussian process (gp).
+    method: Literal["grid", "random", "sobol", "tpe", "cmaes", "gp", "boundary"] = "grid"
+    """The search method: all combinations of the values (grid); draws from their distributions that are pseudorandom
+    (random) or spread evenly (sobol); rounds that learn from the results of those before: tree-structured Parzen
+    estimators (tpe), CMA-ES (cmaes) or a Gaussian process (gp); or all edges of stability along the axis that has a
+    tolerance (boundary).
     """
     run_cap: Count | None = None
     """The number of trials that a method draws, all seeds and folds included."""
@@ -325,9 +326,11 @@ class SweepConfig(Model):
     @model_validator(mode="after")
     def _has_a_cap(self) -> SweepConfig:
         repeats = len(self.seeds) * max(1, self.task.dataset.folds)
-        if self.method == "grid":
+        if self.method in ("grid", "boundary"):
             if self.run_cap is not None:
-                raise PydanticCustomError(CUSTOM, "run_cap: method grid runs all combinations; use method random")
+                raise PydanticCustomError(
+                    CUSTOM, f"run_cap: method {self.method} runs all combinations; use method random"
+                )
         elif self.run_cap is None:
             raise PydanticCustomError(CUSTOM, f"run_cap: missing; method {self.method} needs a number of trials")
         elif self.run_cap < repeats:

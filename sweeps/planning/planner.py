@@ -64,7 +64,7 @@ def make_plan(
     check_expected_names(config, names, starts, where)
     method, space = search_method(config.method), SearchSpace.of(config, starts)
     check_packages(config.method, method.packages, where)
-    if config.method == "grid":
+    if config.method in ("grid", "boundary"):
         check_combinations(config, starts, where)
     else:
         check_draws(space, config.method, where)
