@@ -54,6 +54,8 @@ def _boundary_problems(config: SweepConfig) -> Iterator[str]:
             yield f"parameters.{key(name)}.tolerance: edges are found along {listed(_EDGE_AXES)}"
     if config.training.early_stopping is not None:
         yield "training.early_stopping: method boundary needs the last losses of trials; leave it out"
+    if config.early_terminate is not None:
+        yield "early_terminate: method boundary needs the last losses of trials; leave it out"
 
 
 def _name_problem(name: str, known: Sequence[str]) -> str | None:

@@ -21,6 +21,7 @@ from sweeps.report.trial_tables import (
 from sweeps.results.cross_validation import LEVEL
 from sweeps.results.expected_outcome import ExpectedOutcome
 from sweeps.results.importance import effects
+from sweeps.results.measured_edges import measured_edges
 from sweeps.results.provenance import dropped_and_merged, provenance, settings
 from sweeps.results.results import Results
 from sweeps.results.seed_variance import seed_spread
@@ -55,6 +56,12 @@ _MEANINGS = (
 )
 
 
+def edges_note(edges: pd.DataFrame, n: int) -> str:
+    """Say what the rows of measured edges are."""
+    first = f"; the first {n} of {len(edges):,}" if len(edges) > n else ""
+    return f"trials are stable on one side of lower to upper and not on the other; radius: theory's growth there{first}"
+
+
 def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None = None, n: int = 10) -> list[Table]:
     """Return all tables that have rows, in the order of the report."""
     expected = expected or ()
@@ -62,6 +69,7 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
     stops = results.config.training.early_stopping is not None
     growth = f"{'loss of the best point' if stops else 'last finite loss'} divided by the first"
     against = f"clearest prediction first; radius: {prediction_kind(results)}; growth: {growth}"
+    edges = measured_edges(results)
     found = [
         Table("expected", "Expected results", expected_note(expected), expected_table(expected)),
         Table("stages", "Stages", f"best: the lowest {heading(results.metric)}", stage_summary(results)),
@@ -98,6 +106,7 @@ def report_tables(results: Results, expected: Sequence[ExpectedOutcome] | None =
             "the final values are finite, but the objective is above its initial value",
             overshoots(results, n, include_diverging=True).query("verdict == 'diverging'"),
         ),
+        Table("edges", "Measured edges of stability", edges_note(edges, n), edges.head(n)),
         Table("edge", "Edge of stability", _EDGE_NOTE, edge_of_stability(results)),
         Table("effects", "Share of variance explained by each parameter", _EFFECTS_NOTE, effects(results)),
         Table("seeds", "Settings over seeds", seeds_note(results), seed_spread(results, n)),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from sgdcore.geometric import geometric
 from sweeps.config.schema import CLIPPING, FOLD
 from sweeps.search import grid
 from sweeps.search.axes import UNSET
@@ -40,7 +41,7 @@ class Bracket:
 
     def inside(self) -> FloatArray:
         """Return the values to try next: equal ratios, or equal differences from zero or below."""
-        space = np.geomspace if self.lower > 0 else np.linspace
+        space = geometric if self.lower > 0 else np.linspace
         values = np.unique(space(self.lower, self.upper, _POINTS + 2))
         return values[(values > self.lower) & (values < self.upper)]
 
@@ -48,12 +49,12 @@ class Bracket:
 class BoundarySearch:
     """A search method that scans an axis, then divides every bracket of an edge down to the axis's tolerance.
 
-    A trial is stable if it stays finite and its final loss is at most its initial loss, without the penalty of weight
-    decay; a setting is stable if its trials with
-    all seeds and folds are. The edge found is that of the configured number of epochs, which approaches theory's as the
-    epochs grow. Edges closer to each other than two points of the scan can be missed.
+    A trial is stable if it stays finite and its final loss, without the penalty of weight decay, is at most its initial
+    loss; a setting is stable if its trials with all seeds and folds are. The edge is that of the configured number of
+    epochs, which approaches theory's as they grow. Two edges between neighbouring points of the scan are missed.
     """
 
+    packages = ()
     is_adaptive = True
 
     def next_stage(self, space: SearchSpace, history: History) -> Stage | None:
@@ -97,9 +98,8 @@ def brackets(space: SearchSpace, table: pa.Table) -> Iterator[Bracket]:
 
 def is_stable(table: pa.Table) -> Mask:
     """Return whether each trial stayed finite and its final loss is at most its initial loss."""
-    finite = np.asarray(
-        table["first_nonfinite_step"].is_null().to_numpy()
-    )  # an overflowed trial has its last finite loss
+    # The final loss of a trial that overflowed is its last finite one.
+    finite = np.asarray(table["first_nonfinite_step"].is_null().to_numpy())
     final, initial = _numbers(table, "final_loss"), _numbers(table, "initial_loss")
     return finite & np.isfinite(final) & (final <= initial)
 

@@ -360,6 +360,8 @@ def _word(axis: str, value: float) -> str:
 
 def _trials(prepared: PreparedSweep) -> str:
     most, first = prepared.most_trials, len(prepared.plan)
+    if prepared.config.method == "boundary":
+        return f"{first:,} trials in the scan, and more in every bracket of an edge,"
     return f"{first:,} trials" if most == first else f"up to {most:,} trials in rounds of {first:,},"
 
 

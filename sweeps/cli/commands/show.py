@@ -48,6 +48,7 @@ def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
     from sweeps.cli.terminal_map import show_map
     from sweeps.report.headline import headline, lead_sentences
     from sweeps.report.trial_tables import best_trials, diverged_trials, overshoots, verdict_counts
+    from sweeps.results.measured_edges import measured_edges
     from sweeps.results.recommendation import as_record, recommendation
     from sweeps.results.results import load_results
     from sweeps.results.stability_map import stability_panels
@@ -59,6 +60,7 @@ def show(sweep_id: SweepId, store: StoreOption = DEFAULT_STORE, as_json: JsonOpt
         "best trials": best_trials(loaded),
         "diverged trials": diverged_trials(loaded),
         "overshoots": overshoots(loaded),
+        "edges": measured_edges(loaded),
     }
     if as_json:
         records = {name: frame.to_dict(orient="records") for name, frame in tables.items()}

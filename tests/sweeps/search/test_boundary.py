@@ -16,6 +16,8 @@ from sweeps.execution.inline import InlineExecutor
 from sweeps.pipeline.outcome import Interrupted
 from sweeps.pipeline.run import resume, run
 from sweeps.planning.prepared import PreparedSweep
+from sweeps.results.measured_edges import measured_edges
+from sweeps.results.results import load_results
 from sweeps.search.base import SearchSpace
 from sweeps.search.boundary import Bracket, brackets
 from sweeps.store.store import Store, SweepFiles
@@ -55,6 +57,10 @@ def test_the_edge_of_gradient_descent_is_two_over_the_largest_curvature(
     prepared = make_prepared(**boundary(seeds=[0, 1]), tracking={"trials": "none"})
     files = swept(store, prepared)
     [edge] = edges_of(files, prepared.config, prepared.plan.starts)
+    [row] = measured_edges(load_results(files)).to_dict("records")
+    assert (row["edge"], row["lower"], row["upper"], row["stable"]) == (1, edge.lower, edge.upper, "below")
+    assert row["radius_below"] <= 1 + 1e-5
+    assert row["radius_above"] >= 1 - 1e-5
     assert edge.is_stable_below
     assert edge.width <= TOLERANCE
     assert edge.lower * (1 - TOLERANCE) <= 2 / CURVATURES[-1] <= edge.upper * (1 + TOLERANCE)
@@ -101,6 +107,7 @@ def test_edges_that_are_not_monotone_are_all_found(store: Store, make_prepared: 
         ({"method": "grid"}, "only method boundary has a tolerance"),
         ({"parameters": {"lr": {"values": [0.1]}}}, "method boundary needs one"),
         ({"parameters": {"init.bias": {"min": 1, "max": 2, "tolerance": 0.1}}}, "edges are found along lr"),
+        ({"early_terminate": {"type": "median"}}, "early_terminate: method boundary needs the last losses"),
         ({"run_cap": 5}, "method boundary runs all combinations"),
     ],
 )
