@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -30,10 +32,10 @@ def measured_edges(results: Results) -> pd.DataFrame:
     measures = ["first_nonfinite_step", "initial_loss", "final_loss", "predicted_radius"]
     table = pa.concat_tables(results.tables(list(dict.fromkeys([axis, *names, *REPEATS[:1], *measures]))))
     shown = [name for name in names if name in results.swept]
-    radius = dict(
-        zip(zip(*(numbers(table[n]).tolist() for n in (*shown, axis)), strict=True), _radii(table), strict=True)
-    )
-    rows, before = [], None
+    places = zip(*(numbers(table[name]).tolist() for name in (*shown, axis)), strict=True)
+    radius = dict(zip(places, numbers(table["predicted_radius"]).tolist(), strict=True))
+    rows: list[dict[str, Any]] = []
+    before = None
     for found in brackets(space, table):
         setting = dict(zip(names, found.setting, strict=True))
         key = tuple(setting[name] for name in shown)
@@ -51,8 +53,3 @@ def measured_edges(results: Results) -> pd.DataFrame:
         )
         before = key
     return pd.DataFrame(rows).dropna(axis="columns", how="all")
-
-
-def _radii(table: pa.Table) -> list[float]:
-    radii: list[float] = numbers(table["predicted_radius"]).tolist()
-    return radii
