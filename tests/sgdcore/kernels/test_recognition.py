@@ -173,7 +173,7 @@ def test_the_kernel_that_is_planned_trains() -> None:
         assert planned(task)[0] == kernel
         assert train(task, Hyperparams(lr=0.1), epochs=1, device="cpu").kernel == kernel
         assert planned(task, "cuda") == ("torch", "on a GPU")
-    with pytest.raises(KernelUnavailable, match=r"node add \(add\) is not a Linear layer or a known activation: use"):
+    with pytest.raises(KernelUnavailable, match=r"node add \(add\) is not a Linear layer or a known activation\): use"):
         train(Task(DATA, ModuleModel(network_modules.Skipping)), Hyperparams(lr=0.1), epochs=1, kernel="numba")
 
 

@@ -14,7 +14,7 @@ from tests.support.documents import ROOT, SWEEP_FILES, document
 def problems(doc: object) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         parse(doc, "c.yaml")
-    assert all(len(problem) < 250 and "\n" not in problem for problem in caught.value.problems)
+    assert all(len(problem) < 300 and "\n" not in problem for problem in caught.value.problems)
     return caught.value.problems
 
 

@@ -235,7 +235,7 @@ def test_plan_names_kernel_targets_and_weights(table: pd.DataFrame, tmp_path: Pa
     task = {"dataset": {"kind": "csv", "path": "d.csv", "target": ["n1", "n2"], "weights": "w"}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(document(task=task, parameters={"lr": [0.1]})))
     out = cli("plan", "s.yaml").stdout
-    assert "kernel: torch on cpu" in out
+    assert "kernel: torch (a linear model with sample weights)" in out
     assert "features: a, b, c; targets: n1, n2; weights: w" in out
     first = table.iloc[0]
     assert f"weight {first['w']:g}; targets: n1 {first['n1']:g}, n2 {first['n2']:g}" in out
