@@ -603,7 +603,7 @@ ERROR_INPUTS = [
         "another loss for numba",
         _train(task=Task(line(), loss="mae"), kernel="numba"),
         KernelUnavailable,
-        "the numba kernel trains linear and polynomial models with mse, one target and no weights, and perceptrons; not",
+        "the numba kernel trains linear and polynomial models with mse, one target and no weights, and perceptrons",
     ),
     ErrorInput(
         "another loss for triton",

@@ -119,7 +119,10 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     "no cap": (document(method="random"), "run_cap: missing; method random needs a number of trials"),
     "cap of a grid": (document(run_cap=3), "run_cap: method grid runs all combinations; use method random"),
     "cap below the seeds": (drawn(seeds=[1, 2, 3], run_cap=2), "run_cap: given 2; must be >= 3"),
-    "union": (drawn(parameters=[{"lr": {"value": 1}}]), "parameters: given a list of mappings; method random draws"),
+    "union": (
+        drawn(parameters=[{"lr": {"value": 1}}]),
+        "parameters: given a list of mappings; method random takes one",
+    ),
     "unknown distribution": (
         drawn(parameters={"lr": {"distribution": "beta", "min": 0, "max": 1}}),
         "parameters.lr.distribution: given 'beta'; allowed: constant, categorical, uniform",

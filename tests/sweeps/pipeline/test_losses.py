@@ -240,6 +240,6 @@ def test_plan_names_kernel_targets_and_weights(table: pd.DataFrame, tmp_path: Pa
     first = table.iloc[0]
     assert f"weight {first['w']:g}; targets: n1 {first['n1']:g}, n2 {first['n2']:g}" in out
     assert (
-        "kernel: numba on cpu"
+        "kernel: numba (Linear layers and activations)"
         in cli("plan", "s.yaml", "--set", "task.dataset.target=n1", "--set", "task.model={kind: mlp}").stdout
     )
