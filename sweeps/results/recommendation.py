@@ -29,6 +29,7 @@ _MAX_TRIALS = 1_000_000  # of a sweep whose repeats are compared
 _MOST = 200  # candidates whose distance from the edge is looked up
 _EXTENDED = ("lr", "momentum", "weight_decay")
 _DIGITS = 9  # of theory's factors; they are equal over whole regions, up to rounding
+_FEW_DECAYS = 20  # distinct weight decays that are compared by the least loss of each
 _NEAR_END = 0.01  # of the range of a distribution
 SETTLED = [verdict for verdict in VERDICTS if verdict not in ("diverging", "diverged")]
 
@@ -151,8 +152,11 @@ def _of_one_run(results: Results) -> pd.DataFrame | None:
     verdict, metric = results.config.verdict, results.metric
     least = float(best[metric].iloc[0])
     noise = max(Ranking.of(results.config, results.metadata).noise, verdict.atol or 0.0)
+    decays = [name for name in results.axes if name.partition(".")[0] == "weight_decay"]
+    decays = decays if all(len(results.values[name]) <= _FEW_DECAYS for name in decays) else []
     dividing = [BATCH_SIZE] if BATCH_SIZE in results.options else []
     columns = ["trial", "lr", "verdict", metric, "initial_loss", "steps_to_tolerance", "predicted_radius", *dividing]
+    columns += decays
     parts = []
     for table in results.complete(list(dict.fromkeys(columns))):
         value, initial = numbers(table[metric]), numbers(table["initial_loss"])
@@ -161,6 +165,10 @@ def _of_one_run(results: Results) -> pd.DataFrame | None:
         near = settled & (value - least <= tolerance)
         parts.append(table.filter(near).to_pandas())
     found = pd.concat(parts, ignore_index=True)
+    if decays:  # what trials of one weight decay end at does not depend on how long they train, unlike their last loss
+        limit = found.groupby(decays)[metric].transform("min")
+        found = found[limit - least <= verdict.rtol**2 * (found["initial_loss"] - least).clip(lower=0) + noise]
+        found = found.reset_index(drop=True)
     speed = found["steps_to_tolerance"].to_numpy(np.float64, na_value=np.nan)
     speed = np.where(found["verdict"] == "converged", speed, np.nan)
     if dividing:
